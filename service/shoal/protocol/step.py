@@ -1,0 +1,62 @@
+"""What the scheduler tells the runner, and what the runner answers.
+
+A plan is a list of (sequence, how many tokens): prefill, chunk, prefix hit and decode are one
+case. It is a diff: the runner keeps tokens and block table of a row between steps.
+"""
+
+from dataclasses import dataclass, field
+
+from shoal.protocol.messages import TokenLogprobs
+from shoal.protocol.params import OutputParams, SamplingParams
+
+
+@dataclass(slots=True)
+class NewRow:
+    """A sequence the runner has not seen, or forgot when it was preempted."""
+
+    seq_id: int
+    token_ids: list[int]
+    """Every known token: the prompt, after a preemption also the output so far."""
+    num_prompt_tokens: int
+    block_ids: list[int]
+    sampling: SamplingParams
+    output: OutputParams
+    min_tokens: int
+    """Output tokens before which `banned_until_min` may not be sampled."""
+    banned_until_min: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class StepPlan:
+    """One step of one model. Columns: row i computes `num_new_tokens[i]` tokens of
+    `seq_ids[i]`, starting at position `num_computed_tokens[i]`."""
+
+    seq_ids: list[int] = field(default_factory=list)
+    num_computed_tokens: list[int] = field(default_factory=list)
+    num_new_tokens: list[int] = field(default_factory=list)
+    new_rows: list[NewRow] = field(default_factory=list)
+    """Rows first seen in this step; their ids are in `seq_ids` too."""
+    new_block_ids: dict[int, list[int]] = field(default_factory=dict)
+    """Blocks appended to the tables of rows the runner knows."""
+    released: list[int] = field(default_factory=list)
+    """Sequences that ended, were aborted or preempted since the last plan: forget them
+    before anything else."""
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(self.num_new_tokens)
+
+
+@dataclass(slots=True)
+class StepResult:
+    """One entry per row of the plan, in its order."""
+
+    token_ids: list[int | None]
+    """The sampled token; None while known tokens are left to compute, for a sequence that
+    asked for no token, and for a failed row."""
+    logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
+    prompt_logprobs: dict[int, list[TokenLogprobs]] = field(default_factory=dict)
+    """For the prompt tokens computed in this step: the log-probability of the NEXT prompt
+    token at each position, so a whole prompt of n tokens gives n - 1 entries over its chunks."""
+    errors: dict[int, str] = field(default_factory=dict)
+    """Rows that failed alone, with an error code such as numerical_error."""

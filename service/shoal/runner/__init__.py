@@ -1,0 +1,1 @@
+"""Turns a plan into tokens: rows between steps, backends, sampling."""

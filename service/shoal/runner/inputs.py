@@ -1,0 +1,34 @@
+"""The arrays one forward pass reads, and the interface of what computes it."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int32 = NDArray[np.int32]
+Float32 = NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class StepInputs:
+    """All rows of one step, tokens concatenated; int32. T tokens, R rows, L logit rows."""
+
+    token_ids: Int32  # [T]
+    positions: Int32  # [T]
+    slots: Int32  # [T] where each token's keys and values go: block_id * block_size + offset
+    row_starts: Int32  # [R + 1] row r owns tokens row_starts[r] : row_starts[r + 1]
+    context_lens: Int32  # [R] tokens of the sequence, this step's included
+    block_tables: Int32  # [R, B] block ids in order, padded with 0
+    logit_indices: Int32  # [L] positions in T whose logits are wanted, ascending
+
+
+class Backend(Protocol):
+    """Computes one model on one device, with its own KV cache of fixed size."""
+
+    name: str
+    """What computes: "torch" or the native kernel set's name."""
+
+    def forward(self, inputs: StepInputs) -> Float32:
+        """Writes keys and values of all tokens; returns float32 logits [L, vocab]."""
+        ...
