@@ -20,7 +20,7 @@ class ModelSource(msgspec.Struct, frozen=True, array_like=True):
     path: str
 
 
-class EngineConfig(_Message):
+class EngineConfig(_Message, frozen=True):
     """Everything the engine process is told; sent as its first frame."""
 
     models: tuple[ModelSource, ...]
@@ -48,7 +48,7 @@ class EngineConfig(_Message):
     heartbeat_s: float = 1.0
 
 
-class Submit(_Message):
+class Submit(_Message, frozen=True):
     """Start one sequence."""
 
     seq_id: int
@@ -67,13 +67,13 @@ class Submit(_Message):
     use_prefix_cache: bool = True
 
 
-class Abort(_Message):
+class Abort(_Message, frozen=True):
     """End these sequences now. Unknown or finished ids are ignored."""
 
     seq_ids: list[int]
 
 
-class Shutdown(_Message):
+class Shutdown(_Message, frozen=True):
     """Leave the loop and exit with code 0."""
 
 
@@ -119,7 +119,7 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     """Computed tokens (prefill and decode), moving average."""
 
 
-class StepOutputs(_Message):
+class StepOutputs(_Message, frozen=True):
     """What one step of one model produced, for all its sequences together.
 
     `seq_ids[i]` got the one new token `token_ids[i]`. The maps hold only the sequences that
@@ -141,7 +141,7 @@ class StepOutputs(_Message):
     finished: dict[int, Finished] = {}
 
 
-class Loading(_Message):
+class Loading(_Message, frozen=True):
     """A model's load went on; `progress` is 0 to 1."""
 
     model: str
@@ -164,19 +164,19 @@ class LoadedModel(msgspec.Struct, frozen=True, array_like=True):
     """First 16 hex digits of the SHA-256 over the weights file."""
 
 
-class Ready(_Message):
+class Ready(_Message, frozen=True):
     """All models are loaded and warm."""
 
     models: list[LoadedModel]
 
 
-class Heartbeat(_Message):
+class Heartbeat(_Message, frozen=True):
     """The engine loop is alive; sent after every `heartbeat_s` without another frame."""
 
     stats: list[EngineStats]
 
 
-class EngineFailed(_Message):
+class EngineFailed(_Message, frozen=True):
     """The engine cannot go on (bad model folder, out of memory); it exits after this."""
 
     code: str

@@ -1,0 +1,95 @@
+"""Shoal: small language models, moving together.
+
+`import shoal` costs next to nothing: the SDK (`Client`, `AsyncClient`, the errors) is loaded
+when one of its names is first used, so the server can import `shoal.*` without it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shoal.client import (
+        AsyncClient,
+        AuthenticationFailed,
+        BadRequest,
+        Client,
+        Conflict,
+        ConnectionFailed,
+        ContextLengthExceeded,
+        Error,
+        InvalidSchema,
+        Loading,
+        ModelNotFound,
+        NotFound,
+        Overloaded,
+        PermissionDenied,
+        RateLimited,
+        ResponseInvalid,
+        ServerError,
+        ShuttingDown,
+        StatusError,
+        StreamInterrupted,
+        Timeout,
+        Timeouts,
+        TooLarge,
+        Unavailable,
+    )
+
+    __version__: str
+
+__all__ = [
+    "AsyncClient",
+    "AuthenticationFailed",
+    "BadRequest",
+    "Client",
+    "Conflict",
+    "ConnectionFailed",
+    "ContextLengthExceeded",
+    "Error",
+    "InvalidSchema",
+    "Loading",
+    "ModelNotFound",
+    "NotFound",
+    "Overloaded",
+    "PermissionDenied",
+    "RateLimited",
+    "ResponseInvalid",
+    "ServerError",
+    "ShuttingDown",
+    "StatusError",
+    "StreamInterrupted",
+    "Timeout",
+    "Timeouts",
+    "TooLarge",
+    "Unavailable",
+    "__version__",
+]
+
+_UNINSTALLED_VERSION = "0.1.0"  # a checkout on the path has no package metadata
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        value: object = _read_version()
+    elif name in __all__:
+        from shoal import client
+
+        value = getattr(client, name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value  # the next access does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _read_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("shoal")
+    except PackageNotFoundError:
+        return _UNINSTALLED_VERSION

@@ -1,0 +1,189 @@
+"""The engine as a child process over an inherited socket pair.
+
+One frame per step for all sequences together; decoding and delivery happen in the reader
+callback, so a step wakes the event loop once. `supervisor.py` starts and restarts the child.
+"""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
+
+from shoal.bridge.engine_client import Dispatcher, ModelState, SequenceSink, StepObserver
+from shoal.bridge.supervisor import Supervisor
+from shoal.errors import EngineRestarted, ShoalError, Unavailable
+from shoal.protocol import codec
+from shoal.protocol.messages import (
+    Abort,
+    EngineConfig,
+    EngineFailed,
+    EngineStats,
+    FromEngine,
+    Heartbeat,
+    LoadedModel,
+    Loading,
+    Ready,
+    StepOutputs,
+    Submit,
+    ToEngine,
+)
+
+log = logging.getLogger("shoal.engine")
+
+HANG_S = 30.0
+"""Silence after which a serving engine is killed and started again."""
+
+
+class RemoteEngine:
+    """EngineClient of an engine in its own process."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        observer: StepObserver | None = None,
+        on_fatal: Callable[[str], None] | None = None,
+    ) -> None:
+        """`on_fatal` is told once, in plain words, when the engine cannot be brought up."""
+        self._config = config
+        self._dispatcher = Dispatcher(observer)
+        self._on_fatal = on_fatal
+        self._supervisor = Supervisor(self._make_link, self._exited)
+        self._link: _Link | None = None
+        self._ids = itertools.count(1)
+        self._loaded: dict[str, LoadedModel] = {}
+        self._states = {model.name: ModelState() for model in config.models}
+        self._heard = time.monotonic()
+        self._closing = False
+        self._watchdog: asyncio.Task[None] | None = None
+
+    # --- EngineClient --------------------------------------------------------------------------
+
+    @property
+    def loaded(self) -> Mapping[str, LoadedModel]:
+        return self._loaded
+
+    @property
+    def states(self) -> Mapping[str, ModelState]:
+        return self._states
+
+    @property
+    def stats(self) -> Mapping[str, EngineStats]:
+        return self._dispatcher.stats
+
+    @property
+    def silent_s(self) -> float:
+        return time.monotonic() - self._heard
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the engine, while one runs."""
+        return self._supervisor.pid
+
+    def new_seq_id(self) -> int:
+        return next(self._ids)
+
+    def submit(self, message: Submit, sink: SequenceSink) -> None:
+        if self._link is None or message.model not in self._loaded:
+            raise Unavailable(
+                f"model {message.model} is loading", code="model_loading", retry_after_s=2.0
+            )
+        self._dispatcher.add(message.seq_id, sink)
+        self._link.send(message)
+
+    def abort(self, seq_ids: Sequence[int]) -> None:
+        known = self._dispatcher.drop(seq_ids)
+        if known and self._link is not None:
+            self._link.send(Abort(known))
+
+    async def start(self) -> None:
+        await self._supervisor.start()
+        self._watchdog = asyncio.create_task(self._watch_silence(), name="engine-watchdog")
+
+    async def close(self) -> None:
+        self._closing = True
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        await self._supervisor.stop()
+
+    # --- events of the link and of the child ----------------------------------------------------
+
+    def _make_link(self) -> asyncio.Protocol:
+        self._link = _Link(self._receive, first=self._config)
+        self._heard = time.monotonic()
+        return self._link
+
+    async def _watch_silence(self) -> None:
+        """A serving engine that says nothing for HANG_S is dead; a loading one may be busy."""
+        while True:
+            await asyncio.sleep(self._config.heartbeat_s)
+            if self._loaded and self.silent_s > HANG_S:
+                self._heard = time.monotonic()
+                self._supervisor.kill_hung()
+
+    def _receive(self, message: FromEngine) -> None:
+        self._heard = time.monotonic()
+        match message:
+            case StepOutputs():
+                self._dispatcher.deliver(message)
+            case Heartbeat():
+                for stats in message.stats:
+                    self._dispatcher.stats[stats.model] = stats
+            case Loading():
+                self._states[message.model].progress = message.progress
+            case Ready():
+                self._supervisor.came_up()
+                for model in message.models:
+                    self._loaded[model.name] = model
+                    self._states[model.name] = ModelState("ready", 1.0)
+            case EngineFailed():
+                log.error("engine failed", extra={"reason": message.message})
+                for state in self._states.values():
+                    state.state, state.reason = "failed", message.message
+
+    def _exited(self, exit_code: int, gives_up: bool) -> None:
+        """The child is gone; everything that was open ends with one answer."""
+        self._link = None
+        self._loaded.clear()
+        error: ShoalError = (
+            Unavailable("the server is shutting down", code="shutting_down", retry_after_s=5.0)
+            if self._closing
+            else EngineRestarted("the engine was restarted; try again", retry_after_s=2.0)
+        )
+        self._dispatcher.fail_all(error)
+        reasons = [state.reason for state in self._states.values() if state.reason]
+        if gives_up and self._on_fatal is not None and not self._closing:
+            self._on_fatal(reasons[0] if reasons else f"engine exited with code {exit_code}")
+        elif not self._closing:
+            for name in self._states:
+                self._states[name] = ModelState()
+
+
+class _Link(asyncio.Protocol):
+    """Frames on the parent's end of the socket pair."""
+
+    def __init__(self, receive: Callable[[FromEngine], None], *, first: ToEngine) -> None:
+        """`first` is sent as soon as the connection stands."""
+        self._receive = receive
+        self._first = first
+        self._buffer = codec.FrameBuffer()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self.send(self._first)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for body in self._buffer.feed(data):
+                self._receive(codec.decode_from_engine(body))
+        except codec.FrameError:
+            log.exception("broken frame from the engine")
+            if self._transport is not None:
+                self._transport.abort()
+
+    def send(self, message: ToEngine) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(codec.encode(message))

@@ -1,0 +1,131 @@
+"""Starts the engine process, notices its end or its silence, and starts it again.
+
+Waits 1, 2, 4 .. 60 s between starts; gives up after 5 ends in 5 minutes, or at once when the
+child says by its exit code that another try cannot help.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+log = logging.getLogger("shoal.engine")
+
+EXIT_BAD_MODEL = 3
+"""Exit code of a child that will fail the same way again."""
+MAX_EXITS = 5
+EXIT_WINDOW_S = 300.0
+MAX_PAUSE_S = 60.0
+STOP_WAIT_S = 2.0
+SOCKET_BUFFER_BYTES = 4 << 20
+
+
+class Supervisor:
+    """Owner of the engine's child process."""
+
+    def __init__(
+        self,
+        protocol_factory: Callable[[], asyncio.Protocol],
+        on_exit: Callable[[int, bool], None],
+        *,
+        command: tuple[str, ...] = (sys.executable, "-m", "shoal.engine.process"),
+    ) -> None:
+        """`protocol_factory` makes this side's end of the link for each child. `on_exit` hears
+        (exit code, whether this was the last try)."""
+        self._protocol_factory = protocol_factory
+        self._on_exit = on_exit
+        self._command = command
+        self._process: asyncio.subprocess.Process | None = None
+        self._transport: asyncio.BaseTransport | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
+        self._failed_starts = 0
+
+    @property
+    def pid(self) -> int | None:
+        running = self._process is not None and self._process.returncode is None
+        return self._process.pid if running and self._process else None
+
+    async def start(self) -> None:
+        """Starts the first child and watches it and its successors."""
+        await self._spawn()
+        self._watcher = asyncio.create_task(self._watch(), name="engine-supervisor")
+
+    def came_up(self) -> None:
+        """The child serves: the next pause is short again."""
+        self._failed_starts = 0
+
+    def kill_hung(self) -> None:
+        """Ends a child that no longer answers; its stacks go to the log first."""
+        if self._process is not None and self._process.returncode is None:
+            log.error("engine does not answer, killing it", extra={"pid": self._process.pid})
+            self._process.send_signal(signal.SIGABRT)
+            asyncio.get_running_loop().call_later(STOP_WAIT_S, self._kill)
+
+    async def stop(self) -> None:
+        """Ends the child and waits until it is gone."""
+        self._stopping.set()
+        if self._process is not None and self._process.returncode is None:
+            self._process.terminate()
+            asyncio.get_running_loop().call_later(STOP_WAIT_S, self._kill)
+        if self._watcher is not None:
+            await self._watcher
+        if self._transport is not None:
+            self._transport.close()
+
+    async def _watch(self) -> None:
+        exits: deque[float] = deque(maxlen=MAX_EXITS)
+        while self._process is not None:
+            code = await self._process.wait()
+            exits.append(time.monotonic())
+            crash_loop = len(exits) == MAX_EXITS and exits[-1] - exits[0] < EXIT_WINDOW_S
+            gives_up = crash_loop or code == EXIT_BAD_MODEL
+            if not self._stopping.is_set():
+                log.error("engine process ended", extra={"exit_code": code})
+            self._on_exit(code, gives_up)
+            if self._stopping.is_set() or gives_up:
+                return
+            pause_s = min(MAX_PAUSE_S, 2.0**self._failed_starts)
+            self._failed_starts += 1
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause_s)
+                return
+            await self._spawn()
+
+    async def _spawn(self) -> None:
+        ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                str(theirs.fileno()),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+                env=_child_environment(),
+            )
+        ours.setblocking(False)
+        loop = asyncio.get_running_loop()
+        self._transport, _ = await loop.create_unix_connection(self._protocol_factory, sock=ours)
+
+    def _kill(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+
+
+def _child_environment() -> dict[str, str]:
+    """The child imports this very copy of the package."""
+    package_parent = str(Path(__file__).resolve().parents[2])
+    path = os.environ.get("PYTHONPATH")
+    return {
+        **os.environ,
+        "PYTHONPATH": f"{package_parent}{os.pathsep}{path}" if path else package_parent,
+        "PYTHONFAULTHANDLER": "1",
+    }

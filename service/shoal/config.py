@@ -1,0 +1,221 @@
+"""Every setting once: name, default, unit, range and one line on why.
+
+Sources, later wins: TOML file, environment (`SHOAL_<NAME>`), flag (`--<name>`). Nothing else in
+Shoal reads the environment, and nothing is written into settings after start.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from shoal.errors import ConfigError
+from shoal.protocol.messages import EngineConfig, ModelSource
+
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+class Settings(BaseSettings):
+    """All settings of `shoal serve`, flat, with the same names in file, environment and flags."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SHOAL_", frozen=True, extra="forbid", env_ignore_empty=True
+    )
+
+    # --- where it listens, who may call -------------------------------------------------------
+    host: str = Field("127.0.0.1", description="Address to listen on; others need API keys.")
+    port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 picks a free one.")
+    api_keys: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="Accepted keys, each KEY, NAME:KEY or NAME:sha256:HEX; the name is the tenant.",
+    )
+    allow_unauthenticated: bool = Field(
+        False, description="Serve without keys on an address that others can reach."
+    )
+    cors_origins: Annotated[list[str], NoDecode] = Field(
+        default_factory=list, description="Origins browsers may call from; empty = none."
+    )
+    docs: bool = Field(True, description="Serve /docs and /openapi.json.")
+
+    # --- models -------------------------------------------------------------------------------
+    models: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="Model folders, each PATH or NAME=PATH; empty = every folder in models_dir.",
+    )
+    models_dir: Path | None = Field(
+        None, description="Folder of default models; unset = ./models, else those beside Shoal."
+    )
+    default_model: str | None = Field(
+        None, description="Model used when a request names none; unset = the only or first one."
+    )
+    max_model_len: int = Field(
+        0, ge=0, description="Upper bound on context tokens; 0 = each model's own."
+    )
+
+    # --- engine -------------------------------------------------------------------------------
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where models run.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Number format of weights; auto = what is fast and exact here."
+    )
+    kernels: Literal["auto", "native", "torch"] = Field(
+        "auto", description="What computes on a CPU; auto = native if built, else PyTorch."
+    )
+    threads: int = Field(0, ge=0, le=256, description="Compute threads; 0 = by usable cores.")
+    kv_cache_bytes: int = Field(
+        256 << 20, ge=1 << 20, description="Bytes for the KV caches of all models together."
+    )
+    max_batch_size: int = Field(64, ge=1, le=1024, description="Most sequences in one step.")
+    token_budget: int = Field(
+        512, ge=16, le=65536, description="Most tokens one step computes; bounds a step's time."
+    )
+    prefix_cache: bool = Field(True, description="Reuse KV blocks of equal prompt beginnings.")
+    max_preemptions: int = Field(
+        8, ge=0, description="Times a sequence may be put back for memory before it fails."
+    )
+
+    # --- limits on requests -------------------------------------------------------------------
+    max_body_bytes: int = Field(2 << 20, ge=1024, description="Largest request body, bytes.")
+    max_n: int = Field(16, ge=1, description="Largest n and best_of.")
+    max_batch_prompts: int = Field(256, ge=1, description="Most prompts in one request.")
+    max_sequences: int = Field(512, ge=1, description="Most prompts x n in one request.")
+    max_logprobs: int = Field(20, ge=0, le=100, description="Most alternatives per token.")
+    max_messages: int = Field(1024, ge=1, description="Most chat messages in one request.")
+    request_timeout: float = Field(
+        600.0, gt=0, description="Seconds after which any request is ended."
+    )
+
+    # --- queue --------------------------------------------------------------------------------
+    max_queue: int = Field(
+        256, ge=0, description="Sequences that may wait beyond a full batch, per model."
+    )
+    max_queue_tokens: int = Field(
+        262_144, ge=1, description="Prompt tokens that may wait, per model."
+    )
+    tenant_max_queue: int = Field(
+        0, ge=0, description="Sequences one tenant may have in flight per model; 0 = no own limit."
+    )
+
+    # --- streams and connections --------------------------------------------------------------
+    keepalive_interval: float = Field(
+        10.0, ge=0, description="Seconds of silence before a ping comment; 0 = off."
+    )
+    stream_buffer_chunks: int = Field(
+        256, ge=1, description="Chunks kept for a slow reader before they are merged."
+    )
+    stream_stall_timeout: float = Field(
+        60.0, gt=0, description="Seconds without a byte taken before a stream is cancelled."
+    )
+    idle_keepalive: int = Field(75, ge=1, description="Seconds an idle connection stays open.")
+    drain_timeout: float = Field(
+        30.0, ge=0, description="Seconds running requests get to finish at shutdown."
+    )
+
+    # --- logs ---------------------------------------------------------------------------------
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log line written."
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="json lines, text, or text only on a terminal (auto)."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_lists(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """The environment gives lists as comma-separated text."""
+        for name in ("api_keys", "cors_origins", "models"):
+            if isinstance(value := values.get(name), str):
+                values[name] = [part.strip() for part in value.split(",") if part.strip()]
+        return values
+
+    @model_validator(mode="after")
+    def _refuse_open_door(self) -> Self:
+        if not (self.host in LOOPBACK_HOSTS or self.api_keys or self.allow_unauthenticated):
+            raise ValueError(
+                f"host {self.host} can be reached from other machines: set api_keys, "
+                "or allow_unauthenticated to serve anyone"
+            )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(config_file: Path | None = None, **flags: Any) -> Settings:
+    """Settings from file, environment and flags. Without `config_file`, ./shoal.toml is read
+    where it exists. Raises ConfigError for a missing file, pydantic.ValidationError otherwise."""
+    if config_file is not None and not config_file.is_file():
+        raise ConfigError(f"config file {config_file} does not exist")
+
+    class FileSettings(Settings):
+        model_config = SettingsConfigDict(toml_file=config_file or Path("shoal.toml"))
+
+    return FileSettings(**flags)
+
+
+def find_models(settings: Settings) -> tuple[ModelSource, ...]:
+    """The model folders to load, in order, names unique. Raises ConfigError."""
+    if settings.models:
+        sources = [_parse_model(entry) for entry in settings.models]
+    else:
+        sources = [
+            ModelSource(folder.name, str(folder))
+            for folder in sorted(_models_dir(settings).iterdir())
+            if (folder / "config.json").is_file()
+        ]
+    names = [source.name for source in sources]
+    if not names:
+        raise ConfigError("no model folder found: name one with --model PATH")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"two models are named {twice[0]}: use --model NAME=PATH")
+    if settings.default_model is not None and settings.default_model not in names:
+        raise ConfigError(f"default_model {settings.default_model} is none of {', '.join(names)}")
+    return tuple(sources)
+
+
+def engine_config(settings: Settings, models: tuple[ModelSource, ...]) -> EngineConfig:
+    """What the engine process needs to know of the settings."""
+    return EngineConfig(
+        models=models,
+        device=settings.device,
+        dtype=settings.dtype,
+        kernels=settings.kernels,
+        num_threads=settings.threads,
+        kv_cache_bytes=settings.kv_cache_bytes,
+        max_batch_size=settings.max_batch_size,
+        token_budget=settings.token_budget,
+        max_model_len=settings.max_model_len,
+        prefix_cache=settings.prefix_cache,
+        max_preemptions=settings.max_preemptions,
+    )
+
+
+def _parse_model(entry: str) -> ModelSource:
+    name, equals, path = entry.partition("=")
+    folder = Path(path if equals else entry)
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"model folder {folder} has no config.json")
+    return ModelSource(name if equals else folder.resolve().name, str(folder))
+
+
+def _models_dir(settings: Settings) -> Path:
+    beside_code = Path(__file__).resolve().parents[2] / "models"
+    candidates = [settings.models_dir] if settings.models_dir else [Path("models"), beside_code]
+    for candidate in candidates:
+        if candidate.is_dir():
+            return candidate
+    raise ConfigError(f"models_dir {candidates[0]} is not a folder: name a model with --model PATH")

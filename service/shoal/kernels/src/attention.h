@@ -1,0 +1,192 @@
+// Paged attention: scores over key blocks, softmax, weighted sum of values; one code for decode and
+// prefill. A score is summed over head_dim in order, the softmax sum runs in 16 lanes by key
+// position, the output is summed over keys in order: nothing depends on the tile or the chunk.
+#pragma once
+#include "rowops.h"
+
+namespace {
+
+using shoal::kBlock;
+
+template <class Format>
+struct KvLayout;
+template <>
+struct KvLayout<F32> {
+  static constexpr int slice_bytes = kBlock * kPanel * 4;  // V: 16 dims of 16 keys
+  static void store(const shoal::StoreKvArgs& a) {
+    float* k = reinterpret_cast<float*>(a.k);
+    float* v = reinterpret_cast<float*>(a.v);
+    for (int d = 0; d < a.head_dim; ++d) {
+      k[d * kBlock + a.offset] = a.key[d];
+      v[(d / kPanel * kBlock + a.offset) * kPanel + d % kPanel] = a.value[d];
+    }
+  }
+};
+template <>
+struct KvLayout<Bf16> {
+  static constexpr int slice_bytes = kBlock * kPanel * 2;
+  static void store(const shoal::StoreKvArgs& a) {
+    std::uint16_t* k = reinterpret_cast<std::uint16_t*>(a.k);
+    std::uint16_t* v = reinterpret_cast<std::uint16_t*>(a.v) + a.offset / 2 * kPanel * 2 +
+                       a.offset % 2;
+    for (int d = 0; d < a.head_dim; ++d) {
+      k[(d / 2 * kBlock + a.offset) * 2 + d % 2] = bf16_of(a.key[d]);
+      v[d / kPanel * kBlock * kPanel + d % kPanel * 2] = bf16_of(a.value[d]);
+    }
+  }
+};
+
+template <class Format>
+void store_kv(const shoal::StoreKvArgs& a) {
+  KvLayout<Format>::store(a);
+}
+
+// Query j is head j % group of token j / group and sees keys [first, limit).
+struct Query {
+  const float* q;
+  float* out;
+  int first, limit;
+};
+
+inline Query query_at(const shoal::AttendArgs& a, int j) {
+  const int token = j / a.group, head = j % a.group;
+  const int limit = a.context + token;
+  const int first = a.window > 0 && limit > a.window ? limit - a.window : 0;
+  return {a.q + token * a.q_stride + head * a.head_dim,
+          a.out + token * a.out_stride + head * a.head_dim, first, limit};
+}
+
+inline const char* block_at(const shoal::AttendArgs& a, int b) {
+  return a.kv + static_cast<std::size_t>(a.table[b]) * a.block_bytes;
+}
+
+template <class Format, int MR, int NP>
+SHOAL_INLINE void score_tile(const shoal::AttendArgs& a, const Query (&queries)[MR], int b,
+                             float* scores, std::size_t stride) {
+  const float* x[MR];
+  const char* panels[NP];
+  for (int m = 0; m < MR; ++m) x[m] = queries[m].q;
+  for (int i = 0; i < NP; ++i) panels[i] = block_at(a, b + i);
+  Sums<MR, NP> sums;
+  clear(sums);
+  Format::template steps<MR, NP>(sums, x, panels, a.head_dim);
+  for (int m = 0; m < MR; ++m)
+    for (int j = 0; j < NP * kVecs; ++j) {
+      typename Vec::F s = sums.at[m][j];
+      if (a.soft_cap > 0.0f)
+        s = Vec::mul(Vec::set(a.soft_cap), vtanh(Vec::div(s, Vec::set(a.soft_cap))));
+      Vec::store(scores + m * stride + j * Vec::width, s);
+    }
+}
+
+// Turns scores of keys [first, limit) into weights; everything else in [start, end) becomes 0.
+inline float softmax(float* scores, const Query& query, int start, int end) {
+  for (int i = start; i < query.first; ++i) scores[i - start] = -INFINITY;
+  for (int i = query.limit; i < end; ++i) scores[i - start] = -INFINITY;
+  const int from = query.first / kBlock * kBlock - start;
+  const int to = shoal::round_up(query.limit, kBlock) - start;
+  const typename Vec::F max = Vec::set(max_of(scores + from, (to - from) / kPanel));
+  for (int i = 0; i < from; ++i) scores[i] = 0.0f;
+  for (int i = to; i < end - start; ++i) scores[i] = 0.0f;
+  Lanes sum;
+  for (int j = 0; j < kVecs; ++j) sum.at[j] = Vec::zero();
+  for (int i = from; i < to; i += kPanel)
+    for (int j = 0; j < kVecs; ++j) {
+      float* at = scores + i + j * Vec::width;
+      const typename Vec::F e = vexp(Vec::sub(Vec::load(at), max));
+      Vec::store(at, e);
+      sum.at[j] = Vec::add(sum.at[j], e);
+    }
+  return sum_lanes(sum);
+}
+
+// NS slices of 16 dims, from slice s; keys [start, limit) of the tile.
+template <class Format, int MR, int NS>
+SHOAL_INLINE void value_tile(const shoal::AttendArgs& a, const float* scores, std::size_t stride,
+                             int start, int limit, int s, const float (&inverse)[MR],
+                             const Query (&queries)[MR]) {
+  Sums<MR, NS> sums;
+  clear(sums);
+  for (int key = start; key < limit; key += kBlock) {
+    const float* x[MR];
+    const char* panels[NS];
+    const char* v = block_at(a, key / kBlock) + a.v_offset;
+    for (int m = 0; m < MR; ++m) x[m] = scores + m * stride + (key - start);
+    for (int i = 0; i < NS; ++i) panels[i] = v + (s + i) * KvLayout<Format>::slice_bytes;
+    const int n = limit - key < kBlock ? limit - key : kBlock;
+    Format::template steps<MR, NS>(sums, x, panels, n);
+  }
+  const int dims = a.head_dim - s * kPanel;
+  for (int m = 0; m < MR; ++m) {
+    float row[NS * kPanel];
+    for (int j = 0; j < NS * kVecs; ++j)
+      Vec::store(row + j * Vec::width, Vec::mul(sums.at[m][j], Vec::set(inverse[m])));
+    __builtin_memcpy(queries[m].out + s * kPanel, row,
+                     sizeof(float) * (dims < NS * kPanel ? dims : NS * kPanel));
+  }
+}
+
+template <class Format, int MR>
+void attend_tile(const shoal::AttendArgs& a, int j0) {
+  constexpr int NP = Vec::panels_for(MR);
+  Query queries[MR];
+  for (int m = 0; m < MR; ++m) queries[m] = query_at(a, j0 + m);
+  // Later tokens see more keys and their windows start later: the first and the last query bound all.
+  const int start = queries[0].first / kBlock * kBlock;
+  const int limit = queries[MR - 1].limit;
+  const int end = shoal::round_up(limit, kBlock);
+  const std::size_t stride = end - start;
+  int b = start / kBlock;
+  for (; b + NP <= end / kBlock; b += NP)
+    score_tile<Format, MR, NP>(a, queries, b, a.scratch + (b * kBlock - start), stride);
+  if constexpr (NP > 1)
+    for (; b < end / kBlock; ++b)
+      score_tile<Format, MR, 1>(a, queries, b, a.scratch + (b * kBlock - start), stride);
+  float inverse[MR];
+  for (int m = 0; m < MR; ++m)
+    inverse[m] = 1.0f / softmax(a.scratch + m * stride, queries[m], start, end);
+  const int slices = (a.head_dim + kPanel - 1) / kPanel;
+  int s = 0;
+  for (; s + NP <= slices; s += NP)
+    value_tile<Format, MR, NP>(a, a.scratch, stride, start, limit, s, inverse, queries);
+  if constexpr (NP > 1)
+    for (; s < slices; ++s)
+      value_tile<Format, MR, 1>(a, a.scratch, stride, start, limit, s, inverse, queries);
+}
+
+template <class Format>
+void attend(const shoal::AttendArgs& a) {
+  const int queries = a.tokens * a.group;
+  int j = 0;
+  if constexpr (Vec::max_rows >= 4)
+    for (; j + 4 <= queries; j += 4) attend_tile<Format, 4>(a, j);
+  for (; j + 2 <= queries; j += 2) attend_tile<Format, 2>(a, j);
+  for (; j < queries; ++j) attend_tile<Format, 1>(a, j);
+}
+
+// The table of this instruction set.
+inline shoal::Kernels make_kernels(const char* name) {
+#if defined(SHOAL_VNNI)
+  constexpr bool bf16_rows = true;
+  using Bf16Linear = Bf16Rows;
+#else
+  constexpr bool bf16_rows = false;
+  using Bf16Linear = FloatRows<Bf16>;
+#endif
+  return {name,
+          bf16_rows,
+          {linear<FloatRows<F32>>, linear<Bf16Linear>, linear<Int8Rows>},
+          {attend<F32>, attend<Bf16>},
+          {store_kv<F32>, store_kv<Bf16>},
+          rms_norm,
+          layer_norm,
+          rotate,
+          gated,
+          activate,
+          to_bf16,
+          to_int8,
+          max_of,
+          sum_exp};
+}
+
+}  // namespace

@@ -1,0 +1,229 @@
+// Register tiles: MR rows times NP panels, each output summed over k one element after the other.
+// The order of additions is therefore the same in every tile shape. Included once per instruction
+// set, after its Vec.
+#pragma once
+#include "kernels.h"
+
+#define SHOAL_INLINE inline __attribute__((always_inline))
+
+namespace {
+
+using shoal::kPanel;
+constexpr int kVecs = kPanel / Vec::width;  // vectors of one panel row
+
+template <int MR, int NP>
+struct Sums {
+  typename Vec::F at[MR][NP * kVecs];
+};
+
+template <int MR, int NP>
+SHOAL_INLINE void clear(Sums<MR, NP>& sums) {
+#pragma GCC unroll 8
+  for (int m = 0; m < MR; ++m)
+#pragma GCC unroll 16
+    for (int j = 0; j < NP * kVecs; ++j) sums.at[m][j] = Vec::zero();
+}
+
+// One row of weights (already float) times x[m][k], added to the sums.
+template <int MR, int NP>
+SHOAL_INLINE void add_products(Sums<MR, NP>& sums, const float* const (&x)[MR], int k,
+                               const typename Vec::F (&w)[NP * kVecs]) {
+#pragma GCC unroll 8
+  for (int m = 0; m < MR; ++m) {
+    const typename Vec::F xm = Vec::set(x[m][k]);
+#pragma GCC unroll 16
+    for (int j = 0; j < NP * kVecs; ++j) sums.at[m][j] = Vec::fma(xm, w[j], sums.at[m][j]);
+  }
+}
+
+struct F32 {
+  template <int MR, int NP>
+  static SHOAL_INLINE void steps(Sums<MR, NP>& sums, const float* const (&x)[MR],
+                                 const char* const (&panels)[NP], int n) {
+    for (int k = 0; k < n; ++k) {
+      typename Vec::F w[NP * kVecs];
+#pragma GCC unroll 16
+      for (int j = 0; j < NP * kVecs; ++j)
+        w[j] = Vec::load(reinterpret_cast<const float*>(panels[j / kVecs]) + k * kPanel +
+                         j % kVecs * Vec::width);
+      add_products<MR, NP>(sums, x, k, w);
+    }
+  }
+};
+
+// bf16 weights, float rows: the pair in a 32-bit lane becomes two floats by a shift and a mask.
+struct Bf16 {
+  template <int MR, int NP>
+  static SHOAL_INLINE void steps(Sums<MR, NP>& sums, const float* const (&x)[MR],
+                                 const char* const (&panels)[NP], int n) {
+    int k = 0;
+    for (; k + 1 < n; k += 2) {
+      typename Vec::F w[NP * kVecs];
+#pragma GCC unroll 16
+      for (int j = 0; j < NP * kVecs; ++j) w[j] = Vec::low_bf16(word(panels[j / kVecs], k, j));
+      add_products<MR, NP>(sums, x, k, w);
+#pragma GCC unroll 16
+      for (int j = 0; j < NP * kVecs; ++j) w[j] = Vec::high_bf16(word(panels[j / kVecs], k, j));
+      add_products<MR, NP>(sums, x, k + 1, w);
+    }
+    if (k < n) {  // the other half of the lane may hold anything
+      typename Vec::F w[NP * kVecs];
+#pragma GCC unroll 16
+      for (int j = 0; j < NP * kVecs; ++j) w[j] = Vec::low_bf16(word(panels[j / kVecs], k, j));
+      add_products<MR, NP>(sums, x, k, w);
+    }
+  }
+
+ private:
+  static SHOAL_INLINE typename Vec::I word(const char* panel, int k, int j) {
+    return Vec::load_word(panel + static_cast<std::size_t>(k / 2) * kPanel * 4 +
+                          j % kVecs * Vec::width * 4);
+  }
+};
+
+template <int MR, int NP>
+SHOAL_INLINE void store_tile(const Sums<MR, NP>& sums, const shoal::LinearArgs& a, int m0, int p) {
+  float* out = a.out + static_cast<std::size_t>(m0) * a.out_stride + (p - a.p0) * kPanel;
+#pragma GCC unroll 8
+  for (int m = 0; m < MR; ++m, out += a.out_stride) {
+#pragma GCC unroll 16
+    for (int j = 0; j < NP * kVecs; ++j) {
+      const int column = j * Vec::width;
+      typename Vec::F y = sums.at[m][j];
+      if (a.bias) y = Vec::add(y, Vec::load(a.bias + p * kPanel + column));
+      if (a.add) y = Vec::add(Vec::load(out + column), y);
+      Vec::store(out + column, y);
+    }
+  }
+}
+
+// How one format computes a tile of a linear layer.
+template <class Weights>
+struct FloatRows {
+  template <int MR, int NP>
+  static void tile(const shoal::LinearArgs& a, int m0, int p) {
+    const std::size_t stride =
+        shoal::panel_bytes(kIsBf16 ? shoal::Format::bf16 : shoal::Format::f32,
+                           a.k);
+    const float* x[MR];
+    const char* panels[NP];
+    for (int m = 0; m < MR; ++m)
+      x[m] = reinterpret_cast<const float*>(static_cast<const char*>(a.x) + (m0 + m) * a.x_stride);
+    for (int i = 0; i < NP; ++i) panels[i] = a.panels + (p + i) * stride;
+    Sums<MR, NP> sums;
+    clear(sums);
+    Weights::template steps<MR, NP>(sums, x, panels, a.k);
+    store_tile(sums, a, m0, p);
+  }
+  static constexpr bool kIsBf16 = __is_same(Weights, Bf16);
+};
+
+#if defined(SHOAL_VNNI)
+// bf16 weights and bf16 rows, two products per lane and instruction.
+struct Bf16Rows {
+  template <int MR, int NP>
+  static void tile(const shoal::LinearArgs& a, int m0, int p) {
+    const std::size_t stride = shoal::panel_bytes(shoal::Format::bf16, a.k);
+    const char* x[MR];
+    const char* panels[NP];
+    for (int m = 0; m < MR; ++m) x[m] = static_cast<const char*>(a.x) + (m0 + m) * a.x_stride;
+    for (int i = 0; i < NP; ++i) panels[i] = a.panels + (p + i) * stride;
+    Sums<MR, NP> sums;
+    clear(sums);
+    for (int k = 0; k < (a.k + 1) / 2; ++k) {
+      typename Vec::I w[NP];
+#pragma GCC unroll 16
+      for (int j = 0; j < NP; ++j) w[j] = Vec::load_word(panels[j] + k * kPanel * 4);
+#pragma GCC unroll 8
+      for (int m = 0; m < MR; ++m) {
+        const typename Vec::I xm = Vec::broadcast_word(x[m] + k * 4);
+#pragma GCC unroll 16
+        for (int j = 0; j < NP; ++j) sums.at[m][j] = Vec::dot_bf16(sums.at[m][j], w[j], xm);
+      }
+    }
+    store_tile(sums, a, m0, p);
+  }
+};
+#endif
+
+// int8 weights and rows: the integer sums are exact, so only the scaling rounds.
+struct Int8Rows {
+  template <int MR, int NP>
+  static void tile(const shoal::LinearArgs& a, int m0, int p) {
+    const std::size_t stride = shoal::panel_bytes(shoal::Format::int8, a.k);
+    const std::int8_t* x[MR];
+    const char* panels[NP];
+    typename Vec::I acc[MR][NP * kVecs];
+    for (int m = 0; m < MR; ++m)
+      x[m] = static_cast<const std::int8_t*>(a.x) + (m0 + m) * a.x_stride;
+    for (int i = 0; i < NP; ++i) panels[i] = a.panels + (p + i) * stride;
+#pragma GCC unroll 8
+    for (int m = 0; m < MR; ++m)
+#pragma GCC unroll 16
+      for (int j = 0; j < NP * kVecs; ++j)
+        acc[m][j] = Vec::dot_init(a.w_sum + p * kPanel + j * Vec::width);
+    for (int k = 0; k < (a.k + 3) / 4; ++k) {
+      typename Vec::I w[NP * kVecs];
+#pragma GCC unroll 16
+      for (int j = 0; j < NP * kVecs; ++j)
+        w[j] = Vec::load_word(panels[j / kVecs] + static_cast<std::size_t>(k) * kPanel * 4 +
+                              j % kVecs * Vec::width * 4);
+#pragma GCC unroll 8
+      for (int m = 0; m < MR; ++m) {
+        const typename Vec::Quad xm = Vec::quad(x[m] + 4 * k);
+#pragma GCC unroll 16
+        for (int j = 0; j < NP * kVecs; ++j) acc[m][j] = Vec::dot(acc[m][j], w[j], xm);
+      }
+    }
+    Sums<MR, NP> sums;
+#pragma GCC unroll 8
+    for (int m = 0; m < MR; ++m)
+#pragma GCC unroll 16
+      for (int j = 0; j < NP * kVecs; ++j)
+        sums.at[m][j] =
+            Vec::mul(Vec::mul(Vec::to_float(acc[m][j]), Vec::set(a.x_scale[m0 + m])),
+                     Vec::load(a.w_scale + p * kPanel + j * Vec::width));
+    store_tile(sums, a, m0, p);
+  }
+};
+
+// Rows are cut into tiles of nearly equal height (H or H - 1), so none is left with a thin rest.
+template <class Rows, int H, int NP>
+void tile_rows(const shoal::LinearArgs& a, int p) {
+  const int tiles = (a.rows + H - 1) / H;
+  const int tall = a.rows - tiles * (H - 1);  // tiles of height H; the others are one row lower
+  int m = 0;
+  for (int i = 0; i < tall; ++i, m += H) Rows::template tile<H, NP>(a, m, p);
+  if constexpr (H > 1)
+    for (; m < a.rows; m += H - 1) Rows::template tile<H - 1, NP>(a, m, p);
+}
+
+template <class Rows, int H>
+void linear_tall(const shoal::LinearArgs& a) {
+  constexpr int NP = Vec::panels_for(H);
+  int p = a.p0;
+  for (; p + NP <= a.p1; p += NP) tile_rows<Rows, H, NP>(a, p);
+  if constexpr (NP > 1)
+    for (; p < a.p1; ++p) tile_rows<Rows, H, 1>(a, p);
+}
+
+template <class Rows>
+void linear(const shoal::LinearArgs& a) {
+  const int tiles = (a.rows + Vec::max_rows - 1) / Vec::max_rows;
+  switch (tiles ? (a.rows + tiles - 1) / tiles : 0) {
+    case 0: return;
+    case 1: return linear_tall<Rows, 1>(a);
+    case 2: return linear_tall<Rows, 2>(a);
+    case 3: return linear_tall<Rows, 3>(a);
+    default: break;
+  }
+  if constexpr (Vec::max_rows > 3) {
+    switch ((a.rows + tiles - 1) / tiles) {
+      case 4: return linear_tall<Rows, 4>(a);
+      case 5: return linear_tall<Rows, 5>(a);
+      default: return linear_tall<Rows, 6>(a);
+    }
+  }
+}
+
+}  // namespace

@@ -1,0 +1,294 @@
+"""A checked task in, a stream of deltas out; the plain answer is the drained stream.
+
+Each sequence of the task has one `SequenceText`, fed by the engine client on the event loop;
+the request's reader takes what is ready. A slow reader gets merged deltas, never a growing
+queue. Whatever ends the reading, `close` aborts what still runs.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Self
+
+from shoal.bridge.engine_client import EngineClient
+from shoal.errors import InternalError, NumericalError, RequestTimeout, ShoalError, Unavailable
+from shoal.protocol.messages import Finished, Started, Submit, TokenLogprobs
+from shoal.protocol.params import FinishReason
+from shoal.text.detokenizer import Detokenizer
+from shoal.text.stops import StopMatcher
+from shoal.text.task import GenerationTask
+
+
+@dataclass(slots=True)
+class Delta:
+    """What one choice gained since its last delta."""
+
+    index: int
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    """One per token id when log-probs were asked for."""
+    offsets: list[int] = field(default_factory=list)
+    """Code points of output text before each token; kept only with log-probs."""
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+    def merge(self, later: "Delta") -> None:
+        """Appends what came next."""
+        self.text += later.text
+        self.token_ids += later.token_ids
+        self.logprobs += later.logprobs
+        self.offsets += later.offsets
+        self.prompt_logprobs = self.prompt_logprobs or later.prompt_logprobs
+        self.finish_reason = later.finish_reason
+        self.stop_reason = later.stop_reason
+
+
+@dataclass(slots=True)
+class Usage:
+    """Token counts of a request so far; each prompt counts once whatever n."""
+
+    prompt_tokens: int
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(slots=True)
+class Timings:
+    """Monotonic moments and spans of a request, seconds."""
+
+    submitted: float
+    first_token: float | None = None
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+
+
+class SequenceText:
+    """Turns one sequence's tokens into deltas of its choice. A SequenceSink."""
+
+    __slots__ = (
+        "_detokenizer", "_generation", "_length", "_stops", "index", "num_tokens", "open", "seq_id",
+    )  # fmt: skip
+
+    def __init__(self, generation: "Generation", index: int, seq_id: int) -> None:
+        task = generation.task
+        prompt = task.prompts[index // task.best_of]
+        special_ids = task.model.tokenizer.special_ids
+        self._generation = generation
+        self._detokenizer = Detokenizer(
+            task.model.tokenizer,
+            at_text_start=all(token_id in special_ids for token_id in prompt.token_ids),
+            skip_special_tokens=task.skip_special_tokens,
+        )
+        self._stops = StopMatcher(task.stop_strings, keep_match=task.include_stop)
+        self._length = 0  # code points of output text, stop strings included
+        self.index = index
+        self.seq_id = seq_id
+        self.num_tokens = 0
+        self.open = True
+
+    def push(
+        self,
+        token_id: int | None,
+        logprobs: TokenLogprobs | None,
+        prompt_logprobs: list[TokenLogprobs | None] | None,
+        started: Started | None,
+        finished: Finished | None,
+    ) -> None:
+        if not self.open:
+            return
+        delta = Delta(self.index, prompt_logprobs=prompt_logprobs)
+        if started is not None:
+            self._generation.sequence_started(self.index, started)
+        if token_id is not None:
+            self._add_token(delta, token_id, logprobs, finished)
+        if finished is not None and self.open:
+            error = self._finish(delta, finished)
+            if error is not None:
+                self.fail(error)
+                return
+        self._generation.add(delta)
+
+    def fail(self, error: ShoalError) -> None:
+        self.open = False
+        self._generation.fail(error)
+
+    def _add_token(
+        self,
+        delta: Delta,
+        token_id: int,
+        logprobs: TokenLogprobs | None,
+        finished: Finished | None,
+    ) -> None:
+        task = self._generation.task
+        self.num_tokens += 1
+        delta.token_ids.append(token_id)
+        if logprobs is not None:
+            delta.logprobs.append(logprobs)
+            delta.offsets.append(self._length)
+        ends_here = finished is not None and finished.reason is FinishReason.STOP
+        if ends_here and not task.include_stop:
+            return
+        piece = self._detokenizer.push(token_id)
+        self._length += len(piece)
+        if self.num_tokens <= task.stop.min_tokens:
+            delta.text = piece
+            return
+        delta.text, matched = self._stops.push(piece)
+        if matched is not None:
+            self.open = False
+            delta.finish_reason, delta.stop_reason = "stop", matched
+            self._generation.sequence_stopped(self)
+
+    def _finish(self, delta: Delta, finished: Finished) -> ShoalError | None:
+        """Completes the last delta, or says what went wrong."""
+        if finished.reason is FinishReason.ERROR:
+            return _error_of(finished)
+        tail, matched = self._stops.push(self._detokenizer.finish())
+        delta.text += tail if matched else tail + self._stops.flush()
+        task = self._generation.task
+        delta.finish_reason = "length" if finished.reason is FinishReason.LENGTH else "stop"
+        delta.stop_reason = finished.stop_reason
+        if matched is not None:
+            delta.finish_reason, delta.stop_reason = "stop", matched
+        elif finished.stop_reason in task.stop.end_token_ids:
+            delta.stop_reason = None
+        self.open = False
+        return None
+
+
+class Generation:
+    """A running request: an async iterator over lists of deltas.
+
+    Raises the ShoalError that ended it. Use as an async context manager, or call `close`.
+    """
+
+    def __init__(self, client: EngineClient, task: GenerationTask, *, buffer_chunks: int) -> None:
+        self.task = task
+        self.usage = Usage(task.num_prompt_tokens)
+        self.timings = Timings(time.monotonic())
+        self.num_started = 0
+        self._client = client
+        self._buffer_chunks = buffer_chunks
+        self._pending: list[Delta] = []
+        self._error: ShoalError | None = None
+        self._wakeup: asyncio.Future[None] | None = None
+        self._sequences = [
+            SequenceText(self, index, client.new_seq_id()) for index in range(task.num_sequences)
+        ]
+        self._num_open = len(self._sequences)
+
+    def submit(self) -> None:
+        """Hands every sequence to the engine. Raises Unavailable; then nothing was started."""
+        task = self.task
+        try:
+            for sequence in self._sequences:
+                prompt_index, sample_index = divmod(sequence.index, task.best_of)
+                self._client.submit(
+                    Submit(
+                        seq_id=sequence.seq_id,
+                        model=task.model.name,
+                        prompt_token_ids=task.prompts[prompt_index].token_ids,
+                        sampling=task.sampling_of(sample_index),
+                        stop=task.stop,
+                        output=task.output,
+                        priority=task.priority,
+                        tenant=task.tenant,
+                        cache_salt=task.cache_salt,
+                        use_prefix_cache=task.use_prefix_cache,
+                    ),
+                    sequence,
+                )
+        except ShoalError:
+            self.close()
+            raise
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[Delta]:
+        while not self._pending:
+            if self._error is not None:
+                raise self._error
+            if self._num_open == 0:
+                raise StopAsyncIteration
+            self._wakeup = asyncio.get_running_loop().create_future()
+            try:
+                await self._wakeup
+            finally:
+                self._wakeup = None
+        deltas, self._pending = self._pending, []
+        return deltas
+
+    def close(self) -> None:
+        """Aborts what still runs; safe to call again."""
+        still_open = [sequence.seq_id for sequence in self._sequences if sequence.open]
+        for sequence in self._sequences:
+            sequence.open = False
+        if still_open:
+            self._client.abort(still_open)
+        self._num_open = 0
+
+    # --- called by the sequences ---------------------------------------------------------------
+
+    def add(self, delta: Delta) -> None:
+        """Puts a delta where the reader finds it."""
+        self.usage.completion_tokens += len(delta.token_ids)
+        if delta.finish_reason is not None:
+            self._num_open -= 1
+        if len(self._pending) >= self._buffer_chunks and self._merge(delta):
+            return
+        self._pending.append(delta)
+        self._wake()
+
+    def fail(self, error: ShoalError) -> None:
+        """One failed sequence fails its request; the others are aborted."""
+        if self._error is None:
+            self._error = error
+            self.close()
+        self._wake()
+
+    def sequence_started(self, index: int, started: Started) -> None:
+        """Bookkeeping at a sequence's first token."""
+        self.num_started += 1
+        if index % self.task.best_of == 0:
+            self.usage.cached_tokens += started.num_cached_tokens
+        if self.timings.first_token is None:
+            self.timings.first_token = time.monotonic()
+            self.timings.queue_s = started.queue_s
+            self.timings.prefill_s = started.prefill_s
+
+    def sequence_stopped(self, sequence: SequenceText) -> None:
+        """A stop string ended a sequence that the engine still computes."""
+        self._client.abort([sequence.seq_id])
+
+    def _merge(self, delta: Delta) -> bool:
+        """Appends to the choice's last waiting delta, if there is one."""
+        for waiting in reversed(self._pending):
+            if waiting.index == delta.index:
+                waiting.merge(delta)
+                return True
+        return False
+
+    def _wake(self) -> None:
+        if self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(None)
+
+
+def _error_of(finished: Finished) -> ShoalError:
+    match finished.error_code:
+        case "numerical_error":
+            return NumericalError("the model produced numbers that are not finite")
+        case "request_timeout":
+            return RequestTimeout("max_time passed before the request could start")
+        case "server_is_overloaded":
+            return Unavailable("the server ran out of KV cache for this request", retry_after_s=2.0)
+        case _:
+            return InternalError("the engine failed on this request")

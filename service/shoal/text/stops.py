@@ -1,0 +1,53 @@
+"""Finds stop strings in a text that arrives in pieces, holding back half matches."""
+
+
+class StopMatcher:
+    """Stop strings of one sequence. The earliest match wins; among equals the longest."""
+
+    __slots__ = ("_held", "_keep", "_stops")
+
+    def __init__(self, stops: tuple[str, ...], *, keep_match: bool = False) -> None:
+        """`keep_match`: the matched text stays in the output."""
+        self._stops = stops
+        self._keep = keep_match
+        self._held = ""
+
+    def push(self, text: str) -> tuple[str, str | None]:
+        """(text that is safe to show, stop string that matched). After a match, no more."""
+        if not self._stops:
+            return text, None
+        self._held += text
+        found = self._find()
+        if found is None:
+            safe = len(self._held) - self._longest_half_match()
+            shown, self._held = self._held[:safe], self._held[safe:]
+            return shown, None
+        start, stop = found
+        shown = self._held[: start + len(stop) if self._keep else start]
+        self._held = ""
+        return shown, stop
+
+    def flush(self) -> str:
+        """What was held back and can no longer become a match."""
+        held, self._held = self._held, ""
+        return held
+
+    def _find(self) -> tuple[int, str] | None:
+        hits = [
+            (at, -len(stop), stop) for stop in self._stops if (at := self._held.find(stop)) >= 0
+        ]
+        if not hits:
+            return None
+        start, _, stop = min(hits)
+        return start, stop
+
+    def _longest_half_match(self) -> int:
+        """Length of the longest end of the held text that begins some stop string."""
+        held = self._held
+        longest = 0
+        for stop in self._stops:
+            for length in range(min(len(stop) - 1, len(held)), longest, -1):
+                if stop.startswith(held[-length:]):
+                    longest = length
+                    break
+        return longest

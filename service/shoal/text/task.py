@@ -1,0 +1,109 @@
+"""The checked request: what the text side and the engine need, with nothing left to doubt.
+
+Built by `api/*/schema.py` through `make_task`, which refuses what cannot be served; everything
+behind it trusts it.
+"""
+
+from dataclasses import dataclass
+
+from shoal.errors import ContextLengthExceeded, InvalidRequest
+from shoal.protocol.messages import LoadedModel
+from shoal.protocol.params import OutputParams, SamplingParams, StopParams
+from shoal.text.text_model import TextModel
+
+_MASK_64 = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Token ids of one prompt and the text they came from, if they came from text."""
+
+    token_ids: list[int]
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationTask:
+    """One HTTP request. Choice `prompt_index * n + sample_index` continues one prompt once."""
+
+    request_id: str
+    model: TextModel
+    prompts: tuple[Prompt, ...]
+    sampling: SamplingParams
+    """Holds the seed of sample 0; the others derive theirs from it."""
+    stop: StopParams
+    """`max_tokens` is the same for every prompt."""
+    output: OutputParams
+    n: int = 1
+    best_of: int = 1
+    """Candidates per prompt; the n with the best mean log-probability are returned."""
+    stop_strings: tuple[str, ...] = ()
+    include_stop: bool = False
+    skip_special_tokens: bool = True
+    echo: bool = False
+    priority: int = 0
+    tenant: str = ""
+    cache_salt: str = ""
+    use_prefix_cache: bool = True
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.prompts) * self.best_of
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return sum(len(prompt.token_ids) for prompt in self.prompts)
+
+    def sampling_of(self, sample_index: int) -> SamplingParams:
+        """Sample 0 uses the request's seed, so n = 1 and n > 1 agree on the first choice."""
+        if sample_index == 0:
+            return self.sampling
+        seed = (self.sampling.seed + sample_index * 0x9E3779B97F4A7C15) & _MASK_64
+        return _with_seed(self.sampling, seed)
+
+
+def fit_max_tokens(
+    loaded: LoadedModel, prompts: tuple[Prompt, ...], max_tokens: int | None, *, param: str
+) -> int:
+    """The output length every prompt has room for; None asks for all the room there is.
+    Raises ContextLengthExceeded when a prompt leaves too little."""
+    limit = loaded.max_model_len
+    longest = max(len(prompt.token_ids) for prompt in prompts)
+    wanted = 1 if max_tokens is None else max_tokens
+    if longest + wanted > limit:
+        raise ContextLengthExceeded(
+            f"This model's maximum context length is {limit} tokens. However, you requested "
+            f"{longest + wanted} tokens ({longest} in the {param}, {wanted} for the completion). "
+            f"Please reduce the length of the {param} or the completion.",
+            param=param,
+            hint="shorten the prompt or lower max_tokens",
+        )
+    return limit - longest if max_tokens is None else max_tokens
+
+
+def check_token_ids(token_ids: list[int], loaded: LoadedModel, *, param: str) -> None:
+    """Raises InvalidRequest for an id outside the vocabulary."""
+    for token_id in token_ids:
+        if not 0 <= token_id < loaded.vocab_size:
+            raise InvalidRequest(
+                f"{param} holds token id {token_id}; ids of this model go from 0 to "
+                f"{loaded.vocab_size - 1}",
+                param=param,
+            )
+
+
+def start_prompt(model: TextModel, token_ids: list[int], *, param: str) -> list[int]:
+    """The ids to start from: an empty prompt begins with BOS or EOS. Raises InvalidRequest when
+    the model has neither."""
+    if token_ids:
+        return token_ids
+    if model.start_token_id is None:
+        raise InvalidRequest(
+            f"{param} is empty and model {model.name} has no token to start from", param=param
+        )
+    return [model.start_token_id]
+
+
+def _with_seed(sampling: SamplingParams, seed: int) -> SamplingParams:
+    fields = {name: getattr(sampling, name) for name in sampling.__struct_fields__}
+    return SamplingParams(**{**fields, "seed": seed})

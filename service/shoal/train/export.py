@@ -1,0 +1,106 @@
+"""Writes a Hugging Face folder: config, bf16 weights, tokenizer, template, lock file.
+
+`transformers` and the server load it with equal logits. Knows nothing of training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+
+from shoal.train.config import ModelShape, Sampling
+from shoal.train.network import Llama
+from shoal.train.tokenizer import CHAT_TEMPLATE, CONTROL_TOKENS, END, END_OF_TEXT
+
+
+def export_folder(network: Llama, tokenizer: Tokenizer, sampling: Sampling, out_dir: Path) -> None:
+    """Write the folder; files already there with the same names are replaced."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    _write_json(out_dir / "config.json", llama_config(network.shape, network.vocab_size))
+    weights = {
+        name: weight.detach().to("cpu", torch.bfloat16).contiguous()
+        for name, weight in network.state_dict().items()
+    }
+    save_file(weights, out_dir / "model.safetensors", metadata={"format": "pt"})
+    tokenizer.save(str(out_dir / "tokenizer.json"))
+    _write_json(out_dir / "tokenizer_config.json", _tokenizer_config(network.shape))
+    _write_json(out_dir / "generation_config.json", _generation_config(tokenizer, sampling))
+    write_lock(out_dir)
+
+
+def write_lock(folder: Path) -> None:
+    """lock.json: SHA-256 and bytes of every other file of the folder."""
+    files = {
+        path.name: {
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "bytes": path.stat().st_size,
+        }
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name != "lock.json"
+    }
+    _write_json(folder / "lock.json", {"files": files})
+
+
+def llama_config(shape: ModelShape, vocab_size: int) -> dict[str, Any]:
+    """The config.json of a `LlamaForCausalLM`."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size,
+        "num_hidden_layers": shape.num_layers,
+        "num_attention_heads": shape.num_heads,
+        "num_key_value_heads": shape.num_kv_heads,
+        "head_dim": shape.head_dim,
+        "vocab_size": vocab_size,
+        "max_position_embeddings": shape.context,
+        "rms_norm_eps": shape.norm_eps,
+        "rope_theta": shape.rope_theta,
+        "rope_scaling": None,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "attention_dropout": 0.0,
+        "initializer_range": 0.02,
+        "tie_word_embeddings": True,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "torch_dtype": "bfloat16",
+        "use_cache": True,
+    }
+
+
+def _tokenizer_config(shape: ModelShape) -> dict[str, Any]:
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": END_OF_TEXT,
+        "eos_token": END_OF_TEXT,
+        "pad_token": END_OF_TEXT,
+        "additional_special_tokens": list(CONTROL_TOKENS[1:]),
+        "model_max_length": shape.context,
+        "clean_up_tokenization_spaces": False,
+        "chat_template": CHAT_TEMPLATE,
+    }
+
+
+def _generation_config(tokenizer: Tokenizer, sampling: Sampling) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "bos_token_id": 0,
+        "eos_token_id": [0, tokenizer.token_to_id(END)],
+        "pad_token_id": 0,
+        "do_sample": sampling.do_sample,
+        "max_new_tokens": sampling.max_new_tokens,
+    }
+    if sampling.do_sample:
+        config |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
+    return config
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

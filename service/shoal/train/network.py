@@ -1,0 +1,153 @@
+"""The Llama network for training, top to bottom; parameter names equal the Hugging Face layout.
+
+No KV cache and no sampling: `export.py` writes a folder that the server and `transformers` run.
+RMSNorm (Zhang and Sennrich 2019), rotary positions (Su et al. 2021, half-split pairs), SwiGLU
+(Shazeer 2020), grouped KV heads (Ainslie et al. 2023), tied embeddings.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from shoal.train.config import ModelShape
+
+
+class Attention(nn.Module):
+    """Causal self-attention with rotary positions and grouped KV heads."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.num_heads, self.num_kv_heads = shape.num_heads, shape.num_kv_heads
+        self.head_dim = shape.head_dim
+        kv_size = shape.num_kv_heads * shape.head_dim
+        self.q_proj = nn.Linear(shape.hidden_size, shape.num_heads * shape.head_dim, bias=False)
+        self.k_proj = nn.Linear(shape.hidden_size, kv_size, bias=False)
+        self.v_proj = nn.Linear(shape.hidden_size, kv_size, bias=False)
+        self.o_proj = nn.Linear(shape.num_heads * shape.head_dim, shape.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        rows, length, _ = x.shape
+        q = self.q_proj(x).view(rows, length, self.num_heads, self.head_dim).transpose(1, 2)
+        k = self.k_proj(x).view(rows, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
+        v = self.v_proj(x).view(rows, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)  # (rows, heads, length, head_dim)
+        groups = self.num_heads // self.num_kv_heads
+        if groups > 1:  # head h reads KV head h // groups
+            k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        out: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(rows, length, -1))
+        return out
+
+
+class MLP(nn.Module):
+    """SwiGLU: down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(shape.hidden_size, shape.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(shape.hidden_size, shape.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(shape.intermediate_size, shape.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+class Layer(nn.Module):
+    """One pre-norm transformer layer."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.input_layernorm = nn.RMSNorm(shape.hidden_size, eps=shape.norm_eps)
+        self.self_attn = Attention(shape)
+        self.post_attention_layernorm = nn.RMSNorm(shape.hidden_size, eps=shape.norm_eps)
+        self.mlp = MLP(shape)
+        self.dropout = nn.Dropout(shape.dropout)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        x = x + self.dropout(self.self_attn(self.input_layernorm(x), cos, sin))
+        out: Tensor = x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
+        return out
+
+
+class Trunk(nn.Module):
+    """Embedding, layers and last norm: everything under the name `model.`."""
+
+    def __init__(self, shape: ModelShape, vocab_size: int) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(vocab_size, shape.hidden_size)
+        self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.num_layers))
+        self.norm = nn.RMSNorm(shape.hidden_size, eps=shape.norm_eps)
+
+
+class Llama(nn.Module):
+    """A Llama language model with tied embeddings."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, shape: ModelShape, vocab_size: int) -> None:
+        super().__init__()
+        self.shape = shape
+        self.vocab_size = vocab_size
+        self.model = Trunk(shape, vocab_size)
+        self.dropout = nn.Dropout(shape.dropout)
+        cos, sin = rotary_tables(shape)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    def initialize(self, seed: int) -> None:
+        """Fill the weights: normal with deviation 1/sqrt(inputs), nothing added by any layer yet
+        (zero output projections), small embeddings."""
+        generator = torch.Generator().manual_seed(seed)
+        for name, weight in self.named_parameters():
+            with torch.no_grad():
+                if name.endswith(("o_proj.weight", "down_proj.weight")):
+                    weight.zero_()
+                elif "embed_tokens" in name:
+                    weight.normal_(std=0.02, generator=generator)
+                elif weight.ndim == 2:
+                    weight.normal_(std=weight.shape[1] ** -0.5, generator=generator)
+
+    def hidden(self, token_ids: Tensor) -> Tensor:
+        """token_ids (rows, length) -> normed hidden states (rows, length, hidden)."""
+        length = token_ids.shape[1]
+        cos, sin = self.cos[:length], self.sin[:length]
+        x = self.dropout(self.model.embed_tokens(token_ids))
+        for layer in self.model.layers:
+            x = layer(x, cos, sin)
+        out: Tensor = self.model.norm(x)
+        return out
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        """token_ids (rows, length) -> logits (rows, length, vocabulary)."""
+        return functional.linear(self.hidden(token_ids), self.model.embed_tokens.weight)
+
+    def losses(self, token_ids: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """Cross entropy in nats at every target that is not negative: (number of targets,).
+
+        Logits are computed for those positions only, so padding costs no output layer.
+        """
+        wanted = targets >= 0
+        logits = functional.linear(
+            self.hidden(token_ids)[wanted], self.model.embed_tokens.weight
+        )  # (targets, vocabulary)
+        return functional.cross_entropy(
+            logits, targets[wanted], reduction="none", label_smoothing=label_smoothing
+        )
+
+
+def rotary_tables(shape: ModelShape) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, each (context, head_dim); both halves of a row are equal."""
+    powers = torch.arange(0, shape.head_dim, 2, dtype=torch.float64) / shape.head_dim
+    angles = torch.outer(torch.arange(shape.context, dtype=torch.float64), shape.rope_theta**-powers)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos().float(), angles.sin().float()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (i, i + head_dim/2) by its position's angle. x (..., length, head_dim)."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
