@@ -4,11 +4,12 @@ All calls and all deliveries happen on the event loop's thread. Read `remote.py`
 thing, `local.py` for the same inside one process.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from shoal.errors import ModelNotFound, ShoalError
+from shoal.errors import InternalError, ModelNotFound, ShoalError
 from shoal.protocol.messages import (
     EngineStats,
     Finished,
@@ -18,6 +19,8 @@ from shoal.protocol.messages import (
     Submit,
     TokenLogprobs,
 )
+
+log = logging.getLogger("shoal.bridge")
 
 
 class SequenceSink(Protocol):
@@ -116,17 +119,22 @@ class Dispatcher:
         logprobs, prompt_logprobs = outputs.logprobs, outputs.prompt_logprobs
         for seq_id, token_id in zip(outputs.seq_ids, outputs.token_ids, strict=True):
             if (sink := sinks.get(seq_id)) is not None:
-                sink.push(
-                    token_id,
-                    logprobs.get(seq_id),
-                    prompt_logprobs.get(seq_id),
-                    started.get(seq_id),
-                    finished.get(seq_id),
-                )
-        with_token = set(outputs.seq_ids) if finished or started else ()
+                end = finished.get(seq_id)
+                try:
+                    sink.push(
+                        token_id,
+                        logprobs.get(seq_id),
+                        prompt_logprobs.get(seq_id),
+                        started.get(seq_id),
+                        end,
+                    )
+                except Exception:  # one sequence's text must not stop the others' delivery
+                    log.exception("delivery failed", extra={"seq_id": seq_id})
+                    sink.fail(InternalError("the server failed on this request"))
+                if end is not None:
+                    sinks.pop(seq_id, None)
         for seq_id, end in finished.items():
-            sink = sinks.pop(seq_id, None)
-            if sink is not None and seq_id not in with_token:
+            if (sink := sinks.pop(seq_id, None)) is not None:  # ended without a token
                 sink.push(None, None, prompt_logprobs.get(seq_id), started.get(seq_id), end)
 
     def fail_all(self, error: ShoalError) -> None:

@@ -57,6 +57,8 @@ class RemoteEngine:
         self._states = {model.name: ModelState() for model in config.models}
         self._heard = time.monotonic()
         self._closing = False
+        self.ready = asyncio.Event()
+        """Set while every model is loaded."""
         self._watchdog: asyncio.Task[None] | None = None
 
     # --- EngineClient --------------------------------------------------------------------------
@@ -138,6 +140,7 @@ class RemoteEngine:
                 for model in message.models:
                     self._loaded[model.name] = model
                     self._states[model.name] = ModelState("ready", 1.0)
+                self.ready.set()
             case EngineFailed():
                 log.error("engine failed", extra={"reason": message.message})
                 for state in self._states.values():
@@ -147,6 +150,7 @@ class RemoteEngine:
         """The child is gone; everything that was open ends with one answer."""
         self._link = None
         self._loaded.clear()
+        self.ready.clear()
         error: ShoalError = (
             Unavailable("the server is shutting down", code="shutting_down", retry_after_s=5.0)
             if self._closing

@@ -1,0 +1,1 @@
+"""HTTP only: routes, validation, rendering, streams. Wiring is in `serve.py`."""

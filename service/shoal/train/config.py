@@ -50,6 +50,7 @@ class TokenizerChoice:
 
     vocab_size: int = 4096
     style: TokenizerStyle = "prose"
+    warm_start: bool = False  # start the embedding from co-occurrence in all texts
 
 
 @dataclass(frozen=True, slots=True)

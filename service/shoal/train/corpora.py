@@ -36,6 +36,7 @@ class Corpus(NamedTuple):
 
     train: list[Document]
     held_out: dict[str, list[Document]]
+    background: list[Document]  # never trained on: tokenizer and warm start of the embedding
 
 
 def read_corpus(recipe: Recipe, data_dir: Path, held_out: bool = True) -> Corpus:
@@ -44,7 +45,7 @@ def read_corpus(recipe: Recipe, data_dir: Path, held_out: bool = True) -> Corpus
     Raises `RecipeError` that lists each missing or altered file with its origin and licence.
     """
     _check_files(recipe.sources, data_dir)
-    corpus = Corpus([], {})
+    corpus = Corpus([], {}, [])
     for source in recipe.sources:
         reader = READERS.get(source.format)
         if reader is None:
@@ -52,10 +53,11 @@ def read_corpus(recipe: Recipe, data_dir: Path, held_out: bool = True) -> Corpus
                 f"sources.format = {source.format!r} is not known; known are {sorted(READERS)}"
             )
         learn, keep_back = _split(read_records(data_dir / source.file), source)
-        corpus.train += [Document(found, source.repeat) for found in reader(learn, source)]
+        target = corpus.background if source.format == "background" else corpus.train
+        target.extend(Document(found, source.repeat) for found in reader(learn, source))
         if held_out and keep_back:
             back = [Document(found, 1.0) for found in reader(keep_back, source)]
-            corpus.held_out.setdefault(source.file, []).extend(back)
+            corpus.held_out.setdefault(_held_out_name(source), []).extend(back)
     if not corpus.train:
         raise RecipeError("the sources hold no document to train on")
     return corpus
@@ -96,6 +98,11 @@ def _check_files(sources: Iterable[Source], data_dir: Path) -> None:
             f"{len(problems)} of the recipe's files cannot be used from {data_dir}:\n"
             + "\n".join(problems)
         )
+
+
+def _held_out_name(source: Source) -> str:
+    name = str(source.options.get("task") or source.file.split(".")[0])
+    return " ".join([name, *source.options.get("part", "").split()])
 
 
 def _sha256(path: Path) -> str:
@@ -147,4 +154,6 @@ READERS: dict[str, Reader] = {
     "snips": commands.read_snips,
     "intents": commands.read_intents,
     "dialogue-state": commands.read_dialogue_state,
+    "outside": commands.read_outside,
+    "background": commands.read_background,
 }

@@ -1,4 +1,7 @@
-"""Bits per byte on held-out text: comparable across tokenizers. Needs a network and rows only."""
+"""Held-out figures: bits per byte, comparable across tokenizers, and answers reproduced exactly.
+
+Needs a network and rows only; figures through a server are in `evaluate.py`.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,30 @@ def bits_per_byte(
     for start in range(0, len(rows), batch_rows):
         nats += _nats(network, rows[start : start + batch_rows])
     return nats / math.log(2) / num_bytes
+
+
+@torch.no_grad()
+def exact_share(
+    network: Llama, documents: list[TokenizedDocument], batch_rows: int = 64
+) -> float:
+    """Share of documents whose learned tokens greedy decoding writes exactly.
+
+    With the reference before it, each position's best token is the reference's next one: that is
+    the case exactly when greedy decoding reproduces the whole answer. Documents of one row only.
+    """
+    rows = [document.variants[0][0] for document in documents]
+    rows.sort(key=lambda row: len(row.ids))
+    right = 0
+    device = next(network.parameters()).device
+    for start in range(0, len(rows), batch_rows):
+        batch = pad(rows[start : start + batch_rows])
+        learned = torch.from_numpy(batch.learned).to(device)
+        hidden = network.hidden(torch.from_numpy(batch.inputs).to(device))[learned]
+        best = (hidden @ network.model.embed_tokens.weight.T).argmax(dim=-1)
+        wrong = torch.zeros_like(learned)
+        wrong[learned] = best != torch.from_numpy(batch.targets).to(device)[learned]
+        right += int((~wrong.any(dim=1)).sum())
+    return right / max(1, len(rows))
 
 
 def _nats(network: Llama, rows: list[TokenizedVariant]) -> float:

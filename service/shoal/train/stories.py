@@ -19,7 +19,9 @@ _NAMED = re.compile(
     r"\b([Aa]n? (?:[a-z]+ ){0,3}?[a-z]+) (?:named|called|whose name was) ([A-Z][a-z]+)\b"
 )
 _PAIR = re.compile(r"^([A-Z][a-z]+) and ([A-Z][a-z]+)\b")
-_THING = re.compile(r"\b(?:a|an|the|his|her|their) ((?:[a-z]+ )?)([a-z]{3,})(?=[ .,!?])")
+_THING = re.compile(
+    r"\b[Aa]n? (?:[a-z]+ ){0,2}?([a-z]{3,})(?=[.,!?]| (?:in|on|at|and|with|to|that|who|was|is|from)\b)"
+)
 _REQUESTS = (
     "Tell me a story about {}.",
     "Tell me a story about {}",
@@ -76,8 +78,13 @@ def subjects(text: str, rarity: dict[str, float]) -> list[str]:
         found.append(f"{_lower_article(named[1])} named {named[2]}")
     elif pair := _PAIR.search(text):
         found.append(f"{pair[1]} and {pair[2]}")
-    counts = Counter(word for _, word in _THING.findall(text))
-    ranked = sorted(counts, key=lambda word: -counts[word] * rarity.get(word, 0.0))
+    said = Counter(re.findall(r"[a-z]+", text))
+    things = {
+        word
+        for word in _THING.findall(text)
+        if said[word] >= 2 and rarity.get(word, 0.0) >= 1.5  # not `time`, not `day`
+    }
+    ranked = sorted(things, key=lambda word: (-said[word] * rarity.get(word, 0.0), word))
     for word in ranked[:2]:
         found.append(("an " if word[0] in "aeiou" else "a ") + word)
     return found

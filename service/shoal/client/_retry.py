@@ -1,0 +1,106 @@
+"""When to send a request again, and how long to wait before.
+
+Pure arithmetic on numbers and header text: time and chance come from a `Clock`. `_flow.py`
+asks; nothing here sleeps or sends.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timezone
+from email.utils import parsedate_to_datetime
+
+from ._errors import ConnectionFailed, Error, StatusError, Timeout
+
+RETRIED_STATUSES = frozenset({408, 409, 429, 500, 502, 503, 504})
+
+MAX_WAIT_S = 120.0  # a server that asks for more has no place for this request
+_BACKOFF_BASE_S = 0.5
+_BACKOFF_CAP_S = 8.0
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where the SDK gets time and chance from; tests pass one that they move themselves.
+
+    `sleep` and `sleep_async` wait for real seconds when None.
+    """
+
+    monotonic: Callable[[], float] = time.monotonic
+    """Seconds that only grow; for limits and waits."""
+    wall: Callable[[], float] = time.time
+    """Seconds since 1970; for a `Retry-After` that is a date."""
+    random: Callable[[], float] = random.random
+    """Uniform in [0, 1); for jitter."""
+    sleep: Callable[[float], None] | None = None
+
+
+def retry_after_s(headers: Mapping[str, str], clock: Clock) -> float | None:
+    """Seconds the server asks to wait: `retry-after-ms`, else `Retry-After`; None = unsaid."""
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    value = headers.get("retry-after")
+    seconds = _number(value)
+    return _seconds_until(value, clock) if seconds is None else seconds
+
+
+def backoff_s(num_retries: int, clock: Clock) -> float:
+    """Full jitter in [0, min(8 s, 0.5 s · 2^k)] (Brooker, "Exponential Backoff And Jitter")."""
+    ceiling = min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * 2.0 ** min(num_retries, 16))
+    return clock.random() * ceiling
+
+
+def wait_before_retry_s(
+    error: Error, headers: Mapping[str, str], num_retries: int, clock: Clock
+) -> float | None:
+    """Seconds to wait before sending again; None = do not send again.
+
+    `headers` are those of the answer, empty when there was none.
+    """
+    if isinstance(error, StatusError):
+        if not _status_allows(error.status, headers):
+            return None
+        asked = retry_after_s(headers, clock)
+        if asked is not None:
+            return asked if asked <= MAX_WAIT_S else None
+    elif not _lost_connection(error):
+        return None
+    return backoff_s(num_retries, clock)
+
+
+def _status_allows(status: int, headers: Mapping[str, str]) -> bool:
+    said = headers.get("x-should-retry", "").strip().lower()
+    if said in ("true", "false"):
+        return said == "true"
+    return status in RETRIED_STATUSES
+
+
+def _lost_connection(error: Error) -> bool:
+    # A time-out while waiting for the answer is no reason: the server may still be working
+    # on the request, and a second one would double its load.
+    if isinstance(error, Timeout):
+        return error.phase == "connect"
+    return isinstance(error, ConnectionFailed)
+
+
+def _number(value: str | None) -> float | None:
+    try:
+        number = float(value or "")
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and number >= 0 else None
+
+
+def _seconds_until(value: str | None, clock: Clock) -> float | None:
+    try:
+        date = parsedate_to_datetime(value or "")
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if date.tzinfo is None:  # "-0000": in UTC, zone unknown
+        date = date.replace(tzinfo=timezone.utc)
+    return max(0.0, date.timestamp() - clock.wall())

@@ -1,0 +1,204 @@
+"""The engine: every model's scheduler and runner, stepped one at a time.
+
+A step is plan, run, apply, for the model whose turn it is. Knows no process, socket or text:
+`process.py` and `bridge/local.py` drive it. Read `scheduler.py` next.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import msgspec
+
+from shoal.engine.arbiter import Arbiter
+from shoal.engine.scheduler import Applied, Limits, Scheduler
+from shoal.engine.stats import SpeedMeter
+from shoal.engine.stopping import failed
+from shoal.protocol.messages import EngineConfig, EngineStats, LoadedModel, StepOutputs, Submit
+from shoal.protocol.step import StepPlan, StepResult
+
+_log = logging.getLogger(__name__)
+
+_NO_PLAN, _NOTHING_APPLIED, _NO_RESULT = StepPlan(), Applied(), StepResult([])
+
+
+class Runner(Protocol):
+    """Computes plans of one model."""
+
+    def run(self, plan: StepPlan) -> StepResult:
+        """Computes the plan's rows. A row that fails alone is in `errors`; an exception means
+        that the whole step failed. Unknown ids in `plan.released` are no error: after a failed
+        step the scheduler does not know how far the runner came."""
+        ...
+
+
+class EngineCore:
+    """All models of one process. Not thread-safe: one loop owns it."""
+
+    def __init__(
+        self,
+        models: Mapping[str, tuple[Runner, int, LoadedModel]],
+        config: EngineConfig,
+        clock: Callable[[], float],
+    ) -> None:
+        """`models`: name -> (runner, KV blocks it has, what it is). `clock`: seconds, monotonic."""
+        self._clock = clock
+        self._models = {
+            name: _Model(runner, _fit(loaded, num_blocks, config), num_blocks, config)
+            for name, (runner, num_blocks, loaded) in models.items()
+        }
+        self._arbiter = Arbiter(list(self._models))
+        self._unknown: list[Submit] = []  # for a model that is not here; to be answered
+
+    @property
+    def loaded_models(self) -> list[LoadedModel]:
+        """As the engine serves them: `max_model_len` is the smallest of the model's own, the
+        configured one and what its KV blocks hold."""
+        return [model.loaded for model in self._models.values()]
+
+    @property
+    def has_work(self) -> bool:
+        """Would `step` do something?"""
+        return bool(self._unknown) or any(
+            model.scheduler.has_work or model.scheduler.has_finished
+            for model in self._models.values()
+        )
+
+    def add(self, submit: Submit) -> None:
+        """Puts a sequence into its model's queue."""
+        model = self._models.get(submit.model)
+        if model is None:
+            self._unknown.append(submit)
+        else:
+            model.scheduler.add(submit, self._clock())
+
+    def abort(self, seq_ids: list[int]) -> None:
+        """Ends sequences without an answer; unknown and finished ids are ignored."""
+        for model in self._models.values():
+            for seq_id in seq_ids:
+                model.scheduler.abort(seq_id)
+
+    def step(self) -> StepOutputs | None:
+        """Steps one model, or reports what finished without a step. None if idle."""
+        if self._unknown:
+            return _refuse_model(self._unknown.pop())
+        now = self._clock()
+        for model in self._models.values():
+            model.scheduler.expire(now)
+        for model in self._models.values():
+            if model.scheduler.has_finished:
+                return model.outputs()
+        ready = [name for name, model in self._models.items() if model.scheduler.has_work]
+        if not ready:
+            return None
+        name = self._arbiter.pick(ready)
+        outputs = self._models[name].step(self._clock)
+        self._arbiter.charge(name, outputs.step_s)
+        return outputs
+
+    def stats(self) -> list[EngineStats]:
+        """Numbers of every model now."""
+        return [model.stats() for model in self._models.values()]
+
+    def check(self) -> None:
+        """Raises InvariantError if any model's bookkeeping is wrong."""
+        for model in self._models.values():
+            model.scheduler.check()
+
+
+class _Model:
+    """One model: its scheduler, its runner and its numbers."""
+
+    def __init__(
+        self, runner: Runner, loaded: LoadedModel, num_blocks: int, config: EngineConfig
+    ) -> None:
+        self.loaded = loaded
+        self._runner = runner
+        self._speed = SpeedMeter()
+        self.scheduler = Scheduler(
+            Limits(
+                num_blocks=num_blocks,
+                block_size=config.block_size,
+                max_batch_size=config.max_batch_size,
+                token_budget=config.token_budget,
+                max_model_len=loaded.max_model_len,
+                vocab_size=loaded.vocab_size,
+                max_preemptions=config.max_preemptions,
+                prefix_cache=config.prefix_cache,
+            )
+        )
+
+    def step(self, clock: Callable[[], float]) -> StepOutputs:
+        """Plan, run, apply. An exception of the runner ends the sequences of this step alone;
+        InvariantError afterwards means that going on would be wrong."""
+        scheduler = self.scheduler
+        started_s = clock()
+        plan = scheduler.plan(started_s)
+        try:
+            result = self._runner.run(plan)
+        except Exception:  # whatever a backend raises, its step is lost and the engine goes on
+            _log.exception("step of %s failed, %d rows", self.loaded.name, len(plan.seq_ids))
+            scheduler.fail_step(plan, "internal_error")
+            scheduler.check()
+            return self.outputs(plan, step_s=clock() - started_s)
+        ended_s = clock()
+        applied = scheduler.apply(plan, result, ended_s)
+        self._speed.record(plan.num_tokens, started_s, ended_s, has_more=scheduler.has_work)
+        return self.outputs(plan, applied, result, step_s=ended_s - started_s)
+
+    def outputs(
+        self,
+        plan: StepPlan = _NO_PLAN,
+        applied: Applied = _NOTHING_APPLIED,
+        result: StepResult = _NO_RESULT,
+        step_s: float = 0.0,
+    ) -> StepOutputs:
+        """One step's outputs and whoever finished since the last ones."""
+        return StepOutputs(
+            model=self.loaded.name,
+            seq_ids=applied.seq_ids,
+            token_ids=applied.token_ids,
+            batch_size=len(plan.seq_ids),
+            num_tokens=plan.num_tokens,
+            step_s=step_s,
+            stats=self.stats(),
+            logprobs=result.logprobs,
+            prompt_logprobs=applied.prompt_logprobs,
+            started=applied.started,
+            finished=self.scheduler.take_finished(),
+        )
+
+    def stats(self) -> EngineStats:
+        scheduler = self.scheduler
+        return EngineStats(
+            model=self.loaded.name,
+            num_running=scheduler.num_running,
+            num_waiting=scheduler.num_waiting,
+            waiting_tokens=scheduler.num_waiting_tokens,
+            num_blocks=scheduler.limits.num_blocks,
+            num_used_blocks=scheduler.num_used_blocks,
+            num_preemptions=scheduler.num_preemptions,
+            tokens_per_s=self._speed.tokens_per_s,
+        )
+
+
+def _fit(loaded: LoadedModel, num_blocks: int, config: EngineConfig) -> LoadedModel:
+    """A sequence that had the whole pool for itself must fit it, or it could never end."""
+    lengths = [loaded.max_model_len, num_blocks * config.block_size]
+    if config.max_model_len > 0:
+        lengths.append(config.max_model_len)
+    return msgspec.structs.replace(loaded, max_model_len=min(lengths))
+
+
+def _refuse_model(submit: Submit) -> StepOutputs:
+    """The HTTP side checks the name before; this is the last guard."""
+    return StepOutputs(
+        model=submit.model,
+        seq_ids=[],
+        token_ids=[],
+        batch_size=0,
+        num_tokens=0,
+        step_s=0.0,
+        stats=EngineStats(submit.model, 0, 0, 0, 0, 0, 0, 0.0),
+        finished={submit.seq_id: failed("model_not_found")},
+    )

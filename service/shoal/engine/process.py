@@ -1,0 +1,291 @@
+"""Main of the engine process: load models, then read frames, step, write one frame per step.
+
+Started by the HTTP side as `python -m shoal.engine.process FD`, FD being its end of a socket
+pair. A wiring file: it alone here knows sockets and how a runner is built. The loop never waits
+for a reader or a writer while there is work. Exit codes: 0 told to or parent gone, 1 broken
+frame or a mistake of ours, 3 a model could not be loaded.
+"""
+
+import faulthandler
+import gc
+import logging
+import os
+import select
+import selectors
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from shoal.engine.core import EngineCore, Runner
+from shoal.errors import ShoalError
+from shoal.protocol import codec
+from shoal.protocol.messages import (
+    Abort,
+    EngineConfig,
+    EngineFailed,
+    FromEngine,
+    Heartbeat,
+    LoadedModel,
+    Loading,
+    ModelSource,
+    Ready,
+    Shutdown,
+    Submit,
+    ToEngine,
+)
+
+Load = Callable[
+    [ModelSource, EngineConfig, int, Callable[[float], None]], tuple[Runner, LoadedModel, int]
+]
+"""(source, config, bytes for the KV cache, on_progress) -> (runner, what it is, KV blocks)."""
+
+EXIT_OK, EXIT_BROKEN_FRAME, EXIT_BAD_MODEL = 0, 1, 3
+
+_READ_BYTES = 1 << 18
+_SEND_BUFFER_BYTES = 1 << 20
+_MAX_UNSENT_BYTES = 64 << 20
+"""With so much unread by the parent the engine stops stepping, or memory would grow."""
+_STEPS_PER_COLLECTION = 1000
+_EXIT_GRACE_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class ParentGoneError(Exception):
+    """The other end of the socket is closed: nobody is left to work for."""
+
+
+class LoadError(Exception):
+    """A model could not be loaded; the message is for the operator."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Link:
+    """Frames over a non-blocking socket; what cannot be sent at once is kept and sent later."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+        self._socket = connection
+        self._frames = codec.FrameBuffer()
+        self._unsent = bytearray()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(connection, selectors.EVENT_READ)
+        self.last_sent_s = time.monotonic()
+
+    @property
+    def num_unsent_bytes(self) -> int:
+        return len(self._unsent)
+
+    def send(self, message: FromEngine) -> None:
+        """Never waits. Raises ParentGoneError."""
+        self._unsent += codec.encode(message)
+        self.last_sent_s = time.monotonic()
+        self._flush()
+
+    def receive(self, timeout_s: float | None) -> list[ToEngine]:
+        """What has arrived, after at most `timeout_s` of waiting for the socket (None = no
+        limit); sends what was left to send. Raises ParentGoneError, FrameError."""
+        messages: list[ToEngine] = []
+        for _, events in self._selector.select(timeout_s):
+            if events & selectors.EVENT_WRITE:
+                self._flush()
+            if events & selectors.EVENT_READ:
+                for body in self._frames.feed(self._read()):
+                    messages.append(codec.decode_to_engine(body))
+        return messages
+
+    def drain(self, timeout_s: float) -> None:
+        """Before the end: waits until all is sent, but not longer than `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        while self._unsent and (left_s := deadline - time.monotonic()) > 0:
+            self._selector.select(left_s)
+            self._flush()
+
+    def _read(self) -> bytes:
+        try:
+            data = self._socket.recv(_READ_BYTES)
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            raise ParentGoneError from error
+        if not data:
+            raise ParentGoneError
+        return data
+
+    def _flush(self) -> None:
+        try:
+            while self._unsent:
+                del self._unsent[: self._socket.send(memoryview(self._unsent)[:_READ_BYTES])]
+        except BlockingIOError:
+            pass  # the selector tells when there is room again
+        except OSError as error:
+            raise ParentGoneError from error
+        write = selectors.EVENT_WRITE if self._unsent else 0
+        self._selector.modify(self._socket, selectors.EVENT_READ | write)
+
+
+def main(fd: int, load: Load | None = None) -> int:
+    """Runs the engine on the socket `fd` until told to stop; returns the exit code.
+    `load` is the model loader, for tests; None is the real one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent decides
+    signal.signal(signal.SIGTERM, _exit_now)
+    faulthandler.enable()  # SIGABRT from the supervisor shows where a hung engine is
+    connection = socket.socket(fileno=fd)
+    threading.Thread(target=_watch_parent, args=(fd,), daemon=True).start()
+    link = Link(connection)
+    try:
+        config, early = _first_frames(link)
+        core = _load_models(link, config, load or _real_loader())
+        _serve(link, core, config.heartbeat_s, early)
+        link.drain(_EXIT_GRACE_S)
+    except ParentGoneError:
+        return EXIT_OK
+    except codec.FrameError as error:
+        return _give_up(link, "invalid_frame", str(error), EXIT_BROKEN_FRAME)
+    except LoadError as error:
+        return _give_up(link, error.code, str(error), EXIT_BAD_MODEL)
+    return EXIT_OK
+
+
+# --- start ---------------------------------------------------------------------------------------
+
+
+def _real_loader() -> Load:
+    from shoal.runner.load import load_runner  # late: torch is loaded only in this process
+
+    return load_runner
+
+
+def _first_frames(link: Link) -> tuple[EngineConfig, list[ToEngine]]:
+    """The config, and what came with it."""
+    while not (messages := link.receive(timeout_s=None)):
+        pass
+    if not isinstance(messages[0], EngineConfig):
+        raise codec.FrameError("the first frame must be EngineConfig")
+    return messages[0], messages[1:]
+
+
+def _load_models(link: Link, config: EngineConfig, load: Load) -> EngineCore:
+    """Loads all models in the order of the config; each gets an even share of the KV budget."""
+    models = {}
+    for source in config.models:
+        share = config.kv_cache_bytes // len(config.models)
+        runner, loaded, num_blocks = _load_one(link, config, load, source, share)
+        models[source.name] = (runner, num_blocks, loaded)
+    core = EngineCore(models, config, time.monotonic)
+    # What lives now lives as long as the process: the collector need not look at it again.
+    # From here it runs only where it delays nobody, see _serve.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    link.send(Ready(core.loaded_models))
+    return core
+
+
+def _load_one(
+    link: Link, config: EngineConfig, load: Load, source: ModelSource, kv_bytes: int
+) -> tuple[Runner, LoadedModel, int]:
+    reported = 0.0
+
+    def on_progress(progress: float) -> None:
+        nonlocal reported
+        if progress >= reported + 0.01 or progress >= 1.0:
+            reported = progress
+            link.send(Loading(source.name, progress))
+
+    link.send(Loading(source.name, 0.0))
+    try:
+        return load(source, config, kv_bytes, on_progress)
+    except ParentGoneError:
+        raise
+    except ShoalError as error:
+        raise LoadError(f"model {source.name}: {error.message}", error.code or "") from error
+    except MemoryError as error:
+        raise LoadError(f"model {source.name}: not enough memory", "out_of_memory") from error
+    except Exception as error:  # a fault of ours or of a library: also ends with a plain word
+        _log.exception("loading %s failed", source.name)
+        message = f"model {source.name} could not be loaded: {type(error).__name__}: {error}"
+        raise LoadError(message, "internal_error") from error
+
+
+# --- the loop ------------------------------------------------------------------------------------
+
+
+def _serve(link: Link, core: EngineCore, heartbeat_s: float, messages: list[ToEngine]) -> None:
+    """Until Shutdown. Deadlines need no timer: a sequence that has one is work, and deadlines
+    are looked at in every step."""
+    num_steps = 0
+    last_beat_s = link.last_sent_s
+    while True:
+        if _take_in(core, messages):
+            return
+        may_step = core.has_work and link.num_unsent_bytes < _MAX_UNSENT_BYTES
+        if may_step and (outputs := core.step()) is not None:
+            link.send(outputs)
+            num_steps += 1
+            if num_steps % _STEPS_PER_COLLECTION == 0:
+                gc.collect(0)  # young objects only: well under a millisecond
+            messages = link.receive(0.0)
+            continue
+        quiet_s = time.monotonic() - max(last_beat_s, link.last_sent_s)
+        if quiet_s >= heartbeat_s:
+            last_beat_s = time.monotonic()
+            if link.num_unsent_bytes == 0:  # else the parent has enough to read already
+                link.send(Heartbeat(core.stats()))
+            if num_steps:
+                num_steps = 0
+                gc.collect()
+        messages = link.receive(max(heartbeat_s - quiet_s, 0.0))
+
+
+def _take_in(core: EngineCore, messages: list[ToEngine]) -> bool:
+    """True for Shutdown."""
+    for message in messages:
+        if isinstance(message, Submit):
+            core.add(message)
+        elif isinstance(message, Abort):
+            core.abort(message.seq_ids)
+        elif isinstance(message, Shutdown):
+            return True
+        else:
+            raise codec.FrameError("EngineConfig came twice")
+    return False
+
+
+# --- ends ----------------------------------------------------------------------------------------
+
+
+def _give_up(link: Link, code: str, message: str, exit_code: int) -> int:
+    try:
+        link.send(EngineFailed(code, message))
+        link.drain(_EXIT_GRACE_S)
+    except ParentGoneError:
+        pass
+    return exit_code
+
+
+def _exit_now(_signal: int, _frame: FrameType | Any) -> None:
+    raise SystemExit(EXIT_OK)
+
+
+def _watch_parent(fd: int) -> None:
+    """Ends the process if the parent is gone and the main thread is too busy, loading or in a
+    long step, to see it in time. Waits for the hang-up alone; costs nothing meanwhile."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    poll.poll()
+    time.sleep(_EXIT_GRACE_S)
+    os._exit(EXIT_OK)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

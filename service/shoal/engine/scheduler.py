@@ -1,0 +1,334 @@
+"""Plans steps of one model and applies their results: continuous batching over paged KV blocks.
+
+Each step every running sequence that has one token left to compute gets it (decode); what is
+left of the token budget goes to prefills, oldest first, then to sequences that join. When
+blocks run out the sequence admitted last is put back and recomputed later, so the oldest
+always advances. Knows integers only: no tensors, text, sockets or other models.
+"""
+
+from dataclasses import dataclass, field
+
+from shoal.engine.block_pool import ensure
+from shoal.engine.kv_blocks import KVBlocks
+from shoal.engine.sequence import Sequence, make_sequence
+from shoal.engine.stopping import Deadlines, failed, finish_after, finish_at_deadline, refusal
+from shoal.engine.waiting import WaitingQueue
+from shoal.protocol.messages import Finished, Started, Submit, TokenLogprobs
+from shoal.protocol.params import FinishReason
+from shoal.protocol.step import NewRow, StepPlan, StepResult
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What bounds the plans of one model."""
+
+    num_blocks: int
+    block_size: int
+    max_batch_size: int
+    """Rows of a step."""
+    token_budget: int
+    """Tokens of a step."""
+    max_model_len: int
+    """Tokens of a sequence; no more than all blocks hold."""
+    vocab_size: int
+    max_preemptions: int
+    prefix_cache: bool
+
+    @property
+    def max_rows(self) -> int:
+        """Never more rows than budget, so that every row can get a token in every step."""
+        return min(self.max_batch_size, self.token_budget)
+
+
+@dataclass(slots=True)
+class Applied:
+    """What one step produced; `seq_ids[i]` got `token_ids[i]`."""
+
+    seq_ids: list[int] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    prompt_logprobs: dict[int, list[TokenLogprobs | None]] = field(default_factory=dict)
+    started: dict[int, Started] = field(default_factory=dict)
+
+
+class Scheduler:
+    """Owns the sequences of one model and their blocks. `add`, `abort` and `expire` at any
+    time between steps; then `plan`, run, `apply` (or `fail_step`)."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.num_preemptions = 0
+        self._blocks = KVBlocks(
+            limits.num_blocks, limits.block_size, prefix_cache=limits.prefix_cache
+        )
+        self._waiting = WaitingQueue()
+        self._running: list[Sequence] = []  # in the order of first admission
+        self._sequences: dict[int, Sequence] = {}  # waiting and running
+        self._deadlines = Deadlines()
+        self._released: list[int] = []  # left their rows since the last plan
+        self._finished: dict[int, Finished] = {}  # not yet taken
+        self._num_arrived = 0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._sequences)
+
+    @property
+    def has_finished(self) -> bool:
+        """Is there something for `take_finished`?"""
+        return bool(self._finished)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def num_waiting_tokens(self) -> int:
+        return self._waiting.num_tokens
+
+    @property
+    def num_used_blocks(self) -> int:
+        return self._blocks.pool.num_used
+
+    # --- arrivals and departures ---------------------------------------------------------------
+
+    def add(self, submit: Submit, now: float) -> None:
+        """A new sequence; it finishes at once with an error code if it could never run."""
+        assert submit.seq_id not in self._sequences, f"sequence {submit.seq_id} came twice"
+        code = refusal(submit, self.limits.vocab_size, self.limits.max_model_len)
+        if code is not None:
+            self._finished[submit.seq_id] = failed(code)
+            return
+        seq = make_sequence(submit, self.limits.max_model_len, self._num_arrived, now)
+        self._num_arrived += 1
+        self._sequences[seq.seq_id] = seq
+        self._waiting.add(seq)
+        self._deadlines.add(seq)
+
+    def abort(self, seq_id: int) -> None:
+        """Ends the sequence without an answer; unknown ids are ignored."""
+        self._finished.pop(seq_id, None)
+        if (seq := self._sequences.get(seq_id)) is not None:
+            self._drop(seq)
+
+    def expire(self, now: float) -> None:
+        """Ends the sequences whose deadline has passed."""
+        for seq_id in self._deadlines.pop_expired(now):
+            seq = self._sequences[seq_id]
+            self._finish(seq, finish_at_deadline(seq))
+
+    def take_finished(self) -> dict[int, Finished]:
+        """Last words since the last call."""
+        finished, self._finished = self._finished, {}
+        return finished
+
+    # --- plan ----------------------------------------------------------------------------------
+
+    def plan(self, now: float) -> StepPlan:
+        """The next step. It has rows whenever a sequence remains."""
+        plan = StepPlan(released=self._released)
+        num_preemptions = self.num_preemptions
+        prefilling = self._plan_decodes(plan)
+        budget = self.limits.token_budget - len(plan.seq_ids)
+        for seq in prefilling:
+            if budget == 0:
+                break
+            budget -= self._add_row(
+                plan, seq, min(seq.num_tokens - seq.num_computed_tokens, budget)
+            )
+        if num_preemptions == self.num_preemptions:  # else there is no room for others
+            self._admit(plan, budget, now)
+        self._released = []
+        return plan
+
+    def _plan_decodes(self, plan: StepPlan) -> list[Sequence]:
+        """Rows for all sequences with one token to compute; returns the others."""
+        prefilling = []
+        running, block_size = self._running, self.limits.block_size
+        index = 0
+        while index < len(running):  # preemption shortens it, but only behind `index`
+            seq = running[index]
+            index += 1
+            if seq.num_tokens - seq.num_computed_tokens > 1:
+                prefilling.append(seq)
+                continue
+            if seq.num_computed_tokens == len(seq.block_ids) * block_size:
+                if not self._grow(seq):
+                    break
+                plan.new_block_ids[seq.seq_id] = seq.block_ids[-1:]
+            self._add_row(plan, seq, 1)
+        return prefilling
+
+    def _grow(self, seq: Sequence) -> bool:
+        """A block for `seq`, if need be from the sequence admitted last. False if that is
+        `seq` itself: it is then waiting again, or failed."""
+        while not self._blocks.grow(seq):
+            newest = self._running[-1]
+            self._preempt(newest)
+            if newest is seq:
+                return False
+        return True
+
+    def _preempt(self, seq: Sequence) -> None:
+        self.num_preemptions += 1
+        if seq.num_preemptions == self.limits.max_preemptions:
+            self._finish(seq, failed("server_is_overloaded"))
+            return
+        self._leave_row(seq)
+        seq.num_preemptions += 1
+        if seq.prompt_logprobs is not None:
+            seq.prompt_logprobs = [None]
+        self._waiting.put_back(seq)
+
+    def _admit(self, plan: StepPlan, budget: int, now: float) -> None:
+        """Lets waiting sequences join while there are rows, tokens and blocks for them. The
+        first that finds no blocks ends this: nobody overtakes it, so it cannot starve."""
+        held: list[Sequence] = []
+        max_rows = self.limits.max_rows
+        while budget > 0 and len(self._waiting) and len(self._running) < max_rows > len(held):
+            seq = self._waiting.pop(now)
+            found = self._blocks.find_prefix(seq)
+            if self._blocks.is_worth_waiting(seq, len(found)):
+                held.append(seq)
+                continue
+            # Leave each running sequence its next block, or admission would cause preemption.
+            num_reserved = sum(map(self._blocks.may_grow, self._running))
+            if not self._blocks.admit(seq, found, num_reserved):
+                held.append(seq)
+                break
+            self._enter_row(seq, now)
+            plan.new_rows.append(_new_row(seq))
+            budget -= self._add_row(
+                plan, seq, min(seq.num_tokens - seq.num_computed_tokens, budget)
+            )
+        for seq in reversed(held):
+            self._waiting.put_back(seq)
+
+    def _enter_row(self, seq: Sequence, now: float) -> None:
+        if seq.admitted_s is None:
+            seq.admitted_s = now
+            seq.num_cached_tokens = seq.num_charged_tokens = seq.num_computed_tokens
+        self._running.append(seq)
+        self._waiting.shares.admit(seq.submit.tenant)
+
+    def _add_row(self, plan: StepPlan, seq: Sequence, num_new_tokens: int) -> int:
+        plan.seq_ids.append(seq.seq_id)
+        plan.num_computed_tokens.append(seq.num_computed_tokens)
+        plan.num_new_tokens.append(num_new_tokens)
+        self._waiting.shares.charge(seq, num_new_tokens)
+        return num_new_tokens
+
+    # --- apply ---------------------------------------------------------------------------------
+
+    def apply(self, plan: StepPlan, result: StepResult, now: float) -> Applied:
+        """Takes over what the runner computed for `plan`."""
+        applied = Applied()
+        for row, seq_id in enumerate(plan.seq_ids):
+            seq = self._sequences[seq_id]
+            if seq_id in result.errors:
+                self._fail(seq, result.errors[seq_id])
+                continue
+            seq.num_computed_tokens += plan.num_new_tokens[row]
+            if seq.prompt_logprobs is not None:
+                seq.prompt_logprobs += result.prompt_logprobs.get(seq_id, ())
+            if seq.num_computed_tokens == seq.num_tokens:
+                self._apply_token(seq, result.token_ids[row], applied, now)
+            else:
+                self._blocks.publish(seq)
+        return applied
+
+    def _apply_token(
+        self, seq: Sequence, token_id: int | None, applied: Applied, now: float
+    ) -> None:
+        """All known tokens are computed: the next one, if any was asked for."""
+        wants_token = seq.submit.stop.max_tokens > 0
+        if wants_token and token_id is None:
+            self._fail(seq, "internal_error")
+            return
+        self._blocks.publish(seq)
+        if seq.num_output_tokens == 0:
+            self._report_start(seq, applied, now)
+        if token_id is None or not wants_token:
+            self._finish(seq, Finished(FinishReason.LENGTH))
+            return
+        seq.token_ids.append(token_id)
+        applied.seq_ids.append(seq.seq_id)
+        applied.token_ids.append(token_id)
+        finished = finish_after(seq, token_id)
+        if finished is not None:
+            self._finish(seq, finished)
+
+    def _report_start(self, seq: Sequence, applied: Applied, now: float) -> None:
+        assert seq.admitted_s is not None, "a running sequence was never admitted"
+        applied.started[seq.seq_id] = Started(
+            num_cached_tokens=seq.num_cached_tokens,
+            queue_s=seq.admitted_s - seq.arrival_s,
+            prefill_s=now - seq.admitted_s,
+        )
+        if seq.prompt_logprobs is not None:
+            applied.prompt_logprobs[seq.seq_id] = seq.prompt_logprobs
+            seq.prompt_logprobs = None
+
+    def fail_step(self, plan: StepPlan, code: str) -> None:
+        """The whole step failed: its sequences fail, the runner is told to forget them with
+        the next plan. What the plan already told it to forget, it is told again, as it may
+        not have come so far."""
+        self._released = plan.released + self._released
+        for seq_id in plan.seq_ids:
+            self._fail(self._sequences[seq_id], code)
+
+    # --- ends ----------------------------------------------------------------------------------
+
+    def _fail(self, seq: Sequence, code: str) -> None:
+        self._blocks.withdraw(seq)
+        self._finish(seq, failed(code))
+
+    def _finish(self, seq: Sequence, finished: Finished) -> None:
+        self._finished[seq.seq_id] = finished
+        self._drop(seq)
+
+    def _drop(self, seq: Sequence) -> None:
+        del self._sequences[seq.seq_id]
+        self._deadlines.remove(seq.seq_id)
+        if seq.seq_id in self._waiting:
+            self._waiting.remove(seq)
+        else:
+            self._leave_row(seq)
+
+    def _leave_row(self, seq: Sequence) -> None:
+        self._running.remove(seq)
+        self._blocks.release(seq)
+        self._released.append(seq.seq_id)
+
+    def check(self) -> None:
+        """Raises InvariantError unless all bookkeeping agrees. Call it between steps."""
+        self._waiting.check()
+        self._blocks.check(self._running)
+        running = {seq.seq_id for seq in self._running}
+        ensure(len(running) == len(self._running), "a sequence has two rows")
+        ensure(len(running) <= self.limits.max_rows, "more rows than allowed")
+        for seq_id, seq in self._sequences.items():
+            ensure((seq_id in running) != (seq_id in self._waiting), "a sequence is lost")
+            ensure(seq_id in running or not seq.block_ids, "a waiting sequence holds blocks")
+        ensure(
+            len(self._sequences) == len(running) + len(self._waiting),
+            "a finished sequence is still there",
+        )
+
+
+def _new_row(seq: Sequence) -> NewRow:
+    submit = seq.submit
+    min_tokens = submit.stop.min_tokens
+    return NewRow(
+        seq_id=seq.seq_id,
+        token_ids=seq.token_ids.copy(),
+        num_prompt_tokens=seq.num_prompt_tokens,
+        block_ids=seq.block_ids.copy(),
+        sampling=submit.sampling,
+        output=submit.output,
+        min_tokens=min_tokens,
+        banned_until_min=submit.stop.all_stop_ids if min_tokens else (),
+    )

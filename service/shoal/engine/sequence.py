@@ -1,0 +1,86 @@
+"""One prompt being continued once: what was asked, and how far it has come.
+
+A record without behaviour; its one owner is the scheduler. It has no mode: it is in prefill
+while more than one known token is left to compute.
+"""
+
+from dataclasses import dataclass, field
+
+from shoal.engine.prefix_cache import BlockKey
+from shoal.protocol.messages import Submit, TokenLogprobs
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """State of one sequence. Times are the engine clock's seconds."""
+
+    seq_id: int
+    submit: Submit
+    arrival: int
+    """Order of arrival, unique within a scheduler."""
+    arrival_s: float
+    num_prompt_tokens: int
+    max_num_tokens: int
+    """Prompt and output together; the smaller of max_tokens' and the context's limit."""
+    end_token_ids: frozenset[int]
+    stop_token_ids: frozenset[int]
+    token_ids: list[int]
+    """Prompt, then output."""
+    num_computed_tokens: int = 0
+    """Tokens whose keys and values lie in the blocks."""
+    block_ids: list[int] = field(default_factory=list)
+
+    block_keys: list[BlockKey] = field(default_factory=list)
+    """Prefix cache keys of the first full blocks, as far as they were needed."""
+    num_published_blocks: int = 0
+    """Leading blocks that the prefix cache knows, from here or from another sequence."""
+    last_published: int | str = ""
+    """Cache serial of the last of them; the salt before the first."""
+
+    num_cached_tokens: int = 0
+    """Prompt tokens that were not computed, because the cache had them."""
+    num_charged_tokens: int = 0
+    """Tokens that the tenant paid for or got free; recomputing costs the tenant nothing."""
+    num_preemptions: int = 0
+    admitted_s: float | None = None
+    """First time it left the waiting queue."""
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
+    """While they are wanted and not yet sent."""
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def max_computed_tokens(self) -> int:
+        """Most tokens that ever lie in blocks; the last token of all is never computed."""
+        return max(self.num_prompt_tokens, self.max_num_tokens - 1)
+
+    @property
+    def deadline_s(self) -> float | None:
+        limit = self.submit.stop.deadline_s
+        return None if limit is None else self.arrival_s + limit
+
+
+def make_sequence(submit: Submit, max_model_len: int, arrival: int, now: float) -> Sequence:
+    """The state of a sequence that just arrived."""
+    num_prompt_tokens = len(submit.prompt_token_ids)
+    wants_prompt_logprobs = submit.output.prompt_logprobs is not None
+    return Sequence(
+        seq_id=submit.seq_id,
+        submit=submit,
+        arrival=arrival,
+        arrival_s=now,
+        num_prompt_tokens=num_prompt_tokens,
+        max_num_tokens=min(num_prompt_tokens + submit.stop.max_tokens, max_model_len),
+        end_token_ids=frozenset(submit.stop.end_token_ids),
+        stop_token_ids=frozenset(submit.stop.stop_token_ids),
+        token_ids=list(submit.prompt_token_ids),
+        last_published=submit.cache_salt,
+        # The first position has no log-probability.
+        prompt_logprobs=[None] if wants_prompt_logprobs else None,
+    )

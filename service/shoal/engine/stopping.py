@@ -1,0 +1,73 @@
+"""Why and when a sequence ends: end and stop ids, lengths, deadlines, and what never starts.
+
+Pure decisions; the scheduler carries them out. Stop strings are the text side's.
+"""
+
+from heapq import heapify, heappop, heappush
+
+from shoal.engine.sequence import Sequence
+from shoal.protocol.messages import Finished, Submit
+from shoal.protocol.params import FinishReason
+
+
+def failed(error_code: str) -> Finished:
+    return Finished(FinishReason.ERROR, error_code=error_code)
+
+
+def refusal(submit: Submit, vocab_size: int, max_model_len: int) -> str | None:
+    """Error code of a sequence that could never run. The HTTP side checks the same before;
+    this is the last guard, so that one bad sequence cannot break the step of others."""
+    prompt = submit.prompt_token_ids
+    if not prompt or min(prompt) < 0 or max(prompt) >= vocab_size:
+        return "invalid_value"
+    if len(prompt) + min(submit.stop.max_tokens, 1) > max_model_len:
+        return "context_length_exceeded"
+    return None
+
+
+def finish_after(seq: Sequence, token_id: int) -> Finished | None:
+    """Does the token that was just appended end the sequence?"""
+    if seq.num_output_tokens > seq.submit.stop.min_tokens:
+        if token_id in seq.end_token_ids:
+            return Finished(FinishReason.STOP)
+        if token_id in seq.stop_token_ids:
+            return Finished(FinishReason.STOP, stop_reason=token_id)
+    if seq.num_tokens >= seq.max_num_tokens:
+        return Finished(FinishReason.LENGTH)
+    return None
+
+
+def finish_at_deadline(seq: Sequence) -> Finished:
+    """With output, what is there is the answer; without any, there is none."""
+    if seq.num_output_tokens == 0:
+        return failed("request_timeout")
+    return Finished(FinishReason.LENGTH, stop_reason="max_time")
+
+
+class Deadlines:
+    """Which sequences are out of time, without looking at every one in every step."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int]] = []
+        self._by_id: dict[int, float] = {}
+
+    def add(self, seq: Sequence) -> None:
+        if seq.deadline_s is not None:
+            self._by_id[seq.seq_id] = seq.deadline_s
+            heappush(self._heap, (seq.deadline_s, seq.seq_id))
+
+    def remove(self, seq_id: int) -> None:
+        """Its heap entry stays until it is due, or until such entries are the greater part."""
+        self._by_id.pop(seq_id, None)
+        if len(self._heap) > 2 * len(self._by_id) + 1024:
+            self._heap = [(deadline_s, seq_id) for seq_id, deadline_s in self._by_id.items()]
+            heapify(self._heap)
+
+    def pop_expired(self, now: float) -> list[int]:
+        """Ids whose deadline is at or before `now`, earliest first; each is given once."""
+        expired = []
+        while self._heap and self._heap[0][0] <= now:
+            _, seq_id = heappop(self._heap)
+            if self._by_id.pop(seq_id, None) is not None:
+                expired.append(seq_id)
+        return expired

@@ -1,0 +1,155 @@
+"""Who may come in: a place is taken before any work and given back on every way out.
+
+A model holds `max_batch_size` sequences in its batch and `max_queue` waiting ones; beyond that
+callers are told at once, with a wait computed from measured speed.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+from shoal.errors import RateLimited, Unavailable
+from shoal.protocol.messages import EngineStats
+
+DEFAULT_OUTPUT_TOKENS = 128.0
+"""Expected length of an answer before any was seen."""
+UNKNOWN_WAIT_S = 2.0
+MAX_WAIT_S = 120.0
+
+
+@dataclass(slots=True)
+class _Load:
+    """What one model has taken in."""
+
+    sequences: int = 0
+    waiting_tokens: int = 0
+    by_tenant: Counter[str] = field(default_factory=Counter)
+    mean_output: float = DEFAULT_OUTPUT_TOKENS
+
+
+class Admission:
+    """Counts places and prompt tokens per model and tenant."""
+
+    def __init__(
+        self,
+        stats: Mapping[str, EngineStats],
+        *,
+        max_batch_size: int,
+        max_queue: int,
+        max_queue_tokens: int,
+        tenant_max_queue: int,
+    ) -> None:
+        """`stats` is a live view of the engine's numbers."""
+        self._stats = stats
+        self._max_sequences = max_batch_size + max_queue
+        self._max_batch_size = max_batch_size
+        self._max_queue_tokens = max_queue_tokens
+        self._tenant_max = tenant_max_queue
+        self._loads: dict[str, _Load] = {}
+
+    def enter(self, model: str, tenant: str, num_sequences: int) -> "Ticket":
+        """Takes places for a request. Raises Unavailable (server full) or RateLimited (the
+        caller's own limit)."""
+        load = self._loads.setdefault(model, _Load())
+        if self._tenant_max and load.by_tenant[tenant] + num_sequences > self._tenant_max:
+            raise RateLimited(
+                f"you may have {self._tenant_max} sequences in flight on this model",
+                code="tenant_queue_full",
+                retry_after_s=self._wait_s(model, load),
+            )
+        if load.sequences + num_sequences > self._max_sequences:
+            raise self._overloaded(model, load)
+        load.sequences += num_sequences
+        load.by_tenant[tenant] += num_sequences
+        return Ticket(self, model, tenant, num_sequences)
+
+    def in_flight(self, model: str) -> int:
+        """Sequences that have a place."""
+        return self._loads[model].sequences if model in self._loads else 0
+
+    def expected_wait_s(self, model: str) -> float:
+        """Seconds until a request that comes now starts; 0 when a row is free."""
+        load = self._loads.get(model)
+        if load is None or load.sequences <= self._max_batch_size:
+            return 0.0
+        return self._wait_s(model, load)
+
+    def _overloaded(self, model: str, load: _Load) -> Unavailable:
+        return Unavailable(
+            "the server is at capacity; try again later",
+            retry_after_s=self._wait_s(model, load),
+        )
+
+    def _wait_s(self, model: str, load: _Load) -> float:
+        """Tokens ahead divided by measured speed."""
+        stats = self._stats.get(model)
+        if stats is None or stats.tokens_per_s <= 0:
+            return UNKNOWN_WAIT_S
+        waiting = max(0, load.sequences - self._max_batch_size)
+        tokens_ahead = load.waiting_tokens + max(1, waiting) * load.mean_output
+        return min(MAX_WAIT_S, tokens_ahead / stats.tokens_per_s)
+
+    # --- called by tickets ---------------------------------------------------------------------
+
+    def add_tokens(self, ticket: "Ticket", num_tokens: int) -> None:
+        load = self._loads[ticket.model]
+        over = load.waiting_tokens + num_tokens > self._max_queue_tokens
+        if over and load.waiting_tokens > 0:  # an empty queue takes any prompt that fits
+            raise self._overloaded(ticket.model, load)
+        load.waiting_tokens += num_tokens
+
+    def take_tokens(self, ticket: "Ticket", num_tokens: int) -> None:
+        self._loads[ticket.model].waiting_tokens -= num_tokens
+
+    def leave(self, ticket: "Ticket", output_tokens: int | None) -> None:
+        load = self._loads[ticket.model]
+        load.sequences -= ticket.num_sequences
+        load.by_tenant[ticket.tenant] -= ticket.num_sequences
+        if load.by_tenant[ticket.tenant] <= 0:
+            del load.by_tenant[ticket.tenant]
+        if output_tokens is not None:
+            mean = output_tokens / ticket.num_sequences
+            load.mean_output += 0.1 * (mean - load.mean_output)
+
+
+class Ticket:
+    """The places of one request; a context manager that gives them back once."""
+
+    def __init__(self, admission: Admission, model: str, tenant: str, num_sequences: int) -> None:
+        self._admission = admission
+        self._waiting_tokens = 0
+        self._left = False
+        self.model = model
+        self.tenant = tenant
+        self.num_sequences = num_sequences
+
+    def add_tokens(self, num_tokens: int) -> None:
+        """Counts the prompt as waiting. Raises Unavailable when too much waits already."""
+        self._admission.add_tokens(self, num_tokens)
+        self._waiting_tokens += num_tokens
+
+    def started(self) -> None:
+        """The prompt waits no more; safe to call again."""
+        self._admission.take_tokens(self, self._waiting_tokens)
+        self._waiting_tokens = 0
+
+    def leave(self, output_tokens: int | None = None) -> None:
+        """Gives the places back; safe to call again. `output_tokens` of a whole answer teach
+        the wait estimate."""
+        if not self._left:
+            self._left = True
+            self.started()
+            self._admission.leave(self, output_tokens)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
+
+def jittered(wait_s: float) -> float:
+    """The wait with up to 20 % more or less, so that callers do not return together."""
+    return min(MAX_WAIT_S, max(0.05, wait_s * random.uniform(0.8, 1.2)))

@@ -1,0 +1,139 @@
+"""Chat messages: what is accepted, and how they become a prompt through the model's template."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from shoal.errors import InvalidRequest, NotSupportedByModel, UnsupportedParameter
+from shoal.protocol.messages import LoadedModel
+from shoal.server.api.generation.build import check_prompt_chars, off_loop
+from shoal.server.errors import FieldProblem
+from shoal.text.task import Prompt, start_prompt
+from shoal.text.text_model import TextModel
+
+MAX_TEMPLATE_VARIABLES = 32
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+
+
+class Message(BaseModel):
+    """One message. Content parts other than text are refused."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    role: Role
+    content: str | None = None
+    name: str | None = Field(None, max_length=256)
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _joined_text(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        texts: list[str] = []
+        for part in value:
+            if not isinstance(part, dict) or part.get("type") != "text":
+                raise UnsupportedParameter(
+                    "message content may hold text parts only", param="messages"
+                )
+            if not isinstance(part.get("text"), str):
+                raise FieldProblem("parts of type text need a string 'text'")
+            texts.append(part["text"])
+        return "".join(texts)
+
+
+class ChatPrompt(BaseModel):
+    """The fields that make a chat prompt; /tokenize takes them too."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    messages: list[Message] = Field(min_length=1)
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template_kwargs: dict[str, Any] = Field({}, max_length=MAX_TEMPLATE_VARIABLES)
+    reasoning_effort: str | None = Field(None, max_length=32)
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _scalars_only(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if "chat_template" in value:
+            raise FieldProblem("may not hold chat_template; templates come with the model")
+        for name, item in value.items():
+            if not isinstance(item, (str, int, float, bool)):
+                raise FieldProblem(f"value of {name[:40]} must be a scalar")
+        return value
+
+
+async def chat_text(prompt: ChatPrompt, model: TextModel, loaded: LoadedModel) -> str:
+    """The rendered prompt, user text marked. Raises InvalidRequest and its kin."""
+    template = model.chat_template
+    if template is None:
+        raise NotSupportedByModel(
+            f"model {model.name} has no chat template",
+            param="messages",
+            hint="use /v1/completions with a plain prompt",
+        )
+    _check_continuation(prompt)
+    size = sum(len(message.content or "") for message in prompt.messages)
+    check_prompt_chars(size, loaded, param="messages")
+    variables = {
+        **prompt.chat_template_kwargs,
+        "bos_token": model.bos_token or "",
+        "eos_token": model.eos_token or "",
+        "pad_token": model.pad_token or "",
+    }
+    if prompt.reasoning_effort is not None:
+        variables["reasoning_effort"] = prompt.reasoning_effort
+    text = await off_loop(
+        size,
+        lambda: template.render(
+            _template_messages(prompt, model),
+            variables=variables,
+            add_generation_prompt=prompt.add_generation_prompt
+            and not prompt.continue_final_message,
+            max_chars=loaded.max_model_len * 64,
+        ),
+    )
+    return _cut_after_final(text, prompt, model) if prompt.continue_final_message else text
+
+
+async def chat_prompt(prompt: ChatPrompt, model: TextModel, loaded: LoadedModel) -> Prompt:
+    """Rendered and tokenized."""
+    text = await chat_text(prompt, model, loaded)
+    token_ids = await off_loop(len(text), lambda: model.tokenizer.encode_rendered(text))
+    return Prompt(start_prompt(model, token_ids, param="messages"))
+
+
+def _template_messages(prompt: ChatPrompt, model: TextModel) -> list[dict[str, Any]]:
+    mark = model.tokenizer.mark_content
+    return [
+        {
+            "role": "system" if message.role == "developer" else message.role,
+            "content": mark(message.content or ""),
+            **({"name": mark(message.name)} if message.name else {}),
+        }
+        for message in prompt.messages
+    ]
+
+
+def _check_continuation(prompt: ChatPrompt) -> None:
+    if not prompt.continue_final_message:
+        return
+    if "add_generation_prompt" in prompt.model_fields_set and prompt.add_generation_prompt:
+        raise InvalidRequest(
+            "add_generation_prompt and continue_final_message exclude each other",
+            param="continue_final_message",
+        )
+    if prompt.messages[-1].role != "assistant":
+        raise InvalidRequest(
+            "continue_final_message needs an assistant message at the end", param="messages"
+        )
+
+
+def _cut_after_final(text: str, prompt: ChatPrompt, model: TextModel) -> str:
+    """Without what the template writes behind the last message."""
+    final = model.tokenizer.mark_content(prompt.messages[-1].content or "")
+    for ending in (final, final.strip()):
+        at = text.rfind(ending)
+        if at >= 0:
+            return text[: at + len(ending)]
+    raise InvalidRequest("the template changes the final message", param="messages")

@@ -1,0 +1,153 @@
+"""Deltas of a chat answer to bytes: stream records and the whole answer. Pure."""
+
+from typing import Any
+
+import orjson
+
+from shoal.protocol.messages import TokenLogprobs
+from shoal.server import sse
+from shoal.server.api.generation.pieces import (
+    RenderOptions,
+    dump,
+    ext_dict,
+    float32_value,
+    token_text,
+    usage_dict,
+)
+from shoal.text.generator import Delta, Generation, Usage
+from shoal.text.task import GenerationTask
+
+
+class ChatRenderer:
+    """One request's answer in the shape of /v1/chat/completions."""
+
+    def __init__(
+        self, task: GenerationTask, options: RenderOptions, usage: Usage, *, logprobs: bool
+    ) -> None:
+        """`usage` is the generation's live count."""
+        self._task = task
+        self._options = options
+        self._usage = usage
+        self._logprobs = logprobs
+        self._begun: set[int] = set()
+        self._id = f"chatcmpl-{options.unique}"
+        self._head = {
+            "id": self._id,
+            "object": "chat.completion.chunk",
+            "created": options.created,
+            "model": task.model.name,
+        }
+        self._before_index = b"data: " + dump(self._head)[:-1] + b',"choices":[{"index":'
+        self._plain_end = b'}],"usage":null}\n\n' if options.include_usage else b"}]}\n\n"
+        self._only_text = not (logprobs or options.return_token_ids or options.continuous_usage)
+
+    def chunk(self, delta: Delta) -> bytes:
+        """The role together with the first token, then content, then the end by itself."""
+        records: list[bytes] = []
+        if delta.index not in self._begun:
+            self._begun.add(delta.index)
+            records.append(self._record(delta.index, {"role": "assistant", "content": ""}))
+        if self._only_text and delta.finish_reason is None:
+            records.append(self._text_record(delta.index, delta.text))
+        elif delta.text or self._has_token_data(delta):
+            records.append(self._record(delta.index, {"content": delta.text}, delta))
+        if delta.finish_reason is not None:
+            records.append(self._record(delta.index, {}, end=delta))
+        return b"".join(records)
+
+    def closing(self, generation: Generation) -> bytes:
+        options = self._options
+        if not (options.include_usage or options.continuous_usage or options.include):
+            return b""
+        record: dict[str, Any] = {**self._head, "choices": []}
+        if options.include_usage or options.continuous_usage:
+            record["usage"] = usage_dict(generation.usage)
+        if options.include:
+            record["ext"] = ext_dict(generation, options.include)
+        return sse.event(dump(record))
+
+    def body(self, deltas: list[Delta], generation: Generation) -> bytes:
+        answer: dict[str, Any] = {
+            **self._head,
+            "object": "chat.completion",
+            "system_fingerprint": self._options.fingerprint,
+            "choices": [self._whole_choice(delta) for delta in deltas],
+            "usage": usage_dict(generation.usage),
+        }
+        if self._options.include:
+            answer["ext"] = ext_dict(generation, self._options.include)
+        return dump(answer)
+
+    def _whole_choice(self, delta: Delta) -> dict[str, Any]:
+        choice: dict[str, Any] = {
+            "index": delta.index,
+            "message": {"role": "assistant", "content": delta.text, "refusal": None},
+            "logprobs": self._logprobs_dict(delta) if self._logprobs else None,
+            "finish_reason": delta.finish_reason,
+            "stop_reason": delta.stop_reason,
+        }
+        if self._options.return_token_ids:
+            choice["token_ids"] = delta.token_ids
+            choice["prompt_token_ids"] = self._task.prompts[0].token_ids
+        return choice
+
+    def _text_record(self, index: int, text: str) -> bytes:
+        """The common case, without building a dict."""
+        return b"%b%d%b%b%b%b" % (
+            self._before_index,
+            index,
+            b',"delta":{"content":',
+            orjson.dumps(text),
+            b'},"logprobs":null,"finish_reason":null',
+            self._plain_end,
+        )
+
+    def _record(
+        self,
+        index: int,
+        content: dict[str, str],
+        tokens: Delta | None = None,
+        *,
+        end: Delta | None = None,
+    ) -> bytes:
+        choice: dict[str, Any] = {
+            "index": index,
+            "delta": content,
+            "logprobs": self._logprobs_dict(tokens) if tokens and self._logprobs else None,
+            "finish_reason": end.finish_reason if end else None,
+        }
+        if end is not None:
+            choice["stop_reason"] = end.stop_reason
+        if tokens is not None and self._options.return_token_ids:
+            choice["token_ids"] = tokens.token_ids
+        record: dict[str, Any] = {**self._head, "choices": [choice]}
+        if self._options.continuous_usage:
+            record["usage"] = usage_dict(self._usage)
+        elif self._options.include_usage:
+            record["usage"] = None
+        return sse.event(dump(record))
+
+    def _has_token_data(self, delta: Delta) -> bool:
+        shown = self._logprobs or self._options.return_token_ids
+        return (shown or delta.finish_reason is None) and bool(delta.token_ids)
+
+    def _logprobs_dict(self, delta: Delta) -> dict[str, Any]:
+        return {"content": [self._entry(entry) for entry in delta.logprobs], "refusal": None}
+
+    def _entry(self, entry: TokenLogprobs) -> dict[str, Any]:
+        return {
+            **self._token(entry.token_id, entry.logprob),
+            "top_logprobs": [
+                self._token(token_id, logprob)
+                for token_id, logprob in zip(entry.top_ids, entry.top_logprobs, strict=True)
+            ],
+        }
+
+    def _token(self, token_id: int, logprob: float) -> dict[str, Any]:
+        tokenizer = self._task.model.tokenizer
+        special = token_id in tokenizer.special_ids
+        return {
+            "token": token_text(tokenizer, token_id, as_id=self._options.tokens_as_ids),
+            "logprob": float32_value(logprob),
+            "bytes": None if special else list(tokenizer.token_bytes[token_id]),
+        }

@@ -1,0 +1,27 @@
+"""POST /v1/chat/completions."""
+
+from fastapi import APIRouter, Request
+
+from shoal.server.api.chat.render import ChatRenderer
+from shoal.server.api.chat.schema import ChatRequest, make_task
+from shoal.server.api.generation.openapi import generation_docs
+from shoal.server.api.generation.respond import GenerationResponse
+from shoal.server.api.generation.start import start_generation
+from shoal.server.body import parse, read_json
+
+router = APIRouter()
+
+
+@router.post("/v1/chat/completions", **generation_docs(ChatRequest, "Chat"))
+async def create_chat_completion(request: Request) -> GenerationResponse:
+    """Answers a conversation through the model's chat template."""
+    fields = parse(ChatRequest, await read_json(request))
+    return await start_generation(
+        request,
+        fields,
+        num_sequences=fields.n,
+        make_task=make_task,
+        make_renderer=lambda generation, options: ChatRenderer(
+            generation.task, options, generation.usage, logprobs=fields.logprobs
+        ),
+    )

@@ -1,0 +1,99 @@
+"""Fields of a chat request and how they become a task."""
+
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from shoal.config import Settings
+from shoal.errors import InvalidRequest
+from shoal.protocol.messages import LoadedModel
+from shoal.protocol.params import OutputParams
+from shoal.server.api.chat.messages import ChatPrompt, chat_prompt
+from shoal.server.api.generation.build import sampling_params, stop_params
+from shoal.server.api.generation.fields import GenerationFields, Int
+from shoal.server.context import RequestContext
+from shoal.text.task import GenerationTask, fit_max_tokens
+from shoal.text.text_model import TextModel
+
+# Fields of OpenAI's API that this server knows and does not offer, with what asks for nothing.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "store": (False,),
+    "metadata": ({},),
+    "service_tier": ("auto", "default"),
+    "prediction": (),
+    "modalities": (["text"],),
+    "audio": (),
+    "echo": (False,),
+    "suffix": ("",),
+    "best_of": (1,),
+}
+
+
+class ChatRequest(ChatPrompt, GenerationFields):
+    """A chat request as it comes in."""
+
+    max_tokens: Int | None = Field(None, ge=1, description="Default: the room left.")
+    max_completion_tokens: Int | None = Field(None, ge=1)
+    logprobs: bool = False
+    top_logprobs: Int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if len({self.max_tokens, self.max_completion_tokens} - {None}) > 1:
+            raise InvalidRequest(
+                "max_tokens and max_completion_tokens differ; send one", param="max_tokens"
+            )
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
+        return self
+
+    def neutral_values(self) -> dict[str, tuple[Any, ...]]:
+        return {**super().neutral_values(), **_NEUTRAL}
+
+    def check_limits(self, settings: Settings) -> None:
+        super().check_limits(settings)
+        if len(self.messages) > settings.max_messages:
+            raise InvalidRequest(
+                f"messages may hold at most {settings.max_messages} entries", param="messages"
+            )
+        if self.top_logprobs > settings.max_logprobs:
+            raise InvalidRequest(
+                f"top_logprobs must be between 0 and {settings.max_logprobs}; "
+                f"got {self.top_logprobs}",
+                param="top_logprobs",
+            )
+
+
+async def make_task(
+    request: ChatRequest,
+    model: TextModel,
+    loaded: LoadedModel,
+    context: RequestContext,
+    settings: Settings,
+) -> GenerationTask:
+    """Renders the template, tokenizes and checks. Raises InvalidRequest."""
+    prompts = (await chat_prompt(request, model, loaded),)
+    wanted = request.max_completion_tokens or request.max_tokens
+    max_tokens = fit_max_tokens(loaded, prompts, wanted, param="messages")
+    return GenerationTask(
+        request_id=context.request_id,
+        model=model,
+        prompts=prompts,
+        sampling=sampling_params(request, model, loaded),
+        stop=stop_params(request, model, loaded, max_tokens, settings.request_timeout),
+        output=OutputParams(logprobs=request.top_logprobs if request.logprobs else None),
+        n=request.n,
+        best_of=request.n,
+        stop_strings=request.stop,
+        include_stop=request.include_stop_str_in_output,
+        skip_special_tokens=request.skip_special_tokens,
+        priority=request.priority,
+        tenant=context.tenant,
+        cache_salt=request.cache_salt or context.tenant,
+        use_prefix_cache=request.cache_prompt,
+    )

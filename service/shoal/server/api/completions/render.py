@@ -1,0 +1,210 @@
+"""Deltas of a completion to bytes: stream records and the whole answer. Pure."""
+
+from typing import Any
+
+import orjson
+
+from shoal.protocol.messages import TokenLogprobs
+from shoal.server import sse
+from shoal.server.api.generation.pieces import (
+    RenderOptions,
+    dump,
+    ext_dict,
+    float32_value,
+    token_text,
+    top_texts,
+    usage_dict,
+)
+from shoal.text.detokenizer import Detokenizer
+from shoal.text.generator import Delta, Generation, Usage
+from shoal.text.task import GenerationTask
+
+
+class CompletionRenderer:
+    """One request's answer in the shape of /v1/completions."""
+
+    def __init__(
+        self,
+        task: GenerationTask,
+        options: RenderOptions,
+        usage: Usage,
+        *,
+        logprobs: int | None,
+        prompt_logprobs: int | None,
+    ) -> None:
+        """`usage` is the generation's live count."""
+        self._task = task
+        self._options = options
+        self._usage = usage
+        self._logprobs = logprobs
+        self._prompt_logprobs = prompt_logprobs
+        self._begun: set[int] = set()
+        self._head = {
+            "id": f"cmpl-{options.unique}",
+            "object": "text_completion",
+            "created": options.created,
+            "model": task.model.name,
+        }
+        # A chunk that carries only text is this template with index, text and reasons put in.
+        self._before_index = b"data: " + dump(self._head)[:-1] + b',"choices":[{"index":'
+        self._plain_end = b'}],"usage":null}\n\n' if options.include_usage else b"}]}\n\n"
+        self._only_text = (
+            logprobs is None
+            and not task.echo
+            and not options.return_token_ids
+            and not options.continuous_usage
+        )
+
+    def chunk(self, delta: Delta) -> bytes:
+        if self._only_text:
+            return b"%b%d%b%b%b%b%b%b%b" % (
+                self._before_index,
+                delta.index,
+                b',"text":',
+                orjson.dumps(delta.text),
+                b',"logprobs":null,"finish_reason":',
+                orjson.dumps(delta.finish_reason),
+                b',"stop_reason":',
+                orjson.dumps(delta.stop_reason),
+                self._plain_end,
+            )
+        record = {**self._head, "choices": [self._choice(delta, delta.index)]}
+        if self._options.continuous_usage:
+            record["usage"] = usage_dict(self._usage)
+        elif self._options.include_usage:
+            record["usage"] = None
+        return sse.event(dump(record))
+
+    def closing(self, generation: Generation) -> bytes:
+        options = self._options
+        if not (options.include_usage or options.continuous_usage or options.include):
+            return b""
+        record: dict[str, Any] = {**self._head, "choices": []}
+        if options.include_usage or options.continuous_usage:
+            record["usage"] = usage_dict(generation.usage)
+        if options.include:
+            record["ext"] = ext_dict(generation, options.include)
+        return sse.event(dump(record))
+
+    def body(self, deltas: list[Delta], generation: Generation) -> bytes:
+        choices = [
+            self._choice(delta, index)
+            for index, delta in enumerate(_best(deltas, self._task.n, self._task.best_of))
+        ]
+        answer: dict[str, Any] = {
+            **self._head,
+            "system_fingerprint": self._options.fingerprint,
+            "choices": choices,
+            "usage": usage_dict(generation.usage),
+        }
+        if self._options.include:
+            answer["ext"] = ext_dict(generation, self._options.include)
+        return dump(answer)
+
+    def _choice(self, delta: Delta, shown_index: int) -> dict[str, Any]:
+        task, options = self._task, self._options
+        first = delta.index not in self._begun
+        self._begun.add(delta.index)
+        prompt = task.prompts[delta.index // task.best_of]
+        echo = _Echo(task, prompt.token_ids, prompt.text) if task.echo else None
+        choice: dict[str, Any] = {
+            "index": shown_index,
+            "text": echo.text + delta.text if echo and first else delta.text,
+            "logprobs": None,
+            "finish_reason": delta.finish_reason,
+            "stop_reason": delta.stop_reason,
+        }
+        if self._logprobs is not None:
+            choice["logprobs"] = self._logprobs_dict(delta, echo, first, self._logprobs)
+        if self._prompt_logprobs is not None:
+            choice["prompt_logprobs"] = self._prompt_entries(delta.prompt_logprobs or [])
+        if options.return_token_ids:
+            choice["token_ids"] = delta.token_ids
+            if first:
+                choice["prompt_token_ids"] = prompt.token_ids
+        return choice
+
+    def _logprobs_dict(
+        self, delta: Delta, echo: "_Echo | None", first: bool, k: int
+    ) -> dict[str, list[Any]]:
+        """The four parallel arrays; offsets count code points of the returned text."""
+        entries: list[TokenLogprobs | None] = list(delta.logprobs)
+        token_ids = list(delta.token_ids)
+        start = len(echo.text) if echo else 0
+        offsets = [start + offset for offset in delta.offsets]
+        if echo and first:
+            entries = [*(delta.prompt_logprobs or [None] * len(echo.token_ids)), *entries]
+            token_ids = [*echo.token_ids, *token_ids]
+            offsets = [*echo.offsets, *offsets]
+        tokenizer, as_id = self._task.model.tokenizer, self._options.tokens_as_ids
+        return {
+            "tokens": [token_text(tokenizer, token_id, as_id=as_id) for token_id in token_ids],
+            "token_logprobs": [
+                None if entry is None else float32_value(entry.logprob) for entry in entries
+            ],
+            "top_logprobs": [
+                None if entry is None else top_texts(tokenizer, entry, k, as_id=as_id)
+                for entry in entries
+            ],
+            "text_offset": offsets,
+        }
+
+    def _prompt_entries(
+        self, entries: list[TokenLogprobs | None]
+    ) -> list[dict[str, dict[str, Any]] | None]:
+        """Per prompt token: id to value, rank and text of the best ids and the token itself."""
+        k = self._prompt_logprobs or 0
+        shown: list[dict[str, dict[str, Any]] | None] = []
+        for entry in entries:
+            if entry is None:
+                shown.append(None)
+                continue
+            pairs = dict(zip(entry.top_ids[:k], entry.top_logprobs[:k], strict=True))
+            pairs.setdefault(entry.token_id, entry.logprob)
+            shown.append(
+                {
+                    str(token_id): {
+                        "logprob": float32_value(logprob),
+                        "decoded_token": self._task.model.tokenizer.token_name(token_id),
+                    }
+                    for token_id, logprob in pairs.items()
+                }
+            )
+        return shown
+
+
+class _Echo:
+    """The prompt as text, and where each of its tokens begins."""
+
+    def __init__(self, task: GenerationTask, token_ids: list[int], text: str | None) -> None:
+        self.token_ids = token_ids
+        detokenizer = Detokenizer(
+            task.model.tokenizer,
+            at_text_start=True,
+            skip_special_tokens=task.skip_special_tokens,
+        )
+        pieces: list[str] = []
+        self.offsets: list[int] = []
+        length = 0
+        for token_id in token_ids:
+            self.offsets.append(length)
+            pieces.append(detokenizer.push(token_id))
+            length += len(pieces[-1])
+        self.text = "".join(pieces) + detokenizer.finish() if text is None else text
+
+
+def _best(deltas: list[Delta], n: int, best_of: int) -> list[Delta]:
+    """Of each prompt's candidates the n with the highest mean log-probability per token."""
+    if best_of == n:
+        return deltas
+    chosen: list[Delta] = []
+    for start in range(0, len(deltas), best_of):
+        candidates = deltas[start : start + best_of]
+        chosen += sorted(candidates, key=_mean_logprob, reverse=True)[:n]
+    return chosen
+
+
+def _mean_logprob(delta: Delta) -> float:
+    if not delta.logprobs:
+        return float("-inf")
+    return sum(entry.logprob for entry in delta.logprobs) / len(delta.logprobs)

@@ -1,0 +1,194 @@
+"""Fields of a completions request and how they become a task."""
+
+from typing import Annotated, Any, Self
+
+from pydantic import Field, WithJsonSchema, field_validator, model_validator
+
+from shoal.config import Settings
+from shoal.errors import InvalidRequest, NotSupportedByModel
+from shoal.protocol.messages import LoadedModel
+from shoal.protocol.params import OutputParams
+from shoal.server.api.generation.build import (
+    check_prompt_chars,
+    off_loop,
+    sampling_params,
+    stop_params,
+)
+from shoal.server.api.generation.fields import GenerationFields, Int
+from shoal.server.context import RequestContext
+from shoal.server.errors import FieldProblem
+from shoal.text.task import GenerationTask, Prompt, check_token_ids, fit_max_tokens, start_prompt
+from shoal.text.text_model import TextModel
+
+DEFAULT_MAX_TOKENS = 16
+
+PromptItems = Annotated[
+    list[str] | list[list[int]],
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}},
+                {"type": "array", "items": {"type": "integer"}},
+                {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
+            ],
+            "description": "One text, several texts, token ids, or several lists of token ids.",
+        }
+    ),
+]
+
+
+class CompletionRequest(GenerationFields):
+    """A completions request as it comes in."""
+
+    prompt: PromptItems
+    max_tokens: Int | None = Field(None, ge=0, description="Default 16; 0 = score only.")
+    max_completion_tokens: Int | None = Field(None, ge=0, description="Alias of max_tokens.")
+    best_of: Int | None = Field(None, ge=1)
+    logprobs: Int | None = Field(None, ge=0)
+    prompt_logprobs: Int | None = Field(None, ge=0)
+    echo: bool = False
+    add_special_tokens: bool = True
+    suffix: str | None = None
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _four_kinds(cls, value: Any) -> list[str] | list[list[int]]:
+        if isinstance(value, str):
+            return [value]
+        if not isinstance(value, list) or not value:
+            raise FieldProblem("must be a string, or a non-empty array of strings or token ids")
+        if all(isinstance(item, str) for item in value):
+            return value
+        if all(_is_id(item) for item in value):
+            return [value]
+        if all(isinstance(item, list) and item and all(map(_is_id, item)) for item in value):
+            return value
+        raise FieldProblem("must hold only strings, only token ids, or only arrays of token ids")
+
+    @field_validator("logprobs", mode="before")
+    @classmethod
+    def _not_a_flag(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise FieldProblem(
+                "must be an integer here", hint="chat completions take true and top_logprobs"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        aliases = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(aliases) > 1:
+            raise InvalidRequest(
+                "max_tokens and max_completion_tokens differ; send one", param="max_tokens"
+            )
+        if self.best_of is not None and self.best_of < self.n:
+            raise InvalidRequest(
+                f"best_of must be at least n ({self.n}); got {self.best_of}", param="best_of"
+            )
+        if self.best_of is not None and self.best_of > self.n and self.stream:
+            raise InvalidRequest("best_of above n cannot be streamed", param="best_of")
+        if self.prompt_logprobs is not None and self.stream:
+            raise InvalidRequest("prompt_logprobs cannot be streamed", param="prompt_logprobs")
+        return self
+
+    @property
+    def candidates(self) -> int:
+        return self.best_of or self.n
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.prompt) * self.candidates
+
+    @property
+    def wanted_tokens(self) -> int:
+        given = [tokens for tokens in (self.max_tokens, self.max_completion_tokens) if tokens
+                 is not None]  # fmt: skip
+        return given[0] if given else DEFAULT_MAX_TOKENS
+
+    def check_limits(self, settings: Settings) -> None:
+        super().check_limits(settings)
+        limits = (
+            ("best_of", self.candidates, 1, settings.max_n),
+            ("logprobs", self.logprobs or 0, 0, settings.max_logprobs),
+            ("prompt_logprobs", self.prompt_logprobs or 0, 0, settings.max_logprobs),
+        )
+        for name, value, low, high in limits:
+            if value > high:
+                raise InvalidRequest(
+                    f"{name} must be between {low} and {high}; got {value}", param=name
+                )
+        if len(self.prompt) > settings.max_batch_prompts:
+            raise InvalidRequest(
+                f"prompt may hold at most {settings.max_batch_prompts} prompts", param="prompt"
+            )
+        if self.num_sequences > settings.max_sequences:
+            raise InvalidRequest(
+                f"prompts x best_of may be at most {settings.max_sequences}; "
+                f"got {self.num_sequences}",
+                param="n",
+            )
+
+
+async def make_task(
+    request: CompletionRequest,
+    model: TextModel,
+    loaded: LoadedModel,
+    context: RequestContext,
+    settings: Settings,
+) -> GenerationTask:
+    """Tokenizes and checks against the model. Raises InvalidRequest."""
+    if request.suffix:
+        raise NotSupportedByModel(f"model {model.name} cannot fill in a suffix", param="suffix")
+    prompts = await _prompts(request, model, loaded)
+    max_tokens = fit_max_tokens(loaded, prompts, request.wanted_tokens, param="prompt")
+    shown = request.logprobs if request.candidates == request.n else request.logprobs or 0
+    return GenerationTask(
+        request_id=context.request_id,
+        model=model,
+        prompts=prompts,
+        sampling=sampling_params(request, model, loaded),
+        stop=stop_params(request, model, loaded, max_tokens, settings.request_timeout),
+        output=OutputParams(logprobs=shown, prompt_logprobs=_prompt_logprobs(request)),
+        n=request.n,
+        best_of=request.candidates,
+        stop_strings=request.stop,
+        include_stop=request.include_stop_str_in_output,
+        skip_special_tokens=request.skip_special_tokens,
+        echo=request.echo,
+        priority=request.priority,
+        tenant=context.tenant,
+        cache_salt=request.cache_salt or context.tenant,
+        use_prefix_cache=request.cache_prompt,
+    )
+
+
+async def _prompts(
+    request: CompletionRequest, model: TextModel, loaded: LoadedModel
+) -> tuple[Prompt, ...]:
+    prompts: list[Prompt] = []
+    for item in request.prompt:
+        if isinstance(item, str):
+            check_prompt_chars(len(item), loaded, param="prompt")
+            token_ids = await off_loop(
+                len(item),
+                lambda text=item: model.tokenizer.encode(  # type: ignore[misc]
+                    text, add_special_tokens=request.add_special_tokens
+                ),
+            )
+            prompts.append(Prompt(start_prompt(model, token_ids, param="prompt"), item))
+        else:
+            check_token_ids(item, loaded, param="prompt")
+            prompts.append(Prompt(item))
+    return tuple(prompts)
+
+
+def _prompt_logprobs(request: CompletionRequest) -> int | None:
+    """Echo with log-probs also reports the prompt's."""
+    if request.prompt_logprobs is not None:
+        return max(request.prompt_logprobs, request.logprobs or 0 if request.echo else 0)
+    return request.logprobs if request.echo else None
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

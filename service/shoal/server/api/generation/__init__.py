@@ -1,0 +1,1 @@
+"""What completions and chat share: fields, building the task, collecting, streaming."""

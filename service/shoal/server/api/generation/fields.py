@@ -1,0 +1,170 @@
+"""The request fields that completions and chat share: types, ranges, defaults.
+
+Types are strict: no string becomes a number, booleans are not numbers; 1.0 passes as 1.
+"""
+
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from shoal.config import Settings
+from shoal.errors import InvalidRequest, UnsupportedParameter
+from shoal.server.errors import FieldProblem
+
+MAX_STOPS = 32
+MAX_STOP_CHARS = 1000
+MAX_BIASES = 1024
+MAX_STOP_IDS = 256
+MAX_IGNORED_NAMES = 20
+INCLUDABLE = ("seed", "timings", "sampling")
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Int = Annotated[int, BeforeValidator(_whole)]
+
+# Known fields without an implementation here, with the values that ask for nothing.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "no_repeat_ngram_size": (0,),
+    "dry_multiplier": (0,),
+    "stop_on_loop": (False,),
+    "allowed_token_ids": ([],),
+    "truncate_prompt_tokens": (),
+    "response_format": ({"type": "text"},),
+    "structured_outputs": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "lora": (),
+    "adapter": (),
+}
+_MEANINGLESS_WHEN_OFF = frozenset({"dry_base", "dry_allowed_length", "dry_sequence_breakers"})
+
+
+class StreamOptions(BaseModel):
+    """What a stream carries beside text."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+class GenerationFields(BaseModel):
+    """Sampling, stopping and output fields, in the order of the API's table."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+    model: str | None = Field(None, max_length=256, description="Model id.")
+    temperature: float | None = Field(None, ge=0, le=2, description="0 = greedy.")
+    top_p: float | None = Field(None, ge=0, le=1)
+    n: Int = Field(1, ge=1, description="Choices per prompt.")
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    stop: tuple[str, ...] = Field((), description="A string or up to 32 strings.")
+    logit_bias: dict[int, float] = Field({}, description="Token id to -100..100; -100 bans.")
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    seed: Int | None = Field(None, ge=-(2**63), le=2**63 - 1)
+    user: str | None = Field(None, max_length=256)
+    top_k: Int | None = Field(None, ge=-1, description="0 and -1 = off.")
+    min_p: float | None = Field(None, ge=0, le=1)
+    typical_p: float | None = Field(None, gt=0, le=1)
+    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    min_tokens: Int = Field(0, ge=0)
+    stop_token_ids: list[Int] = Field([], max_length=MAX_STOP_IDS)
+    ignore_eos: bool = False
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    priority: Int = Field(0, ge=-10, le=10, description="Lower runs first.")
+    max_time: float | None = Field(None, gt=0, description="Seconds until the answer is cut.")
+    cache_salt: str | None = Field(None, min_length=1, max_length=1024)
+    cache_prompt: bool = True
+    return_token_ids: bool = False
+    return_tokens_as_token_ids: bool = False
+    include: list[str] = Field([], description="Any of seed, timings, sampling.")
+    strict: bool = Field(False, description="Refuse unknown fields.")
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _stop_list(cls, value: Any) -> tuple[str, ...]:
+        stops = [value] if isinstance(value, str) else value
+        if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+            raise FieldProblem("must be a string or an array of strings")
+        if len(stops) > MAX_STOPS:
+            raise FieldProblem(f"may hold at most {MAX_STOPS} strings; got {len(stops)}")
+        if any(not 1 <= len(stop) <= MAX_STOP_CHARS for stop in stops):
+            raise FieldProblem(f"strings must have 1 to {MAX_STOP_CHARS} characters")
+        return tuple(stops)
+
+    @field_validator("logit_bias", mode="before")
+    @classmethod
+    def _bias_map(cls, value: Any) -> dict[int, float]:
+        if not isinstance(value, dict):
+            raise FieldProblem("must be an object from token id to bias")
+        if len(value) > MAX_BIASES:
+            raise FieldProblem(f"may hold at most {MAX_BIASES} entries; got {len(value)}")
+        biases: dict[int, float] = {}
+        for key, bias in value.items():
+            if not (key.isascii() and key.isdecimal() and len(key) <= 10):
+                raise FieldProblem("keys must be token ids")
+            if isinstance(bias, bool) or not isinstance(bias, (int, float)):
+                raise FieldProblem(f"value of {key} must be a number")
+            if not -100 <= bias <= 100:
+                raise FieldProblem(f"values must be between -100 and 100; got {bias}")
+            biases[int(key)] = float(bias)
+        return biases
+
+    @field_validator("include")
+    @classmethod
+    def _known_items(cls, value: list[str]) -> list[str]:
+        for item in value:
+            if item not in INCLUDABLE:
+                raise FieldProblem(f"may hold {', '.join(INCLUDABLE)}; got {item[:40]!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise InvalidRequest("stream_options needs stream to be true", param="stream_options")
+        return self
+
+    def neutral_values(self) -> dict[str, tuple[Any, ...]]:
+        """Known fields that are not offered, with the values accepted anyway."""
+        return _NEUTRAL
+
+    def check_extra_fields(self) -> list[str]:
+        """Names of unknown fields, for X-Ignored-Params. Raises UnsupportedParameter for a known
+        one that asks for something, InvalidRequest for an unknown one under strict."""
+        unknown: list[str] = []
+        neutral = self.neutral_values()
+        for name, value in (self.model_extra or {}).items():
+            if name in neutral:
+                if not any(value == ok and type(value) is type(ok) for ok in neutral[name]):
+                    raise UnsupportedParameter(
+                        f"{name} is not supported by this server", param=name
+                    )
+            elif name not in _MEANINGLESS_WHEN_OFF:
+                unknown.append(_printable(name))
+        if unknown and self.strict:
+            raise InvalidRequest(
+                f"unknown parameter: {', '.join(unknown[:5])}",
+                code="unknown_parameter",
+                param=unknown[0],
+            )
+        return unknown[:MAX_IGNORED_NAMES]
+
+    def check_limits(self, settings: Settings) -> None:
+        """Limits that the operator sets. Raises InvalidRequest."""
+        if self.n > settings.max_n:
+            raise InvalidRequest(
+                f"n must be between 1 and {settings.max_n}; got {self.n}", param="n"
+            )
+
+
+def _printable(name: str) -> str:
+    return "".join(char if char.isascii() and (char.isalnum() or char in "_-.") else "_"
+                   for char in name[:64])  # fmt: skip

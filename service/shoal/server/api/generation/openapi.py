@@ -1,0 +1,75 @@
+"""OpenAPI entries for routes that read their body themselves."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+_ERRORS = {
+    400: "The request is wrong; the body says what and where.",
+    404: "No such model.",
+    429: "Your own limit is reached; see Retry-After.",
+    503: "The server is full, loading or shutting down; see Retry-After.",
+}
+_ERROR_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "error": {
+            "type": "object",
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+                "hint": {"type": "string"},
+            },
+        }
+    },
+}
+
+
+def json_docs(schema: type[BaseModel], tag: str, errors: tuple[int, ...] = (400, 404)) -> Any:
+    """Keyword arguments for a route whose JSON body follows `schema`."""
+    body = _inlined(schema.model_json_schema())
+    return {
+        "tags": [tag],
+        "responses": {
+            code: {
+                "description": _ERRORS[code],
+                "content": {"application/json": {"schema": _ERROR_SCHEMA}},
+            }
+            for code in errors
+        },
+        "openapi_extra": {
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": body}},
+            }
+        },
+    }
+
+
+def generation_docs(schema: type[BaseModel], tag: str) -> Any:
+    """The same for a generation route, whose answer may be a stream."""
+    docs = json_docs(schema, tag, (400, 404, 429, 503))
+    docs["responses"][200] = {
+        "description": "The answer, or with stream=true a stream of server-sent events.",
+        "content": {"application/json": {}, "text/event-stream": {}},
+    }
+    return docs
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with its (not recursive) definitions in place of references."""
+    definitions = schema.pop("$defs", {})
+
+    def resolve(part: Any) -> Any:
+        if isinstance(part, list):
+            return [resolve(item) for item in part]
+        if not isinstance(part, dict):
+            return part
+        if "$ref" in part:
+            return resolve(definitions[part["$ref"].rpartition("/")[2]])
+        return {name: resolve(item) for name, item in part.items()}
+
+    resolved: dict[str, Any] = resolve(schema)
+    return resolved

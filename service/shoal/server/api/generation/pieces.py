@@ -1,0 +1,106 @@
+"""Pieces of JSON that completions and chat share: usage, ext, log-prob numbers."""
+
+import math
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from shoal.protocol.messages import TokenLogprobs
+from shoal.text.generator import Generation, Usage
+from shoal.text.task import GenerationTask
+from shoal.text.tokenizer import Tokenizer
+
+MIN_LOGPROB = -9999.0
+
+
+@dataclass(frozen=True, slots=True)
+class RenderOptions:
+    """What a caller wants to see."""
+
+    fingerprint: str
+    include_usage: bool = False
+    continuous_usage: bool = False
+    return_token_ids: bool = False
+    tokens_as_ids: bool = False
+    include: tuple[str, ...] = ()
+    created: int = field(default_factory=lambda: int(time.time()))
+    unique: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Makes the response id."""
+
+
+def float32_value(logprob: float) -> float:
+    """The shortest decimal that stands for this float32; -inf becomes -9999.0."""
+    if math.isnan(logprob) or logprob < MIN_LOGPROB:
+        return MIN_LOGPROB
+    return float(f"{logprob:.9g}")
+
+
+def token_text(tokenizer: Tokenizer, token_id: int, *, as_id: bool) -> str:
+    return f"token_id:{token_id}" if as_id else tokenizer.token_name(token_id)
+
+
+def top_texts(
+    tokenizer: Tokenizer, entry: TokenLogprobs, k: int, *, as_id: bool
+) -> dict[str, float]:
+    """The k best and the chosen token, by text; of equal texts the larger value."""
+    pairs = [*zip(entry.top_ids[:k], entry.top_logprobs[:k], strict=True)]
+    pairs.append((entry.token_id, entry.logprob))
+    texts: dict[str, float] = {}
+    for token_id, logprob in pairs:
+        text, value = token_text(tokenizer, token_id, as_id=as_id), float32_value(logprob)
+        texts[text] = max(value, texts.get(text, value))
+    return texts
+
+
+def usage_dict(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
+
+
+def ext_dict(generation: Generation, include: tuple[str, ...]) -> dict[str, Any]:
+    """The `ext` object: only what was asked for."""
+    task, ext = generation.task, dict[str, Any]()
+    if "seed" in include:
+        ext["seed"] = [
+            task.sampling_of(index % task.best_of).seed for index in range(task.num_sequences)
+        ]
+    if "timings" in include:
+        ext["timings"] = _timings(generation)
+    if "sampling" in include:
+        ext["sampling"] = _sampling(task)
+    return ext
+
+
+def dump(value: Any) -> bytes:
+    return orjson.dumps(value)
+
+
+def _timings(generation: Generation) -> dict[str, float]:
+    timings, now = generation.timings, time.monotonic()
+    first = timings.first_token if timings.first_token is not None else now
+    decode_s = now - first
+    tokens = generation.usage.completion_tokens
+    return {
+        "queue_ms": round(timings.queue_s * 1000, 1),
+        "prefill_ms": round(timings.prefill_s * 1000, 1),
+        "decode_ms": round(decode_s * 1000, 1),
+        "ttft_ms": round((first - timings.submitted) * 1000, 1),
+        "tokens_per_second": round(tokens / decode_s, 1) if decode_s > 0 else 0.0,
+    }
+
+
+def _sampling(task: GenerationTask) -> dict[str, Any]:
+    names = (name for name in task.sampling.__struct_fields__ if name not in ("seed", "logit_bias"))
+    return {
+        **{name: getattr(task.sampling, name) for name in names},
+        "max_tokens": task.stop.max_tokens,
+        "min_tokens": task.stop.min_tokens,
+    }

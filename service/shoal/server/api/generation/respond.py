@@ -1,0 +1,230 @@
+"""Answers one generation, streamed or whole, as an ASGI response.
+
+The status line waits for the first token or the first ping, so what fails before that is a real
+HTTP error. Whatever ends the response, the sequences are aborted and the places given back.
+"""
+
+import asyncio
+import contextlib
+import time
+from typing import Any, Protocol
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from shoal.errors import ShoalError
+from shoal.server import sse
+from shoal.server.admission import Ticket
+from shoal.server.context import RequestContext, context_of
+from shoal.server.errors import error_bytes
+from shoal.server.middleware import send_error
+from shoal.server.services import Services
+from shoal.text.generator import Delta, Generation
+
+
+class ClientGone(ShoalError):
+    """The connection closed; nobody reads an answer. Seen in logs and metrics only."""
+
+    status = 499
+    code = "client_closed_request"
+
+
+class Renderer(Protocol):
+    """The JSON of one endpoint."""
+
+    def chunk(self, delta: Delta) -> bytes:
+        """SSE records of one delta."""
+        ...
+
+    def closing(self, generation: Generation) -> bytes:
+        """SSE records after the last delta, before [DONE]."""
+        ...
+
+    def body(self, deltas: list[Delta], generation: Generation) -> bytes:
+        """The whole answer; `deltas` has one entry per choice, in order."""
+        ...
+
+
+class GenerationResponse(Response):
+    """Streams a submitted generation, or drains it into one body."""
+
+    def __init__(
+        self,
+        services: Services,
+        generation: Generation,
+        ticket: Ticket,
+        renderer: Renderer,
+        *,
+        stream: bool,
+        ignored: list[str],
+    ) -> None:
+        super().__init__()
+        self._services = services
+        self._generation = generation
+        self._ticket = ticket
+        self._renderer = renderer
+        self._stream = stream
+        self._ignored = ignored
+        self._started = False
+        self._last_sent = time.monotonic()
+        self._sending_since: float | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._stalled = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        context = context_of(scope)
+        self._task = asyncio.current_task()
+        helpers = [asyncio.create_task(self._watch_disconnect(receive))]
+        if self._stream:
+            helpers.append(asyncio.create_task(self._tick(send)))
+        outcome: ShoalError | None = None
+        if self._task is not None:
+            self._services.open_requests.add(self._task)
+        try:
+            await (self._send_stream(send) if self._stream else self._send_whole(send))
+        except ShoalError as error:
+            outcome = error
+            await self._send_error(send, error)
+        except asyncio.CancelledError:
+            outcome = ClientGone("the reader stalled or the request was cancelled")
+            if not self._stalled:
+                raise
+        finally:
+            for helper in helpers:
+                helper.cancel()
+            self._generation.close()
+            self._ticket.leave(None if outcome else self._generation.usage.completion_tokens)
+            if self._task is not None:
+                self._services.open_requests.discard(self._task)
+            self._note(context, outcome)
+
+    async def _send_whole(self, send: Send) -> None:
+        generation = self._generation
+        collected: dict[int, Delta] = {}
+        async for deltas in generation:
+            self._ticket.started()
+            for delta in deltas:
+                if (so_far := collected.get(delta.index)) is None:
+                    collected[delta.index] = delta
+                else:
+                    so_far.merge(delta)
+        body = self._renderer.body([collected[index] for index in sorted(collected)], generation)
+        decode_ms = round((time.monotonic() - self._first_token_time()) * 1000, 1)
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [
+                    (b"content-type", b"application/json"),
+                    (b"content-length", str(len(body)).encode()),
+                    *self._timing_headers(),
+                    (b"x-decode-ms", str(decode_ms).encode()),
+                ],
+            }
+        )
+        await send({"type": "http.response.body", "body": body})
+
+    async def _send_stream(self, send: Send) -> None:
+        chunk = self._renderer.chunk
+        async for deltas in self._generation:
+            if not self._started:
+                self._ticket.started()
+                await self._start(send)
+            if len(deltas) == 1:
+                await self._send_piece(send, chunk(deltas[0]))
+            else:
+                await self._send_piece(send, b"".join(map(chunk, deltas)))
+        if not self._started:
+            await self._start(send)
+        await self._send_piece(
+            send, self._renderer.closing(self._generation) + sse.DONE, more=False
+        )
+
+    async def _start(self, send: Send) -> None:
+        self._started = True
+        headers = [*sse.HEADERS, *self._timing_headers()]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def _send_piece(self, send: Send, piece: bytes, *, more: bool = True) -> None:
+        self._sending_since = self._last_sent = time.monotonic()
+        await send({"type": "http.response.body", "body": piece, "more_body": more})
+        self._sending_since = None
+
+    async def _send_error(self, send: Send, error: ShoalError) -> None:
+        if isinstance(error, ClientGone):
+            return
+        if self._started:
+            piece = sse.event(error_bytes(error)) + sse.DONE
+            await self._send_piece(send, piece, more=False)
+        else:
+            await send_error(send, error)
+
+    async def _watch_disconnect(self, receive: Receive) -> None:
+        """A closed connection ends the generation within one step."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._generation.fail(ClientGone("the client closed the connection"))
+
+    async def _tick(self, send: Send) -> None:
+        """Pings through silence; ends a stream whose reader takes nothing."""
+        settings = self._services.settings
+        interval = settings.keepalive_interval or settings.stream_stall_timeout
+        while True:
+            await asyncio.sleep(min(interval, settings.stream_stall_timeout) / 2)
+            now = time.monotonic()
+            if self._sending_since is not None:
+                if now - self._sending_since > settings.stream_stall_timeout and self._task:
+                    self._stalled = True
+                    self._task.cancel()
+            elif settings.keepalive_interval and now - self._last_sent >= interval:
+                if not self._started:
+                    await self._start(send)
+                with contextlib.suppress(OSError):
+                    await self._send_piece(send, sse.PING)
+
+    def _timing_headers(self) -> list[tuple[bytes, bytes]]:
+        timings = self._generation.timings
+        headers = []
+        if timings.first_token is not None:
+            headers += [
+                (b"x-queue-ms", str(round(timings.queue_s * 1000, 1)).encode()),
+                (b"x-prefill-ms", str(round(timings.prefill_s * 1000, 1)).encode()),
+            ]
+        if self._ignored:
+            headers.append((b"x-ignored-params", ",".join(self._ignored).encode()))
+        return headers
+
+    def _first_token_time(self) -> float:
+        timings = self._generation.timings
+        return timings.first_token if timings.first_token is not None else time.monotonic()
+
+    def _note(self, context: RequestContext, outcome: ShoalError | None) -> None:
+        """Numbers of the request for the access log and the metrics."""
+        usage, timings, metrics = (
+            self._generation.usage, self._generation.timings, self._services.metrics,
+        )  # fmt: skip
+        model = self._ticket.model
+        now = time.monotonic()
+        context.log_fields.update(
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cached_tokens=usage.cached_tokens,
+        )
+        metrics.prompt_tokens.labels(model).inc(usage.prompt_tokens)
+        metrics.cached_tokens.labels(model).inc(usage.cached_tokens)
+        metrics.request_seconds.labels(model).observe(now - timings.submitted)
+        if timings.first_token is not None:
+            ttft_s = timings.first_token - timings.submitted
+            context.log_fields["ttft_ms"] = round(ttft_s * 1000, 1)
+            metrics.ttft.labels(model).observe(ttft_s)
+            metrics.queue_seconds.labels(model).observe(timings.queue_s)
+            per_choice = usage.completion_tokens / self._generation.task.num_sequences
+            if per_choice > 1:
+                gap_s = (now - timings.first_token) / (per_choice - 1)
+                metrics.inter_token.labels(model).observe(gap_s)
+        if outcome is not None:
+            context.log_fields["error"] = outcome.code
+            reason = "disconnect" if isinstance(outcome, ClientGone) else str(outcome.code)
+            metrics.cancelled.labels(model, reason).inc()
+            if isinstance(outcome, ClientGone):
+                context.log_fields["status"] = outcome.status

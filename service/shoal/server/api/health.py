@@ -1,0 +1,115 @@
+"""Health, metrics, version and load. Cheap under any load; none of them enters the queue."""
+
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from shoal.server.services import Services, services_of
+
+MAX_ENGINE_SILENCE_S = 5.0
+"""An engine that was not heard of for so long is not ready; several heartbeats."""
+MAX_LOOP_LAG_S = 5.0
+
+router = APIRouter(tags=["Health"])
+
+
+@router.get("/livez")
+@router.get("/health/live", include_in_schema=False)
+async def live(request: Request) -> JSONResponse:
+    """200 while this process itself makes progress."""
+    lag_s = time.monotonic() - services_of(request).loop_beat
+    alive = lag_s < MAX_LOOP_LAG_S
+    return JSONResponse({"status": "ok" if alive else "stuck"}, 200 if alive else 503)
+
+
+@router.get("/readyz")
+@router.get("/health/ready", include_in_schema=False)
+async def ready(request: Request) -> JSONResponse:
+    """200 when every start-up model serves and the engine is heard of."""
+    return _readiness(services_of(request))
+
+
+@router.get("/health")
+async def health(request: Request) -> JSONResponse:
+    """200 when able to serve."""
+    return _readiness(services_of(request))
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Prometheus text format."""
+    services = services_of(request)
+    _refresh_gauges(services)
+    return Response(services.metrics.render(), media_type="text/plain; version=0.0.4")
+
+
+@router.get("/version")
+async def version(request: Request) -> dict[str, Any]:
+    """Version of the server, and what computes each model."""
+    services = services_of(request)
+    return {
+        "version": services.version,
+        "models": {
+            name: {
+                "kernels": model.kernels,
+                "device": model.device,
+                "dtype": model.dtype,
+                "weights": model.weights_hash,
+            }
+            for name, model in services.client.loaded.items()
+        },
+    }
+
+
+@router.get("/load")
+async def load(request: Request) -> dict[str, Any]:
+    """What runs and waits now, per model."""
+    services = services_of(request)
+    return {
+        "models": {
+            name: {
+                "running": stats.num_running,
+                "waiting": stats.num_waiting,
+                "kv_used": round(stats.num_used_blocks / max(1, stats.num_blocks), 4),
+                "tokens_per_second": round(stats.tokens_per_s, 1),
+            }
+            for name, stats in services.client.stats.items()
+        }
+    }
+
+
+def _readiness(services: Services) -> JSONResponse:
+    states = services.client.states
+    models = {
+        name: {
+            "state": state.state,
+            "progress": round(state.progress, 3),
+            **({"reason": state.reason} if state.reason else {}),
+        }
+        for name, state in states.items()
+    }
+    if services.draining:
+        status = "shutting_down"
+    elif not states or any(state.state != "ready" for state in states.values()):
+        status = "loading"
+    elif services.client.silent_s > MAX_ENGINE_SILENCE_S:
+        status = "engine_silent"
+    else:
+        return JSONResponse({"status": "ok", "models": models})
+    return JSONResponse({"status": status, "models": models}, 503)
+
+
+def _refresh_gauges(services: Services) -> None:
+    """Gauges are read when asked for, not pushed at every step."""
+    metrics = services.metrics
+    for name, stats in services.client.stats.items():
+        metrics.running.labels(name).set(stats.num_running)
+        metrics.waiting.labels(name).set(stats.num_waiting)
+        metrics.queue_tokens.labels(name).set(stats.waiting_tokens)
+        metrics.kv_used.labels(name).set(stats.num_used_blocks)
+        metrics.kv_total.labels(name).set(stats.num_blocks)
+    for name, model in services.client.states.items():
+        for state in ("loading", "ready", "failed"):
+            metrics.model_state.labels(name, state).set(1 if model.state == state else 0)

@@ -1,0 +1,47 @@
+"""GET /v1/models and /v1/models/{id}."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from shoal.server.services import Services, services_of
+from shoal.text.text_model import TextModel
+
+router = APIRouter(tags=["Models"])
+
+
+@router.get("/v1/models")
+async def list_models(request: Request) -> dict[str, Any]:
+    """Every configured model; those still loading have ready false."""
+    services = services_of(request)
+    return {
+        "object": "list",
+        "data": [_model_object(services, model) for model in services.models.values()],
+    }
+
+
+@router.get("/v1/models/{model_id:path}")
+async def retrieve_model(request: Request, model_id: str) -> dict[str, Any]:
+    """One model by id."""
+    services = services_of(request)
+    return _model_object(services, services.find_model(model_id))
+
+
+def _model_object(services: Services, model: TextModel) -> dict[str, Any]:
+    loaded = services.client.loaded.get(model.name)
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "local",
+        "root": model.name,
+        "parent": None,
+        "max_model_len": loaded.max_model_len if loaded else None,
+        "ready": loaded is not None,
+        "capabilities": ["completion", *(["chat"] if model.chat_template else [])],
+        "defaults": model.defaults,
+        "num_parameters": loaded.num_parameters if loaded else None,
+        "dtype": loaded.dtype if loaded else None,
+        "device": loaded.device if loaded else None,
+        "kernels": loaded.kernels if loaded else None,
+    }

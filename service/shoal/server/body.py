@@ -1,0 +1,78 @@
+"""Reads a request body as JSON: bounded while reading, strict, with documented errors."""
+
+from typing import Any, TypeVar
+
+import orjson
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+
+from shoal.errors import InvalidRequest, RequestTooLarge, UnsupportedMediaType
+from shoal.server.errors import from_validation
+from shoal.server.services import services_of
+
+MAX_DEPTH = 64
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """The JSON object of a request; nulls are left out, since null always means not given.
+    Raises UnsupportedMediaType, RequestTooLarge or InvalidRequest."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise UnsupportedMediaType("send the body as JSON with Content-Type: application/json")
+    value = _parse(await _read(request, services_of(request).settings.max_body_bytes))
+    return {name: item for name, item in value.items() if item is not None}
+
+
+def parse(schema: type[Schema], body: dict[str, Any]) -> Schema:
+    """The body as this schema. Raises InvalidRequest with all problems in plain words."""
+    try:
+        return schema.model_validate(body)
+    except ValidationError as error:
+        raise from_validation(error, schema) from error
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    too_large = RequestTooLarge(f"the request body is larger than {limit} bytes")
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared[:20]) > limit:
+        raise too_large
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > limit:
+            raise too_large
+    return bytes(body)
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(
+            f"the body is not valid JSON (line {error.lineno}, column {error.colno})",
+            code="invalid_json",
+        ) from error
+    if not isinstance(value, dict):
+        raise InvalidRequest("the body must be a JSON object", code="invalid_json")
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+        raise InvalidRequest(f"the body nests deeper than {MAX_DEPTH} levels", code="invalid_json")
+    return value
+
+
+def _depth(value: object) -> int:
+    """Nesting levels, counted without recursion."""
+    deepest, level = 0, [value]
+    while level:
+        deepest += 1
+        if deepest > MAX_DEPTH:
+            return deepest
+        level = [
+            inner
+            for item in level
+            if isinstance(item, (dict, list))
+            for inner in (item.values() if isinstance(item, dict) else item)
+            if isinstance(inner, (dict, list))
+        ]
+    return deepest

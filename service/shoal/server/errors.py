@@ -1,0 +1,126 @@
+"""Any error to the JSON shape of the API, with its status and headers. The only such place."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from shoal.errors import InvalidRequest, ShoalError
+from shoal.server.admission import jittered
+
+MAX_MESSAGE_CHARS = 1000
+MAX_PROBLEMS = 5
+
+
+def error_body(error: ShoalError) -> dict[str, Any]:
+    """`{"error": {...}}` as every client parses it."""
+    shape: dict[str, Any] = {
+        "message": error.message[:MAX_MESSAGE_CHARS],
+        "type": error.type,
+        "param": error.param,
+        "code": error.code,
+    }
+    if error.hint is not None:
+        shape["hint"] = error.hint
+    return {"error": shape}
+
+
+def error_bytes(error: ShoalError) -> bytes:
+    return orjson.dumps(error_body(error))
+
+
+def error_headers(error: ShoalError) -> dict[str, str]:
+    """Headers that go with the status."""
+    headers: dict[str, str] = {}
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if error.retry_after_s is not None:
+        wait_s = jittered(error.retry_after_s)
+        headers["retry-after"] = str(max(1, math.ceil(wait_s)))
+        headers["retry-after-ms"] = str(math.ceil(wait_s * 1000))
+    if error.status == 504 or error.code == "numerical_error":
+        headers["x-should-retry"] = "false"
+    return headers
+
+
+def from_validation(error: ValidationError, schema: type[BaseModel]) -> InvalidRequest:
+    """A pydantic error in our words: plain, with the limit, without library internals."""
+    problems = error.errors(include_url=False)[:MAX_PROBLEMS]
+    first = problems[0]
+    code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
+    inner = first.get("ctx", {}).get("error")
+    if isinstance(inner, FieldProblem):
+        code = inner.code
+    return InvalidRequest(
+        "; ".join(_describe(problem, schema) for problem in problems),
+        code=code,
+        param=_path(first["loc"]) or None,
+        hint=inner.hint if isinstance(inner, FieldProblem) else None,
+    )
+
+
+class FieldProblem(ValueError):
+    """Raised by field validators: what is wrong, without the field's name."""
+
+    def __init__(self, problem: str, *, code: str = "invalid_value", hint: str | None = None):
+        super().__init__(problem)
+        self.code = code
+        self.hint = hint
+
+
+def _describe(problem: Mapping[str, Any], schema: type[BaseModel]) -> str:
+    loc, kind, value = problem["loc"], problem["type"], problem["input"]
+    name = _path(loc) or "request body"
+    field = schema.model_fields.get(str(loc[0])) if len(loc) == 1 else None
+    if kind == "missing":
+        return f"{name} is required"
+    if kind == "value_error":
+        return f"{name} {problem['ctx']['error']}" if loc else str(problem["ctx"]["error"])
+    if kind.startswith(("greater_than", "less_than")):
+        limits = _range(field) if field else str(problem["msg"]).removeprefix("Input should be ")
+        return f"{name} must be {limits}; got {_short(value)}"
+    expected = str(problem["msg"]).removeprefix("Input should be ").removeprefix("a valid ")
+    return f"{name} must be {expected}; got {_kind(value)}"
+
+
+def _range(field: FieldInfo) -> str:
+    """ "between 0 and 1", "more than 0 and at most 1", "at least 0"."""
+    low = high = ""
+    low_open = high_open = False
+    for mark in field.metadata:
+        match mark:
+            case Ge(ge=limit):
+                low = f"{limit}"
+            case Gt(gt=limit):
+                low, low_open = f"{limit}", True
+            case Le(le=limit):
+                high = f"{limit}"
+            case Lt(lt=limit):
+                high, high_open = f"{limit}", True
+    if low and high and not low_open and not high_open:
+        return f"between {low} and {high}"
+    parts = [
+        f"{'more than' if low_open else 'at least'} {low}" if low else "",
+        f"{'less than' if high_open else 'at most'} {high}" if high else "",
+    ]
+    return " and ".join(part for part in parts if part)
+
+
+def _path(loc: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in loc)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:40] + "..."
+
+
+def _kind(value: object) -> str:
+    """The JSON name of a value's type; the value itself is not echoed."""
+    names = {bool: "a boolean", int: "an integer", float: "a number", str: "a string",
+             list: "an array", dict: "an object", type(None): "null"}  # fmt: skip
+    return names.get(type(value), "something else")

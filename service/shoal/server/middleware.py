@@ -1,0 +1,130 @@
+"""What every request passes, as plain ASGI: request id, access rules, access log, metrics.
+
+The outermost layer also answers what nothing else caught, so no request ends without one.
+"""
+
+import logging
+import re
+import time
+import uuid
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from shoal.config import LOOPBACK_HOSTS
+from shoal.errors import InternalError, PermissionDenied, ShoalError
+from shoal.server.auth import OPEN_PATHS
+from shoal.server.context import RequestContext, context_of
+from shoal.server.errors import error_bytes, error_headers
+from shoal.server.services import Services
+
+access_log = logging.getLogger("shoal.access")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+class ContextMiddleware:
+    """Request id in and out, one log line and one count per request, a last answer."""
+
+    def __init__(self, app: ASGIApp, services: Services) -> None:
+        self._app = app
+        self._services = services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        context = RequestContext(request_id)
+        context.attach(scope)
+        status = 0
+
+        async def send_with_id(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:  # a bug of ours: answered, logged, never a bare cut
+            logging.getLogger("shoal.server").exception(
+                "unhandled error", extra={"request_id": request_id}
+            )
+            if status == 0:
+                await send_error(send_with_id, InternalError("the server failed on this request"))
+        finally:
+            self._note(scope, context, context.log_fields.pop("status", status))
+
+    def _note(self, scope: Scope, context: RequestContext, status: int) -> None:
+        """One log line; known routes only become metric labels."""
+        route = getattr(scope.get("route"), "path", "unknown")
+        self._services.metrics.requests.labels(context.model, route, str(status)).inc()
+        level = logging.DEBUG if route in OPEN_PATHS or route == "/metrics" else logging.INFO
+        if access_log.isEnabledFor(level):
+            fields = {
+                "request_id": context.request_id,
+                "method": scope["method"],
+                "route": route,
+                "status": status,
+                "ms": round((time.monotonic() - context.received) * 1000, 1),
+                **({"model": context.model} if context.model else {}),
+                **context.log_fields,
+            }
+            access_log.log(level, "request", extra=fields)
+
+
+class AccessMiddleware:
+    """Keys where keys are set, else loopback names only; open paths pass."""
+
+    def __init__(self, app: ASGIApp, services: Services) -> None:
+        self._app = app
+        self._services = services
+        settings = services.settings
+        self._check_host = not services.keys and not settings.allow_unauthenticated
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            context_of(scope).tenant = self._tenant(scope)
+        except ShoalError as error:
+            await send_error(send, error)
+            return
+        await self._app(scope, receive, send)
+
+    def _tenant(self, scope: Scope) -> str:
+        """Whose request this is. Raises AuthenticationFailed or PermissionDenied."""
+        headers = Headers(scope=scope)
+        if self._check_host and _host_name(headers.get("host", "")) not in LOOPBACK_HOSTS:
+            # A page in a browser could reach a local server under another name.
+            raise PermissionDenied(
+                "this server answers only to a loopback Host name",
+                hint="set API keys or allow_unauthenticated to serve other names",
+            )
+        if scope["path"] in OPEN_PATHS:
+            return ""
+        if self._services.keys:
+            return self._services.keys.tenant(headers)
+        client = scope.get("client")
+        return str(client[0]) if client else ""
+
+
+async def send_error(send: Send, error: ShoalError) -> None:
+    """A whole error response."""
+    headers = [(b"content-type", b"application/json")]
+    headers += [(name.encode(), value.encode()) for name, value in error_headers(error).items()]
+    body = error_bytes(error)
+    headers.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _host_name(host: str) -> str:
+    """Name without port; brackets of an IPv6 address removed."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0].lower()

@@ -1,0 +1,14 @@
+"""Server-sent events as our clients expect them: `data:` lines and comments, nothing else."""
+
+PING = b": ping\n\n"
+DONE = b"data: [DONE]\n\n"
+HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+)
+
+
+def event(json_bytes: bytes) -> bytes:
+    """One record."""
+    return b"data: " + json_bytes + b"\n\n"
