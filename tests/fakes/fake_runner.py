@@ -1,0 +1,192 @@
+"""A runner that remembers: what it answers depends on every block, position and token it used.
+
+In the slot of each token, found through the block table that the plans gave it, it keeps a value
+that depends on all tokens so far, as a real KV cache does; the next token is a hash of all values
+it reads back. Any mistake in blocks, positions, prefix reuse, chunks or preemption changes the
+output. No tensors.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shoal.protocol.messages import LoadedModel, TokenLogprobs
+from shoal.protocol.params import SamplingParams
+from shoal.protocol.step import NewRow, StepPlan, StepResult
+
+_START = 0x9E3779B97F4A7C15
+_MASK = (1 << 64) - 1
+
+
+def mix(state: int, value: int) -> int:
+    """64-bit hash of a pair (the finalizer of splitmix64)."""
+    z = (state * 0xBF58476D1CE4E5B9 + value + 1) & _MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+    return z ^ (z >> 31)
+
+
+def next_token(
+    digest: int, position: int, sampling: SamplingParams, vocab_size: int, banned: tuple[int, ...]
+) -> int:
+    """The token at `position`, after tokens with this digest."""
+    state = mix(digest, position)
+    if not sampling.greedy:
+        state = mix(state, sampling.seed)
+    while (token_id := state % vocab_size) in banned:
+        state = mix(state, 1)
+    return token_id
+
+
+def solo_output(
+    prompt: list[int],
+    num_tokens: int,
+    sampling: SamplingParams,
+    vocab_size: int = 64,
+    stop_ids: tuple[int, ...] = (),
+    min_tokens: int = 0,
+) -> list[int]:
+    """What a sequence must produce, whoever else is there: no blocks, no steps, no batch."""
+    value = digest = _START
+    output: list[int] = []
+    for token_id in prompt:
+        value = mix(value, token_id)
+        digest = mix(digest, value)
+    while len(output) < num_tokens:
+        banned = stop_ids if len(output) < min_tokens else ()
+        position = len(prompt) + len(output)
+        token_id = next_token(digest, position, sampling, vocab_size, banned)
+        output.append(token_id)
+        value = mix(value, token_id)
+        digest = mix(digest, value)
+        if token_id in stop_ids:
+            break
+    return output
+
+
+@dataclass(slots=True)
+class Row:
+    """What the runner keeps of a sequence between steps."""
+
+    new: NewRow
+    token_ids: list[int]
+    block_ids: list[int]
+
+
+class FakeRunner:
+    """Computes plans with integers. `before_step(plan)` may raise, sleep or look;
+    `row_error(seq_id, token_ids)` may return an error code for a row."""
+
+    def __init__(
+        self,
+        num_blocks: int = 64,
+        block_size: int = 4,
+        vocab_size: int = 64,
+        *,
+        step_s: float = 0.0,
+        before_step: Callable[[StepPlan], None] | None = None,
+        row_error: Callable[[int, list[int]], str | None] | None = None,
+    ) -> None:
+        self.block_size = block_size
+        self.vocab_size = vocab_size
+        self.rows: dict[int, Row] = {}
+        self.num_steps = 0
+        self.num_tokens = 0
+        self._slots: list[int | None] = [None] * (num_blocks * block_size)
+        self._step_s = step_s
+        self._before_step = before_step
+        self._row_error = row_error
+
+    def run(self, plan: StepPlan) -> StepResult:
+        self.num_steps += 1
+        if self._step_s:
+            time.sleep(self._step_s)
+        if self._before_step is not None:
+            self._before_step(plan)
+        self._apply_diff(plan)
+        result = StepResult([None] * len(plan.seq_ids))
+        columns = list(
+            zip(plan.seq_ids, plan.num_computed_tokens, plan.num_new_tokens, strict=True)
+        )
+        for seq_id, start, count in columns:  # all write before any reads its answer back
+            self._write(self.rows[seq_id], start, count)
+        for index, (seq_id, start, count) in enumerate(columns):
+            self._answer(result, index, self.rows[seq_id], start, count)
+        self.num_tokens += plan.num_tokens
+        return result
+
+    def _apply_diff(self, plan: StepPlan) -> None:
+        for seq_id in plan.released:
+            self.rows.pop(seq_id, None)
+        for new in plan.new_rows:
+            assert new.seq_id not in self.rows, "a row is new twice"
+            assert new.seq_id in plan.seq_ids, "a new row computes nothing"
+            self.rows[new.seq_id] = Row(new, list(new.token_ids), list(new.block_ids))
+        for seq_id, block_ids in plan.new_block_ids.items():
+            self.rows[seq_id].block_ids += block_ids
+        assert len(set(plan.seq_ids)) == len(plan.seq_ids), "a sequence has two rows"
+
+    def _slot(self, row: Row, position: int) -> int:
+        block_id = row.block_ids[position // self.block_size]
+        return block_id * self.block_size + position % self.block_size
+
+    def _value(self, row: Row, position: int) -> int:
+        if position < 0:
+            return _START
+        value = self._slots[self._slot(row, position)]
+        assert value is not None, "a slot is read before it was written"
+        return value
+
+    def _digest(self, row: Row, num_tokens: int) -> int:
+        """Of all that lies in the blocks of the first `num_tokens` tokens."""
+        digest = _START
+        for position in range(num_tokens):
+            digest = mix(digest, self._value(row, position))
+        return digest
+
+    def _write(self, row: Row, start: int, count: int) -> None:
+        assert count > 0, "a row computes nothing"
+        assert start + count <= len(row.token_ids), "a row computes tokens nobody knows"
+        for position in range(start, start + count):
+            value = mix(self._value(row, position - 1), row.token_ids[position])
+            self._slots[self._slot(row, position)] = value
+
+    def _answer(self, result: StepResult, index: int, row: Row, start: int, count: int) -> None:
+        new, end = row.new, start + count
+        if self._row_error is not None:
+            code = self._row_error(new.seq_id, row.token_ids)
+            if code is not None:
+                result.errors[new.seq_id] = code
+                return
+        if new.output.prompt_logprobs is not None and start < new.num_prompt_tokens - 1:
+            result.prompt_logprobs[new.seq_id] = [
+                self.logprobs(row.token_ids[position + 1], self._value(row, position))
+                for position in range(start, min(end, new.num_prompt_tokens - 1))
+            ]
+        if end < len(row.token_ids):
+            return
+        num_output = end - new.num_prompt_tokens
+        banned = new.banned_until_min if num_output < new.min_tokens else ()
+        digest = self._digest(row, end)
+        token_id = next_token(digest, end, new.sampling, self.vocab_size, banned)
+        result.token_ids[index] = token_id
+        if new.output.logprobs is not None:
+            result.logprobs[new.seq_id] = self.logprobs(token_id, self._value(row, end - 1))
+        row.token_ids.append(token_id)
+
+    def logprobs(self, token_id: int, value_before: int) -> TokenLogprobs:
+        """A number that depends on the token and on all before it."""
+        return TokenLogprobs(token_id, -(mix(value_before, token_id) % 1000) / 100, [], [])
+
+
+def loaded_model(name: str = "fake", vocab_size: int = 64, max_model_len: int = 256) -> LoadedModel:
+    return LoadedModel(
+        name=name,
+        vocab_size=vocab_size,
+        max_model_len=max_model_len,
+        num_parameters=0,
+        dtype="float32",
+        device="cpu",
+        kernels="fake",
+        weights_hash="0" * 16,
+    )
