@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 from urllib.parse import urlsplit
 
 from ._errors import ConnectionFailed, Error, ResponseInvalid, Timeout, TimeoutPhase
@@ -22,9 +22,18 @@ from ._errors import ConnectionFailed, Error, ResponseInvalid, Timeout, TimeoutP
 if TYPE_CHECKING:
     import httpx
 
-_MAX_CONNECTIONS = 1000
-_MAX_IDLE_CONNECTIONS = 100
-_IDLE_S = 60.0  # less than the server's 75 s, so that it does not hang up on a request
+class _Pool(TypedDict):
+    max_connections: int
+    max_keepalive_connections: int
+    keepalive_expiry: float
+
+
+# Seconds idle: less than the server's 75, so that it does not hang up on a new request.
+_POOL: _Pool = {
+    "max_connections": 1000,
+    "max_keepalive_connections": 100,
+    "keepalive_expiry": 60.0,
+}
 
 
 class SyncHTTP(Protocol):
@@ -82,26 +91,18 @@ def make_sync_http(base_url: str, uds: str | None) -> httpx.Client:
     """A client with a pool of its own."""
     import httpx
 
-    limits = httpx.Limits(
-        max_connections=_MAX_CONNECTIONS,
-        max_keepalive_connections=_MAX_IDLE_CONNECTIONS,
-        keepalive_expiry=_IDLE_S,
-    )
-    transport = httpx.HTTPTransport(uds=uds, limits=limits) if _direct(base_url, uds) else None
-    return httpx.Client(transport=transport, limits=limits)
+    limits = httpx.Limits(**_POOL)
+    direct = httpx.HTTPTransport(uds=uds, limits=limits) if is_direct(base_url, uds) else None
+    return httpx.Client(transport=direct, limits=limits)
 
 
 def make_async_http(base_url: str, uds: str | None) -> httpx.AsyncClient:
     """The same, asynchronous."""
     import httpx
 
-    limits = httpx.Limits(
-        max_connections=_MAX_CONNECTIONS,
-        max_keepalive_connections=_MAX_IDLE_CONNECTIONS,
-        keepalive_expiry=_IDLE_S,
-    )
-    transport = httpx.AsyncHTTPTransport(uds=uds, limits=limits) if _direct(base_url, uds) else None
-    return httpx.AsyncClient(transport=transport, limits=limits)
+    limits = httpx.Limits(**_POOL)
+    direct = httpx.AsyncHTTPTransport(uds=uds, limits=limits) if is_direct(base_url, uds) else None
+    return httpx.AsyncClient(transport=direct, limits=limits)
 
 
 def limit_body_reads(request: Any, seconds: float | None) -> None:
@@ -202,8 +203,8 @@ def merge_headers(*layers: Mapping[str, str | None]) -> dict[str, str]:
     merged: dict[str, tuple[str, str | None]] = {}
     for layer in layers:
         for name, value in layer.items():
-            if value is not None and not all(32 <= ord(char) < 256 for char in value):
-                raise ValueError(f"header {name!r} has characters that are not allowed")
+            if value is not None and not (value.isascii() and value.isprintable()):
+                raise ValueError(f"header {name!r} must be printable ASCII")
             merged[name.lower()] = (name, value)
     return {name: value for name, value in merged.values() if value is not None}
 
@@ -229,7 +230,7 @@ class Warned:
         return new
 
 
-def _direct(base_url: str, uds: str | None) -> bool:
+def is_direct(base_url: str, uds: str | None) -> bool:
     """Whether a proxy named in the environment must not see the requests."""
     host = urlsplit(base_url).hostname or ""
     if uds is not None or host == "localhost":

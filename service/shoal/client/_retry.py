@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import random
 import time
+from calendar import timegm
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timezone
 from email.utils import parsedate_to_datetime
 
 from ._errors import ConnectionFailed, Error, StatusError, Timeout
@@ -27,7 +27,7 @@ _BACKOFF_CAP_S = 8.0
 class Clock:
     """Where the SDK gets time and chance from; tests pass one that they move themselves.
 
-    `sleep` and `sleep_async` wait for real seconds when None.
+    Both clients use the same one; without a `sleep` each waits in its own way.
     """
 
     monotonic: Callable[[], float] = time.monotonic
@@ -101,6 +101,5 @@ def _seconds_until(value: str | None, clock: Clock) -> float | None:
         date = parsedate_to_datetime(value or "")
     except (TypeError, ValueError, OverflowError):
         return None
-    if date.tzinfo is None:  # "-0000": in UTC, zone unknown
-        date = date.replace(tzinfo=timezone.utc)
-    return max(0.0, date.timestamp() - clock.wall())
+    # A date without a zone ("-0000") is in UTC, as utctimetuple takes it.
+    return max(0.0, timegm(date.utctimetuple()) - clock.wall())

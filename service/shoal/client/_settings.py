@@ -126,11 +126,11 @@ def change(
     settings: Settings,
     *,
     base_url: str | Unset,
-    api_key: str | None | Unset,
-    timeout: float | Timeouts | None | Unset,
+    api_key: str | Unset | None,
+    timeout: float | Timeouts | Unset | None,
     max_retries: int | Unset,
-    default_headers: Mapping[str, str | None] | None | Unset,
-    clock: Clock | None | Unset,
+    default_headers: Mapping[str, str | None] | Unset | None,
+    clock: Clock | Unset | None,
 ) -> Settings:
     """A copy of the settings with those given replaced."""
     if base_url is not UNSET:

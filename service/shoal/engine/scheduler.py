@@ -136,9 +136,7 @@ class Scheduler:
         for seq in prefilling:
             if budget == 0:
                 break
-            budget -= self._add_row(
-                plan, seq, min(seq.num_tokens - seq.num_computed_tokens, budget)
-            )
+            budget -= self._plan_prefill(plan, seq, budget)
         if num_preemptions == self.num_preemptions:  # else there is no room for others
             self._admit(plan, budget, now)
         self._released = []
@@ -146,21 +144,35 @@ class Scheduler:
 
     def _plan_decodes(self, plan: StepPlan) -> list[Sequence]:
         """Rows for all sequences with one token to compute; returns the others."""
-        prefilling = []
+        decoding, prefilling = [], []
         running, block_size = self._running, self.limits.block_size
         index = 0
         while index < len(running):  # preemption shortens it, but only behind `index`
             seq = running[index]
             index += 1
-            if seq.num_tokens - seq.num_computed_tokens > 1:
+            num_computed = seq.num_computed_tokens
+            if len(seq.token_ids) - num_computed > 1:
                 prefilling.append(seq)
                 continue
-            if seq.num_computed_tokens == len(seq.block_ids) * block_size:
+            if num_computed == len(seq.block_ids) * block_size:
                 if not self._grow(seq):
                     break
                 plan.new_block_ids[seq.seq_id] = seq.block_ids[-1:]
-            self._add_row(plan, seq, 1)
+            decoding.append(seq)
+        plan.seq_ids = [seq.seq_id for seq in decoding]
+        plan.num_computed_tokens = [seq.num_computed_tokens for seq in decoding]
+        plan.num_new_tokens = [1] * len(decoding)
+        self._waiting.shares.charge_decodes(decoding)
         return prefilling
+
+    def _plan_prefill(self, plan: StepPlan, seq: Sequence, budget: int) -> int:
+        """A row with as much of what is left to compute as the budget allows: how much."""
+        num_new_tokens = min(seq.num_tokens - seq.num_computed_tokens, budget)
+        plan.seq_ids.append(seq.seq_id)
+        plan.num_computed_tokens.append(seq.num_computed_tokens)
+        plan.num_new_tokens.append(num_new_tokens)
+        self._waiting.shares.charge_prefill(seq, num_new_tokens)
+        return num_new_tokens
 
     def _grow(self, seq: Sequence) -> bool:
         """A block for `seq`, if need be from the sequence admitted last. False if that is
@@ -201,9 +213,7 @@ class Scheduler:
                 break
             self._enter_row(seq, now)
             plan.new_rows.append(_new_row(seq))
-            budget -= self._add_row(
-                plan, seq, min(seq.num_tokens - seq.num_computed_tokens, budget)
-            )
+            budget -= self._plan_prefill(plan, seq, budget)
         for seq in reversed(held):
             self._waiting.put_back(seq)
 
@@ -214,52 +224,42 @@ class Scheduler:
         self._running.append(seq)
         self._waiting.shares.admit(seq.submit.tenant)
 
-    def _add_row(self, plan: StepPlan, seq: Sequence, num_new_tokens: int) -> int:
-        plan.seq_ids.append(seq.seq_id)
-        plan.num_computed_tokens.append(seq.num_computed_tokens)
-        plan.num_new_tokens.append(num_new_tokens)
-        self._waiting.shares.charge(seq, num_new_tokens)
-        return num_new_tokens
-
     # --- apply ---------------------------------------------------------------------------------
 
     def apply(self, plan: StepPlan, result: StepResult, now: float) -> Applied:
         """Takes over what the runner computed for `plan`."""
         applied = Applied()
-        for row, seq_id in enumerate(plan.seq_ids):
-            seq = self._sequences[seq_id]
+        sequences, block_size = self._sequences, self.limits.block_size
+        columns = zip(plan.seq_ids, plan.num_new_tokens, result.token_ids, strict=True)
+        for seq_id, num_new_tokens, token_id in columns:
+            seq = sequences[seq_id]
             if seq_id in result.errors:
                 self._fail(seq, result.errors[seq_id])
                 continue
-            seq.num_computed_tokens += plan.num_new_tokens[row]
+            seq.num_computed_tokens += num_new_tokens
             if seq.prompt_logprobs is not None:
                 seq.prompt_logprobs += result.prompt_logprobs.get(seq_id, ())
-            if seq.num_computed_tokens == seq.num_tokens:
-                self._apply_token(seq, result.token_ids[row], applied, now)
-            else:
+            if seq.num_computed_tokens // block_size > seq.num_published_blocks:
                 self._blocks.publish(seq)
+            if seq.num_computed_tokens == len(seq.token_ids):
+                if len(seq.token_ids) == seq.num_prompt_tokens:
+                    self._report_start(seq, applied, now)
+                self._apply_token(seq, token_id, applied)
         return applied
 
-    def _apply_token(
-        self, seq: Sequence, token_id: int | None, applied: Applied, now: float
-    ) -> None:
+    def _apply_token(self, seq: Sequence, token_id: int | None, applied: Applied) -> None:
         """All known tokens are computed: the next one, if any was asked for."""
-        wants_token = seq.submit.stop.max_tokens > 0
-        if wants_token and token_id is None:
-            self._fail(seq, "internal_error")
-            return
-        self._blocks.publish(seq)
-        if seq.num_output_tokens == 0:
-            self._report_start(seq, applied, now)
-        if token_id is None or not wants_token:
+        if seq.submit.stop.max_tokens == 0:
             self._finish(seq, Finished(FinishReason.LENGTH))
-            return
-        seq.token_ids.append(token_id)
-        applied.seq_ids.append(seq.seq_id)
-        applied.token_ids.append(token_id)
-        finished = finish_after(seq, token_id)
-        if finished is not None:
-            self._finish(seq, finished)
+        elif token_id is None:
+            self._fail(seq, "internal_error")
+        else:
+            seq.token_ids.append(token_id)
+            applied.seq_ids.append(seq.seq_id)
+            applied.token_ids.append(token_id)
+            finished = finish_after(seq, token_id)
+            if finished is not None:
+                self._finish(seq, finished)
 
     def _report_start(self, seq: Sequence, applied: Applied, now: float) -> None:
         assert seq.admitted_s is not None, "a running sequence was never admitted"

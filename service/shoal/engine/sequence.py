@@ -22,8 +22,8 @@ class Sequence:
     num_prompt_tokens: int
     max_num_tokens: int
     """Prompt and output together; the smaller of max_tokens' and the context's limit."""
-    end_token_ids: frozenset[int]
-    stop_token_ids: frozenset[int]
+    stop_ids: frozenset[int]
+    """End and stop ids together: most tokens are none of them."""
     token_ids: list[int]
     """Prompt, then output."""
     num_computed_tokens: int = 0
@@ -77,8 +77,7 @@ def make_sequence(submit: Submit, max_model_len: int, arrival: int, now: float) 
         arrival_s=now,
         num_prompt_tokens=num_prompt_tokens,
         max_num_tokens=min(num_prompt_tokens + submit.stop.max_tokens, max_model_len),
-        end_token_ids=frozenset(submit.stop.end_token_ids),
-        stop_token_ids=frozenset(submit.stop.stop_token_ids),
+        stop_ids=frozenset(submit.stop.all_stop_ids),
         token_ids=list(submit.prompt_token_ids),
         last_published=submit.cache_salt,
         # The first position has no log-probability.

@@ -27,12 +27,10 @@ def refusal(submit: Submit, vocab_size: int, max_model_len: int) -> str | None:
 
 def finish_after(seq: Sequence, token_id: int) -> Finished | None:
     """Does the token that was just appended end the sequence?"""
-    if seq.num_output_tokens > seq.submit.stop.min_tokens:
-        if token_id in seq.end_token_ids:
-            return Finished(FinishReason.STOP)
-        if token_id in seq.stop_token_ids:
-            return Finished(FinishReason.STOP, stop_reason=token_id)
-    if seq.num_tokens >= seq.max_num_tokens:
+    if token_id in seq.stop_ids and seq.num_output_tokens > seq.submit.stop.min_tokens:
+        is_end = token_id in seq.submit.stop.end_token_ids
+        return Finished(FinishReason.STOP, stop_reason=None if is_end else token_id)
+    if len(seq.token_ids) >= seq.max_num_tokens:
         return Finished(FinishReason.LENGTH)
     return None
 

@@ -47,16 +47,24 @@ class TenantShares:
         """One of the tenant's sequences was chosen."""
         self._level = max(self._level, self.served(tenant))
 
-    def charge(self, seq: Sequence, num_new_tokens: int) -> None:
-        """These tokens are computed now. Cached and recomputed ones are free."""
+    def charge_decodes(self, seqs: list[Sequence]) -> None:
+        """One token of each is computed now; a recomputed one is free."""
+        served = self._served
+        for seq in seqs:
+            if seq.num_computed_tokens >= seq.num_charged_tokens:
+                seq.num_charged_tokens = seq.num_computed_tokens + 1
+                tenant = seq.submit.tenant
+                served[tenant] = served.get(tenant, self._level) + OUTPUT_WEIGHT
+
+    def charge_prefill(self, seq: Sequence, num_new_tokens: int) -> None:
+        """These tokens are computed now; cached and recomputed ones are free."""
         start = max(seq.num_computed_tokens, seq.num_charged_tokens)
         end = seq.num_computed_tokens + num_new_tokens
         if end <= start:
             return
         num_prompt = max(0, min(end, seq.num_prompt_tokens) - start)
         weighted = PROMPT_WEIGHT * num_prompt + OUTPUT_WEIGHT * (end - start - num_prompt)
-        tenant = seq.submit.tenant
-        self._served[tenant] = self.served(tenant) + weighted
+        self._served[seq.submit.tenant] = self.served(seq.submit.tenant) + weighted
         seq.num_charged_tokens = end
 
 

@@ -6,11 +6,10 @@ in the engine process meanwhile.
 
 import asyncio
 import logging
-import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import FrameType
 
 import uvicorn
@@ -39,7 +38,8 @@ def run(settings: Settings) -> int:
     """Serves until a signal; returns the exit code. Raises ConfigError or ModelFolderError
     for what is wrong before anything was started."""
     configure_logging(settings.log_level, settings.log_format)
-    return asyncio.run(_serve(settings), loop_factory=_loop_factory())
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> int:
@@ -69,20 +69,20 @@ async def _serve(settings: Settings) -> int:
         keys=KeyRing(settings.api_keys),
         metrics=metrics,
     )
-    server = _Server(_uvicorn_config(settings, services), services, stop)
-    await client.start()
-    helpers = [
-        asyncio.create_task(_beat(services)),
-        asyncio.create_task(_announce(client, server, services)),
-        asyncio.create_task(_end(server, services, stop)),
-    ]
-    try:
-        with _listen(settings) as listener:
+    with _listen(settings) as listener:
+        server = _Server(_uvicorn_config(settings, services, listener), services, stop)
+        await client.start()
+        helpers = [
+            asyncio.create_task(_beat(services)),
+            asyncio.create_task(_announce(client, server, services)),
+            asyncio.create_task(_end(server, services, stop)),
+        ]
+        try:
             await server.serve(sockets=[listener])
-    finally:
-        for helper in helpers:
-            helper.cancel()
-        await client.close()
+        finally:
+            for helper in helpers:
+                helper.cancel()
+            await client.close()
     if fatal:
         print(f"shoal: {fatal[0]}", file=sys.stderr)
         return EXIT_ENGINE_FAILED
@@ -97,6 +97,11 @@ class _Server(uvicorn.Server):
         self._services = services
         self._stop = stop
         self._loop = asyncio.get_running_loop()
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._services.draining:
@@ -130,8 +135,7 @@ async def _beat(services: Services) -> None:
 async def _announce(client: RemoteEngine, server: _Server, services: Services) -> None:
     """Tells the person who started the server that it serves, and how to try it."""
     await client.ready.wait()
-    while not server.started:
-        await asyncio.sleep(0.01)
+    await server.listening.wait()
     host, port = server.config.host, server.config.port
     shown_host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     url = f"http://{shown_host}:{port}"
@@ -171,11 +175,13 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _uvicorn_config(settings: Settings, services: Services) -> uvicorn.Config:
+def _uvicorn_config(
+    settings: Settings, services: Services, listener: socket.socket
+) -> uvicorn.Config:
     return uvicorn.Config(
         create_app(services),
         host=settings.host,
-        port=settings.port,
+        port=listener.getsockname()[1],
         log_config=None,
         access_log=False,
         server_header=False,
@@ -188,9 +194,10 @@ def _uvicorn_config(settings: Settings, services: Services) -> uvicorn.Config:
     )
 
 
-def _loop_factory():  # type: ignore[no-untyped-def]  # uvloop has no types for it
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop
     except ImportError:  # not on every platform
         return None
-    return uvloop.new_event_loop
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory

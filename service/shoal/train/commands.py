@@ -25,9 +25,7 @@ _OPENINGS = ("please ", "hey, ", "can you ", "could you please ", "i want to ", 
 
 def answer_json(intent: str, slots: dict[str, Any]) -> str:
     """The one way an answer is written."""
-    return json.dumps(
-        {"intent": intent, "slots": slots}, ensure_ascii=False, separators=(",", ":")
-    )
+    return json.dumps({"intent": intent, "slots": slots}, ensure_ascii=False, separators=(",", ":"))
 
 
 def slots_object(slots: list[Slot]) -> dict[str, Any]:

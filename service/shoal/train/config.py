@@ -142,7 +142,9 @@ def parse_recipe(table: dict[str, Any]) -> Recipe:
     }
     style = groups["tokenizer"].style
     if style not in get_args(TokenizerStyle):
-        raise RecipeError(f"tokenizer.style = {style!r}; expected one of {get_args(TokenizerStyle)}")
+        raise RecipeError(
+            f"tokenizer.style = {style!r}; expected one of {get_args(TokenizerStyle)}"
+        )
     return _build(Recipe, {**table, "sources": sources, **groups}, "recipe")
 
 

@@ -90,9 +90,7 @@ def _check_files(sources: Iterable[Source], data_dir: Path) -> None:
                 f"licence {source.licence or 'not stated'}"
             )
         elif source.sha256 and _sha256(path) != source.sha256:
-            problems.append(
-                f"  altered  {named}\n           its SHA-256 is not {source.sha256}"
-            )
+            problems.append(f"  altered  {named}\n           its SHA-256 is not {source.sha256}")
     if problems:
         raise RecipeError(
             f"{len(problems)} of the recipe's files cannot be used from {data_dir}:\n"

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from shoal.train.config import ModelShape, Sampling
+from shoal.train.lora import merged_weights
 from shoal.train.network import Llama
 from shoal.train.tokenizer import CHAT_TEMPLATE, CONTROL_TOKENS, END, END_OF_TEXT
 
@@ -24,8 +25,8 @@ def export_folder(network: Llama, tokenizer: Tokenizer, sampling: Sampling, out_
     out_dir.mkdir(parents=True, exist_ok=True)
     _write_json(out_dir / "config.json", llama_config(network.shape, network.vocab_size))
     weights = {
-        name: weight.detach().to("cpu", torch.bfloat16).contiguous()
-        for name, weight in network.state_dict().items()
+        name: weight.to("cpu", torch.bfloat16).contiguous()
+        for name, weight in merged_weights(network).items()
     }
     save_file(weights, out_dir / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save(str(out_dir / "tokenizer.json"))

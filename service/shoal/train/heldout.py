@@ -28,9 +28,7 @@ def bits_per_byte(
 
 
 @torch.no_grad()
-def exact_share(
-    network: Llama, documents: list[TokenizedDocument], batch_rows: int = 64
-) -> float:
+def exact_share(network: Llama, documents: list[TokenizedDocument], batch_rows: int = 64) -> float:
     """Share of documents whose learned tokens greedy decoding writes exactly.
 
     With the reference before it, each position's best token is the reference's next one: that is

@@ -115,9 +115,7 @@ class Trainer:
         inputs = torch.from_numpy(batch.inputs).to(self.device)
         targets = torch.from_numpy(batch.targets).to(self.device)
         learned = torch.from_numpy(batch.learned).to(self.device)[targets >= 0]
-        set_rate(
-            self.optimizers, rate_factor(self.share_done(), self.progress.step, self.schedule)
-        )
+        set_rate(self.optimizers, rate_factor(self.share_done(), self.progress.step, self.schedule))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             losses = self.network.losses(inputs, targets, self.schedule.label_smoothing)
         loss = _weighted_mean(losses, learned, self.schedule.prompt_weight)

@@ -142,7 +142,9 @@ class Llama(nn.Module):
 def rotary_tables(shape: ModelShape) -> tuple[Tensor, Tensor]:
     """Cosines and sines, each (context, head_dim); both halves of a row are equal."""
     powers = torch.arange(0, shape.head_dim, 2, dtype=torch.float64) / shape.head_dim
-    angles = torch.outer(torch.arange(shape.context, dtype=torch.float64), shape.rope_theta**-powers)
+    angles = torch.outer(
+        torch.arange(shape.context, dtype=torch.float64), shape.rope_theta**-powers
+    )
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos().float(), angles.sin().float()
 

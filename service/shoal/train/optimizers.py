@@ -65,11 +65,14 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
 
 def build_optimizers(network: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside layers, AdamW for the rest. Frozen weights are left out."""
+    """Muon for the matrices inside layers, AdamW for the rest (embedding, norms, adapters).
+
+    Frozen weights are left out.
+    """
     matrices, others = [], []
     for name, weight in network.named_parameters():
         if weight.requires_grad:
-            inner = weight.ndim == 2 and "embed_tokens" not in name
+            inner = weight.ndim == 2 and "embed_tokens" not in name and ".lora_" not in name
             (matrices if inner else others).append(weight)
     found: list[torch.optim.Optimizer] = []
     if matrices:

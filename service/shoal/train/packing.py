@@ -53,9 +53,7 @@ def tokenize_documents(
     """Encode every variant once."""
     found = []
     for document in documents:
-        variants = [
-            _rows(_encode(variant, tokenizer), context) for variant in document.variants
-        ]
+        variants = [_rows(_encode(variant, tokenizer), context) for variant in document.variants]
         found.append(TokenizedDocument(variants, document.repeat))
     return found
 

@@ -1,165 +1,132 @@
 """`run_training`: from a recipe or a user's own file to a Hugging Face folder.
 
-The wiring of this package: corpora, tokenizer, packing, loop, export. Holds no training logic.
+The wiring of this package: corpora, tokenizer, network, loop, export. Holds no training logic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from shoal.train.config import Recipe, Source, load_recipe
-from shoal.train.corpora import Corpus, Document, read_corpus
-from shoal.train.embedding import cooccurrence_embedding
+from shoal.train.base import load_base
+from shoal.train.config import Recipe, RecipeError, Schedule, Source, load_recipe
+from shoal.train.corpora import Corpus, read_corpus
 from shoal.train.export import export_folder
-from shoal.train.heldout import bits_per_byte, exact_share
+from shoal.train.lora import add_lora
 from shoal.train.loop import Progress, StepReport, Trainer, Watch
+from shoal.train.material import held_out_check, tokenizer_for, warm_start
 from shoal.train.network import Llama
 from shoal.train.packing import TokenizedDocument, tokenize_documents
-from shoal.train.tokenizer import CONTROL_TOKENS, train_tokenizer
+from shoal.train.report import write_loss_plot
 
-WATCHED_DOCUMENTS = 300  # held-out documents looked at while training
+_OWN_EPOCHS, _FINE_TUNE_EPOCHS = 12, 3  # for own files, where no recipe says how long
+_MIN_TOKENS, _MAX_TOKENS = 50_000, 50_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRequest:
+    """What to train, on what, and where the result goes."""
+
+    out: Path  # the model folder to write
+    data: Path  # with a recipe: the folder of its corpora; without: a text, JSONL or JSONL.xz file
+    recipe: Path | None = None  # a recipe file, or a folder that holds recipe.toml
+    base: Path | None = None  # a model folder to fine-tune instead of starting anew
+    lora_rank: int | None = None  # with a base: train adapters of this rank, merged at the end
+    tokens: int | None = None  # overrides the recipe's length
+    limit_s: float | None = None  # finish, decay included, within this many seconds
+    run_dir: Path | None = None  # checkpoints and log; default runs/<name of the model>
+    fresh: bool = False  # ignore a checkpoint that is already there
+    device: str | None = None  # default: cuda where there is one, else cpu
 
 
 class TrainingResult(NamedTuple):
     """What a run produced."""
 
-    out_dir: Path
+    out: Path
     run_dir: Path
     num_parameters: int
     progress: Progress
+    held_out: dict[str, float]  # on all held-out documents
+    plot: Path | None  # None: matplotlib is not installed
 
 
 def run_training(
-    source: Path,
-    out_dir: Path,
-    *,
-    data_dir: Path | None = None,
-    run_dir: Path | None = None,
-    resume: bool = True,
-    limit_s: float | None = None,
-    on_step: Callable[[StepReport], None] = lambda report: None,
+    request: TrainingRequest, on_step: Callable[[StepReport], None] = lambda report: None
 ) -> TrainingResult:
-    """Train from a recipe (`.toml`) or from a user's own text or JSONL file."""
-    recipe, data_dir = _recipe_of(source, data_dir, out_dir.name)
-    run_dir = run_dir or Path("runs") / recipe.name
+    """Train, checkpoint, export. Continues a run that was stopped, unless `fresh`.
+
+    Raises `RecipeError` when recipe, corpora or base folder cannot be used, in plain words.
+    """
+    recipe, data_dir = _recipe_of(request)
+    run_dir = request.run_dir or Path("runs") / recipe.name
     corpus = read_corpus(recipe, data_dir)
-    tokenizer = _tokenizer_for(recipe, corpus, run_dir)
+    network, tokenizer = _network(request, recipe, corpus, run_dir)
+    recipe = replace(recipe, model=network.shape)
     documents = tokenize_documents(corpus.train, tokenizer, recipe.model.context)
-    network = Llama(recipe.model, tokenizer.get_vocab_size())
-    network.initialize(recipe.schedule.seed)
-    resuming = resume and (run_dir / "checkpoint.pt").is_file()
-    if recipe.tokenizer.warm_start and not resuming:
-        _warm_start(network, corpus, tokenizer)
+    schedule = _schedule(request, recipe.schedule, documents)
+    network.to(request.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     watch = Watch(
         on_step=on_step,
-        evaluate=_held_out_check(corpus, tokenizer, recipe),
-        on_checkpoint=lambda net, _: export_folder(net, tokenizer, recipe.sampling, out_dir),
+        evaluate=held_out_check(corpus, tokenizer, recipe.model.context),
+        on_checkpoint=lambda net, _: export_folder(net, tokenizer, recipe.sampling, request.out),
     )
-    trainer = Trainer(
-        network, documents, recipe.schedule, run_dir, watch=watch, limit_s=limit_s
-    )
-    if resuming:
+    trainer = Trainer(network, documents, schedule, run_dir, watch=watch, limit_s=request.limit_s)
+    if not request.fresh:
         trainer.resume()
     progress = trainer.run()
+    network.eval()
+    figures = held_out_check(corpus, tokenizer, recipe.model.context, most=None)(network)
+    plot = run_dir / "loss.png"
+    drawn = write_loss_plot(progress, plot)
     count = sum(weight.numel() for weight in network.parameters())
-    return TrainingResult(out_dir, run_dir, count, progress)
+    return TrainingResult(request.out, run_dir, count, progress, figures, plot if drawn else None)
 
 
-def _recipe_of(source: Path, data_dir: Path | None, name: str) -> tuple[Recipe, Path]:
-    if source.suffix == ".toml":
-        return load_recipe(source), data_dir or source.parent
-    own = Source(file=source.name, hold_out_share=0.02)
-    return replace(Recipe(name=name), sources=(own,)), source.parent
+def _recipe_of(request: TrainingRequest) -> tuple[Recipe, Path]:
+    if request.recipe is not None:
+        path = request.recipe
+        return load_recipe(path / "recipe.toml" if path.is_dir() else path), request.data
+    if not request.data.is_file():
+        raise RecipeError(f"{request.data} is no file; without a recipe, give a text or JSONL file")
+    own = Source(file=request.data.name, title="your own file", hold_out_share=0.02)
+    return Recipe(name=request.out.name, sources=(own,)), request.data.parent
 
 
-def _tokenizer_for(recipe: Recipe, corpus: Corpus, run_dir: Path) -> Tokenizer:
-    kept = run_dir / "tokenizer.json"
-    if kept.is_file():
-        return Tokenizer.from_file(str(kept))
-    tokenizer = train_tokenizer(_texts(corpus), recipe.tokenizer)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(kept))
-    return tokenizer
+def _network(
+    request: TrainingRequest, recipe: Recipe, corpus: Corpus, run_dir: Path
+) -> tuple[Llama, Tokenizer]:
+    if request.base is not None:
+        network, tokenizer = load_base(request.base, recipe.model.dropout)
+        if request.lora_rank:
+            torch.manual_seed(recipe.schedule.seed)
+            add_lora(network, request.lora_rank)
+        return network, tokenizer
+    if request.lora_rank:
+        raise RecipeError("a LoRA rank needs a base folder to adapt")
+    tokenizer = tokenizer_for(recipe, corpus, run_dir)
+    network = Llama(recipe.model, tokenizer.get_vocab_size())
+    network.initialize(recipe.schedule.seed)
+    if recipe.tokenizer.warm_start and (request.fresh or not (run_dir / "checkpoint.pt").is_file()):
+        warm_start(network, corpus, tokenizer)
+    return network, tokenizer
 
 
-def _texts(corpus: Corpus) -> Iterator[str]:
-    """Texts for the tokenizer. Beside a background, what is trained on counts ten times."""
-    for _ in range(10 if corpus.background else 1):
-        yield from _texts_of(corpus.train)
-    yield from _texts_of(corpus.background)
-
-
-def _texts_of(documents: list[Document]) -> Iterator[str]:
-    for document in documents:
-        for variant in {id(found): found for found in document.variants[::7]}.values():
-            yield from (_without_control(piece.text) for piece in variant)
-
-
-def _warm_start(network: Llama, corpus: Corpus, tokenizer: Tokenizer) -> None:
-    texts = [*_texts_of(corpus.background), *_texts_of(corpus.train)]
-    blank = {tokenizer.token_to_id(token) for token in ("\u0120", "\u010a")}  # byte-level ` `, `\n`
-    encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
-    ids = [
-        np.array([token for token in found.ids if token not in blank], dtype=np.int32)
-        for found in encoded
-    ]
-    size = network.shape.hidden_size
-    with torch.no_grad():
-        network.model.embed_tokens.weight.copy_(
-            cooccurrence_embedding(ids, network.vocab_size, size)
+def _schedule(
+    request: TrainingRequest, schedule: Schedule, documents: list[TokenizedDocument]
+) -> Schedule:
+    if request.base is not None:  # gentle: most of what the base knows is to stay
+        schedule = replace(
+            schedule, matrix_lr=schedule.matrix_lr / 10, other_lr=schedule.other_lr / 4
         )
-
-
-def _without_control(text: str) -> str:
-    for token in CONTROL_TOKENS:
-        text = text.replace(token, "")
-    return text
-
-
-def _held_out_check(
-    corpus: Corpus, tokenizer: Tokenizer, recipe: Recipe
-) -> Callable[[Llama], dict[str, float]]:
-    watched: dict[str, tuple[list[TokenizedDocument], int]] = {}
-    for name, documents in corpus.held_out.items():
-        some = documents[:: max(1, len(documents) // WATCHED_DOCUMENTS)]
-        rows = tokenize_documents(some, tokenizer, recipe.model.context)
-        # an answer to a request is right or wrong; a text is measured by its bits
-        answers = all(len(document.variants[0]) > 2 for document in some)
-        watched[name] = (rows, 0 if answers else _learned_bytes(some))
-
-    def check(network: Llama) -> dict[str, float]:
-        figures = {}
-        for name, (rows, num_bytes) in watched.items():
-            if num_bytes:
-                figures[f"bits_per_byte {name}"] = bits_per_byte(network, rows, num_bytes)
-            else:
-                figures[f"exact {name}"] = exact_share(network, rows)
-        return figures
-
-    return check
-
-
-def _learned_bytes(documents: list[Document]) -> int:
-    return sum(
-        len(_without_control(piece.text).encode())
-        for document in documents
-        for piece in document.variants[0]
-        if piece.learned
-    )
-
-
-if __name__ == "__main__":  # the CLI calls run_training; this is the same without a progress bar
-    import sys
-
-    torch.set_num_threads(2)
-    run_training(
-        Path(sys.argv[1]), Path(sys.argv[2]), data_dir=Path(sys.argv[3]),
-        limit_s=float(sys.argv[4]) if len(sys.argv) > 4 else None,
-    )
+    if request.tokens is not None:
+        return replace(schedule, tokens=request.tokens)
+    if request.recipe is not None:
+        return schedule
+    once = sum(len(row.ids) for document in documents for row in document.variants[0])
+    epochs = _FINE_TUNE_EPOCHS if request.base else _OWN_EPOCHS
+    return replace(schedule, tokens=max(_MIN_TOKENS, min(_MAX_TOKENS, epochs * once)))

@@ -1,0 +1,312 @@
+"""Results of calls as pydantic models. Unknown fields are kept, so a newer server loses nothing.
+
+Every whole result also knows the HTTP answer it came in: `.request_id`, `.headers`, `.timings`,
+`.ignored_params`. How streams become whole results: `_collect.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+Reasons = Literal["stop", "length", "tool_calls", "content_filter"]
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where the time went, as the server measured it; None = it did not say."""
+
+    queue_ms: float | None = None
+    prefill_ms: float | None = None
+    decode_ms: float | None = None
+    ttft_ms: float | None = None
+    tokens_per_second: float | None = None
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """The HTTP answer around a result."""
+
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Names in lower case."""
+    request_id: str | None = None
+
+    @property
+    def ignored_params(self) -> tuple[str, ...]:
+        """Names of request fields the server did not know."""
+        names = self.headers.get("x-ignored-params", "").split(",")
+        return tuple(name.strip() for name in names if name.strip())
+
+    def timings(self, ext: Mapping[str, Any] | None = None) -> Timings:
+        """From the response headers; `ext.timings` of the body is more exact where present."""
+        inside = (ext or {}).get("timings")
+        inside = inside if isinstance(inside, dict) else {}
+        in_header = {
+            "queue_ms": self.headers.get("x-queue-ms"),
+            "prefill_ms": self.headers.get("x-prefill-ms"),
+            "decode_ms": self.headers.get("x-decode-ms"),
+        }
+        names = ("queue_ms", "prefill_ms", "decode_ms", "ttft_ms", "tokens_per_second")
+        return Timings(**{name: _number(inside.get(name, in_header.get(name))) for name in names})
+
+
+class Part(BaseModel):
+    """A piece of a result. Fields that are not declared stay readable as attributes."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+
+class Result(Part):
+    """A whole answer."""
+
+    _envelope: Envelope = PrivateAttr(default_factory=Envelope)
+
+    @property
+    def request_id(self) -> str | None:
+        """`X-Request-Id`: what the server's log calls this request."""
+        return self._envelope.request_id
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Response headers, names in lower case."""
+        return self._envelope.headers
+
+    @property
+    def timings(self) -> Timings:
+        return self._envelope.timings((self.model_extra or {}).get("ext"))
+
+    @property
+    def ignored_params(self) -> tuple[str, ...]:
+        """Names of request fields the server did not know and ignored."""
+        return self._envelope.ignored_params
+
+    def with_envelope(self, envelope: Envelope) -> None:
+        """Called once by the client that received it."""
+        self._envelope = envelope
+
+
+class Usage(Part):
+    """Token counts. `cached_tokens` are inside `prompt_tokens`."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    prompt_tokens_details: dict[str, Any] | None = None
+
+    @property
+    def cached_tokens(self) -> int:
+        return int((self.prompt_tokens_details or {}).get("cached_tokens") or 0)
+
+
+class Logprobs(Part):
+    """Four arrays with one entry per token; a first prompt token has None."""
+
+    tokens: list[str] = []
+    token_logprobs: list[float | None] = []
+    top_logprobs: list[dict[str, float] | None] | None = None
+    text_offset: list[int] = []
+
+
+class CompletionChoice(Part):
+    index: int = 0
+    text: str = ""
+    logprobs: Logprobs | None = None
+    finish_reason: Reasons | str | None = None
+    stop_reason: str | int | None = None
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
+
+
+class Completion(Result):
+    """The answer of `completions.create`, or of its whole stream."""
+
+    id: str
+    object: str = "text_completion"
+    created: int = 0
+    model: str = ""
+    system_fingerprint: str | None = None
+    choices: list[CompletionChoice]
+    usage: Usage | None = None
+
+    @property
+    def text(self) -> str:
+        """Text of the first choice."""
+        return self.choices[0].text if self.choices else ""
+
+
+class CompletionChunk(Part):
+    """One event of a completion stream: new text of some choices."""
+
+    id: str = ""
+    object: str = "text_completion"
+    created: int = 0
+    model: str = ""
+    choices: list[CompletionChoice] = []
+    usage: Usage | None = None
+
+    def text_of(self, index: int) -> str:
+        """New text of a choice, "" if the chunk has none for it."""
+        return "".join(choice.text for choice in self.choices if choice.index == index)
+
+
+class FunctionCall(Part):
+    name: str = ""
+    arguments: str = ""
+
+
+class ToolCall(Part):
+    index: int | None = None
+    id: str = ""
+    type: str = "function"
+    function: FunctionCall = Field(default_factory=FunctionCall)
+
+
+class ToolCallDelta(Part):
+    """A piece of a tool call: the first has id and name, later ones more of the arguments."""
+
+    index: int = 0
+    id: str | None = None
+    type: str | None = None
+    function: dict[str, Any] | None = None
+
+
+class Message(Part):
+    role: str = "assistant"
+    content: str | None = None
+    refusal: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCall] | None = None
+
+
+class Delta(Part):
+    """What a chat chunk adds to a message."""
+
+    role: str | None = None
+    content: str | None = None
+    refusal: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
+
+
+class TopLogprob(Part):
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+
+
+class TokenLogprob(TopLogprob):
+    top_logprobs: list[TopLogprob] = []
+
+
+class ChatLogprobs(Part):
+    content: list[TokenLogprob] | None = None
+
+
+class ChatChoice(Part):
+    index: int = 0
+    message: Message
+    logprobs: ChatLogprobs | None = None
+    finish_reason: Reasons | str | None = None
+    stop_reason: str | int | None = None
+
+
+class ChatCompletion(Result):
+    """The answer of `chat.create`, or of its whole stream."""
+
+    id: str
+    object: str = "chat.completion"
+    created: int = 0
+    model: str = ""
+    system_fingerprint: str | None = None
+    choices: list[ChatChoice]
+    usage: Usage | None = None
+
+    @property
+    def text(self) -> str:
+        """Content of the first choice."""
+        return (self.choices[0].message.content or "") if self.choices else ""
+
+
+class ChatChunkChoice(Part):
+    index: int = 0
+    delta: Delta = Field(default_factory=Delta)
+    logprobs: ChatLogprobs | None = None
+    finish_reason: Reasons | str | None = None
+    stop_reason: str | int | None = None
+
+
+class ChatChunk(Part):
+    """One event of a chat stream."""
+
+    id: str = ""
+    object: str = "chat.completion.chunk"
+    created: int = 0
+    model: str = ""
+    choices: list[ChatChunkChoice] = []
+    usage: Usage | None = None
+
+    def text_of(self, index: int) -> str:
+        """New content of a choice, "" if the chunk has none for it."""
+        return "".join(
+            choice.delta.content or "" for choice in self.choices if choice.index == index
+        )
+
+
+class Model(Result):
+    """A model the server has. `ready` is False while it is being loaded."""
+
+    id: str
+    object: str = "model"
+    created: int = 0
+    owned_by: str = ""
+    max_model_len: int | None = None
+    ready: bool | None = None
+    capabilities: list[str] = []
+    defaults: dict[str, Any] = {}
+
+
+class ModelList(Result):
+    """Iterate `.data`."""
+
+    object: str = "list"
+    data: list[Model]
+
+
+class Tokens(Result):
+    """The answer of `tokenize`. `prompt` is the rendered text when messages were given."""
+
+    count: int
+    tokens: list[int]
+    max_model_len: int | None = None
+    token_strs: list[str] | None = None
+    prompt: str | None = None
+
+
+class Text(Result):
+    """The answer of `detokenize`."""
+
+    prompt: str
+
+
+class Health(Result):
+    """Whether the server can serve, and what it says about its models."""
+
+    status: str = ""
+    models: dict[str, Any] | None = None
+
+    @property
+    def ready(self) -> bool:
+        return self._envelope.status == 200
+
+
+def _number(value: object) -> float | None:
+    if not isinstance(value, (str, int, float)):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None

@@ -1,0 +1,92 @@
+"""Shows the results: a table for people, JSON for programs, notes where a number needs one."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from .load import Target
+from .stats import LevelStats, Percentiles
+
+BUSY_GENERATOR = 0.7  # of one core; above it the generator may be what limits the numbers
+JSON_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One whole run."""
+
+    date: str  # ISO 8601, UTC
+    target: Target
+    environment: dict[str, Any]
+    levels: tuple[LevelStats, ...]
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    work = report.target.work
+    settings = asdict(work)
+    for left_out in ("api_key", "address", "model"):
+        del settings[left_out]
+    return {
+        "format": JSON_FORMAT,
+        "date": report.date,
+        "url": work.address.url,
+        "model": work.model,
+        "server_version": report.target.server_version,
+        "settings": settings,
+        "environment": report.environment,
+        "notes": notes(report),
+        "levels": [asdict(level) for level in report.levels],
+    }
+
+
+def notes(report: Report) -> list[str]:
+    """What a reader must know to judge the numbers."""
+    work = report.target.work
+    found = list(report.target.notes)
+    for level in report.levels:
+        name = f"{level.concurrency} clients"
+        if level.generator.core_share > BUSY_GENERATOR:
+            share = f"{level.generator.core_share:.0%}"
+            found.append(f"{name}: the generator used {share} of one core; numbers may be its own")
+        wanted = level.num_completed * work.max_tokens
+        if level.tokens_counted_by == "usage" and level.output_tokens < 0.99 * wanted:
+            mean = level.output_tokens / max(level.num_completed, 1)
+            found.append(f"{name}: answers ended early, {mean:.0f} of {work.max_tokens} tokens")
+        for error, count in level.errors.items():
+            found.append(f"{name}: {count} × {error}")
+    return found
+
+
+def table(levels: Sequence[LevelStats]) -> Table:
+    """Milliseconds as p50 / p90 / p99."""
+    shown = Table(header_style="bold", row_styles=["", "on grey7"], expand=False)
+    for title in ("clients", "tokens/s", "requests/s", "TTFT ms", "inter-token ms", "latency ms"):
+        shown.add_column(title, justify="right", no_wrap=True)
+    shown.add_column("done", justify="right")
+    shown.add_column("failed", justify="right")
+    for level in levels:
+        shown.add_row(
+            str(level.concurrency),
+            Text(f"{level.output_tokens_per_s:,.0f}", style="bold green"),
+            f"{level.requests_per_s:.2f}",
+            _three(level.ttft_ms),
+            _three(level.inter_token_ms),
+            _three(level.latency_ms),
+            str(level.num_completed),
+            Text(str(level.num_failed), style="bold red" if level.num_failed else "dim"),
+        )
+    shown.caption = "milliseconds as p50 / p90 / p99"
+    return shown
+
+
+def _three(values: Percentiles | None) -> str:
+    if values is None:
+        return "–"
+    return " / ".join(_short(value) for value in (values.p50, values.p90, values.p99))
+
+
+def _short(milliseconds: float) -> str:
+    return f"{milliseconds:.1f}" if milliseconds < 100 else f"{milliseconds:,.0f}"

@@ -1,0 +1,201 @@
+"""`shoal chat`: a conversation in the terminal. `Session` holds it; the loop reads and prints.
+
+On a terminal lines have editing and history (readline); from a pipe one message per line is read
+and only answers are written to stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shoal.commands.terminal import ApiKey, BaseUrl, ModelName, connected, explain
+
+if TYPE_CHECKING:
+    from shoal import Client
+
+HELP = """\
+/reset         forget the conversation
+/system TEXT   set the system message (without TEXT: remove it) and start over
+/model NAME    use another model (without NAME: list them)
+/save FILE     write the conversation as JSON
+/help          this list
+/quit          leave (also Ctrl-D)
+Ctrl-C stops an answer."""
+
+
+@dataclass(slots=True)
+class Session:
+    """The conversation so far and how answers are asked for."""
+
+    client: Client
+    model: str | None = None
+    system: str = ""
+    sampling: dict[str, Any] = field(default_factory=dict)
+    turns: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return system + self.turns
+
+    def ask(self, text: str) -> Iterator[str]:
+        """Pieces of the answer. What was said is kept even when the answer is broken off; a
+        question without any answer is forgotten, so that roles keep alternating."""
+        self.turns.append({"role": "user", "content": text})
+        pieces: list[str] = []
+        settings = {"model": self.model} if self.model else {}
+        try:
+            with self.client.chat.create(
+                messages=self.messages, stream=True, **settings, **self.sampling
+            ) as stream:
+                for delta in stream.text_deltas():
+                    pieces.append(delta)
+                    yield delta
+        finally:
+            if pieces:
+                self.turns.append({"role": "assistant", "content": "".join(pieces)})
+            else:
+                self.turns.pop()
+
+    def command(self, line: str) -> str:
+        """Do what a /line says; the answer is for the person, not the model."""
+        name, _, rest = line[1:].partition(" ")
+        rest = rest.strip()
+        match name:
+            case "help":
+                return HELP
+            case "reset":
+                self.turns.clear()
+                return "conversation forgotten"
+            case "system":
+                self.system = rest
+                self.turns.clear()
+                return "system message set" if rest else "system message removed"
+            case "model":
+                return self._use_model(rest)
+            case "save":
+                return self._save(rest)
+            case _:
+                return f"no command /{name}; /help lists them"
+
+    def _use_model(self, name: str) -> str:
+        known = [model.id for model in self.client.models.list()]
+        if not name:
+            return "models: " + ", ".join(known)
+        if name not in known:
+            return f"no model {name}; there are {', '.join(known)}"
+        self.model = name
+        return f"model {name}"
+
+    def _save(self, file: str) -> str:
+        if not file:
+            return "/save needs a file name"
+        saved = {"model": self.model, "messages": self.messages}
+        try:
+            Path(file).expanduser().write_text(
+                json.dumps(saved, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
+        except OSError as error:
+            return f"cannot write {file}: {error.strerror}"
+        return f"saved to {file}"
+
+
+def chat(
+    model: ModelName = None,
+    system: Annotated[str, typer.Option(metavar="TEXT", help="System message.")] = "",
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Most tokens per answer.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, max=2, metavar="T")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Same seed, same text.")] = None,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Talk with a model in the terminal. /help inside lists the commands.
+
+    Without a terminal each line of stdin is one message and stdout carries only the answers.
+    """
+    settings = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    sampling = {name: value for name, value in settings.items() if value is not None}
+    with connected(base_url, api_key) as client:
+        models = [entry.id for entry in client.models.list()]  # fails early without a server
+        session = Session(client, model, system, sampling)
+        interactive = sys.stdin.isatty()
+        if interactive:
+            _tell(f"{model or (models[0] if models else 'no model')} · /help lists the commands")
+        failed = _converse(session, interactive, base_url)
+    if failed and not interactive:
+        raise typer.Exit(1)
+
+
+def _converse(session: Session, interactive: bool, base_url: str | None) -> bool:
+    """Until the input ends; whether any message went without an answer."""
+    from shoal import Error
+
+    failed = False
+    for line in _lines(interactive):
+        if line in ("/quit", "/exit"):
+            break
+        try:
+            if line.startswith("/"):
+                _tell(session.command(line))
+            else:
+                _print_answer(session, line)
+        except Error as error:
+            failed = True
+            _tell(explain(error, base_url))
+    return failed
+
+
+def _lines(interactive: bool) -> Iterator[str]:
+    """What the person writes, without empty lines. Ctrl-C at the prompt clears the line."""
+    if not interactive:
+        for line in sys.stdin:
+            if line.strip():
+                yield line.strip()
+        return
+    _start_line_editing()
+    while True:
+        try:
+            line = input("› ").strip()
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            _tell("\n/quit or Ctrl-D leaves")
+            continue
+        if line:
+            yield line
+
+
+def _print_answer(session: Session, line: str) -> None:
+    answer = session.ask(line)
+    try:
+        for delta in answer:
+            sys.stdout.write(delta)
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        _tell(" [stopped]")
+    finally:
+        answer.close()  # type: ignore[attr-defined]  # a generator: frees the connection now
+        print(flush=True)
+
+
+def _start_line_editing() -> None:
+    try:
+        import readline
+    except ImportError:  # Windows; plain input() works there
+        return
+    readline.set_auto_history(True)
+
+
+def _tell(text: str) -> None:
+    """For the person, beside the answers."""
+    print(text, file=sys.stderr, flush=True)

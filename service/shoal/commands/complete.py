@@ -1,0 +1,61 @@
+"""`shoal complete`: one prompt in, plain text out as it comes, for people and pipes."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from shoal.commands.terminal import ApiKey, BaseUrl, ModelName, connected, fail
+
+
+def complete(
+    prompt: Annotated[str, typer.Argument(help="Text to continue; - reads it from stdin.")],
+    model: ModelName = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Most tokens to write.")
+    ] = 256,
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0, max=2, metavar="T", help="0 = always the likeliest token."),
+    ] = None,
+    top_p: Annotated[float | None, typer.Option(min=0, max=1, metavar="P")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Same seed, same text.")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="End before this text; repeatable.")
+    ] = None,
+    echo: Annotated[bool, typer.Option("--echo", help="Write the prompt first.")] = False,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Continue a text with a running server and stream the result to stdout."""
+    text = sys.stdin.read() if prompt == "-" else prompt
+    settings: dict[str, Any] = {
+        "model": model,
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+        "stop": stop or None,
+    }
+    given = {name: value for name, value in settings.items() if value is not None}
+    try:
+        with connected(base_url, api_key) as client:
+            if echo:
+                _write(text)
+            with client.completions.create(prompt=text, stream=True, **given) as stream:
+                for delta in stream.text_deltas():
+                    _write(delta)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    except BrokenPipeError:  # the reader of the pipe has seen enough
+        sys.stdout = None  # type: ignore[assignment]  # nothing is left to flush at exit
+        raise typer.Exit(0) from None
+    except UnicodeEncodeError as error:
+        fail(f"this terminal cannot show the text ({error.encoding}): set PYTHONUTF8=1")
+    if sys.stdout.isatty():
+        _write("\n")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,67 @@
+"""What this machine offers a process: cores, memory, processor. Reads /proc and cgroups."""
+
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+CGROUP = Path("/sys/fs/cgroup")
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def cpu_model(cpuinfo: Path = CPUINFO) -> str:
+    return _cpuinfo_field(cpuinfo, "model name") or platform.processor() or platform.machine()
+
+
+def cpu_flags(cpuinfo: Path = CPUINFO) -> frozenset[str]:
+    """Instruction set names as Linux spells them; empty where it does not say."""
+    found = _cpuinfo_field(cpuinfo, "flags") or _cpuinfo_field(cpuinfo, "Features") or ""
+    return frozenset(found.split())
+
+
+def usable_cores(cgroup: Path = CGROUP) -> float:
+    """Cores this process may use: its affinity, or less where a cgroup quota says so."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = float(len(os.sched_getaffinity(0)))
+    else:
+        cores = float(os.cpu_count() or 1)
+    quota, _, period = _read(cgroup / "cpu.max").partition(" ")
+    if quota.isdigit() and period.isdigit():
+        return min(cores, int(quota) / int(period))
+    return cores
+
+
+def memory_limit_bytes(cgroup: Path = CGROUP) -> int | None:
+    """The cgroup's limit; None where there is none."""
+    limit = _read(cgroup / "memory.max")
+    return int(limit) if limit.isdigit() else None
+
+
+def describe() -> dict[str, Any]:
+    """Facts that belong beside a measurement."""
+    from shoal import __version__
+
+    return {
+        "shoal": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_model": cpu_model(),
+        "usable_cores": usable_cores(),
+        "event_loop": "uvloop" if "uvloop" in sys.modules else "asyncio",
+    }
+
+
+def _cpuinfo_field(cpuinfo: Path, name: str) -> str | None:
+    for line in _read(cpuinfo).splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""

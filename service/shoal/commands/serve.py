@@ -1,0 +1,183 @@
+"""`shoal serve`: every setting as a flag, made from the settings class, so that names, defaults and
+descriptions exist once. Building the flags imports pydantic; `cli` asks for it only when needed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+
+import typer
+
+from shoal.commands.terminal import fail
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+    from pydantic.fields import FieldInfo
+
+    from shoal.config import Settings
+
+SUMMARY = "Start the server."
+DESCRIPTION = f"""{SUMMARY}
+
+Every setting can stand in a TOML file (./shoal.toml or --config), in the environment as
+SHOAL_<NAME>, or here as a flag; later ones win. Names are the same everywhere."""
+
+SECRET_SETTINGS = frozenset({"api_keys"})  # never repeated in a message
+
+
+def make_command() -> Callable[..., None]:
+    """The function typer registers: one parameter per setting, all text, checked by Settings."""
+    from shoal.config import Settings
+
+    def serve(config: Path | None = None, **flags: Any) -> None:
+        run_server(config, {name: value for name, value in flags.items() if value is not None})
+
+    parameters = [_parameter("config", Path | None, _config_option())]
+    parameters += [_setting_parameter(name, field) for name, field in Settings.model_fields.items()]
+    serve.__doc__ = DESCRIPTION
+    serve.__annotations__ = {item.name: item.annotation for item in parameters}
+    serve.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return serve
+
+
+def run_server(config: Path | None, flags: dict[str, Any]) -> None:
+    """Check the settings, then serve until stopped."""
+    settings = checked_settings(config, flags)
+    from shoal.errors import ShoalError
+    from shoal.server.serve import run
+
+    try:
+        exit_code = run(settings)
+    except ShoalError as error:
+        fail(error.message, 2)
+    except KeyboardInterrupt:
+        exit_code = 130
+    raise typer.Exit(exit_code)
+
+
+def checked_settings(config: Path | None, flags: dict[str, Any]) -> Settings:
+    """Settings from all sources, or one line per problem and exit code 2."""
+    import tomllib
+
+    from pydantic import ValidationError
+    from pydantic_settings import SettingsError
+
+    from shoal.config import load_settings
+    from shoal.errors import ConfigError
+
+    try:
+        return load_settings(config, **flags)
+    except ValidationError as error:
+        for line in problems(error, flags):
+            print(f"shoal: {line}", file=sys.stderr)
+        raise typer.Exit(2) from error
+    except ConfigError as error:
+        fail(error.message, 2)
+    except (tomllib.TOMLDecodeError, SettingsError, UnicodeDecodeError) as error:
+        fail(f"{config or 'shoal.toml'}: {error}", 2)
+
+
+def problems(error: ValidationError, flags: dict[str, Any]) -> list[str]:
+    """Each problem as one line: where the value came from, what it is, what is expected."""
+    lines = []
+    for item in error.errors(include_url=False, include_context=False):
+        name = str(item["loc"][0]) if item["loc"] else ""
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{_unknown(name)}")
+        elif not name:
+            lines.append(message)
+        else:
+            where = flag_name(name) if name in flags else f"{name} (file or SHOAL_{name.upper()})"
+            shown = "" if name in SECRET_SETTINGS else f"; got {str(item['input'])[:100]!r}"
+            lines.append(f"{where}: {message[:1].lower()}{message[1:]}{shown}")
+    return lines
+
+
+def flag_name(setting: str) -> str:
+    """The flag of a setting; a list is given by repeating its singular."""
+    from shoal.config import Settings
+
+    name = setting
+    if _is_list(Settings.model_fields[setting].annotation):
+        name = setting.removesuffix("s")
+    return "--" + name.replace("_", "-")
+
+
+def _unknown(name: str) -> str:
+    from shoal.config import Settings
+
+    near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"setting {name!r} is not known{hint}"
+
+
+def _config_option() -> Any:
+    return typer.Option(
+        "--config", metavar="FILE", help="TOML file with settings.", show_default="./shoal.toml"
+    )
+
+
+def _setting_parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+    flag = flag_name(name)
+    help_text = f"{field.description or ''} {_range(field)}".strip()
+    if field.annotation is bool:
+        no = "--no-" + flag.removeprefix("--")
+        shown = flag if field.default else no
+        option = typer.Option(f"{flag}/{no}", help=help_text, show_default=shown.lstrip("-"))
+        return _parameter(name, bool | None, option)
+    option = typer.Option(
+        flag, metavar=_metavar(field), help=help_text, show_default=_default(field)
+    )
+    return _parameter(name, list[str] | None if _is_list(field.annotation) else str | None, option)
+
+
+def _parameter(name: str, kind: Any, option: Any) -> inspect.Parameter:
+    annotation: Any = Annotated[kind, option]
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+    )
+
+
+def _is_list(annotation: Any) -> bool:
+    return get_origin(annotation) is list
+
+
+def _metavar(field: FieldInfo) -> str:
+    """What stands behind the flag in the help: TEXT, INT, a choice."""
+    kind = field.annotation
+    if get_origin(kind) in (types.UnionType, typing.Union):
+        kind = next(arg for arg in get_args(kind) if arg is not type(None))
+    if get_origin(kind) is Literal:
+        return "|".join(str(choice) for choice in get_args(kind))
+    names = {int: "INT", float: "NUMBER", Path: "PATH"}
+    return names.get(kind, "TEXT") if isinstance(kind, type) else "TEXT"
+
+
+def _default(field: FieldInfo) -> str | bool:
+    default = field.get_default(call_default_factory=False)
+    shown = default is not None and default != "" and not _is_list(field.annotation)
+    return str(default) if shown else False
+
+
+def _range(field: FieldInfo) -> str:
+    """Limits from the field's constraints, as `(0 to 65535)`."""
+    low = high = None
+    exclusive = False
+    for rule in field.metadata:
+        low = getattr(rule, "ge", low)
+        if (above := getattr(rule, "gt", None)) is not None:
+            low, exclusive = above, True
+        high = getattr(rule, "le", high)
+    if low is None:
+        return ""
+    if high is None:
+        return f"(more than {low:g})" if exclusive else f"({low:g} or more)"
+    return f"({low:g} to {high:g})"

@@ -1,0 +1,65 @@
+"""What the sub-commands share: where they write, how they fail, how they reach a server."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from shoal import Client
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+BaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--base-url",
+        metavar="URL",
+        help="Address of the server; without it SHOAL_BASE_URL.",
+        show_default=DEFAULT_URL,
+    ),
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option("--api-key", metavar="KEY", help="Key to send; without it SHOAL_API_KEY."),
+]
+ModelName = Annotated[
+    str | None,
+    typer.Option("--model", "-m", metavar="NAME", help="Model; without it the server's default."),
+]
+
+
+def fail(message: str, exit_code: int = 1) -> NoReturn:
+    """One plain line on stderr, then the end."""
+    print(f"shoal: {message}", file=sys.stderr)
+    raise typer.Exit(exit_code)
+
+
+@contextmanager
+def connected(base_url: str | None, api_key: str | None) -> Iterator[Client]:
+    """An SDK client; its errors end the command with one line that says what to do."""
+    from shoal import Client, Error
+
+    try:
+        with Client(base_url=base_url, api_key=api_key) as client:
+            yield client
+    except Error as error:
+        fail(explain(error, base_url))
+    except ValueError as error:  # an address that is none
+        fail(str(error), exit_code=2)
+
+
+def explain(error: Exception, base_url: str | None) -> str:
+    """An SDK error in words for someone at a terminal."""
+    from shoal import AuthenticationFailed, ConnectionFailed
+
+    if isinstance(error, ConnectionFailed):
+        where = base_url or "the address in SHOAL_BASE_URL, or " + DEFAULT_URL
+        return f"no server at {where}: start one with `shoal serve` ({error})"
+    if isinstance(error, AuthenticationFailed):
+        return f"{error}: give a key with --api-key"
+    return str(error) or type(error).__name__

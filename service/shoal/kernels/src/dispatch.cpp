@@ -1,0 +1,40 @@
+// Which kernel sets this machine can run. Compiled without special flags: it must run anywhere.
+#include <cstring>
+
+#include "kernels.h"
+
+namespace shoal {
+namespace {
+
+#if defined(SHOAL_X86)
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+bool has_avx512bf16() {
+  return has_avx512() && __builtin_cpu_supports("avx512bf16") &&
+         __builtin_cpu_supports("avx512vnni");
+}
+#endif
+
+}  // namespace
+
+const Kernels* find_kernels(const char* name) {
+  const bool any = std::strcmp(name, "auto") == 0;
+#if defined(SHOAL_X86)
+  __builtin_cpu_init();
+  const struct {
+    bool runs;
+    const Kernels* (*table)();
+  } sets[] = {{has_avx512bf16(), avx512bf16_kernels},
+              {has_avx512(), avx512_kernels},
+              {has_avx2(), avx2_kernels}};
+  for (const auto& set : sets)
+    if (set.runs && (any || std::strcmp(name, set.table()->name) == 0)) return set.table();
+#endif
+  if (any || std::strcmp(name, "portable") == 0) return portable_kernels();
+  return nullptr;
+}
+
+}  // namespace shoal

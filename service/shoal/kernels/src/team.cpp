@@ -1,0 +1,73 @@
+#include "team.h"
+
+#include <chrono>
+
+namespace shoal {
+
+Team::Team(int threads, int spin_us) : threads_(threads), spin_us_(spin_us) {
+  for (int member = 1; member < threads; ++member)
+    workers_.emplace_back([this, member] { work(member); });
+}
+
+Team::~Team() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    stop_.store(true);
+  }
+  wake_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void Team::settle(int stages) {
+  while (inside_.load() > 0) std::this_thread::yield();
+  if (static_cast<int>(stages_.size()) < stages) stages_ = std::vector<Stage>(stages);
+  for (int i = 0; i < stages; ++i) {
+    stages_[i].next.store(0, std::memory_order_relaxed);
+    stages_[i].done.store(0, std::memory_order_relaxed);
+  }
+}
+
+void Team::run(void (*body)(void*, int), void* context, bool wake) {
+  if (workers_.empty() || !wake) return body(context, 0);
+  body_ = body;
+  context_ = context;
+  open_.store(true);
+  step_.fetch_add(1);
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (asleep_ > 0) wake_.notify_all();
+  }
+  body(context, 0);
+  open_.store(false);
+}
+
+// A worker announces itself before it looks whether the step is still open; settle() looks for
+// announced workers after closing it. So one of the two always sees the other.
+void Team::work(int member) {
+  unsigned seen = 0;
+  while (await_step(seen)) {
+    inside_.fetch_add(1);
+    seen = step_.load();
+    if (open_.load()) body_(context_, member);
+    inside_.fetch_sub(1);
+  }
+}
+
+bool Team::await_step(unsigned seen) {
+  using Clock = std::chrono::steady_clock;
+  const auto until = Clock::now() + std::chrono::microseconds(spin_us_);
+  do {
+    for (int i = 0; i < 64; ++i) {
+      if (stop_.load(std::memory_order_relaxed)) return false;
+      if (step_.load() != seen) return true;
+      cpu_relax();
+    }
+  } while (Clock::now() < until);
+  std::unique_lock<std::mutex> lock(mutex_);
+  ++asleep_;
+  wake_.wait(lock, [&] { return stop_.load() || step_.load() != seen; });
+  --asleep_;
+  return !stop_.load();
+}
+
+}  // namespace shoal

@@ -1,0 +1,145 @@
+#include "weights.h"
+
+#include <sys/mman.h>
+
+#include <cmath>
+#include <cstring>
+#include <new>
+#include <utility>
+
+namespace shoal {
+
+Region::Region(std::size_t bytes, bool huge_pages) : bytes_(bytes) {
+  if (bytes == 0) return;
+  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED) throw std::bad_alloc();
+  data_ = static_cast<char*>(p);
+#if defined(MADV_HUGEPAGE)
+  if (huge_pages && bytes >= (std::size_t{1} << 21)) madvise(p, bytes, MADV_HUGEPAGE);
+#else
+  (void)huge_pages;
+#endif
+}
+
+Region::~Region() {
+  if (data_) munmap(data_, bytes_);
+}
+
+Region::Region(Region&& other) noexcept { *this = std::move(other); }
+
+Region& Region::operator=(Region&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+
+namespace {
+
+float float_of_bf16(std::uint16_t h) {
+  const std::uint32_t u = static_cast<std::uint32_t>(h) << 16;
+  float f;
+  std::memcpy(&f, &u, 4);
+  return f;
+}
+
+float float_of_f16(std::uint16_t h) {
+  const int exponent = h >> 10 & 31, mantissa = h & 1023;
+  const float sign = h & 0x8000 ? -1.0f : 1.0f;
+  if (exponent == 31) return mantissa ? NAN : sign * INFINITY;
+  if (exponent == 0) return sign * std::ldexp(static_cast<float>(mantissa), -24);
+  return sign * std::ldexp(static_cast<float>(mantissa + 1024), exponent - 25);
+}
+
+}  // namespace
+
+void read_row(const Matrix& m, int row, float* out) {
+  const std::ptrdiff_t base = row * m.row_stride;
+  if (m.type == Source::f32) {
+    const float* p = static_cast<const float*>(m.data) + base;
+    for (int i = 0; i < m.cols; ++i) out[i] = p[i * m.col_stride];
+    return;
+  }
+  const std::uint16_t* p = static_cast<const std::uint16_t*>(m.data) + base;
+  if (m.type == Source::bf16)
+    for (int i = 0; i < m.cols; ++i) out[i] = float_of_bf16(p[i * m.col_stride]);
+  else
+    for (int i = 0; i < m.cols; ++i) out[i] = float_of_f16(p[i * m.col_stride]);
+}
+
+Packed::Packed(Format format, int n, int k)
+    : format(format), n(n), k(k), data(panel_bytes(format, k) * panels(), true) {
+  if (format != Format::int8) return;
+  scale.resize(panels() * kPanel);
+  sum.resize(panels() * kPanel);
+}
+
+void Packed::add(const Matrix& matrix, int first, int part) {
+  std::vector<float> row(matrix.cols);
+  for (int i = 0; i < matrix.rows; ++i) {
+    read_row(matrix, i, row.data());
+    const int at = part == 0 ? i : i / kPanel * 2 * kPanel + (part - 1) * kPanel + i % kPanel;
+    add_row(row.data(), first + at);
+  }
+}
+
+void Packed::add_row(const float* row, int at) {
+  char* panel = data.data() + panel_bytes(format, k) * (at / kPanel);
+  const int lane = at % kPanel;
+  if (format == Format::f32) {
+    float* p = reinterpret_cast<float*>(panel) + lane;
+    for (int i = 0; i < k; ++i) p[i * kPanel] = row[i];
+  } else if (format == Format::bf16) {
+    std::vector<std::uint16_t> half(k);
+    portable_kernels()->to_bf16(row, k, half.data());
+    std::uint16_t* p = reinterpret_cast<std::uint16_t*>(panel) + lane * 2;
+    for (int i = 0; i < k; ++i) p[i / 2 * kPanel * 2 + i % 2] = half[i];
+  } else {
+    std::vector<std::int8_t> quantized(k);
+    scale[at] = portable_kernels()->to_int8(row, k, quantized.data());
+    std::int8_t* p = reinterpret_cast<std::int8_t*>(panel) + lane * 4;
+    for (int i = 0; i < k; ++i) {
+      p[i / 4 * kPanel * 4 + i % 4] = quantized[i];
+      sum[at] += quantized[i];
+    }
+  }
+}
+
+void Packed::unpack_row(int row, float* out) const {
+  const char* panel = data.data() + panel_bytes(format, k) * (row / kPanel);
+  const int lane = row % kPanel;
+  if (format == Format::f32) {
+    const float* p = reinterpret_cast<const float*>(panel) + lane;
+    for (int i = 0; i < k; ++i) out[i] = p[i * kPanel];
+  } else if (format == Format::bf16) {
+    const std::uint16_t* p = reinterpret_cast<const std::uint16_t*>(panel) + lane * 2;
+    for (int i = 0; i < k; ++i) out[i] = float_of_bf16(p[i / 2 * kPanel * 2 + i % 2]);
+  } else {
+    const std::int8_t* p = reinterpret_cast<const std::int8_t*>(panel) + lane * 4;
+    for (int i = 0; i < k; ++i) out[i] = scale[row] * p[i / 4 * kPanel * 4 + i % 4];
+  }
+}
+
+Table::Table(Format kept, const Matrix& matrix)
+    : rows(matrix.rows), cols(matrix.cols), format(kept == Format::f32 ? Format::f32 : Format::bf16),
+      data(static_cast<std::size_t>(rows) * cols * (format == Format::f32 ? 4 : 2)) {
+  std::vector<float> row(cols);
+  for (int i = 0; i < rows; ++i) {
+    const std::size_t at = static_cast<std::size_t>(i) * cols;
+    if (format == Format::f32) {
+      read_row(matrix, i, data.as<float>() + at);
+      continue;
+    }
+    read_row(matrix, i, row.data());
+    portable_kernels()->to_bf16(row.data(), cols, data.as<std::uint16_t>() + at);
+  }
+}
+
+void Table::row(int index, float* out) const {
+  const std::size_t at = static_cast<std::size_t>(index) * cols;
+  if (format == Format::f32)
+    std::memcpy(out, data.as<float>() + at, sizeof(float) * cols);
+  else
+    for (int i = 0; i < cols; ++i) out[i] = float_of_bf16(data.as<std::uint16_t>()[at + i]);
+}
+
+}  // namespace shoal

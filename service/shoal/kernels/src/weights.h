@@ -1,0 +1,76 @@
+// Memory and packed weights: what a model owns besides its inputs.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "kernels.h"
+
+namespace shoal {
+
+// Zeroed pages from the system; a page costs memory once it is written. 64-byte aligned.
+class Region {
+ public:
+  Region() = default;
+  explicit Region(std::size_t bytes, bool huge_pages = false);
+  ~Region();
+  Region(Region&& other) noexcept;
+  Region& operator=(Region&& other) noexcept;
+
+  std::size_t bytes() const { return bytes_; }
+  char* data() const { return data_; }
+  template <class T>
+  T* as() const {
+    return reinterpret_cast<T*>(data_);
+  }
+
+ private:
+  char* data_ = nullptr;
+  std::size_t bytes_ = 0;
+};
+
+enum class Source : int { f32 = 0, bf16 = 1, f16 = 2 };
+
+// A matrix in somebody else's memory; strides in elements.
+struct Matrix {
+  const void* data;
+  Source type;
+  int rows, cols;
+  std::ptrdiff_t row_stride, col_stride;
+};
+
+void read_row(const Matrix& matrix, int row, float* out);
+
+// The weights of one linear layer, n outputs by k inputs, in panels of 16 outputs.
+struct Packed {
+  Packed() = default;
+  Packed(Format format, int n, int k);
+
+  // Packs the matrix as outputs first..; part 1 and 2 of a gated layer alternate in groups of 16.
+  void add(const Matrix& matrix, int first, int part);
+  void unpack_row(int row, float* out) const;  // k floats
+  int panels() const { return (n + kPanel - 1) / kPanel; }
+  std::size_t memory_bytes() const { return data.bytes() + scale.size() * 8; }
+
+  Format format = Format::f32;
+  int n = 0, k = 0;
+  Region data;
+  std::vector<float> scale;       // int8: value = scale * integer
+  std::vector<std::int32_t> sum;  // int8: sum of the integers of an output
+  std::vector<float> bias;        // empty or 16 * panels
+
+ private:
+  void add_row(const float* row, int at);
+};
+
+// Rows to look up, kept as float or bf16.
+struct Table {
+  Table() = default;
+  Table(Format format, const Matrix& matrix);
+  void row(int index, float* out) const;
+  int rows = 0, cols = 0;
+  Format format = Format::f32;
+  Region data;
+};
+
+}  // namespace shoal

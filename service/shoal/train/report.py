@@ -1,0 +1,76 @@
+"""What a person sees of a run: a progress bar while it goes, a plot of the loss when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from shoal.train.loop import Progress as RunProgress
+from shoal.train.loop import StepReport
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[StepReport], None]]:
+    """A bar with loss, tokens per second and time left; yields what `run_training` calls."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("step {task.fields[step]}  loss {task.fields[loss]:.3f}"),
+        TextColumn("{task.fields[speed]:,.0f} tokens/s  {task.fields[left]} left"),
+    )
+    with Progress(*columns) as bar:
+        task = bar.add_task(title, total=1.0, step=0, loss=float("nan"), speed=0.0, left="?")
+
+        def show(report: StepReport) -> None:
+            bar.update(
+                task,
+                completed=report.share_done,
+                step=report.step,
+                loss=report.loss,
+                speed=report.tokens_per_s,
+                left=clock_text(report.left_s),
+            )
+
+        yield show
+
+
+def clock_text(seconds: float) -> str:
+    """`4:05` or `1:02:03`."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def write_loss_plot(progress: RunProgress, path: Path) -> bool:
+    """Loss and held-out figures over tokens as a PNG. False when matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    tokens = [place for place, _ in progress.losses]
+    axes.plot(tokens, smooth([loss for _, loss in progress.losses]), label="training loss (nats)")
+    names = sorted({name for _, figures in progress.held_out for name in figures})
+    for name in names:
+        points = [(at, figures[name]) for at, figures in progress.held_out if name in figures]
+        axes.plot(*zip(*points, strict=True), marker=".", label=f"held out: {name}")
+    axes.set_xlabel("tokens")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+    return True
+
+
+def smooth(values: list[float], share: float = 0.05) -> list[float]:
+    """Exponential mean; values that are not numbers repeat the mean so far."""
+    found: list[float] = []
+    mean = next((value for value in values if value == value), 0.0)
+    for value in values:
+        mean += share * (value - mean) if value == value else 0.0
+        found.append(mean)
+    return found
