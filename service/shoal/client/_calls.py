@@ -76,17 +76,13 @@ def detokenize(
     tokens: Sequence[int], *, model: str | None = None, **extras: Unpack[Extras]
 ) -> Call[Text]:
     check_names("detokenize", extras, Extras)
-    return Call(
-        "POST", "/detokenize", Text, **_split({"model": model, "tokens": tokens}, extras)
-    )
+    return Call("POST", "/detokenize", Text, **_split({"model": model, "tokens": tokens}, extras))
 
 
 def health(**extras: Unpack[Extras]) -> Call[Health]:
     check_names("health", extras, Extras)
     # "Not now" is an answer here, so it is neither retried nor an error.
-    return Call(
-        "GET", "/health", Health, retried=False, also_fine=(503,), **_split({}, extras)
-    )
+    return Call("GET", "/health", Health, retried=False, also_fine=(503,), **_split({}, extras))
 
 
 def ready(**extras: Unpack[Extras]) -> Call[Health]:

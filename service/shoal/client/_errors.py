@@ -70,9 +70,7 @@ class Timeout(Error):
 class StreamInterrupted(Error):
     """The stream was cut before its end. `text` is the text of the first choice so far."""
 
-    def __init__(
-        self, message: str = "", *, text: str = "", request_id: str | None = None
-    ) -> None:
+    def __init__(self, message: str = "", *, text: str = "", request_id: str | None = None) -> None:
         super().__init__(message, request_id=request_id)
         self.text = text
 
@@ -80,9 +78,7 @@ class StreamInterrupted(Error):
 class ResponseInvalid(Error):
     """The answer is not what the API promises: no JSON, a missing field. `body` is the text."""
 
-    def __init__(
-        self, message: str = "", *, body: str = "", request_id: str | None = None
-    ) -> None:
+    def __init__(self, message: str = "", *, body: str = "", request_id: str | None = None) -> None:
         super().__init__(message, request_id=request_id)
         self.body = body
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
-import uuid
 import warnings
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, Generic
+from typing import Any, Generic, Literal
 
 from pydantic import ValidationError
 
@@ -78,6 +78,8 @@ class Send:
     raw: bool
     limits: SocketLimits
     deadline: float | None
+    read_phase: Literal["first_byte", "total"]
+    """Which limit a read before the body runs into."""
     request: Request
 
     def past_deadline(self) -> Timeout | None:
@@ -155,6 +157,7 @@ class Request:
                 pool=left_s,
             ),
             deadline=deadline,
+            read_phase="total" if read_s == left_s else "first_byte",
             request=self,
         )
 
@@ -175,7 +178,7 @@ def prepare(call: Call[Any], settings: Settings) -> Request:
         {
             "Accept": "text/event-stream" if call.stream else "application/json",
             "User-Agent": user_agent(),
-            "X-Request-Id": f"req-{uuid.uuid4().hex}",
+            "X-Request-Id": f"req-{os.urandom(16).hex()}",
         },
         {} if content is None else {"Content-Type": "application/json"},
         # A compressing proxy would hold a stream back until it has enough to compress.
@@ -271,6 +274,11 @@ def lower_names(headers: Any) -> dict[str, str]:
     return {str(name).lower(): str(value) for name, value in headers.items()}
 
 
+def is_event_stream(headers: Mapping[str, str]) -> bool:
+    """By the content type of a reply."""
+    return headers.get("content-type", "").lower().startswith("text/event-stream")
+
+
 def envelope_of(reply: Reply) -> Envelope:
     """The HTTP side of a result."""
     return Envelope(reply.status, reply.headers, reply.request_id)
@@ -284,8 +292,7 @@ def finish(call: Call[ResultT], reply: Reply) -> ResultT:
         if reply.status >= 400:
             raise _status_error(reply) from error
         raise ResponseInvalid(
-            f"{call.method} {call.path}: the answer is not what the API promises: "
-            f"{summary(error)}",
+            f"{call.method} {call.path}: the answer is not what the API promises: {summary(error)}",
             body=reply.body.decode("utf-8", "replace"),
             request_id=reply.request_id,
         ) from error
@@ -298,7 +305,14 @@ def finish(call: Call[ResultT], reply: Reply) -> ResultT:
 def stream_reader(
     call: Call[ResultT], collector: Collector[ChunkT, ResultT], reply: Reply
 ) -> StreamReader[ChunkT, ResultT]:
-    """What follows the body of a streamed reply."""
+    """What follows the body of a streamed reply. Raises ResponseInvalid if it is no stream."""
+    if reply.opened is None:
+        shown = reply.headers.get("content-type", "nothing that has a type")
+        raise ResponseInvalid(
+            f"{call.method} {call.path}: asked for a stream, got {shown}",
+            body=reply.body.decode("utf-8", "replace"),
+            request_id=reply.request_id,
+        )
     request = reply.to.request
     return StreamReader(
         collector,

@@ -22,6 +22,7 @@ from ._errors import ConnectionFailed, Error, ResponseInvalid, Timeout, TimeoutP
 if TYPE_CHECKING:
     import httpx
 
+
 class _Pool(TypedDict):
     max_connections: int
     max_keepalive_connections: int
@@ -76,14 +77,14 @@ class SocketLimits:
         return self.connect, self.read, self.write, self.pool
 
 
-def library_of(client: object, kind: Literal["Client", "AsyncClient"]) -> ModuleType:
-    """The library a client belongs to. Raises TypeError for anything that is no such client."""
-    for cls in type(client).__mro__:
+def library_of(client_type: type, kind: Literal["Client", "AsyncClient"]) -> ModuleType:
+    """The library a client's class is from. Raises TypeError for any other class."""
+    for cls in client_type.__mro__:
         root = cls.__module__.partition(".")[0]
         if root in ("httpx", "httpx2") and cls.__name__ == kind:
             return sys.modules[root]
     raise TypeError(
-        f"http_client must be an httpx.{kind} or an httpx2.{kind}; got {type(client).__name__}"
+        f"http_client must be an httpx.{kind} or an httpx2.{kind}; got {client_type.__name__}"
     )
 
 

@@ -40,7 +40,13 @@ def run_many(
                 if not running:
                     break
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    results[running.pop(future)] = _outcome(future, keep_errors)
+                    index = running.pop(future)
+                    try:
+                        results[index] = future.result()
+                    except Error as error:
+                        if not keep_errors:
+                            raise
+                        results[index] = error
                     if on_progress is not None:
                         on_progress(len(results), len(work))
         finally:  # after an error: nothing new begins, and what runs is waited for
@@ -81,15 +87,6 @@ async def run_many_async(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     return [results[index] for index in range(len(work))]
-
-
-def _outcome(future: Future[ResultT], keep_errors: bool) -> ResultT | Error:
-    try:
-        return future.result()
-    except Error as error:
-        if not keep_errors:
-            raise
-        return error
 
 
 def _take(items: Iterator[ItemT], num: int) -> Iterator[ItemT]:

@@ -21,19 +21,19 @@ from ._stream import StreamReader
 from ._types import Envelope, Timings, Usage
 
 
-@dataclass(frozen=True)
+@dataclass
 class OpenBody:
     """A response whose body is still to come. Any: the types of two HTTP libraries."""
 
     response: Any
     chunks: Any
     """Iterator over its bytes; async in the async client."""
-    first: bytes
-    """Already read; b"" if the body had nothing."""
     library: ModuleType
     limits: SocketLimits
     request_id: str
     server: str
+    first: bytes = b""
+    """Already read; b"" if the body had nothing."""
 
     def translated(self) -> AbstractContextManager[None]:
         return translated(

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -37,7 +37,9 @@ class Session:
     client: Client
     model: str | None = None
     system: str = ""
-    sampling: dict[str, Any] = field(default_factory=dict)
+    max_tokens: int | None = None
+    temperature: float | None = None
+    seed: int | None = None
     turns: list[dict[str, str]] = field(default_factory=list)
 
     @property
@@ -45,15 +47,19 @@ class Session:
         system = [{"role": "system", "content": self.system}] if self.system else []
         return system + self.turns
 
-    def ask(self, text: str) -> Iterator[str]:
+    def ask(self, text: str) -> Generator[str]:
         """Pieces of the answer. What was said is kept even when the answer is broken off; a
         question without any answer is forgotten, so that roles keep alternating."""
         self.turns.append({"role": "user", "content": text})
         pieces: list[str] = []
-        settings = {"model": self.model} if self.model else {}
         try:
             with self.client.chat.create(
-                messages=self.messages, stream=True, **settings, **self.sampling
+                self.messages,
+                stream=True,
+                model=self.model,
+                max_tokens=self.max_tokens,
+                temperature=self.temperature,
+                seed=self.seed,
             ) as stream:
                 for delta in stream.text_deltas():
                     pieces.append(delta)
@@ -86,7 +92,7 @@ class Session:
                 return f"no command /{name}; /help lists them"
 
     def _use_model(self, name: str) -> str:
-        known = [model.id for model in self.client.models.list()]
+        known = [model.id for model in self.client.models.list().data]
         if not name:
             return "models: " + ", ".join(known)
         if name not in known:
@@ -122,11 +128,9 @@ def chat(
 
     Without a terminal each line of stdin is one message and stdout carries only the answers.
     """
-    settings = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
-    sampling = {name: value for name, value in settings.items() if value is not None}
     with connected(base_url, api_key) as client:
-        models = [entry.id for entry in client.models.list()]  # fails early without a server
-        session = Session(client, model, system, sampling)
+        models = [entry.id for entry in client.models.list().data]  # fails early without a server
+        session = Session(client, model, system, max_tokens, temperature, seed)
         interactive = sys.stdin.isatty()
         if interactive:
             _tell(f"{model or (models[0] if models else 'no model')} · /help lists the commands")
@@ -184,7 +188,7 @@ def _print_answer(session: Session, line: str) -> None:
     except KeyboardInterrupt:
         _tell(" [stopped]")
     finally:
-        answer.close()  # type: ignore[attr-defined]  # a generator: frees the connection now
+        answer.close()  # frees the connection now
         print(flush=True)
 
 

@@ -1,7 +1,7 @@
 """`shoal complete`: one prompt in, plain text out as it comes, for people and pipes."""
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -29,26 +29,26 @@ def complete(
 ) -> None:
     """Continue a text with a running server and stream the result to stdout."""
     text = sys.stdin.read() if prompt == "-" else prompt
-    settings: dict[str, Any] = {
-        "model": model,
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-        "seed": seed,
-        "stop": stop or None,
-    }
-    given = {name: value for name, value in settings.items() if value is not None}
     try:
         with connected(base_url, api_key) as client:
             if echo:
                 _write(text)
-            with client.completions.create(prompt=text, stream=True, **given) as stream:
+            with client.completions.create(
+                text,
+                stream=True,
+                model=model,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                top_p=top_p,
+                seed=seed,
+                stop=stop or None,
+            ) as stream:
                 for delta in stream.text_deltas():
                     _write(delta)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     except BrokenPipeError:  # the reader of the pipe has seen enough
-        sys.stdout = None  # type: ignore[assignment]  # nothing is left to flush at exit
+        sys.stdout = None  # nothing is left to flush at exit
         raise typer.Exit(0) from None
     except UnicodeEncodeError as error:
         fail(f"this terminal cannot show the text ({error.encoding}): set PYTHONUTF8=1")

@@ -121,22 +121,23 @@ def _unknown(name: str) -> str:
 
 def _config_option() -> Any:
     return typer.Option(
-        "--config", metavar="FILE", help="TOML file with settings.", show_default="./shoal.toml"
+        "--config",
+        metavar="FILE",
+        help="TOML file with settings. Default: ./shoal.toml where it exists",
+        show_default=False,
     )
 
 
 def _setting_parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     flag = flag_name(name)
-    help_text = f"{field.description or ''} {_range(field)}".strip()
+    help_text = " ".join(filter(None, (field.description, _range(field), _default(field))))
     if field.annotation is bool:
-        no = "--no-" + flag.removeprefix("--")
-        shown = flag if field.default else no
-        option = typer.Option(f"{flag}/{no}", help=help_text, show_default=shown.lstrip("-"))
-        return _parameter(name, bool | None, option)
-    option = typer.Option(
-        flag, metavar=_metavar(field), help=help_text, show_default=_default(field)
-    )
-    return _parameter(name, list[str] | None if _is_list(field.annotation) else str | None, option)
+        kind: Any = bool | None
+        option = typer.Option(f"{flag}/--no-{flag[2:]}", help=help_text, show_default=False)
+    else:
+        kind = list[str] | None if _is_list(field.annotation) else str | None
+        option = typer.Option(flag, metavar=_metavar(field), help=help_text, show_default=False)
+    return _parameter(name, kind, option)
 
 
 def _parameter(name: str, kind: Any, option: Any) -> inspect.Parameter:
@@ -161,10 +162,14 @@ def _metavar(field: FieldInfo) -> str:
     return names.get(kind, "TEXT") if isinstance(kind, type) else "TEXT"
 
 
-def _default(field: FieldInfo) -> str | bool:
+def _default(field: FieldInfo) -> str:
     default = field.get_default(call_default_factory=False)
-    shown = default is not None and default != "" and not _is_list(field.annotation)
-    return str(default) if shown else False
+    if default is None or _is_list(field.annotation):
+        return ""
+    shown = (
+        {True: "on", False: "off"}.get(default, default) if field.annotation is bool else default
+    )
+    return f"Default: {shown}"
 
 
 def _range(field: FieldInfo) -> str:

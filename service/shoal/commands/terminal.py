@@ -19,8 +19,7 @@ BaseUrl = Annotated[
     typer.Option(
         "--base-url",
         metavar="URL",
-        help="Address of the server; without it SHOAL_BASE_URL.",
-        show_default=DEFAULT_URL,
+        help=f"Address of the server; without it SHOAL_BASE_URL, else {DEFAULT_URL}.",
     ),
 ]
 ApiKey = Annotated[

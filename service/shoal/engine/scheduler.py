@@ -130,15 +130,13 @@ class Scheduler:
     def plan(self, now: float) -> StepPlan:
         """The next step. It has rows whenever a sequence remains."""
         plan = StepPlan(released=self._released)
-        num_preemptions = self.num_preemptions
         prefilling = self._plan_decodes(plan)
         budget = self.limits.token_budget - len(plan.seq_ids)
         for seq in prefilling:
             if budget == 0:
                 break
             budget -= self._plan_prefill(plan, seq, budget)
-        if num_preemptions == self.num_preemptions:  # else there is no room for others
-            self._admit(plan, budget, now)
+        self._admit(plan, budget, now)
         self._released = []
         return plan
 

@@ -5,9 +5,12 @@ Jinja as Hugging Face tokenizers use it.
 """
 
 import json
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+from types import FrameType
 from typing import Any
 
 from jinja2 import TemplateError
@@ -18,9 +21,19 @@ from shoal.errors import InvalidRequest, ModelFolderError
 
 MAX_SECONDS = 1.0
 
+_FAILURES = (
+    TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError,
+    RecursionError, MemoryError,
+)  # fmt: skip
+"""What a template can raise on messages it was not written for."""
+
 
 class _TemplateRefused(TemplateError):
     """The template itself said that the messages are not acceptable."""
+
+
+class _TooSlowError(TemplateError):
+    """The template ran longer than it may."""
 
 
 class ChatTemplate:
@@ -50,28 +63,54 @@ class ChatTemplate:
     ) -> str:
         """The prompt text. Raises InvalidRequest when the template refuses the messages, fails
         on them, or passes a limit."""
-        pieces: list[str] = []
-        size = 0
-        end = time.monotonic() + MAX_SECONDS
+        values = {
+            **variables, "messages": messages, "add_generation_prompt": add_generation_prompt,
+        }  # fmt: skip
         try:
-            for piece in self._template.generate(
-                {**variables, "messages": messages, "add_generation_prompt": add_generation_prompt}
-            ):
-                pieces.append(piece)
-                size += len(piece)
-                if size > max_chars:
-                    raise InvalidRequest(
-                        f"messages render to more than {max_chars} characters", param="messages"
-                    )
-                if time.monotonic() > end:
-                    raise InvalidRequest("chat template took too long", param="messages")
+            with _time_limit(MAX_SECONDS):
+                return self._joined(values, max_chars)
         except _TemplateRefused as error:
             raise InvalidRequest(str(error)[:200], param="messages") from error
-        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        except _TooSlowError as error:
+            raise InvalidRequest("the chat template took too long", param="messages") from error
+        except _FAILURES as error:
             raise InvalidRequest(
                 "the model's chat template cannot render these messages", param="messages"
             ) from error
+
+    def _joined(self, values: Mapping[str, Any], max_chars: int) -> str:
+        pieces: list[str] = []
+        size = 0
+        for piece in self._template.generate(values):
+            pieces.append(piece)
+            size += len(piece)
+            if size > max_chars:
+                raise InvalidRequest(
+                    f"messages render to more than {max_chars} characters", param="messages"
+                )
         return "".join(pieces)
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Ends template code at the first line it begins after `seconds`, also in loops that write
+    nothing. (Tracing is the one way to do so inside a thread; a template has few lines.)"""
+    end = time.monotonic() + seconds
+
+    def each_line(frame: FrameType, event: str, arg: Any) -> Any:
+        if time.monotonic() > end:
+            raise _TooSlowError
+        return each_line
+
+    def each_call(frame: FrameType, event: str, arg: Any) -> Any:
+        return each_line if frame.f_code.co_filename == "<template>" else None
+
+    before = sys.gettrace()
+    sys.settrace(each_call)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
 
 
 def _to_json(value: Any, indent: int | None = None) -> str:

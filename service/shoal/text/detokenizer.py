@@ -13,13 +13,13 @@ _Utf8Decoder = getincrementaldecoder("utf-8")
 class Detokenizer:
     """The text of one sequence's output so far."""
 
-    __slots__ = ("_decode", "_skipped", "_strip_next", "_token_bytes")
+    __slots__ = ("_bytes_of", "_decode", "_skipped", "_strip_next")
 
     def __init__(
         self, tokenizer: Tokenizer, *, at_text_start: bool, skip_special_tokens: bool = True
     ) -> None:
         """`at_text_start`: no visible text precedes, so a leading space may be dropped."""
-        self._token_bytes = tokenizer.token_bytes
+        self._bytes_of = tokenizer.bytes_of
         self._skipped = tokenizer.special_ids if skip_special_tokens else frozenset()
         self._decode = _Utf8Decoder(errors="replace").decode
         self._strip_next = at_text_start and tokenizer.strips_leading_space
@@ -28,7 +28,7 @@ class Detokenizer:
         """The characters completed by this token; may be empty."""
         if token_id in self._skipped:
             return ""
-        text = self._decode(self._token_bytes[token_id])
+        text = self._decode(self._bytes_of(token_id))
         if self._strip_next and text:
             self._strip_next = False
             return text.removeprefix(" ")

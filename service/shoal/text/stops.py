@@ -2,7 +2,8 @@
 
 
 class StopMatcher:
-    """Stop strings of one sequence. The earliest match wins; among equals the longest."""
+    """Stop strings of one sequence. The match that is complete first wins, among equals the
+    longest: so the result does not depend on how the text was cut into pieces."""
 
     __slots__ = ("_held", "_keep", "_stops")
 
@@ -34,11 +35,13 @@ class StopMatcher:
 
     def _find(self) -> tuple[int, str] | None:
         hits = [
-            (at, -len(stop), stop) for stop in self._stops if (at := self._held.find(stop)) >= 0
+            (at + len(stop), at, stop)
+            for stop in self._stops
+            if (at := self._held.find(stop)) >= 0
         ]
         if not hits:
             return None
-        start, _, stop = min(hits)
+        _, start, stop = min(hits)
         return start, stop
 
     def _longest_half_match(self) -> int:

@@ -70,6 +70,10 @@ class Tokenizer:
                 table[token_id] = token.replace("\u2581", " ").encode()
         return table
 
+    def bytes_of(self, token_id: int) -> bytes:
+        """Also of ids without a token, which a padded vocabulary has: they are no text."""
+        return self.token_bytes[token_id] if token_id < self.vocab_size else b""
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a raw prompt; spelled special tokens count as control tokens."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
@@ -88,9 +92,34 @@ class Tokenizer:
         return ids
 
     def mark_content(self, text: str) -> str:
-        """User text in which no special token can be found by `encode_rendered`."""
+        """User text in which `encode_rendered` finds no special token, whatever text a template
+        puts around it."""
         text = text.replace(CONTENT_MARK, "\ufffd")
-        return self._special_pattern.sub(lambda m: m[0][0] + CONTENT_MARK + m[0][1:], text)
+        # Again and again, since a special token may lie inside another or overlap it.
+        while self._special_pattern.search(text):
+            text = self._special_pattern.sub(lambda m: m[0][0] + CONTENT_MARK + m[0][1:], text)
+        before, after = self._open_ends(text)
+        return CONTENT_MARK * before + text + CONTENT_MARK * after
+
+    def _open_ends(self, text: str) -> tuple[bool, bool]:
+        """Could the beginning of the text end a special token, its end (or all of it) lie
+        inside one?"""
+        beginnings, endings, all_names = self._special_parts
+        longest = max(map(len, self._specials), default=1) - 1
+        lengths = range(1, min(longest, len(text)) + 1)
+        before = any(text[:length] in endings for length in lengths)
+        after = any(text[-length:] in beginnings for length in lengths)
+        return before, after or (bool(text) and text in all_names)
+
+    @cached_property
+    def _special_parts(self) -> tuple[frozenset[str], frozenset[str], str]:
+        """Beginnings and endings of the special tokens' names, and all names in one string."""
+        cuts = [(name, at) for name in self._specials for at in range(1, len(name))]
+        return (
+            frozenset(name[:at] for name, at in cuts),
+            frozenset(name[at:] for name, at in cuts),
+            CONTENT_MARK.join(self._specials),
+        )
 
     def special_id(self, token: str | None) -> int | None:
         """Id of an added token by its spelling."""
@@ -102,14 +131,14 @@ class Tokenizer:
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool = True) -> str:
         """Text of ids; incomplete UTF-8 becomes U+FFFD."""
         skipped = self.special_ids if skip_special_tokens else ()
-        raw = b"".join(self.token_bytes[i] for i in token_ids if i not in skipped)
+        raw = b"".join(self.bytes_of(i) for i in token_ids if i not in skipped)
         text = raw.decode("utf-8", errors="replace")
         return text.removeprefix(" ") if self.strips_leading_space else text
 
     def token_name(self, token_id: int) -> str:
         """How a log-prob entry shows a token: its text, or `bytes:\\xe2...` when the token is
         not whole UTF-8 characters."""
-        raw = self.token_bytes[token_id] if token_id < len(self.token_bytes) else b""
+        raw = self.bytes_of(token_id)
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError:

@@ -120,7 +120,7 @@ class Recipe:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe file. Raises `RecipeError` for a missing file, an unknown key or a bad value."""
+    """Read a recipe. Raises `RecipeError` for a missing file, an unknown key or a bad value."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -142,9 +142,7 @@ def parse_recipe(table: dict[str, Any]) -> Recipe:
     }
     style = groups["tokenizer"].style
     if style not in get_args(TokenizerStyle):
-        raise RecipeError(
-            f"tokenizer.style = {style!r}; expected one of {get_args(TokenizerStyle)}"
-        )
+        raise RecipeError(f"tokenizer.style = {style!r}; expected {get_args(TokenizerStyle)}")
     return _build(Recipe, {**table, "sources": sources, **groups}, "recipe")
 
 

@@ -13,7 +13,7 @@ import lzma
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from shoal.train import commands, stories
 from shoal.train.config import Recipe, RecipeError, Source
@@ -65,8 +65,7 @@ def read_corpus(recipe: Recipe, data_dir: Path, held_out: bool = True) -> Corpus
 
 def read_records(path: Path) -> Iterator[Record]:
     """Records of a `.jsonl` or `.jsonl.xz` file; any other file is one record with a `text`."""
-    opened = lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open("rt")
-    with opened as lines:
+    with _open_text(path) as lines:
         if ".jsonl" not in path.name:
             yield {"text": lines.read()}
             return
@@ -76,6 +75,12 @@ def read_records(path: Path) -> Iterator[Record]:
                     yield json.loads(line)
                 except json.JSONDecodeError as error:
                     raise RecipeError(f"{path}, line {number}: not a JSON object") from error
+
+
+def _open_text(path: Path) -> TextIO:
+    if path.suffix == ".xz":
+        return lzma.open(path, "rt", encoding="utf-8")
+    return path.open(encoding="utf-8")
 
 
 def _check_files(sources: Iterable[Source], data_dir: Path) -> None:

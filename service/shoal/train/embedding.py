@@ -28,7 +28,8 @@ def cooccurrence_embedding(
     vectors = vectors / vectors.norm(dim=1, keepdim=True).clamp_min(1e-6)
     seen = counts.sum(dim=1) > 0
     noise = torch.randn(vocab_size, size, generator=generator) * size**-0.5
-    return torch.where(seen[:, None], vectors, noise) * std * size**0.5
+    found: Tensor = torch.where(seen[:, None], vectors, noise) * std * size**0.5
+    return found
 
 
 def _counts(texts: list[Ids], vocab_size: int, window: int) -> Tensor:

@@ -56,7 +56,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     """Push all singular values near 1. matrices (count, rows, columns), same shape back."""
     a, b, c = _NEWTON_SCHULZ
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if tall else matrices
+    x: Tensor = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(5):
         gram = x @ x.mT
@@ -69,7 +69,8 @@ def build_optimizers(network: nn.Module, schedule: Schedule) -> list[torch.optim
 
     Frozen weights are left out.
     """
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, weight in network.named_parameters():
         if weight.requires_grad:
             inner = weight.ndim == 2 and "embed_tokens" not in name and ".lora_" not in name

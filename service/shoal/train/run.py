@@ -17,8 +17,8 @@ from shoal.train.base import load_base
 from shoal.train.config import Recipe, RecipeError, Schedule, Source, load_recipe
 from shoal.train.corpora import Corpus, read_corpus
 from shoal.train.export import export_folder
-from shoal.train.lora import add_lora
 from shoal.train.loop import Progress, StepReport, Trainer, Watch
+from shoal.train.lora import add_lora
 from shoal.train.material import held_out_check, tokenizer_for, warm_start
 from shoal.train.network import Llama
 from shoal.train.packing import TokenizedDocument, tokenize_documents

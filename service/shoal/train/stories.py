@@ -20,7 +20,8 @@ _NAMED = re.compile(
 )
 _PAIR = re.compile(r"^([A-Z][a-z]+) and ([A-Z][a-z]+)\b")
 _THING = re.compile(
-    r"\b[Aa]n? (?:[a-z]+ ){0,2}?([a-z]{3,})(?=[.,!?]| (?:in|on|at|and|with|to|that|who|was|is|from)\b)"
+    r"\b[Aa]n? (?:[a-z]+ ){0,2}?([a-z]{3,})"
+    r"(?=[.,!?]| (?:in|on|at|and|with|to|that|who|was|is|from)\b)"
 )
 _REQUESTS = (
     "Tell me a story about {}.",

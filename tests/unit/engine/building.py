@@ -117,7 +117,8 @@ class Engine:
         for _ in range(max_steps):
             if not self.core.has_work:
                 break
-            assert self.step() is not None, "work, but no step"
+            outputs = self.step()
+            assert outputs is not None, "work, but no step"
         assert not self.core.has_work, "the engine does not come to an end"
         assert all(stats.num_used_blocks == 0 for stats in self.core.stats())
         return self.heard

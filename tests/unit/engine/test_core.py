@@ -2,6 +2,8 @@
 
 import pytest
 
+from shoal.engine.sequence import make_sequence
+from shoal.engine.stopping import finish_after
 from shoal.protocol.messages import Finished
 from shoal.protocol.params import FinishReason, OutputParams, SamplingParams
 from shoal.protocol.step import StepPlan
@@ -190,6 +192,28 @@ def test_a_failed_step_ends_its_sequences_and_the_next_request_succeeds(failing_
     heard = engine.run(make_submit(4, [1] * 6, max_tokens=9))
     assert heard.tokens[4] == solo_output([1] * 6, 9, SEED_0)
     assert set(engine.runner.rows) == {4}
+
+
+def test_a_failed_step_leaves_no_row_behind_in_the_runner() -> None:
+    engine = Engine()
+    engine.run(make_submit(1, max_tokens=2))  # to be forgotten with the next plan
+
+    def fail(plan: StepPlan) -> None:
+        raise RuntimeError("before the runner looked at the plan")
+
+    engine.runner._before_step = fail
+    engine.run(make_submit(2))
+    engine.runner._before_step = None
+    engine.run(make_submit(3))
+    assert set(engine.runner.rows) == {3}
+
+
+def test_a_stop_id_before_min_tokens_does_not_stop() -> None:
+    seq = make_sequence(make_submit(1, min_tokens=1, stop_token_ids=(9,)), 256, 0, 0.0)
+    seq.token_ids.append(9)
+    assert finish_after(seq, 9) is None
+    seq.token_ids.append(9)
+    assert finish_after(seq, 9) == Finished(FinishReason.STOP, stop_reason=9)
 
 
 def test_prompt_logprobs_come_once_and_whole_however_the_prompt_is_cut() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from shoal.engine.block_pool import BlockPool, InvariantError
-from shoal.engine.prefix_cache import PrefixCache
+from shoal.engine.prefix_cache import BlockKey, PrefixCache
 from shoal.protocol.params import OutputParams, SamplingParams
 from tests.fakes.fake_runner import FakeRunner, solo_output
 from tests.unit.engine.building import Engine, make_submit
@@ -44,6 +44,26 @@ def test_prompt_logprobs_survive_preemption() -> None:
     assert engine.core.stats()[0].num_preemptions > 0
     told = [(i, len(p)) for frame in heard.frames for i, p in frame.prompt_logprobs.items()]
     assert sorted(told) == [(i, 6) for i in range(4)]
+
+
+def test_prompt_logprobs_are_whole_after_a_preemption_in_the_middle_of_the_prompt() -> None:
+    engine = Engine(num_blocks=12, token_budget=2, max_batch_size=2)
+    engine.add(make_submit(1, range(16), max_tokens=30))
+    while 1 not in engine.heard.started:
+        engine.step()
+    heard = engine.run(make_submit(2, range(20), output=OutputParams(prompt_logprobs=0)))
+    assert engine.core.stats()[0].num_preemptions == 1
+    (told,) = [frame.prompt_logprobs[2] for frame in heard.frames if frame.prompt_logprobs]
+    assert [entry.token_id for entry in told[1:]] == list(range(1, 20))
+
+
+def test_a_sequence_that_would_soon_be_put_back_is_not_admitted() -> None:
+    engine = Engine(num_blocks=5)
+    engine.add(make_submit(1, range(4), max_tokens=9))
+    engine.step()
+    engine.step()
+    engine.run(make_submit(2, [9] * 9, max_tokens=4))
+    assert engine.core.stats()[0].num_preemptions == 0
 
 
 def test_an_equal_prompt_is_found_in_the_cache_and_its_last_token_computed() -> None:
@@ -106,11 +126,14 @@ def test_a_colliding_key_is_a_miss(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_collision_within_one_chain_or_across_salts_is_a_miss() -> None:
     cache = PrefixCache(2, digest=lambda data: b"same")
-    keys = []
+    keys: list[BlockKey] = []
     cache.extend_keys(keys, [5, 5, 5, 5], "salt", 2)
     cache.put(keys[0], "salt", block_id=0)
     assert len(cache.find(keys, "salt")) == 1
     assert cache.find(keys, "other") == []
+    different: list[BlockKey] = []
+    cache.extend_keys(different, [6, 6], "salt", 1)
+    assert cache.find(different, "salt") == []
 
 
 @pytest.mark.parametrize("token_budget", [16, 512])
@@ -120,6 +143,13 @@ def test_copies_of_a_prompt_that_arrive_together_compute_it_once(token_budget: i
     assert engine.runner.num_tokens == 40 + 7 * 4
     for i in range(8):
         assert heard.tokens[i] == solo_output(PROMPT, 1, SamplingParams(seed=i))
+
+
+def test_copies_start_in_the_order_of_their_arrival() -> None:
+    engine = Engine(256)
+    engine.add(*(make_submit(i, PROMPT, max_tokens=1) for i in range(6)))
+    assert engine.step().seq_ids == [0]
+    assert engine.step().seq_ids == [1, 2, 3, 4, 5]
 
 
 def test_copies_do_not_wait_for_one_that_was_aborted() -> None:

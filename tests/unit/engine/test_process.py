@@ -75,6 +75,13 @@ class Child:
             heard.take(self.until(StepOutputs))
         return heard
 
+    def cpu_ticks(self) -> int:
+        """Processor time it used, in hundredths of a second."""
+        numbers = Path(f"/proc/{self.process.pid}/stat")
+        if not numbers.exists():
+            pytest.skip("needs /proc")
+        return sum(map(int, numbers.read_text().split()[13:15]))
+
     def exit_code(self, within_s: float) -> int:
         return self.process.wait(timeout=within_s)
 
@@ -150,12 +157,9 @@ def test_idle_it_uses_no_processor_time() -> None:
         engine.send(make_submit(1))
         engine.hear(1)
         engine.until(Heartbeat)
-        ticks = Path(f"/proc/{engine.process.pid}/stat")
-        if not ticks.exists():
-            pytest.skip("needs /proc")
-        before = sum(map(int, ticks.read_text().split()[13:15]))
+        before = engine.cpu_ticks()
         time.sleep(0.5)
-        assert sum(map(int, ticks.read_text().split()[13:15])) - before <= 2
+        assert engine.cpu_ticks() - before <= 2
 
 
 @pytest.mark.parametrize("prompt", [None, [7], [8]], ids=["idle", "stepping", "in a long step"])
@@ -237,12 +241,15 @@ def test_a_parent_that_reads_late_stops_nothing_and_loses_nothing() -> None:
     with child(kv_cache_bytes=8 << 20, block_size=64) as engine:
         wanted = OutputParams(prompt_logprobs=0)
         ids = range(1, 61)
-        engine.send(*(make_submit(i, [i] * 1000, max_tokens=1, output=wanted) for i in ids))
-        time.sleep(1.0)
+        engine.send(*(make_submit(i, [i] * 4000, max_tokens=1, output=wanted) for i in ids))
+        time.sleep(1.5)
+        before = engine.cpu_ticks()
+        time.sleep(0.5)
+        assert engine.cpu_ticks() - before <= 2, "it does not sleep while it cannot send"
         heard = engine.hear(*ids)
         told = [len(p) for frame in heard.frames for p in frame.prompt_logprobs.values()]
-        assert told == [1000] * 60
-        assert sum(len(codec.encode(frame)) for frame in heard.frames) > 1 << 19
+        assert told == [4000] * 60
+        assert sum(len(codec.encode(frame)) for frame in heard.frames) > 5 << 19
 
 
 def test_the_link_keeps_what_the_socket_does_not_take_and_still_reads() -> None:

@@ -1,6 +1,5 @@
 """`shoal bench`: reads the flags, runs the levels, writes table, JSON and plot."""
 
-import asyncio
 import importlib.util
 import json
 import time
@@ -38,7 +37,9 @@ def bench(
     concurrency: Annotated[
         str,
         typer.Option(
-            metavar="N,N,…", help="Clients at once; one level after the other.", rich_help_panel=LOAD
+            metavar="N,N,…",
+            help="Clients at once; one level after the other.",
+            rich_help_panel=LOAD,
         ),
     ] = "1,8,32,128",
     requests: Annotated[
@@ -153,6 +154,8 @@ def _parse_levels(text: str) -> list[int]:
 
 
 def _run(work: "Workload", levels: list[int], limits: "Limits") -> "Report":
+    import asyncio
+
     from shoal.commands.machine import describe
 
     from .load import ProbeFailed
@@ -242,7 +245,11 @@ def _write(report: "Report", json_file: Path | None, plot_file: Path | None) -> 
     if plot_file is not None:
         from .plot import draw
 
-        draw(report.levels, f"{work.model} · {environment['cpu_model']} · {report.date}", plot_file)
+        draw(
+            report.levels,
+            f"{work.model} · {environment['cpu_model']} · {report.date[:10]}",
+            plot_file,
+        )
 
 
 def _loop_factory() -> Any:  # uvloop has no types

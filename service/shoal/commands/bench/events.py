@@ -61,8 +61,10 @@ class EventStream:
             usage = usage or event.get("usage") or {}
             if "error" in event:
                 error = _error_code(event["error"])
-            finish_reason = finish_reason or _finish_reason(event)
-            if _text(event) or not ("error" in event or usage or finish_reason):
+            ended_by = _finish_reason(event)
+            finish_reason = finish_reason or ended_by
+            has_choices = bool(event.get("choices"))
+            if has_choices and (_text(event) or ended_by is None):
                 break
             times.pop()
         first = self._first_text if self._first_text is not None else self._first_choice

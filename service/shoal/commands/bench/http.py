@@ -95,7 +95,7 @@ def render_request(
 
 
 class ChunkedDecoder:
-    """Takes chunked transfer coding apart, however the bytes are cut. `done` after the last chunk."""
+    """Decodes chunked transfer coding, however the bytes are cut. `done` after the last chunk."""
 
     __slots__ = ("_left", "_open", "_tail", "_trailer", "done")
 
@@ -220,6 +220,8 @@ class Connection(asyncio.Protocol):
             self._head = head
             return b""
         first, *lines = head.decode("latin-1").split("\r\n")
+        if not first.startswith("HTTP/1."):
+            raise ValueError(f"it begins with {first[:20]!r}")
         pairs = (line.partition(":") for line in lines)
         headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
         self._response = Response(int(first.split(" ", 2)[1]), headers)

@@ -120,6 +120,8 @@ class LoadClient:
             record.error = "timeout"
             record.token_times = events.outcome().token_times
         record.ended_at = self._clock()
+        if not work.keep_alive:
+            self._connection.close()
         return record
 
     def close(self) -> None:
@@ -155,8 +157,10 @@ async def run_level(
     a second how many requests have ended and how many seconds have passed."""
     clients = [LoadClient(work, clock) for _ in range(concurrency)]
     try:
-        warm_up = [client.send(f"warm-{concurrency}-{i}", min(WARM_UP_TOKENS, work.max_tokens))
-                   for i, client in enumerate(clients)]
+        warm_up = [
+            client.send(f"warm-{concurrency}-{i}", min(WARM_UP_TOKENS, work.max_tokens))
+            for i, client in enumerate(clients)
+        ]
         await asyncio.gather(*warm_up)
         return await _measure(clients, limits, on_tick or (lambda done, passed: None), clock)
     finally:

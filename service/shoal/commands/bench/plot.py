@@ -31,7 +31,13 @@ def _draw_throughput(axes: Any, levels: Sequence[LevelStats]) -> None:
     axes.plot(clients, rates, color=BLUE, marker="o", linewidth=2)
     for x, y in zip(clients, rates, strict=True):
         axes.annotate(
-            f"{y:,.0f}", (x, y), (0, 8), textcoords="offset points", ha="center", color=BLUE
+            f"{y:,.0f}",
+            (x, y),
+            (-5, 7),
+            textcoords="offset points",
+            ha="right",
+            color=BLUE,
+            bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"},
         )
     axes.set_title("Throughput", loc="left", fontweight="bold")
     axes.set_ylabel("output tokens per second")
@@ -57,17 +63,22 @@ def _draw_latency(axes: Any, levels: Sequence[LevelStats]) -> None:
     axes.plot(clients, p90, color=ORANGE, marker="s", linewidth=1, linestyle="--", label="p90")
     axes.plot(clients, p50, color=ORANGE, marker="o", linewidth=2, label="p50")
     axes.set_yscale("log")
+    low, high = min(p50), max(p99)
+    # Less than a decade would leave a log axis with hardly a tick.
+    axes.set_ylim(min(low / 1.5, high / 10), max(high * 1.5, low * 10))
     axes.legend(frameon=False, loc="upper left")
 
 
 def _tidy(axes: Any, clients: Sequence[int]) -> None:
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     plain = FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
     axes.set_xscale("log", base=2)
     axes.set_xticks(clients, [str(count) for count in clients])
-    axes.set_xlim(min(clients) / 1.3, max(clients) * 1.3)
+    axes.set_xlim(min(clients) / 1.8, max(clients) * 1.4)
     axes.xaxis.set_minor_formatter(NullFormatter())
+    if axes.get_yscale() == "log":
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(plain)
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("concurrent clients")

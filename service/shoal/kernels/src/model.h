@@ -8,6 +8,11 @@
 
 namespace shoal {
 
+constexpr int kFewRows = 8;         // up to here each thread prepares a linear's rows for itself
+constexpr int kScratchRows = 96;    // rows of a thread's scratch at most
+constexpr int kScratchPanels = 32;  // panels of it; also the chunks of the vocabulary in the head
+constexpr int kStagesPerLayer = 10;
+
 struct Config {
   int vocab, width, layers, heads, kv_heads, head_dim, mlp_width, max_positions;
   float eps;

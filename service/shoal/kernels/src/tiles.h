@@ -62,9 +62,11 @@ struct Bf16 {
 #pragma GCC unroll 16
       for (int j = 0; j < NP * kVecs; ++j) w[j] = Vec::low_bf16(word(panels[j / kVecs], k, j));
       add_products<MR, NP>(sums, x, k, w);
+      keep_order();
 #pragma GCC unroll 16
       for (int j = 0; j < NP * kVecs; ++j) w[j] = Vec::high_bf16(word(panels[j / kVecs], k, j));
       add_products<MR, NP>(sums, x, k + 1, w);
+      keep_order();
     }
     if (k < n) {  // the other half of the lane may hold anything
       typename Vec::F w[NP * kVecs];
@@ -75,6 +77,9 @@ struct Bf16 {
   }
 
  private:
+  // Loading a word twice is cheaper than the spills of a compiler that holds on to both halves.
+  static SHOAL_INLINE void keep_order() { asm volatile("" ::: "memory"); }
+
   static SHOAL_INLINE typename Vec::I word(const char* panel, int k, int j) {
     return Vec::load_word(panel + static_cast<std::size_t>(k / 2) * kPanel * 4 +
                           j % kVecs * Vec::width * 4);

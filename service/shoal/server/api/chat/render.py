@@ -149,5 +149,5 @@ class ChatRenderer:
         return {
             "token": token_text(tokenizer, token_id, as_id=self._options.tokens_as_ids),
             "logprob": float32_value(logprob),
-            "bytes": None if special else list(tokenizer.token_bytes[token_id]),
+            "bytes": None if special else list(tokenizer.bytes_of(token_id)),
         }

@@ -1,0 +1,64 @@
+# Everything a day needs; each target makes what it stands on. `make help` lists them.
+# PYTHON=python3.12 picks another interpreter, PIP_ARGS="…" goes to pip when wheels are installed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+HOST ?= 127.0.0.1
+PORT ?= 8000
+ARGS ?=
+NATIVE := $(wildcard service/shoal/kernels/src/* CMakeLists.txt)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help serve test test-all setup fix check bench lock clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+serve: $(VENV)/server.stamp ## install what is missing and serve the default models on 127.0.0.1:8000
+	$(BIN)/shoal serve --host $(HOST) --port $(PORT) $(ARGS)
+
+setup: $(VENV)/dev.stamp ## make the environment for working on Shoal
+
+test: $(VENV)/dev.stamp ## the fast tests (ARGS="-k name" picks some)
+	$(BIN)/python -m pytest -q $(ARGS)
+
+test-all: $(VENV)/dev.stamp ## also the slow tests: processes, container, training
+	$(BIN)/python -m pytest -q -m "not peers" $(ARGS)
+
+fix: $(VENV)/dev.stamp ## format and repair what can be repaired
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+check: $(VENV)/dev.stamp ## format, lint, types, import rules; changes nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/rules
+
+bench: $(VENV)/dev.stamp ## measure a server started for it (ARGS="--concurrency 1,8" goes to shoal bench)
+	BIN=$(BIN) deploy/bench.sh $(ARGS)
+
+lock: ## resolve requirements/*.lock anew from pyproject.toml
+	test -x .cache/lock/bin/uv || { $(PYTHON) -m venv .cache/lock && .cache/lock/bin/pip install -q uv; }
+	$(PYTHON) deploy/lock.py .cache/lock/bin/uv
+
+clean: ## remove the environment and everything built
+	rm -rf $(VENV) build dist .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find service tests deploy -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "Shoal needs Python 3.11 or newer: make PYTHON=python3.11 …"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps remember which lock files the environment was made from.
+$(VENV)/server.stamp: requirements/server.lock requirements/torch.lock requirements/build.lock \
+    pyproject.toml deploy/install.sh $(NATIVE) | $(BIN)/python
+	deploy/install.sh $(BIN)/python server torch build
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/dev.stamp: $(VENV)/server.stamp requirements/dev.lock
+	deploy/install.sh $(BIN)/python dev
+	touch $@

@@ -1,0 +1,97 @@
+"""Write the lock files in requirements/ from pyproject.toml: one resolution, hashed wheels.
+
+Called by `make lock` with the path of `uv`, which resolves for every platform and every Python from
+3.11 at once. Takes no release younger than seven days. Knows nothing about where packages come
+from. Which file is installed when: deploy/install.sh.
+"""
+
+import datetime
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+WAIT = datetime.timedelta(days=7)
+
+# A compiler is all the machine has to bring: the other build tools come as wheels.
+BUILD_TOOLS = ["cmake>=3.26", "ninja>=1.11"]
+
+# PyTorch, and the libraries that its default build for Linux needs and its CPU build does not.
+TORCH = re.compile(r"(torch$|triton$|nvidia-|cuda-)")
+
+# PyTorch keeps its CPU-only wheels for Linux beside the main package index, where the resolver
+# does not see them.
+TORCH_CPU = "torch==2.13.0+cpu"
+TORCH_CPU_SHA256 = {
+    "cp311 x86_64": "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b",
+    "cp312 x86_64": "4ca4a9394b0c771238a4f73590fdbbc4debad85ed0fa63d026ae1b085da7d6e2",
+    "cp313 x86_64": "3fbf9c9d1f3c10c2d59d04aca426dee9ccc6ceb32d255c61e93acc3b4f75fae6",
+    "cp314 x86_64": "d20fa53ee744502fa4c69818a720b05ca0d37abd055d4f6e66cae155114bc691",
+    "cp311 aarch64": "84453b69508ec79902f899c5ed9495acb9e2bbe9fda5f1d5d6f19e3c3842e1a7",
+    "cp312 aarch64": "6f307c2c32d764ffc6ff6893b801fad6d4752f3e67966cb8abf1843427c02604",
+    "cp313 aarch64": "0b8f7d0423027ae8b90c7977c627f3379f325363a08224dffad9b4b2d684a83d",
+    "cp314 aarch64": "ca021f9eb2f8345c83fa03e3a04587308afb8df71bd472670b3ece00df58621c",
+}
+
+HEADER = "# Written by `make lock` from pyproject.toml. {what}\n"
+FILES = {
+    "server": "What `shoal serve` runs with, but for PyTorch.",
+    "torch-cpu": "PyTorch without CUDA for Linux; taken before torch.lock where pip finds it.",
+    "torch": "PyTorch as the package index has it: for Linux with CUDA and its libraries.",
+    "build": "What builds the package; not needed to run it.",
+    "dev": "What the tests and checks need beyond server and build.",
+}
+
+
+def resolve(uv: str, sources: list[str], constraints: Path | None) -> dict[str, str]:
+    """Resolve the sources and return name -> the pinned requirement with its hashes."""
+    newest = datetime.datetime.now(datetime.UTC).date() - WAIT
+    command = [uv, "pip", "compile", "--universal", "--python-version", "3.11", "--no-build"]
+    command += ["--generate-hashes", "--no-header", "--no-annotate", "--quiet"]
+    command += ["--exclude-newer", newest.isoformat(), *sources]
+    if constraints:
+        command += ["--constraints", str(constraints)]
+    text = subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
+    pins: dict[str, str] = {}
+    for pin in re.split(r"\n(?=\S)", text.strip()):
+        name = re.match(r"[A-Za-z0-9._-]+", pin)[0]
+        # One name can have two pins, for old and new Pythons.
+        pins[name] = pins.get(name, "") + pin + "\n"
+    return pins
+
+
+def cpu_torch(pin: str) -> str:
+    """The CPU-only twin of the torch pin."""
+    assert pin.startswith(TORCH_CPU.removesuffix("+cpu") + " "), "TORCH_CPU is of another version"
+    hashes = " \\\n".join(f"    --hash=sha256:{digest}" for digest in TORCH_CPU_SHA256.values())
+    return f"{TORCH_CPU} ; sys_platform == 'linux' \\\n{hashes}\n"
+
+
+def main(uv: str) -> None:
+    """Resolve everything together, then deal the pins out to the files."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    with tempfile.TemporaryDirectory() as scratch:
+        build = Path(scratch, "build.in")
+        build.write_text("\n".join(project["build-system"]["requires"] + BUILD_TOOLS))
+        full = resolve(uv, ["pyproject.toml", "--extra", "dev", str(build)], None)
+        pinned = Path(scratch, "full.lock")
+        pinned.write_text("".join(full.values()))
+        server = resolve(uv, ["pyproject.toml", "--extra", "server"], pinned).keys()
+        builders = resolve(uv, [str(build)], pinned).keys()
+
+    torch = {name for name in full if TORCH.match(name)}
+    names = {"torch": torch, "server": server - torch, "build": builders - server}
+    names["dev"] = full.keys() - torch - server - builders
+    texts = {file: "".join(full[name] for name in sorted(found)) for file, found in names.items()}
+    texts["torch-cpu"] = cpu_torch(full["torch"])
+    for file, what in FILES.items():
+        path = ROOT / "requirements" / f"{file}.lock"
+        path.write_text(HEADER.format(what=what) + texts[file])
+        print(f"{path.relative_to(ROOT)}: {texts[file].count('==')} pins")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,67 @@
+"""The `shoal` command: registers the sub-commands of `commands/` and nothing else.
+
+Modules of `commands/` are light, so `shoal --help` is quick; the flags of `serve` need the settings
+class and are made only when `serve` is what was asked for.
+"""
+
+import importlib.util
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import typer
+
+NEEDED = ("typer", "rich", "pydantic_settings")
+
+
+def main() -> None:
+    """Entry point. Without the `server` extra it says how to install it; exit code 1."""
+    if any(importlib.util.find_spec(name) is None for name in NEEDED):
+        print(
+            "shoal: the commands need more packages: pip install 'shoal[server]'", file=sys.stderr
+        )
+        sys.exit(1)
+    build_app(sys.argv[1:2] == ["serve"])(prog_name="shoal")
+
+
+def build_app(with_serve_flags: bool = True) -> "typer.Typer":
+    """The whole command line."""
+    import typer
+
+    from shoal.commands import serve
+    from shoal.commands.bench.command import bench
+    from shoal.commands.chat import chat
+    from shoal.commands.complete import complete
+    from shoal.commands.doctor import doctor
+    from shoal.commands.models import models
+    from shoal.commands.train import train
+
+    app = typer.Typer(
+        help="Shoal: small language models, moving together.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    def show_version(wanted: bool) -> None:
+        if wanted:
+            from shoal import __version__
+
+            print(f"shoal {__version__}")
+            raise typer.Exit
+
+    @app.callback()
+    def root(
+        version: bool = typer.Option(
+            False, "--version", callback=show_version, is_eager=True, help="Show the version."
+        ),
+    ) -> None:
+        """The options before a sub-command."""
+
+    if with_serve_flags:
+        app.command("serve", help=serve.DESCRIPTION)(serve.make_command())
+    else:
+        app.command("serve", help=serve.DESCRIPTION)(lambda: None)
+    for command in (chat, complete, bench, models, doctor, train):
+        app.command()(command)
+    return app

@@ -1,0 +1,137 @@
+"""`completions`, `chat` and `models` of the synchronous client: signatures for people and type
+checkers. What they send is in `_calls.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from . import _calls as calls
+from ._collect import ChatCollector, CompletionCollector
+from ._driver import Driver
+from ._params import Prompt
+from ._stream_io import Stream
+from ._types import ChatChunk, ChatCompletion, Completion, CompletionChunk, Model, ModelList
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ._params import ChatParams, CompletionParams, Extras
+
+
+class Completions:
+    """`client.completions`"""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    @overload
+    def create(
+        self,
+        prompt: Prompt,
+        *,
+        model: str | None = ...,
+        stream: Literal[False] = ...,
+        **params: Unpack[CompletionParams],
+    ) -> Completion: ...
+
+    @overload
+    def create(
+        self,
+        prompt: Prompt,
+        *,
+        model: str | None = ...,
+        stream: Literal[True],
+        **params: Unpack[CompletionParams],
+    ) -> Stream[CompletionChunk, Completion]: ...
+
+    @overload
+    def create(
+        self,
+        prompt: Prompt,
+        *,
+        model: str | None = ...,
+        stream: bool,
+        **params: Unpack[CompletionParams],
+    ) -> Completion | Stream[CompletionChunk, Completion]: ...
+
+    def create(
+        self,
+        prompt: Prompt,
+        *,
+        model: str | None = None,
+        stream: bool = False,
+        **params: Unpack[CompletionParams],
+    ) -> Completion | Stream[CompletionChunk, Completion]:
+        """Continues a prompt, or each of several; with `stream` as chunks while it runs."""
+        call = calls.completion(prompt, model=model, stream=stream, **params)
+        if not stream:
+            return self._driver.run(call)
+        return self._driver.run_stream(call, CompletionCollector(call.num_choices))
+
+
+class Chat:
+    """`client.chat`"""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    @overload
+    def create(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        model: str | None = ...,
+        stream: Literal[False] = ...,
+        **params: Unpack[ChatParams],
+    ) -> ChatCompletion: ...
+
+    @overload
+    def create(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        model: str | None = ...,
+        stream: Literal[True],
+        **params: Unpack[ChatParams],
+    ) -> Stream[ChatChunk, ChatCompletion]: ...
+
+    @overload
+    def create(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        model: str | None = ...,
+        stream: bool,
+        **params: Unpack[ChatParams],
+    ) -> ChatCompletion | Stream[ChatChunk, ChatCompletion]: ...
+
+    def create(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        model: str | None = None,
+        stream: bool = False,
+        **params: Unpack[ChatParams],
+    ) -> ChatCompletion | Stream[ChatChunk, ChatCompletion]:
+        """Answers a conversation; with `stream` as chunks while it runs."""
+        call = calls.chat(messages, model=model, stream=stream, **params)
+        if not stream:
+            return self._driver.run(call)
+        return self._driver.run_stream(call, ChatCollector(call.num_choices))
+
+
+class Models:
+    """`client.models`"""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    def list(self, **extras: Unpack[Extras]) -> ModelList:
+        """Every model, loading ones too, in `.data`."""
+        return self._driver.run(calls.list_models(**extras))
+
+    def retrieve(self, model: str, **extras: Unpack[Extras]) -> Model:
+        """One model. Raises ModelNotFound."""
+        return self._driver.run(calls.retrieve_model(model, **extras))

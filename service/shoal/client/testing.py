@@ -1,0 +1,321 @@
+"""Doubles for tests of programs that use the SDK: a server in memory and a clock you move.
+
+    server = MockServer()
+    server.error(503, "server_is_overloaded", headers={"Retry-After": "2"})
+    server.completion(" blue")
+    client = server.client()
+    assert client.completions.create("The sky is").text == " blue"
+    assert server.clock.sleeps == [2.0]
+
+The real client runs, with its retries and limits; only the network and the time are replaced.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import httpx
+
+from ._async_client import AsyncClient
+from ._client import Client
+from ._retry import Clock
+
+PING = b": ping\n\n"
+"""The keep-alive comment of a stream."""
+DONE = b"data: [DONE]\n\n"
+"""The last event of a stream."""
+
+
+class Fault(enum.Enum):
+    """What can go wrong below HTTP. CONNECT and CONNECT_TIMEOUT only before a reply."""
+
+    CONNECT = "ConnectError"
+    CONNECT_TIMEOUT = "ConnectTimeout"
+    READ_TIMEOUT = "ReadTimeout"
+    LOST = "RemoteProtocolError"
+
+    def error(self, library: ModuleType) -> Exception:
+        """As the HTTP library reports it."""
+        error: Exception = getattr(library, self.value)(f"{self.name.lower()} (made by a test)")
+        return error
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Silence inside a body: moves the server's clock on, without waiting."""
+
+    seconds: float
+
+
+Part = bytes | Mapping[str, Any] | Pause | Fault
+"""A piece of a body: bytes, an event as its JSON, silence, or a break of the connection."""
+
+
+@dataclass(frozen=True)
+class Canned:
+    """A reply that waits for its request."""
+
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    parts: tuple[Part, ...] = ()
+    fault: Fault | None = None
+    """Happens instead of a reply."""
+
+
+@dataclass
+class SeenRequest:
+    """A request the server got."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    json: Any = None
+    """The body; None if it had none."""
+    timeout: Mapping[str, float | None] = field(default_factory=dict)
+    """Seconds given to the HTTP library: connect, read, write, pool."""
+    closed: bool = False
+    """Whether the client has closed the reply."""
+
+
+class FakeClock:
+    """Time that only moves when told to. Chance is fixed too."""
+
+    def __init__(self, *, now: float = 1000.0, wall: float = 1.76e9, chance: float = 0.5) -> None:
+        self.now = now
+        """Seconds of the monotonic clock."""
+        self.chance = chance
+        """What the random source always says, in [0, 1)."""
+        self.sleeps: list[float] = []
+        """Seconds of every wait."""
+        self._wall_ahead = wall - now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+    def as_clock(self) -> Clock:
+        """For `Client(clock=...)`."""
+        return Clock(
+            monotonic=lambda: self.now,
+            wall=lambda: self.now + self._wall_ahead,
+            random=lambda: self.chance,
+            sleep=self._sleep,
+        )
+
+    def _sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        self.advance(seconds)
+
+
+class MockServer(httpx.BaseTransport, httpx.AsyncBaseTransport):
+    """A transport for httpx and httpx2 clients that sends canned replies, each once, in order.
+
+    `answer` is asked when none is left; without it such a request is an AssertionError.
+    """
+
+    def __init__(self, answer: Callable[[SeenRequest], Canned] | None = None) -> None:
+        self.requests: list[SeenRequest] = []
+        self.clock = FakeClock()
+        self._replies: deque[Canned] = deque()
+        self._answer = answer
+
+    def client(self, **settings: Any) -> Client:
+        """A client of this server; `settings` as for `Client`."""
+        settings.setdefault("http_client", httpx.Client(transport=self))
+        return Client(clock=self.clock.as_clock(), **settings)
+
+    def async_client(self, **settings: Any) -> AsyncClient:
+        """The same, asynchronous."""
+        settings.setdefault("http_client", httpx.AsyncClient(transport=self))
+        return AsyncClient(clock=self.clock.as_clock(), **settings)
+
+    def add(self, *replies: Canned) -> None:
+        self._replies.extend(replies)
+
+    def reply(
+        self, json: Any = None, *, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """A JSON body; bytes are sent as they are."""
+        self.add(json_reply(json, status=status, headers=headers))
+
+    def error(
+        self,
+        status: int,
+        code: str,
+        message: str = "made by a test",
+        *,
+        type: str = "server_error",
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """An error status with the API's error object."""
+        error = {"message": message, "type": type, "param": param, "code": code}
+        self.reply({"error": error}, status=status, headers=headers)
+
+    def fail(self, fault: Fault) -> None:
+        """No reply at all."""
+        self.add(Canned(fault=fault))
+
+    def stream(self, *parts: Part, headers: Mapping[str, str] | None = None) -> None:
+        """A stream of these parts. Nothing is added: give `DONE` where it belongs."""
+        kind = {"content-type": "text/event-stream; charset=utf-8"}
+        self.add(Canned(headers={**kind, **(headers or {})}, parts=parts))
+
+    def completion(self, text: str, **fields: Any) -> None:
+        """A whole completion; `fields` replace or add top-level fields."""
+        self.reply(completion_json(text, **fields))
+
+    def completion_stream(self, *texts: str) -> None:
+        """A completion stream, one chunk per text, whole and with usage."""
+        self.stream(*map(completion_event, texts), *_end("text_completion", "text", "", texts))
+
+    def chat(self, text: str, **fields: Any) -> None:
+        """A whole chat answer."""
+        self.reply(chat_json(text, **fields))
+
+    def chat_stream(self, *texts: str) -> None:
+        """A chat stream, one chunk per text, whole and with usage."""
+        first = chat_event({"role": "assistant", "content": ""})
+        deltas = [chat_event({"content": text}) for text in texts]
+        self.stream(first, *deltas, *_end("chat.completion.chunk", "delta", {}, texts))
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        request.read()
+        return self._respond(request)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await request.aread()
+        return self._respond(request)
+
+    def _respond(self, request: Any) -> httpx.Response:  # both are of the client's library
+        library = sys.modules[type(request).__module__.partition(".")[0]]
+        seen = SeenRequest(
+            method=request.method,
+            path=request.url.raw_path.decode(),
+            headers={name.lower(): value for name, value in request.headers.items()},
+            json=json.loads(request.content) if request.content else None,
+            timeout=dict(request.extensions.get("timeout", {})),
+        )
+        self.requests.append(seen)
+        canned = self._next_reply(seen)
+        if canned.fault is not None:
+            raise canned.fault.error(library)
+        body = _body_type(library)(self._send(canned.parts, library), seen)
+        response: httpx.Response = library.Response(
+            canned.status, headers=dict(canned.headers), stream=body
+        )
+        return response
+
+    def _next_reply(self, seen: SeenRequest) -> Canned:
+        if self._replies:
+            return self._replies.popleft()
+        if self._answer is None:
+            raise AssertionError(f"{seen.method} {seen.path}: the MockServer has no reply left")
+        return self._answer(seen)
+
+    def _send(self, parts: Iterable[Part], library: ModuleType) -> Iterator[bytes]:
+        for part in parts:
+            if isinstance(part, Fault):
+                raise part.error(library)
+            if isinstance(part, Pause):
+                self.clock.advance(part.seconds)
+            elif isinstance(part, bytes):
+                yield part
+            else:
+                yield event_bytes(part)
+
+
+def json_reply(
+    json: Any = None, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Canned:
+    """A reply with a JSON body; bytes are sent as they are, None as nothing."""
+    content = json if isinstance(json, bytes) else b"" if json is None else _dump(json)
+    kind = {"content-type": "application/json"}
+    return Canned(status, {**kind, **(headers or {})}, (content,))
+
+
+def event_bytes(event: Mapping[str, Any]) -> bytes:
+    """One event of a stream as it is sent."""
+    return b"data: " + _dump(event) + b"\n\n"
+
+
+def completion_json(text: str, **fields: Any) -> dict[str, Any]:
+    """The body of a whole completion."""
+    choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": "stop"}
+    return {**_head("text_completion"), "choices": [choice], "usage": _usage([text]), **fields}
+
+
+def chat_json(text: str, **fields: Any) -> dict[str, Any]:
+    """The body of a whole chat answer."""
+    message = {"role": "assistant", "content": text, "refusal": None}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+    return {**_head("chat.completion"), "choices": [choice], "usage": _usage([text]), **fields}
+
+
+def completion_event(
+    text: str, *, index: int = 0, finish_reason: str | None = None, **fields: Any
+) -> dict[str, Any]:
+    """A chunk of a completion stream; `fields` go into its choice."""
+    choice = {"index": index, "text": text, "finish_reason": finish_reason, **fields}
+    return {**_head("text_completion"), "choices": [choice]}
+
+
+def chat_event(
+    delta: Mapping[str, Any], *, index: int = 0, finish_reason: str | None = None, **fields: Any
+) -> dict[str, Any]:
+    """A chunk of a chat stream; `fields` go into its choice."""
+    choice = {"index": index, "delta": dict(delta), "finish_reason": finish_reason, **fields}
+    return {**_head("chat.completion.chunk"), "choices": [choice]}
+
+
+def _end(kind: str, name: str, nothing: Any, texts: tuple[str, ...]) -> tuple[Part, ...]:
+    last = {"index": 0, name: nothing, "finish_reason": "stop"}
+    return (
+        {**_head(kind), "choices": [last]},
+        {**_head(kind), "choices": [], "usage": _usage(texts)},
+        DONE,
+    )
+
+
+def _head(kind: str) -> dict[str, Any]:
+    return {"id": "cmpl-test", "object": kind, "created": 1760000000, "model": "test"}
+
+
+def _usage(texts: Iterable[str]) -> dict[str, int]:
+    num_texts = sum(1 for _ in texts)
+    return {"prompt_tokens": 3, "completion_tokens": num_texts, "total_tokens": 3 + num_texts}
+
+
+def _dump(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _body_type(library: ModuleType) -> Any:
+    """A body that both the sync and the async client of this library take."""
+
+    class Body(library.SyncByteStream, library.AsyncByteStream):  # type: ignore[misc, name-defined]
+        def __init__(self, pieces: Iterator[bytes], seen: SeenRequest) -> None:
+            self._pieces = pieces
+            self._seen = seen
+
+        def __iter__(self) -> Iterator[bytes]:
+            return self._pieces
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            for piece in self._pieces:
+                yield piece
+
+        def close(self) -> None:
+            self._seen.closed = True
+
+        async def aclose(self) -> None:
+            self._seen.closed = True
+
+    return Body

@@ -1,0 +1,132 @@
+"""What `shoal doctor` looks at. Each check is one function that returns one line; none prints.
+
+Imports neither torch nor the server: versions come from package metadata.
+"""
+
+import importlib.metadata
+import importlib.util
+import platform
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from shoal.commands import machine
+from shoal.commands.model_folders import read_folder
+from shoal.config import Settings, find_models
+from shoal.errors import ConfigError
+
+SERVER_PACKAGES = ("fastapi", "uvicorn", "pydantic-settings", "msgspec", "safetensors")
+FAST_PACKAGES = {"uvloop": "a faster event loop", "httptools": "faster HTTP parsing"}
+NATIVE_MODULE = "shoal.kernels._native"
+LEAST_MEMORY_BYTES = 512 << 20
+INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the doctor. `advice` is what to do when it is not `ok`; an `essential` one that
+    is not ok means `shoal serve` cannot work."""
+
+    name: str
+    ok: bool
+    found: str
+    advice: str = ""
+    essential: bool = False
+
+
+def all_checks(settings: Settings) -> Iterator[Finding]:
+    yield check_python()
+    yield check_cores()
+    yield check_memory()
+    yield check_instructions()
+    yield from check_packages()
+    yield check_kernels()
+    yield from check_models(settings)
+    yield check_port(settings.host, settings.port)
+
+
+def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
+    found = ".".join(map(str, version))
+    return Finding("Python", version >= (3, 11), found, "install Python 3.11 or newer", True)
+
+
+def check_cores() -> Finding:
+    cores = machine.usable_cores()
+    found = f"{cores:g} usable, {machine.cpu_model()}"
+    return Finding("cores", cores >= 2, found, "give it 2 cores: one steps, one serves HTTP")
+
+
+def check_memory() -> Finding:
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    limit = machine.memory_limit_bytes()
+    usable = available if limit is None else min(available, limit)
+    found = f"{usable / 2**30:.1f} GiB usable" + ("" if limit is None else " (cgroup limit)")
+    return Finding("memory", usable >= LEAST_MEMORY_BYTES, found, "free 512 MiB or raise the limit")
+
+
+def check_instructions() -> Finding:
+    flags = machine.cpu_flags()
+    known = [name for name in INSTRUCTION_SETS if name in flags]
+    fast = {"avx2", "fma"} <= flags or "asimd" in flags or "avx512f" in flags
+    found = ", ".join(known) or f"{platform.machine()}, none known"
+    return Finding("instructions", fast, found, "portable code runs here, but slowly")
+
+
+def check_packages() -> Iterator[Finding]:
+    install = "pip install 'shoal[server]'"
+    missing = [name for name in SERVER_PACKAGES if _version(name) is None]
+    found = f"{', '.join(missing)} missing" if missing else "all present"
+    yield Finding("server packages", not missing, found, install, True)
+    for name in ("torch", "tokenizers"):
+        version = _version(name)
+        yield Finding(name, version is not None, version or "missing", install, True)
+    for name, benefit in FAST_PACKAGES.items():
+        version = _version(name)
+        yield Finding(name, version is not None, version or "missing", f"{install} for {benefit}")
+
+
+def check_kernels() -> Finding:
+    built = importlib.util.find_spec(NATIVE_MODULE) is not None
+    found = "native kernels built" if built else "not built; PyTorch computes"
+    return Finding("kernels", built, found, "install with a C++ compiler at hand for the fast ones")
+
+
+def check_models(settings: Settings) -> Iterator[Finding]:
+    """The folders `shoal serve` would load with these settings."""
+    try:
+        sources = find_models(settings)
+    except ConfigError as error:
+        advice = "give a folder with --model PATH, or train one: shoal train --help"
+        yield Finding("models", False, error.message, advice, True)
+        return
+    locks = {"verified": "lock verified", "none": "no lock file", "damaged": "damaged"}
+    for source in sources:
+        model = read_folder(Path(source.path))
+        size = f"{model.num_parameters / 1e6:,.1f} M parameters"
+        found = "; ".join((f"{size}, {locks[model.lock]}", *model.problems))
+        advice = f"restore the files of {source.path}"
+        yield Finding(f"model {source.name}", not model.problems, found, advice, True)
+
+
+def check_port(host: str, port: int) -> Finding:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            advice = "stop what listens there, or `shoal serve --port N`"
+            return Finding("port", False, f"{host}:{port}: {reason}", advice)
+    return Finding("port", True, f"{host}:{port} is free")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,93 @@
+"""`shoal models`: what a running server offers, or what lies in a local folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shoal.commands.terminal import ApiKey, BaseUrl, connected, fail
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from shoal.commands.model_folders import ModelFolder
+
+
+def models(
+    folder: Annotated[
+        Path | None,
+        typer.Option("--dir", metavar="PATH", help="Look into this folder, not at a server."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+) -> None:
+    """List the models of a running server, or with --dir those in a folder.
+
+    Exit code 1 when a folder is damaged or its files are not those of its lock file.
+    """
+    if folder is None:
+        with connected(base_url, api_key) as client:
+            listed = [model.model_dump(mode="json") for model in client.models.list().data]
+        _show(listed, _server_table(listed), as_json)
+        return
+    from shoal.commands.model_folders import find_folders, read_folder
+
+    if not folder.is_dir():
+        fail(f"folder {folder} does not exist", 2)
+    found = [read_folder(path) for path in find_folders(folder)]
+    if not found:
+        fail(f"no model in {folder}: a model folder has a config.json")
+    _show([asdict(model) for model in found], _folder_table(found), as_json)
+    if any(model.problems for model in found):
+        raise typer.Exit(1)
+
+
+def _show(values: list[dict[str, Any]], table: Table, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(values, indent=2, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    Console(highlight=False).print(table)
+
+
+def _server_table(listed: list[dict[str, Any]]) -> Table:
+    from rich.table import Table
+
+    table = Table("model", "context", "ready", "can", header_style="bold")
+    for model in listed:
+        ready = model.get("ready")
+        table.add_row(
+            str(model.get("id")),
+            str(model.get("max_model_len") or "–"),
+            "–" if ready is None else "yes" if ready else "loading",
+            ", ".join(model.get("capabilities") or []) or "–",
+        )
+    return table
+
+
+def _folder_table(found: list[ModelFolder]) -> Table:
+    from rich.table import Table
+
+    table = Table(header_style="bold")
+    table.add_column("model")
+    for title in ("parameters", "dtype", "size", "context"):
+        table.add_column(title, justify="right")
+    table.add_column("lock")
+    table.add_column("problems", style="red")
+    for model in found:
+        table.add_row(
+            model.name,
+            f"{model.num_parameters / 1e6:,.1f} M",
+            ", ".join(model.dtypes) or "–",
+            f"{model.num_bytes / 1e6:,.1f} MB",
+            str(model.max_model_len or "–"),
+            {"verified": "✓ verified", "none": "no lock", "damaged": "✗ damaged"}[model.lock],
+            "\n".join(model.problems),
+        )
+    return table

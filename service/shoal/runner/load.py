@@ -1,0 +1,105 @@
+"""A model folder to a runner: checkpoint, backend, KV cache size. Picks what computes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from shoal.errors import ModelFolderError
+from shoal.model.config import ModelConfig
+from shoal.model.loader import Checkpoint, load_checkpoint
+from shoal.protocol.messages import EngineConfig, LoadedModel, ModelSource
+from shoal.runner.device import choose_device, choose_dtype, usable_cores
+from shoal.runner.inputs import Backend
+from shoal.runner.model_runner import ModelRunner
+
+
+def load_runner(
+    source: ModelSource,
+    config: EngineConfig,
+    kv_bytes: int,
+    on_progress: Callable[[float], None],
+) -> tuple[ModelRunner, LoadedModel, int]:
+    """(runner, what it is, number of KV blocks). Raises ModelFolderError or ConfigError."""
+    folder = Path(source.path)
+    checkpoint = load_checkpoint(folder, on_progress)
+    num_token_ids = _num_token_ids(folder, checkpoint.config)
+    max_tokens = checkpoint.config.max_positions
+    if config.max_model_len > 0:
+        max_tokens = min(max_tokens, config.max_model_len)
+    backend, dtype, device, num_blocks = _torch_backend(checkpoint, config, kv_bytes, max_tokens)
+    on_progress(0.9)
+    runner = ModelRunner(
+        backend,
+        num_token_ids=num_token_ids,
+        max_rows=config.max_batch_size,
+        max_tokens=max_tokens,
+        block_size=config.block_size,
+    )
+    on_progress(1.0)
+    loaded = LoadedModel(
+        name=source.name,
+        vocab_size=num_token_ids,
+        max_model_len=max_tokens,
+        num_parameters=checkpoint.num_parameters,
+        dtype=dtype,
+        device=device,
+        kernels=backend.name,
+        weights_hash=checkpoint.weights_hash,
+    )
+    return runner, loaded, num_blocks
+
+
+def num_kv_blocks(
+    model: ModelConfig, config: EngineConfig, kv_bytes: int, bytes_per_number: int, max_tokens: int
+) -> int:
+    """Blocks the budget holds, but no more than a full batch of the longest sequences needs.
+    Raises ModelFolderError when not even one sequence fits."""
+    per_token = 2 * model.num_layers * model.num_kv_heads * model.head_size * bytes_per_number
+    affordable = kv_bytes // (per_token * config.block_size)
+    useful = config.max_batch_size * -(-max_tokens // config.block_size)
+    if affordable < 2:
+        raise ModelFolderError(
+            f"kv_cache_bytes is too small: one block takes {per_token * config.block_size} bytes"
+        )
+    return min(affordable, useful)
+
+
+def _torch_backend(
+    checkpoint: Checkpoint, config: EngineConfig, kv_bytes: int, max_tokens: int
+) -> tuple[Backend, str, str, int]:
+    import torch  # not at the top: a backend without it must not pay for it
+
+    from shoal.runner.torch_backend import TorchBackend
+
+    torch.set_num_threads(config.num_threads or usable_cores())
+    device = choose_device(config.device)
+    dtype = choose_dtype(config.dtype, checkpoint.config.dtype, device)
+    num_blocks = num_kv_blocks(checkpoint.config, config, kv_bytes, dtype.itemsize, max_tokens)
+    backend = TorchBackend(
+        checkpoint,
+        dtype=dtype,
+        device=device,
+        num_blocks=num_blocks,
+        block_size=config.block_size,
+    )
+    return backend, str(dtype).removeprefix("torch."), device, num_blocks
+
+
+def _num_token_ids(folder: Path, config: ModelConfig) -> int:
+    """Ids the tokenizer knows, for columns of the embedding beyond them. Raises
+    ModelFolderError for a tokenizer with more ids than the embedding has rows."""
+    try:
+        tokenizer: dict[str, Any] = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+        vocab = tokenizer["model"]["vocab"]
+        pieces = vocab.values() if isinstance(vocab, dict) else range(len(vocab))
+        added = (token["id"] for token in tokenizer.get("added_tokens", ()))
+        num_ids = max((*pieces, *added)) + 1
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelFolderError(f"{folder.name}/tokenizer.json is not valid") from error
+    if num_ids > config.vocab_size:
+        raise ModelFolderError(
+            f"{folder.name}: tokenizer.json has {num_ids} ids, "
+            f"the embedding only {config.vocab_size} rows"
+        )
+    return int(num_ids)

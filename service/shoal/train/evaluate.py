@@ -1,0 +1,204 @@
+"""The figures of the model cards, measured on held-out splits through a running server.
+
+Commands: intents and frames of the answers, read as JSON. Prose: bits per byte from the
+log-probabilities of a prompt. What asks is a plain function, so tests and notebooks need no server.
+Run: `python -m shoal.train.evaluate --url http://127.0.0.1:8000 --data ../shared/data/corpora`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+from tokenizers import Tokenizer
+
+from shoal.train.config import load_recipe
+from shoal.train.corpora import Document, read_corpus
+
+Messages = list[dict[str, str]]
+Ask = Callable[[Messages], str]  # a conversation -> the answer's text
+Score = Callable[[list[int]], float]  # token ids -> log-probability in nats of all but the first
+
+OUT_OF_SCOPE = "oos"
+
+
+class Case(NamedTuple):
+    """One held-out request and the answer it should get."""
+
+    messages: Messages
+    answer: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Shares of a set of cases, 0 to 1."""
+
+    num_cases: int
+    valid_json: float
+    intent: float  # right intent
+    frame: float  # right intent and exactly the right slots
+
+
+def held_out_cases(recipe_path: Path, data_dir: Path) -> dict[str, list[Case]]:
+    """The held-out requests of a command recipe by set, e.g. `snips`, `clinc`, `clinc oos`."""
+    corpus = read_corpus(load_recipe(recipe_path), data_dir)
+    return {
+        name: [_case(document) for document in documents]
+        for name, documents in corpus.held_out.items()
+    }
+
+
+def mark_commands(cases: list[Case], ask: Ask, concurrency: int = 8) -> Marks:
+    """Ask every case and count. An answer that is no JSON object is wrong in every way."""
+    with ThreadPoolExecutor(concurrency) as pool:
+        answers = list(pool.map(ask, [case.messages for case in cases]))
+    read = [read_answer(answer) for answer in answers]
+    intents = [
+        found is not None and found.get("intent") == case.answer["intent"]
+        for found, case in zip(read, cases, strict=True)
+    ]
+    frames = [found == case.answer for found, case in zip(read, cases, strict=True)]
+    return Marks(
+        num_cases=len(cases),
+        valid_json=_share(found is not None for found in read),
+        intent=_share(intents),
+        frame=_share(frames),
+    )
+
+
+def read_answer(text: str) -> dict[str, Any] | None:
+    """The JSON object of an answer, or None where it is not exactly one."""
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def measure_prose(
+    texts: list[str], tokenizer: Tokenizer, score: Score, context: int, concurrency: int = 8
+) -> float:
+    """Bits per byte of texts, each begun and ended by token 0; long ones in pieces that share
+    one token."""
+    pieces: list[list[int]] = []
+    for text in texts:
+        ids = [0, *tokenizer.encode(text, add_special_tokens=False).ids, 0]
+        step = context - 2  # room for the one token a server may insist on writing
+        pieces += [ids[start : start + step + 1] for start in range(0, len(ids) - 1, step)]
+    with ThreadPoolExecutor(concurrency) as pool:
+        nats = -math.fsum(pool.map(score, pieces))
+    return nats / math.log(2) / sum(len(text.encode()) for text in texts)
+
+
+def ask_server(url: str, model: str, api_key: str | None = None) -> Ask:
+    """Greedy answers from a server that speaks the OpenAI protocol."""
+    client = _client(url, api_key)
+
+    def ask(messages: Messages) -> str:
+        body = {"model": model, "messages": messages, "temperature": 0, "max_tokens": 128}
+        reply = client.post("/v1/chat/completions", json=body)
+        reply.raise_for_status()
+        return str(reply.json()["choices"][0]["message"]["content"])
+
+    return ask
+
+
+def score_server(url: str, model: str, api_key: str | None = None) -> Score:
+    """Log-probabilities of prompts from a server that speaks the OpenAI protocol."""
+    client = _client(url, api_key)
+
+    def score(token_ids: list[int]) -> float:
+        body = {
+            "model": model,
+            "prompt": [token_ids],
+            "max_tokens": 0,
+            "echo": True,
+            "logprobs": 0,
+            "temperature": 0,
+        }
+        reply = client.post("/v1/completions", json=body)
+        reply.raise_for_status()
+        found = reply.json()["choices"][0]["logprobs"]["token_logprobs"]
+        return math.fsum(found[1 : len(token_ids)])
+
+    return score
+
+
+def plain_texts(documents: Iterable[Document]) -> list[str]:
+    """The texts of held-out documents, without control tokens."""
+    return [
+        "".join(piece.text for piece in document.variants[0] if piece.learned).removesuffix(
+            "<|endoftext|>"
+        )
+        for document in documents
+    ]
+
+
+def _client(url: str, api_key: str | None) -> httpx.Client:
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    return httpx.Client(base_url=url, headers=headers, timeout=120.0)
+
+
+def _case(document: Document) -> Case:
+    messages: Messages = []
+    for piece in document.variants[0]:
+        for role in ("system", "user"):
+            mark = f"<|{role}|>"
+            if piece.text.startswith(mark):
+                content = piece.text.removeprefix(mark).removesuffix("<|end|>")
+                messages.append({"role": role, "content": content})
+    answer = document.variants[0][-1].text.removesuffix("<|end|>")
+    return Case(messages, json.loads(answer))
+
+
+def _share(found: Iterable[bool]) -> float:
+    values = list(found)
+    return sum(values) / max(1, len(values))
+
+
+def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
+    report: dict[str, Any] = {}
+    recipes, models = options.models / "recipes", options.models
+    ask = ask_server(options.url, options.commands_model, options.api_key)
+    for name, cases in held_out_cases(recipes / "pilotfish/recipe.toml", options.data).items():
+        marks = mark_commands(cases[: options.limit], ask, options.concurrency)
+        report[f"pilotfish {name}"] = {
+            "cases": marks.num_cases,
+            "intent": round(marks.intent, 4),
+            "frame": round(marks.frame, 4),
+            "valid_json": round(marks.valid_json, 4),
+        }
+    tokenizer = Tokenizer.from_file(str(models / "minnow/tokenizer.json"))
+    context = json.loads((models / "minnow/config.json").read_text())["max_position_embeddings"]
+    score = score_server(options.url, options.prose_model, options.api_key)
+    corpus = read_corpus(load_recipe(recipes / "minnow/recipe.toml"), options.data)
+    for name, documents in corpus.held_out.items():
+        texts = plain_texts(documents[: options.limit])
+        bits = measure_prose(texts, tokenizer, score, context, options.concurrency)
+        report[f"minnow {name}"] = {"texts": len(texts), "bits_per_byte": round(bits, 4)}
+    return report
+
+
+def main() -> None:
+    """Print every figure of the cards as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--url", default="http://127.0.0.1:8000")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the corpora")
+    parser.add_argument("--models", type=Path, default=Path("models"))
+    parser.add_argument("--prose-model", default="minnow")
+    parser.add_argument("--commands-model", default="pilotfish")
+    parser.add_argument("--api-key", default=None)
+    parser.add_argument("--limit", type=int, default=None, help="cases of each set; all if absent")
+    parser.add_argument("--concurrency", type=int, default=8)
+    print(json.dumps(_evaluate(parser.parse_args()), indent=2))
+
+
+if __name__ == "__main__":
+    main()

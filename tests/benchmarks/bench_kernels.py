@@ -1,0 +1,150 @@
+"""Times native model steps against the same network in PyTorch, side by side in one run.
+
+python tests/benchmarks/bench_kernels.py [--dtype bfloat16] [--rows 1 8 32] [--shape 14m] [--no-torch]
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+sys.path[:0] = [str(Path(__file__).parents[2] / "service"), str(Path(__file__).parents[2])]
+
+from shoal.kernels.native import NativeModel
+from shoal.kernels.spec import ModelSpec
+from tests.kernels.twin import Weights, bf16_weights, make_weights
+
+CONTEXT = 192
+SHAPES = {  # vocab, width, layers, heads, KV heads, head size, MLP width
+    "14m": (8192, 384, 6, 6, 6, 64, 1024),
+    "135m": (49152, 576, 30, 9, 3, 64, 1536),
+    "0.5b": (151936, 896, 24, 14, 2, 64, 4864),
+}
+
+
+def make_spec(shape: str) -> ModelSpec:
+    vocab, width, layers, heads, kv_heads, head_size, mlp = SHAPES[shape]
+    return ModelSpec(
+        architecture="llama",
+        vocab_size=vocab,
+        hidden_size=width,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_size=head_size,
+        mlp_size=mlp,
+        max_positions=2048,
+        norm_eps=1e-5,
+        tied_embeddings=True,
+        inv_freq=tuple(float(10000.0 ** (-i / head_size)) for i in range(0, head_size, 2)),
+    )
+
+
+def best_ms(run: Callable[[], object], seconds: float) -> tuple[float, float]:
+    """Fastest and median milliseconds of one run."""
+    run()
+    times, end = [], time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 3:
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return 1e3 * min(times), 1e3 * float(np.median(times))
+
+
+def step_arrays(rows: int, tokens: int, context: int, vocab: int) -> list[np.ndarray]:
+    """`rows` rows with `tokens` new tokens each, the last ones of `context`."""
+    blocks = -(-context // 16)
+    tables = np.arange(rows * blocks, dtype=np.int32).reshape(rows, blocks)
+    positions = np.tile(np.arange(context - tokens, context, dtype=np.int32), rows)
+    row_of = np.repeat(np.arange(rows), tokens)
+    slots = tables[row_of, positions // 16] * 16 + positions % 16
+    ids = np.random.default_rng(0).integers(0, vocab, rows * tokens)
+    starts = np.arange(rows + 1) * tokens
+    last = starts[1:] - 1
+    parts = [ids, positions, slots, starts, np.full(rows, context), tables, last]
+    return [np.ascontiguousarray(part, np.int32) for part in parts]
+
+
+def torch_step(spec: ModelSpec, weights: Weights, dtype: str, rows: int) -> Callable[[], object]:
+    """One decode step of `rows` rows, eager, cache as dense tensors (its best case)."""
+    import torch
+    from torch.nn import functional as F
+
+    kind = torch.float32 if dtype == "float32" else torch.bfloat16
+    w = {k: torch.from_numpy(v).to(kind) for k, v in weights.items()}
+    cos, sin = (torch.randn(rows, 1, 1, spec.head_size, dtype=kind) for _ in range(2))
+    shape = (spec.num_layers, rows, spec.num_kv_heads, CONTEXT, spec.head_size)
+    keys, values = torch.randn(shape, dtype=kind), torch.randn(shape, dtype=kind)
+
+    def rotated(x: torch.Tensor) -> torch.Tensor:
+        a, b = x.chunk(2, dim=-1)
+        return x * cos + torch.cat((-b, a), -1) * sin
+
+    @torch.inference_mode()
+    def step() -> object:
+        x = w["model.embed_tokens.weight"][:rows]
+        for i in range(spec.num_layers):
+            at = f"model.layers.{i}."
+
+            def linear(y: torch.Tensor, name: str, at: str = at) -> torch.Tensor:
+                return F.linear(y, w[at + name + ".weight"])
+
+            y = F.rms_norm(x, (spec.hidden_size,), w[at + "input_layernorm.weight"])
+            q, k, v = (
+                linear(y, f"self_attn.{n}_proj").view(rows, -1, 1, spec.head_size) for n in "qkv"
+            )
+            keys[i, :, :, -1:], values[i, :, :, -1:] = rotated(k), v
+            y = F.scaled_dot_product_attention(rotated(q), keys[i], values[i], enable_gqa=True)
+            x = x + linear(y.reshape(rows, -1), "self_attn.o_proj")
+            y = F.rms_norm(x, (spec.hidden_size,), w[at + "post_attention_layernorm.weight"])
+            y = F.silu(linear(y, "mlp.gate_proj")) * linear(y, "mlp.up_proj")
+            x = x + linear(y, "mlp.down_proj")
+        x = F.rms_norm(x, (spec.hidden_size,), w["model.norm.weight"])
+        return F.linear(x, w["model.embed_tokens.weight"]).argmax(-1)
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shape", choices=SHAPES, default="14m")
+    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16", "int8"])
+    parser.add_argument("--rows", nargs="+", type=int, default=[1, 8, 32])
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--prefill", type=int, default=512)
+    parser.add_argument("--seconds", type=float, default=0.5)
+    parser.add_argument("--no-torch", action="store_true")
+    options = parser.parse_args()
+    spec = make_spec(options.shape)
+    weights = make_weights(spec)
+    size = sum(v.size for v in weights.values() if v.ndim == 2)
+    for dtype in options.dtype:
+        kept = bf16_weights(weights) if dtype == "bfloat16" else weights
+        for threads in options.threads:
+            model = NativeModel(
+                spec, kept, dtype=dtype, num_blocks=2048, max_tokens=2048, num_threads=threads
+            )
+            for rows in options.rows:
+                inputs = step_arrays(rows, 1, CONTEXT, spec.vocab_size)
+                best, median = best_ms(lambda: model.forward_greedy(*inputs), options.seconds)
+                line = f"{dtype:9} {threads} threads, decode {rows:3} rows: {best:7.2f} ms best, "
+                line += f"{median:7.2f} median, {2e-6 * size * rows / best:6.1f} GF/s"
+                if not options.no_torch and dtype != "int8":
+                    import torch
+
+                    torch.set_num_threads(threads)
+                    slow, _ = best_ms(torch_step(spec, weights, dtype, rows), options.seconds)
+                    line += f", torch {slow:7.2f} ms = {slow / best:.1f} x"
+                print(line, flush=True)
+            inputs = step_arrays(1, options.prefill, options.prefill, spec.vocab_size)
+            best, _ = best_ms(lambda: model.forward_greedy(*inputs), options.seconds)
+            rate = options.prefill / best * 1e3
+            print(f"{dtype:9} {threads} threads, prefill {options.prefill}: {best:.1f} ms, "
+                  f"{rate:.0f} tokens/s, {2e-9 * size * rate:.0f} GF/s ({model.kernel_set})")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

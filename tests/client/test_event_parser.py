@@ -1,0 +1,80 @@
+"""The text/event-stream parser: any bytes, in any cut, give the events of the standard."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shoal.client import ResponseInvalid
+from shoal.client import _stream as stream_module
+from shoal.client._stream import Event, EventParser
+
+CASES = [
+    (b"data: a\n\n", [Event("a")]),
+    (b"data:a\n\n", [Event("a")]),
+    (b"data:  a \n\n", [Event(" a ")]),
+    (b"data: a\ndata: b\n\n", [Event("a\nb")]),
+    (b"data: a\r\n\r\ndata: b\r\rdata: c\n\n", [Event("a"), Event("b"), Event("c")]),
+    (b"data: a\r\r\ndata: b\n\n", [Event("a"), Event("b")]),
+    (b": ping\n\ndata: a\n\n", [Event("a")]),
+    (b":\n:\n\n: x\ndata: a\n: y\n\n", [Event("a")]),
+    (b"event: error\ndata: a\n\ndata: b\n\n", [Event("a", "error"), Event("b")]),
+    (b"event: only a name\n\ndata: a\n\n", [Event("a")]),
+    (b"id: 1\nretry: 5\ndata: a\nother: x\n\n", [Event("a")]),
+    (b"data\n\ndata:\n\ndata: a\n\n", [Event("a")]),
+    (b"data\ndata\n\n", [Event("\n")]),
+    (b"\xef\xbb\xbfdata: a\n\n", [Event("a")]),
+    ("data: è🐟\n\n".encode(), [Event("è🐟")]),
+    (b"data: \xff\n\n", [Event("\ufffd")]),
+    (b"data: a:b: c\n\n", [Event("a:b: c")]),
+    (b"data: cut\n", []),
+    (b"data: cut", []),
+    (b"\n\n\n", []),
+    (b"", []),
+]
+
+
+@pytest.mark.parametrize(("data", "expected"), CASES)
+def test_events_are_those_of_the_standard(data: bytes, expected: list[Event]) -> None:
+    assert EventParser().feed(data) == expected
+
+
+@pytest.mark.parametrize(("data", "expected"), CASES)
+def test_one_byte_at_a_time_gives_the_same_events(data: bytes, expected: list[Event]) -> None:
+    assert _in_pieces([data[i : i + 1] for i in range(len(data))]) == expected
+
+
+@given(
+    st.lists(st.sampled_from([b"data: a", b"data:\xc3\xa8", b": p", b"event: e", b"data", b"\r",
+                              b"\n", b"\r\n", b"\n\n", b"\xef\xbb\xbf", b"\x00"])),
+    st.lists(st.integers(0, 60)),
+)  # fmt: skip
+def test_no_cut_changes_the_events(parts: list[bytes], cuts: list[int]) -> None:
+    data = b"".join(parts)
+    edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
+    pieces = [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    assert _in_pieces(pieces) == EventParser().feed(data)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_break_the_parser(data: bytes) -> None:
+    EventParser().feed(data)
+
+
+def test_an_endless_event_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_module, "MAX_EVENT_BYTES", 1000)
+    parser = EventParser()
+    with pytest.raises(ResponseInvalid):
+        for _ in range(100):
+            parser.feed(b"x" * 100)
+    parser = EventParser()
+    with pytest.raises(ResponseInvalid):
+        for _ in range(100):
+            parser.feed(b"data: " + b"x" * 100 + b"\n")
+    parser = EventParser()
+    for _ in range(100):  # the limit is for one event, not for the stream
+        parser.feed(b"data: " + b"x" * 100 + b"\n\n")
+
+
+def _in_pieces(pieces: list[bytes]) -> list[Event]:
+    parser = EventParser()
+    return [event for piece in pieces for event in parser.feed(piece)]

@@ -1,0 +1,120 @@
+"""Recipes and corpora: mistakes are named, held-out text is never trained on."""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+from pathlib import Path
+
+import pytest
+
+from shoal.train.config import Recipe, RecipeError, Source, load_recipe, parse_recipe
+from shoal.train.corpora import read_corpus
+from shoal.train.pieces import Variant
+from tests.train.builders import write_jsonl
+
+RECIPES = Path(__file__).parents[2] / "models" / "recipes"
+
+
+def text_of(variant: Variant) -> str:
+    return "".join(piece.text for piece in variant)
+
+
+def learned_text(variant: Variant) -> str:
+    return "".join(piece.text for piece in variant if piece.learned)
+
+
+def recipe_of(*sources: Source) -> Recipe:
+    return Recipe(name="test", sources=sources)
+
+
+def test_every_missing_or_altered_file_is_named_with_origin_and_licence(tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("hello")
+    recipe = recipe_of(
+        Source(file="a.jsonl", title="Fine stories", origin="example.org", licence="CC0 1.0"),
+        Source(file="b.txt", title="Other stories", sha256="0" * 64),
+    )
+    with pytest.raises(RecipeError) as raised:
+        read_corpus(recipe, tmp_path)
+    message = str(raised.value)
+    assert "2 of the recipe's files" in message
+    assert "missing  a.jsonl: Fine stories" in message
+    assert "example.org, licence CC0 1.0" in message
+    assert "altered  b.txt: Other stories" in message
+
+
+def test_a_right_checksum_is_accepted(tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("hello")
+    digest = hashlib.sha256(b"hello").hexdigest()
+    corpus = read_corpus(recipe_of(Source(file="b.txt", sha256=digest)), tmp_path)
+    assert text_of(corpus.train[0].variants[0]) == "<|endoftext|>hello<|endoftext|>"
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ({"name": "a", "modle": {}}, "recipe.modle is not known"),
+        ({"name": "a", "model": {"hidden": 3}}, "model.hidden is not known"),
+        ({"name": "a", "model": {"num_heads": 3, "num_kv_heads": 2}}, "does not divide"),
+        ({"name": "a", "tokenizer": {"style": "words"}}, "tokenizer.style = 'words'"),
+        ({"name": "a", "schedule": {"decay_share": 2.0}}, "decay_share = 2.0"),
+        ({}, "name"),
+    ],
+)
+def test_a_mistake_in_a_recipe_names_the_field(table: dict[str, object], expected: str) -> None:
+    with pytest.raises(RecipeError, match=expected):
+        parse_recipe(table)
+
+
+def test_held_out_records_by_field_and_by_share_are_not_trained_on(tmp_path: Path) -> None:
+    records: list[dict[str, object]] = [
+        {"text": f"Story number {n}.", "part": "test" if n % 10 == 0 else "train"}
+        for n in range(400)
+    ]
+    write_jsonl(tmp_path / "s.jsonl", records)
+    source = Source(file="s.jsonl", hold_out={"part": ["test"]}, hold_out_share=0.2)
+    corpus = read_corpus(recipe_of(source), tmp_path)
+    learned = {text_of(document.variants[0]) for document in corpus.train}
+    held_out = {text_of(document.variants[0]) for document in corpus.held_out["s"]}
+    assert not learned & held_out
+    assert len(learned) + len(held_out) == 400
+    assert 80 < len(held_out) < 150  # 40 by field, a fifth of the rest by hash
+    assert "<|endoftext|>Story number 10.<|endoftext|>" in held_out
+
+
+def test_own_records_may_be_texts_prompts_or_conversations(tmp_path: Path) -> None:
+    with lzma.open(tmp_path / "own.jsonl.xz", "wt", encoding="utf-8") as file:
+        file.write('{"text": "plain"}\n{"prompt": "1+1?", "completion": "2"}\n')
+        file.write(
+            '{"messages": [{"role": "user", "content": "Hi"}, '
+            '{"role": "assistant", "content": "Hello"}]}\n'
+        )
+    corpus = read_corpus(recipe_of(Source(file="own.jsonl.xz")), tmp_path)
+    found = [document.variants[0] for document in corpus.train]
+    assert [text_of(variant) for variant in found] == [
+        "<|endoftext|>plain<|endoftext|>",
+        "<|endoftext|><|user|>1+1?<|end|><|assistant|>2<|end|>",
+        "<|endoftext|><|user|>Hi<|end|><|assistant|>Hello<|end|>",
+    ]
+    assert [learned_text(variant) for variant in found] == [
+        "plain<|endoftext|>",
+        "2<|end|>",
+        "Hello<|end|>",
+    ]
+
+
+def test_an_unreadable_record_is_named_by_its_number(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "own.jsonl", [{"text": "fine"}, {"story": "no"}])
+    with pytest.raises(RecipeError, match=r"own\.jsonl, record 2: expected a `text`.*story"):
+        read_corpus(recipe_of(Source(file="own.jsonl")), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["minnow", "pilotfish"])
+def test_shipped_recipes_parse_and_state_origin_licence_and_checksum(name: str) -> None:
+    recipe = load_recipe(RECIPES / name / "recipe.toml")
+    assert recipe.name == name
+    for source in recipe.sources:
+        assert source.title
+        assert source.origin
+        assert source.licence
+        assert len(source.sha256) == 64

@@ -1,0 +1,157 @@
+"""Stories and commands: what a document says, and what its variants must keep."""
+
+from __future__ import annotations
+
+import json
+import random
+
+from shoal.train.commands import (
+    answer_json,
+    disturb,
+    read_dialogue_state,
+    read_intents,
+    read_outside,
+    read_snips,
+    slots_object,
+    swap_values,
+)
+from shoal.train.config import Source
+from shoal.train.pieces import Variant
+from shoal.train.stories import read_books, read_stories, restore_capitals, subjects
+
+SNIPS = {
+    "text": "add nuba to my Metal Party playlist",
+    "intent": "AddToPlaylist",
+    "slots": [
+        {"slot": "entity_name", "value": "nuba", "start": 4},
+        {"slot": "playlist_owner", "value": "my", "start": 12},
+        {"slot": "playlist", "value": "Metal Party", "start": 15},
+    ],
+    "split": "train",
+}
+OTHER = {
+    "text": "put Unbound into found them first",
+    "intent": "AddToPlaylist",
+    "slots": [
+        {"slot": "entity_name", "value": "Unbound", "start": 4},
+        {"slot": "playlist", "value": "found them first", "start": 17},
+    ],
+    "split": "train",
+}
+
+
+def answer_of(variant: Variant) -> dict[str, object]:
+    found: dict[str, object] = json.loads(variant[-1].text.removesuffix("<|end|>"))
+    return found
+
+
+def request_of(variant: Variant) -> str:
+    user = next(piece.text for piece in variant if piece.text.startswith("<|user|>"))
+    return user.removeprefix("<|user|>").removesuffix("<|end|>")
+
+
+def test_named_one_and_often_said_thing_become_subjects() -> None:
+    story = "One day, a little girl named Lily found a kite. The kite was red. Lily flew the kite."
+    assert subjects(story, {"kite": 3.0, "day": 0.1}) == ["a little girl named Lily", "a kite"]
+
+
+def test_stories_are_read_plain_and_as_answers() -> None:
+    story = "There was a cat named Tim. Tim was sad."
+    (variants,) = read_stories([{"text": story}], Source(file="s"))
+    assert variants[0][1].text == story + "<|endoftext|>"
+    assert {request_of(variant) for variant in variants if len(variant) > 2} == {
+        "Tell me a story about a cat named Tim.",
+        "Tell me a story.",
+    }
+
+
+def test_capitals_come_back_at_starts_names_and_i() -> None:
+    found = restore_capitals('once tim sat. "i am mom," said tim. he ran.', {"tim": "Tim"})
+    assert found == 'Once Tim sat. "I am mom," said Tim. He ran.'
+
+
+def test_books_are_cut_at_headings_and_lines_are_joined() -> None:
+    part = "A fox saw\nsome grapes. " * 12
+    found = list(read_books([{"text": f"## ONE\n\n{part}\n\n## TWO\n\n{part}"}], Source(file="b")))
+    assert len(found) == 2
+    assert found[0][0][1].text.startswith("A fox saw some grapes. A fox saw some grapes.")
+
+
+def test_swapped_slot_values_stay_verbatim_in_the_request() -> None:
+    pools = {"entity_name": ["nuba", "Unbound"], "playlist": ["rock", "found them first"]}
+    pools["playlist_owner"] = ["my", "Ann's"]
+    texts = set()
+    for seed in range(40):
+        text, slots = swap_values(
+            str(SNIPS["text"]),
+            SNIPS["slots"],
+            pools,
+            random.Random(seed),  # type: ignore[arg-type]
+        )
+        texts.add(text)
+        for slot in slots:
+            assert text[slot["start"] :].startswith(slot["value"])
+    assert len(texts) > 5
+
+
+def test_every_snips_variant_answers_with_values_of_its_own_request() -> None:
+    source = Source(file="s", options={"task": "snips"})
+    for variants in read_snips([SNIPS, OTHER], source):
+        for variant in variants:
+            answer = answer_of(variant)
+            assert answer["intent"] == "AddToPlaylist"
+            for value in dict(answer["slots"]).values():  # type: ignore[call-overload]
+                assert value in request_of(variant)
+        assert variants[0][1].text == "<|system|>snips<|end|>"
+        assert variants[7][1].text.startswith("<|user|>")  # some readings name no task
+
+
+def test_repeated_slots_become_a_list_in_the_order_said() -> None:
+    slots = [
+        {"slot": "artist", "value": "B", "start": 9},
+        {"slot": "artist", "value": "A", "start": 2},
+    ]
+    assert slots_object(slots) == {"artist": ["A", "B"]}
+
+
+def test_answers_have_one_form_without_blanks() -> None:
+    assert answer_json("a", {"b": "ü"}) == '{"intent":"a","slots":{"b":"ü"}}'
+
+
+def test_disturbed_requests_keep_most_words() -> None:
+    text = "how do i change the pin of my new card"
+    for seed in range(50):
+        words = set(disturb(text, random.Random(seed)).lower().rstrip("?").split())
+        assert len(words & set(text.split())) >= 5
+
+
+def test_intents_keep_their_label_through_every_variant() -> None:
+    record = {"text": "What is my balance?", "intent": "balance"}
+    (variants,) = read_intents([record], Source(file="c", options={"task": "clinc"}))
+    assert {json.dumps(answer_of(variant)) for variant in variants} == {
+        '{"intent": "balance", "slots": {}}'
+    }
+    assert request_of(variants[0]) == "What is my balance?"
+
+
+def test_dialogue_state_lists_slots_in_the_order_said() -> None:
+    state = {
+        "service": "Restaurants_1",
+        "intent": "FindRestaurants",
+        "slots": {"city": "Berkeley", "cuisine": "Thai", "has_live_music": "True"},
+    }
+    turn = {"speaker": "user", "text": "Thai food in Berkeley with music", "state": [state]}
+    (variants,) = read_dialogue_state([{"turns": [turn]}], Source(file="d"))
+    slots = dict(answer_of(variants[0])["slots"])  # type: ignore[call-overload]
+    assert list(slots) == ["cuisine", "city", "has_live_music"]
+
+
+def test_questions_and_foreign_services_are_out_of_scope() -> None:
+    asked = Source(file="w", format="outside", options={"questions": ["who was {}"]})
+    (variants,) = read_outside([{"id": 1, "title": "Ada Lovelace"}], asked)
+    assert request_of(variants[0]) == "who was ada lovelace"
+    assert answer_of(variants[0]) == {"intent": "oos", "slots": {}}
+    homes = Source(file="d", format="outside", options={"services": ["Homes_1"]})
+    turns = [{"text": "Find me a flat", "speaker": "user"}]
+    records = [{"services": ["Homes_1"], "turns": turns}, {"services": ["Banks_1"], "turns": turns}]
+    assert len(list(read_outside(records, homes))) == 1

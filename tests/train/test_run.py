@@ -1,0 +1,120 @@
+"""`run_training` end to end on a user's own file, fine-tuning, and the evaluation."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from shoal.train.config import RecipeError
+from shoal.train.evaluate import Case, mark_commands, measure_prose
+from shoal.train.report import clock_text, progress_bar, smooth
+from shoal.train.run import TrainingRequest, run_training
+from tests.train.builders import make_stories, make_tokenizer, write_jsonl
+
+RECIPE = """
+name = "tiny"
+[model]
+hidden_size = 64
+intermediate_size = 96
+num_layers = 2
+num_heads = 2
+num_kv_heads = 1
+head_dim = 32
+context = 64
+[tokenizer]
+vocab_size = 320
+[schedule]
+tokens = 6000
+batch_tokens = 512
+warmup_steps = 4
+[[sources]]
+file = "own.jsonl"
+hold_out_share = 0.1
+"""
+
+
+def write_recipe(folder: Path) -> Path:
+    write_jsonl(folder / "own.jsonl", [{"text": story} for story in make_stories()])
+    (folder / "recipe.toml").write_text(RECIPE)
+    return folder
+
+
+def test_a_recipe_becomes_a_folder_that_can_be_fine_tuned(tmp_path: Path) -> None:
+    folder = write_recipe(tmp_path)
+    steps: list[int] = []
+    first = run_training(
+        TrainingRequest(
+            out=tmp_path / "model",
+            data=folder,
+            recipe=folder,
+            run_dir=tmp_path / "run",
+            device="cpu",
+        ),
+        lambda report: steps.append(report.step),
+    )
+    assert steps == list(range(1, first.progress.step + 1))
+    assert first.held_out["bits_per_byte own"] < 4.0
+    assert {"config.json", "model.safetensors", "tokenizer.json", "lock.json"} <= {
+        path.name for path in (tmp_path / "model").iterdir()
+    }
+    answers = [{"prompt": "Who?", "completion": f"{story[:3]}."} for story in make_stories()]
+    tuned = run_training(
+        TrainingRequest(
+            out=tmp_path / "tuned",
+            data=write_jsonl(tmp_path / "more.jsonl", list(answers)),
+            base=tmp_path / "model",
+            lora_rank=4,
+            tokens=3000,
+            run_dir=tmp_path / "run2",
+            device="cpu",
+        )
+    )
+    losses = [loss for _, loss in tuned.progress.losses]
+    assert losses[-1] < losses[0]
+    assert (tmp_path / "tuned" / "tokenizer.json").read_bytes() == (
+        tmp_path / "model" / "tokenizer.json"
+    ).read_bytes()
+
+
+def test_a_folder_without_a_recipe_is_refused_in_plain_words(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="give a text or JSONL file"):
+        run_training(TrainingRequest(out=tmp_path / "m", data=tmp_path))
+
+
+def test_adapters_without_a_base_are_refused(tmp_path: Path) -> None:
+    data = write_jsonl(tmp_path / "own.jsonl", [{"text": "a b c"}] * 50)
+    with pytest.raises(RecipeError, match="needs a base folder"):
+        run_training(TrainingRequest(out=tmp_path / "m", data=data, lora_rank=4))
+
+
+def test_marks_count_intents_frames_and_unreadable_answers() -> None:
+    right = {"intent": "a", "slots": {"b": "c"}}
+    cases = [Case([{"role": "user", "content": str(number)}], right) for number in range(4)]
+    answers = {
+        "0": '{"intent":"a","slots":{"b":"c"}}',
+        "1": '{"intent":"a","slots":{}}',
+        "2": '{"intent":"z","slots":{"b":"c"}}',
+        "3": '{"intent":"a"',
+    }
+    marks = mark_commands(cases, lambda messages: answers[messages[0]["content"]])
+    assert (marks.valid_json, marks.intent, marks.frame) == (0.75, 0.5, 0.25)
+
+
+def test_bits_per_byte_of_a_uniform_model_over_pieces() -> None:
+    tokenizer = make_tokenizer()
+    texts = make_stories()[:3]
+    num_tokens = sum(
+        len(tokenizer.encode(text, add_special_tokens=False).ids) + 1 for text in texts
+    )
+    bits = measure_prose(texts, tokenizer, lambda ids: -math.log(2) * (len(ids) - 1), context=16)
+    assert bits == pytest.approx(num_tokens / sum(len(text) for text in texts))
+
+
+def test_progress_shows_time_and_smooth_losses() -> None:
+    assert clock_text(245.9) == "4:05"
+    assert clock_text(3723) == "1:02:03"
+    assert smooth([4.0, math.nan, 4.0]) == [4.0, 4.0, 4.0]
+    with progress_bar("training") as show:
+        assert callable(show)

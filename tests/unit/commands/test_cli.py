@@ -1,0 +1,132 @@
+"""The command line as a whole: what it offers, what it refuses, what it loads."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from shoal import __version__
+from shoal.cli import build_app
+
+from .fake_openai import FakeServer, running
+
+SERVICE = str(Path(__file__).parents[3] / "service")
+
+
+def invoke(*args: str, text: str | None = None) -> Result:
+    return CliRunner().invoke(build_app(with_serve_flags=False), args, input=text)
+
+
+def test_the_version_is_the_packages() -> None:
+    assert invoke("--version").stdout == f"shoal {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "command", ["serve", "chat", "complete", "bench", "models", "doctor", "train"]
+)
+def test_every_command_has_a_help_page(command: str) -> None:
+    assert command in invoke("--help").stdout
+    result = CliRunner().invoke(build_app(), [command, "--help"])
+    assert result.exit_code == 0
+    assert "Usage" in result.stdout
+
+
+def test_the_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from shoal.cli import build_app\n"
+        "try: build_app(False)(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'pydantic', 'httpx', 'fastapi', 'numpy', 'asyncio', 'matplotlib'}\n"
+        "print('heavy:', sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": SERVICE}, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1] == "heavy: []", done.stderr
+
+
+def test_without_the_extra_one_plain_line_says_how_to_install_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "shoal"],  # -S: no installed packages
+        env={"PYTHONPATH": SERVICE},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "shoal: the commands need more packages: pip install 'shoal[server]'\n"
+
+
+def test_complete_writes_the_text_and_nothing_else() -> None:
+    with running(FakeServer()) as server:
+        result = invoke("complete", "The", "--max-tokens", "3", "--base-url", server.url)
+    assert (result.exit_code, result.stdout) == (0, " blue sky sea")
+
+
+def test_complete_sends_what_was_asked() -> None:
+    with running(FakeServer()) as server:
+        flags = ["--temperature", "0", "--seed", "7", "--stop", "a", "--stop", "b", "--model", "m"]
+        invoke("complete", "-", "--echo", *flags, "--base-url", server.url, text="Hé\n")
+    (body,) = server.asked
+    assert body["prompt"] == "Hé\n"
+    assert (body["temperature"], body["seed"], body["stop"]) == (0, 7, ["a", "b"])
+    assert (body["model"], body["stream"]) == ("m", True)
+    assert "top_p" not in body
+
+
+@pytest.mark.parametrize("command", [["complete", "x"], ["chat"], ["models"]])
+def test_without_a_server_the_error_says_how_to_start_one(command: list[str]) -> None:
+    with running(FakeServer()) as server:
+        pass
+    result = invoke(*command, "--base-url", server.url)
+    assert result.exit_code == 1
+    assert f"no server at {server.url}: start one with `shoal serve`" in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_refused_request_is_one_line_with_the_servers_words() -> None:
+    with running(FakeServer(fail_with=(404, "model_not_found"))) as server:
+        result = invoke("complete", "x", "--base-url", server.url)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert "model_not_found" in line
+
+
+def test_chat_reads_one_message_per_line_when_there_is_no_terminal() -> None:
+    with running(FakeServer()) as server:
+        result = invoke(
+            "chat", "--max-tokens", "2", "--base-url", server.url, text="one\n\n/reset\ntwo\n"
+        )
+    assert result.exit_code == 0
+    assert result.stdout == " blue sky\n blue sky\n"
+    assert "conversation forgotten" in result.stderr
+    assert [len(body["messages"]) for body in server.asked] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--url", "http://10.1.2.3"], "10.1.2.3 is not this machine"),
+        (["--url", "nothing://"], "is not an address"),
+        (["--concurrency", "1,x"], "--concurrency '1,x'"),
+        (["--concurrency", "0"], "--concurrency '0'"),
+        (["--json", "/no/such/folder/x.json"], "folder /no/such/folder does not exist"),
+    ],
+)
+def test_bench_refuses_what_it_cannot_do_before_any_load(args: list[str], message: str) -> None:
+    result = invoke("bench", *args)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_training_adapters_needs_a_model_to_adapt() -> None:
+    result = invoke("train", "--out", "x", "--data", "y", "--lora", "4")
+    assert result.exit_code == 2
+    assert "--from" in result.stderr
+
+
+def test_training_without_its_data_is_one_plain_line(tmp_path: Path) -> None:
+    result = invoke("train", "--out", str(tmp_path / "m"), "--data", str(tmp_path / "none.txt"))
+    assert result.exit_code == 2
+    assert "none.txt is no file" in result.stderr

@@ -1,0 +1,81 @@
+"""What `shoal doctor` finds on this machine and on made-up ones."""
+
+import socket
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from shoal.cli import build_app
+from shoal.commands import machine
+from shoal.commands.checks import check_port, check_python
+
+from .test_model_folders import make_folder
+
+
+def invoke(*args: str) -> Result:
+    return CliRunner().invoke(build_app(), ["doctor", *args])
+
+
+def test_a_machine_with_a_good_model_passes(tmp_path: Path) -> None:
+    result = invoke("--model", str(make_folder(tmp_path)), "--port", "0")
+    assert result.exit_code == 0, result.stdout
+    assert "✓ model tiny" in result.stdout
+    assert "lock verified" in result.stdout
+
+
+def test_a_damaged_model_is_essential(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    (folder / "tokenizer.json").write_text("[]")
+    result = invoke("--model", str(folder), "--port", "0")
+    assert result.exit_code == 1
+    assert "tokenizer.json is not the locked file" in result.stdout
+    assert "→ restore the files of" in result.stdout
+
+
+def test_no_model_is_essential_and_says_what_to_do(tmp_path: Path) -> None:
+    result = invoke("--models-dir", str(tmp_path), "--port", "0")
+    assert result.exit_code == 1
+    assert "✗ models" in result.stdout
+    assert "--model PATH" in result.stdout
+
+
+def test_a_taken_port_is_found_but_not_essential() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        finding = check_port("127.0.0.1", taken.getsockname()[1])
+    assert not finding.ok
+    assert not finding.essential
+    assert "--port" in finding.advice
+
+
+def test_an_old_python_is_essential() -> None:
+    assert check_python((3, 11, 0)).ok
+    finding = check_python((3, 9, 18))
+    assert (finding.ok, finding.essential) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"), [("150000 100000", 1.5), ("50000 100000", 0.5), ("max 100000", None)]
+)
+def test_a_cgroup_quota_limits_the_cores(tmp_path: Path, quota: str, cores: float | None) -> None:
+    (tmp_path / "cpu.max").write_text(quota + "\n")
+    unlimited = machine.usable_cores(tmp_path / "none")
+    expected = unlimited if cores is None else min(unlimited, cores)
+    assert machine.usable_cores(tmp_path) == expected
+
+
+def test_a_cgroup_memory_limit_is_read(tmp_path: Path) -> None:
+    assert machine.memory_limit_bytes(tmp_path) is None
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.memory_limit_bytes(tmp_path) is None
+    (tmp_path / "memory.max").write_text("1073741824\n")
+    assert machine.memory_limit_bytes(tmp_path) == 2**30
+
+
+def test_the_processor_is_read_from_cpuinfo(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor : 0\nmodel name\t: Fast One\nflags\t\t: fpu avx2 fma\n")
+    assert machine.cpu_model(cpuinfo) == "Fast One"
+    assert machine.cpu_flags(cpuinfo) == {"fpu", "avx2", "fma"}

@@ -1,0 +1,130 @@
+"""Chat templates: rendered as Hugging Face does, without a way out and with limits."""
+
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from shoal.errors import InvalidRequest, ModelFolderError
+from shoal.text import chat_template
+from shoal.text.chat_template import ChatTemplate
+
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+def render(source: str, messages: Any = HELLO, **options: Any) -> str:
+    values = {"variables": {}, "add_generation_prompt": True, "max_chars": 10_000, **options}
+    return ChatTemplate(source).render(messages, **values)
+
+
+def test_messages_and_variables_are_rendered() -> None:
+    source = (
+        "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    text = render(source, variables={"bos_token": "<s>"})
+    assert text == "<s>[user]hello\n[assistant]"
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{{ messages | tojson }}", '[{"role": "user", "content": "hello"}]'),
+        ("{{ {'a': 'é<'} | tojson }}", '{"a": "é<"}'),
+        ("{% for m in [1, 2, 3] %}{% if m == 2 %}{% break %}{% endif %}{{ m }}{% endfor %}", "1"),
+        ("{% set ns = namespace(x=1) %}{% set ns.x = 2 %}{{ ns.x }}", "2"),
+        ("{{ strftime_now('%Y') | length }}", "4"),
+        ("{% if unknown is defined %}a{% else %}b{% endif %}{{ unknown }}", "b"),
+        ("  {% if true %}\n  x\n  {% endif %}\n", "  x\n"),
+    ],
+)
+def test_what_templates_of_the_hub_use_is_there(source: str, text: str) -> None:
+    assert render(source) == text
+
+
+def test_the_words_of_a_template_that_refuses_reach_the_caller() -> None:
+    with pytest.raises(InvalidRequest, match="roles must alternate"):
+        render("{{ raise_exception('roles must alternate') }}")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.__class__.__base__ }}",
+        "{{ ''|attr('__class__')|attr('__mro__') }}",
+        "{{ '{0.__class__.__mro__}'.format('') }}",
+        "{{ '%s'|format(messages.append) and ''.format.__globals__ }}",
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+        "{{ joiner.__init__.__globals__ }}",
+        "{{ namespace.__init__.__globals__ }}",
+        "{{ lipsum.__globals__['os'].environ }}",
+        "{{ self._TemplateReference__context.environment.loader.x }}",
+        "{{ raise_exception.__globals__.time.x }}",
+        "{{ strftime_now.__self__.__class__.mro() }}",
+        "{% set _ = messages.append(1) %}{{ messages }}",
+        "{% set _ = messages[0].update({'role': 'system'}) %}{{ messages }}",
+        "{% include '/etc/passwd' %}",
+        "{% import 'os' as os %}{{ os }}",
+        "{% extends '/etc/passwd' %}",
+        "{{ (1).__class__ }}",
+        "{% for x in range(10**9) %}{% endfor %}",
+        "{{ messages[7].role.upper().x }}",
+        "{{ 1 // 0 }}",
+        "{{ 'a' + 1 }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    ],
+)
+def test_what_a_template_must_not_do_is_a_plain_refusal(source: str) -> None:
+    """An error of ours without a word of Python, or text without anything of the machine."""
+    try:
+        text = render(source)
+    except InvalidRequest as error:
+        assert "__" not in error.message
+        assert "Error" not in error.message
+    else:
+        assert "class" not in text
+        assert "root:" not in text
+        assert "function" not in text
+
+
+def test_messages_are_not_changed_by_a_template() -> None:
+    messages = [{"role": "user", "content": "a"}]
+    with pytest.raises(InvalidRequest):
+        render("{% set _ = messages.append(1) %}", messages)
+    assert messages == [{"role": "user", "content": "a"}]
+
+
+@pytest.mark.parametrize(("max_chars", "fits"), [(99, False), (100, True), (101, True)])
+def test_output_is_limited(max_chars: int, fits: bool) -> None:
+    source = "{% for i in range(100) %}x{% endfor %}"
+    if fits:
+        assert len(render(source, max_chars=max_chars)) == 100
+    else:
+        with pytest.raises(InvalidRequest, match="more than 99 characters"):
+            render(source, max_chars=max_chars)
+
+
+@pytest.mark.parametrize(
+    "body", ["", "x", "{% set y = i * j %}", "{% if messages %}{% endif %}"]
+)
+def test_loops_end_in_time(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    """Also those that write nothing."""
+    monkeypatch.setattr(chat_template, "MAX_SECONDS", 0.1)
+    loop = "{%% for i in range(99999) %%}{%% for j in range(99999) %%}%s{%% endfor %%}{%% endfor %%}"
+    began = time.monotonic()
+    with pytest.raises(InvalidRequest, match="too long"):
+        render(loop % body, max_chars=10**9)
+    assert time.monotonic() - began < 2
+
+
+def test_the_limit_leaves_nothing_behind() -> None:
+    before = sys.gettrace()
+    render("{{ messages }}")
+    assert sys.gettrace() is before
+
+
+def test_a_template_with_a_syntax_error_is_found_when_the_model_is_read() -> None:
+    with pytest.raises(ModelFolderError, match="chat template"):
+        ChatTemplate("{% for %}")
