@@ -67,7 +67,7 @@ def cpu_torch(pin: str) -> str:
     """The CPU-only twin of the torch pin."""
     assert pin.startswith(TORCH_CPU.removesuffix("+cpu") + " "), "TORCH_CPU is of another version"
     hashes = " \\\n".join(f"    --hash=sha256:{digest}" for digest in TORCH_CPU_SHA256.values())
-    return f"{TORCH_CPU} ; sys_platform == 'linux' \\\n{hashes}\n"
+    return f"{TORCH_CPU} \\\n{hashes}\n"
 
 
 def main(uv: str) -> None:

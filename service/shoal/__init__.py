@@ -69,17 +69,19 @@ __all__ = [
 _UNINSTALLED_VERSION = "0.1.0"  # a checkout on the path has no package metadata
 
 
-def __getattr__(name: str) -> object:
-    if name == "__version__":
-        value: object = _read_version()
-    elif name in __all__:
-        from shoal import client
+if not TYPE_CHECKING:  # else a checker would take every name for one of ours
 
-        value = getattr(client, name)
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value  # the next access does not come here
-    return value
+    def __getattr__(name: str) -> object:
+        if name == "__version__":
+            value: object = _read_version()
+        elif name in __all__:
+            from shoal import client
+
+            value = getattr(client, name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value  # the next access does not come here
+        return value
 
 
 def __dir__() -> list[str]:

@@ -34,6 +34,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 picks a free one.")
     api_keys: Annotated[list[str], NoDecode] = Field(
         default_factory=list,
+        repr=False,
         description="Accepted keys, each KEY, NAME:KEY or NAME:sha256:HEX; the name is the tenant.",
     )
     allow_unauthenticated: bool = Field(

@@ -88,6 +88,21 @@ class RateLimited(ShoalError):
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
 
+    def __init__(
+        self, message: str, *, limit: int, code: str, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, code=code, retry_after_s=retry_after_s)
+        self.limit = limit
+        """How much the caller may have at a time."""
+
+
+class ClientGone(ShoalError):
+    """The connection closed; nobody reads an answer. Seen in logs and metrics only."""
+
+    status = 499
+    type = "invalid_request_error"
+    code = "client_closed_request"
+
 
 class Unavailable(ShoalError):
     """The whole server cannot take it now; try again after `retry_after_s`."""

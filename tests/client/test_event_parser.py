@@ -1,5 +1,8 @@
 """The text/event-stream parser: any bytes, in any cut, give the events of the standard."""
 
+from itertools import pairwise
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +10,8 @@ from hypothesis import strategies as st
 from shoal.client import ResponseInvalid
 from shoal.client import _stream as stream_module
 from shoal.client._stream import Event, EventParser
+
+STREAMS = Path(__file__).parent / "streams"
 
 CASES = [
     (b"data: a\n\n", [Event("a")]),
@@ -43,6 +48,20 @@ def test_one_byte_at_a_time_gives_the_same_events(data: bytes, expected: list[Ev
     assert _in_pieces([data[i : i + 1] for i in range(len(data))]) == expected
 
 
+@pytest.mark.parametrize("path", sorted(STREAMS.glob("*.sse")), ids=lambda path: path.stem)
+def test_every_cut_of_a_recorded_stream_gives_the_same_events(path: Path) -> None:
+    data = path.read_bytes()
+    whole = EventParser().feed(data)
+    assert whole
+    for cut in range(1, len(data)):
+        assert _in_pieces([data[:cut], data[cut:]]) == whole
+
+
+def test_line_ends_of_every_kind_are_the_same() -> None:
+    lf, crlf, cr = ((STREAMS / f"{name}.sse").read_bytes() for name in ("completion", "crlf", "cr"))
+    assert EventParser().feed(lf) == EventParser().feed(crlf) == EventParser().feed(cr)
+
+
 @given(
     st.lists(st.sampled_from([b"data: a", b"data:\xc3\xa8", b": p", b"event: e", b"data", b"\r",
                               b"\n", b"\r\n", b"\n\n", b"\xef\xbb\xbf", b"\x00"])),
@@ -51,7 +70,7 @@ def test_one_byte_at_a_time_gives_the_same_events(data: bytes, expected: list[Ev
 def test_no_cut_changes_the_events(parts: list[bytes], cuts: list[int]) -> None:
     data = b"".join(parts)
     edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
-    pieces = [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [data[a:b] for a, b in pairwise(edges)]
     assert _in_pieces(pieces) == EventParser().feed(data)
 
 
@@ -62,17 +81,12 @@ def test_no_bytes_break_the_parser(data: bytes) -> None:
 
 def test_an_endless_event_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_module, "MAX_EVENT_BYTES", 1000)
-    parser = EventParser()
-    with pytest.raises(ResponseInvalid):
-        for _ in range(100):
-            parser.feed(b"x" * 100)
-    parser = EventParser()
-    with pytest.raises(ResponseInvalid):
-        for _ in range(100):
-            parser.feed(b"data: " + b"x" * 100 + b"\n")
-    parser = EventParser()
-    for _ in range(100):  # the limit is for one event, not for the stream
-        parser.feed(b"data: " + b"x" * 100 + b"\n\n")
+    line, event = b"x" * 100, b"data: " + b"x" * 100 + b"\n"
+    for endless in (line, event):
+        with pytest.raises(ResponseInvalid):
+            _in_pieces([endless] * 100)
+    # The limit is for one event, not for the stream.
+    assert len(_in_pieces([event + b"\n"] * 100)) == 100
 
 
 def _in_pieces(pieces: list[bytes]) -> list[Event]:

@@ -53,9 +53,7 @@ RETRY_AFTER = [
 
 
 @pytest.mark.parametrize(("headers", "expected"), RETRY_AFTER)
-def test_retry_after_is_read_in_every_form(
-    headers: dict[str, str], expected: float | None
-) -> None:
+def test_retry_after_is_read_in_every_form(headers: dict[str, str], expected: float | None) -> None:
     assert retry_after_s(headers, FakeClock(wall=WALL).as_clock()) == expected
 
 

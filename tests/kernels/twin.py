@@ -225,7 +225,7 @@ def _gpt2_block(spec: ModelSpec, w: Weights, x: NDArray[Any], layer: int) -> NDA
 def make_model(spec: ModelSpec, weights: Weights, **settings: Any) -> NativeModel:
     """A small one; settings override."""
     settings = {
-        "dtype": "float32", "num_blocks": 256, "max_tokens": 512, "num_threads": 1,
+        "dtype": "float32", "num_blocks": 256, "max_tokens": 2048, "num_threads": 1,
     } | settings  # fmt: skip
     return NativeModel(spec, weights, **settings)
 

@@ -175,7 +175,7 @@ class Stream(_StreamView[ChunkT, ResultT]):
         return self._whole()
 
     def close(self) -> None:
-        """Ends the stream; may be called twice, and from another thread."""
+        """Ends the stream; may be called twice, and while another thread or task reads."""
         if self._closed:
             return
         self._closed = True
@@ -290,7 +290,7 @@ class AsyncStream(_StreamView[ChunkT, ResultT]):
         return self._whole()
 
     async def close(self) -> None:
-        """Ends the stream; may be called twice, and from another task."""
+        """Ends the stream; may be called twice, and while another thread or task reads."""
         if self._closed:
             return
         self._closed = True

@@ -12,6 +12,7 @@ The real client runs, with its retries and limits; only the network and the time
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import json
 import sys
@@ -192,6 +193,7 @@ class MockServer(httpx.BaseTransport, httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         await request.aread()
+        await asyncio.sleep(0)  # a network always lets other tasks run
         return self._respond(request)
 
     def _respond(self, request: Any) -> httpx.Response:  # both are of the client's library

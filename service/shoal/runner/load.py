@@ -72,7 +72,9 @@ def _torch_backend(
 
     from shoal.runner.torch_backend import TorchBackend
 
-    torch.set_num_threads(config.num_threads or usable_cores())
+    # One core is left to the HTTP side: threads that wait for each other in every small product
+    # lose far more to a core that is taken away than they gain.
+    torch.set_num_threads(config.num_threads or max(1, usable_cores() - 1))
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, checkpoint.config.dtype, device)
     num_blocks = num_kv_blocks(checkpoint.config, config, kv_bytes, dtype.itemsize, max_tokens)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-from shoal.errors import RateLimited, Unavailable
+from shoal.errors import InvalidRequest, RateLimited, Unavailable
 from shoal.protocol.messages import EngineStats
 
 DEFAULT_OUTPUT_TOKENS = 128.0
@@ -50,16 +50,24 @@ class Admission:
         self._loads: dict[str, _Load] = {}
 
     def enter(self, model: str, tenant: str, num_sequences: int) -> "Ticket":
-        """Takes places for a request. Raises Unavailable (server full) or RateLimited (the
-        caller's own limit)."""
+        """Takes places for a request. Raises Unavailable (server full), RateLimited (the
+        caller's own limit) or InvalidRequest (more than that limit in one request)."""
         load = self._loads.setdefault(model, _Load())
+        if self._tenant_max and num_sequences > self._tenant_max:
+            raise InvalidRequest(
+                f"the request asks for {num_sequences} sequences; you may have "
+                f"{self._tenant_max} in flight on this model",
+                param="n",
+            )
         if self._tenant_max and load.by_tenant[tenant] + num_sequences > self._tenant_max:
             raise RateLimited(
                 f"you may have {self._tenant_max} sequences in flight on this model",
+                limit=self._tenant_max,
                 code="tenant_queue_full",
                 retry_after_s=self._wait_s(model, load),
             )
-        if load.sequences + num_sequences > self._max_sequences:
+        over = load.sequences + num_sequences > self._max_sequences
+        if over and load.sequences > 0:  # an idle model takes any request of allowed size
             raise self._overloaded(model, load)
         load.sequences += num_sequences
         load.by_tenant[tenant] += num_sequences

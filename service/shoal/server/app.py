@@ -26,6 +26,7 @@ def create_app(services: Services) -> FastAPI:
         description=DESCRIPTION,
         docs_url="/docs" if services.settings.docs else None,
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would be built from the Host header
         middleware=_middleware(services),
     )
     if not services.settings.docs:

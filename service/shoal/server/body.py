@@ -1,12 +1,14 @@
 """Reads a request body as JSON: bounded while reading, strict, with documented errors."""
 
+import re
 from typing import Any, TypeVar
 
 import orjson
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
 
-from shoal.errors import InvalidRequest, RequestTooLarge, UnsupportedMediaType
+from shoal.errors import ClientGone, InvalidRequest, RequestTooLarge, UnsupportedMediaType
 from shoal.server.errors import from_validation
 from shoal.server.services import services_of
 
@@ -17,7 +19,7 @@ Schema = TypeVar("Schema", bound=BaseModel)
 
 async def read_json(request: Request) -> dict[str, Any]:
     """The JSON object of a request; nulls are left out, since null always means not given.
-    Raises UnsupportedMediaType, RequestTooLarge or InvalidRequest."""
+    Raises UnsupportedMediaType, RequestTooLarge, InvalidRequest or ClientGone."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise UnsupportedMediaType("send the body as JSON with Content-Type: application/json")
@@ -39,10 +41,13 @@ async def _read(request: Request, limit: int) -> bytes:
     if declared.isdecimal() and int(declared[:20]) > limit:
         raise too_large
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > limit:
-            raise too_large
+    try:
+        async for piece in request.stream():
+            body += piece
+            if len(body) > limit:
+                raise too_large
+    except ClientDisconnect as error:
+        raise ClientGone("the client closed the connection") from error
     return bytes(body)
 
 
@@ -58,7 +63,33 @@ def _parse(body: bytes) -> dict[str, Any]:
         raise InvalidRequest("the body must be a JSON object", code="invalid_json")
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
         raise InvalidRequest(f"the body nests deeper than {MAX_DEPTH} levels", code="invalid_json")
+    if _num_names(body, value) > _num_fields(value):
+        raise InvalidRequest("the body names a field twice", code="invalid_json")
     return value
+
+
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+
+
+def _num_names(body: bytes, value: dict[str, Any]) -> int:
+    """Fields written in valid JSON: the colons outside strings."""
+    colons = body.count(b":")
+    if colons == len(value):  # mostly: a flat object, no colon in a text
+        return colons
+    return _STRING.sub(b"", body).count(b":")
+
+
+def _num_fields(value: object) -> int:
+    """Fields of all objects in a parsed value."""
+    num_fields, left = 0, [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, dict):
+            num_fields += len(item)
+            left += item.values()
+        elif isinstance(item, list) and item and isinstance(item[0], (dict, list)):
+            left += item
+    return num_fields
 
 
 def _depth(value: object) -> int:

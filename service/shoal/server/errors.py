@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from shoal.errors import InvalidRequest, ShoalError
+from shoal.errors import InvalidRequest, RateLimited, ShoalError
 from shoal.server.admission import jittered
 
 MAX_MESSAGE_CHARS = 1000
@@ -42,6 +42,9 @@ def error_headers(error: ShoalError) -> dict[str, str]:
         wait_s = jittered(error.retry_after_s)
         headers["retry-after"] = str(max(1, math.ceil(wait_s)))
         headers["retry-after-ms"] = str(math.ceil(wait_s * 1000))
+    if isinstance(error, RateLimited):
+        headers["x-ratelimit-limit-requests"] = str(error.limit)
+        headers["x-ratelimit-remaining-requests"] = "0"
     if error.status == 504 or error.code == "numerical_error":
         headers["x-should-retry"] = "false"
     return headers
@@ -83,8 +86,38 @@ def _describe(problem: Mapping[str, Any], schema: type[BaseModel]) -> str:
     if kind.startswith(("greater_than", "less_than")):
         limits = _range(field) if field else str(problem["msg"]).removeprefix("Input should be ")
         return f"{name} must be {limits}; got {_short(value)}"
-    expected = str(problem["msg"]).removeprefix("Input should be ").removeprefix("a valid ")
-    return f"{name} must be {expected}; got {_kind(value)}"
+    limit = problem.get("ctx", {})
+    match kind:
+        case "string_too_long":
+            return f"{name} may have at most {_count(limit['max_length'], 'character')}"
+        case "string_too_short":
+            return f"{name} must have at least {_count(limit['min_length'], 'character')}"
+        case "too_long":
+            return f"{name} may hold at most {_count(limit['max_length'], 'entr', 'y', 'ies')}"
+        case "too_short":
+            return f"{name} must hold at least {_count(limit['min_length'], 'entr', 'y', 'ies')}"
+        case "literal_error":
+            return f"{name} must be {limit['expected']}; got {_kind(value)}"
+    return f"{name} must be {_EXPECTED.get(kind, 'of another type')}; got {_kind(value)}"
+
+
+_EXPECTED = {
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "a boolean",
+    "string_type": "a string",
+    "list_type": "an array",
+    "tuple_type": "an array",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+}
+
+
+def _count(number: int, noun: str, one: str = "", many: str = "s") -> str:
+    return f"{number} {noun}{one if number == 1 else many}"
 
 
 def _range(field: FieldInfo) -> str:

@@ -17,7 +17,10 @@ from shoal.server.admission import Admission
 from shoal.server.auth import KeyRing
 from shoal.text.text_model import TextModel
 
-DRAINING = Unavailable("the server is shutting down", code="shutting_down", retry_after_s=5.0)
+
+def shutting_down() -> Unavailable:
+    """The answer to new work while the server drains."""
+    return Unavailable("the server is shutting down", code="shutting_down", retry_after_s=5.0)
 
 
 def shoal_version() -> str:

@@ -111,8 +111,8 @@ class SequenceText:
         self._generation.add(delta)
 
     def fail(self, error: ShoalError) -> None:
+        self._generation.fail(error)  # while still open, so that the engine is told to stop
         self.open = False
-        self._generation.fail(error)
 
     def _add_token(
         self,
@@ -200,7 +200,7 @@ class Generation:
                     ),
                     sequence,
                 )
-        except ShoalError:
+        except BaseException:  # also a mistake of ours: no sequence runs without a reader
             self.close()
             raise
 

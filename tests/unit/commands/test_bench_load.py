@@ -35,9 +35,9 @@ async def test_known_delays_give_known_percentiles(api: str) -> None:
     assert stats.inter_token_ms
     assert stats.latency_ms
     # A sleep is never shorter than asked; how much longer depends on who else uses the machine.
-    assert 79 <= stats.ttft_ms.p50 < 200
-    assert 19 <= stats.inter_token_ms.p50 < 60
-    assert 255 <= stats.latency_ms.p50 < 800
+    assert 79 <= stats.ttft_ms.p50 < 400
+    assert 19 <= stats.inter_token_ms.p50 < 150
+    assert 255 <= stats.latency_ms.p50 < 2000
     assert stats.inter_token_ms.count == 6 * 9
     assert stats.ttft_ms.p50 <= stats.ttft_ms.p90 <= stats.ttft_ms.p99 <= stats.ttft_ms.max
 

@@ -14,9 +14,10 @@ def make_run(*records: RequestRecord, window_s: float = 10.0, cpu_s: float = 0.0
     )
 
 
-def make_report(run: LevelRun, max_tokens: int = 4) -> Report:
+def make_report(run: LevelRun, max_tokens: int = 4, load_before: float = 0.0) -> Report:
     work = Workload(Address("http", "::1", 1), "m", max_tokens=max_tokens, api_key="sk-secret")
-    return Report("2026-01-01", Target(work, None, ()), {}, (level_stats(run),))
+    environment = {"usable_cores": 2.0, "load_before": load_before}
+    return Report("2026-01-01", Target(work, None, ()), environment, (level_stats(run),))
 
 
 def test_percentiles_interpolate_between_ranks() -> None:
@@ -106,3 +107,10 @@ def test_the_json_has_every_percentile_and_no_key() -> None:
         assert {"p50", "p90", "p99", "mean", "min", "max", "count"} == set(level[name])
     assert "sk-secret" not in str(values)
     assert "sk-secret" not in repr(make_report(make_run()))
+
+
+def test_a_machine_that_was_busy_before_is_noted() -> None:
+    run = make_run(RequestRecord(0.0, 2.0, [1.0] * 4, 5, 4))
+    (note,) = notes(make_report(run, load_before=3.0))
+    assert "load 3.0 on 2 cores" in note
+    assert notes(make_report(run, load_before=0.3)) == []

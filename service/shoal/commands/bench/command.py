@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -163,6 +164,7 @@ def _run(work: "Workload", levels: list[int], limits: "Limits") -> "Report":
     from .stats import level_stats
 
     started = datetime.now(UTC)
+    load_before = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             target, runs = runner.run(_measure_all(work, levels, limits))
@@ -171,7 +173,7 @@ def _run(work: "Workload", levels: list[int], limits: "Limits") -> "Report":
     return Report(
         date=started.isoformat(timespec="seconds"),
         target=target,
-        environment=describe(),
+        environment={**describe(), "load_before": load_before},
         levels=tuple(level_stats(run) for run in runs),
     )
 
@@ -230,7 +232,7 @@ def _write(report: "Report", json_file: Path | None, plot_file: Path | None) -> 
         f" {work.max_tokens} tokens out · seed {work.seed}\n"
         f"{environment['cpu_model']}, {environment['usable_cores']:g} cores · {report.date}"
     )
-    console.print(table(report.levels))
+    console.print(table(report.levels, console.width))
     for level in report.levels:
         cost = level.generator
         if cost.us_per_chunk is not None:

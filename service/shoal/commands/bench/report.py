@@ -12,6 +12,7 @@ from .stats import LevelStats, Percentiles
 
 BUSY_GENERATOR = 0.7  # of one core; above it the generator may be what limits the numbers
 JSON_FORMAT = 1
+WIDE_TABLE = 125  # terminal columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,9 @@ def notes(report: Report) -> list[str]:
     """What a reader must know to judge the numbers."""
     work = report.target.work
     found = list(report.target.notes)
+    load, cores = report.environment.get("load_before"), report.environment.get("usable_cores")
+    if load is not None and cores is not None and load > cores / 2:
+        found.append(f"the machine was busy before: load {load:.1f} on {cores:g} cores")
     for level in report.levels:
         name = f"{level.concurrency} clients"
         if level.generator.core_share > BUSY_GENERATOR:
@@ -60,11 +64,12 @@ def notes(report: Report) -> list[str]:
     return found
 
 
-def table(levels: Sequence[LevelStats]) -> Table:
-    """Milliseconds as p50 / p90 / p99."""
-    shown = Table(header_style="bold", row_styles=["", "on grey7"], expand=False)
-    for title in ("clients", "tokens/s", "requests/s", "TTFT ms", "inter-token ms", "latency ms"):
-        shown.add_column(title, justify="right", no_wrap=True)
+def table(levels: Sequence[LevelStats], width: int) -> Table:
+    """Milliseconds as p50 / p90 / p99, below each other where `width` columns are too few."""
+    between = " / " if width >= WIDE_TABLE else "\n"
+    shown = Table(header_style="bold", show_lines=between == "\n")
+    for title in ("clients", "tokens/s", "req/s", "TTFT ms", "inter-token ms", "latency ms"):
+        shown.add_column(title, justify="right")
     shown.add_column("done", justify="right")
     shown.add_column("failed", justify="right")
     for level in levels:
@@ -72,9 +77,9 @@ def table(levels: Sequence[LevelStats]) -> Table:
             str(level.concurrency),
             Text(f"{level.output_tokens_per_s:,.0f}", style="bold green"),
             f"{level.requests_per_s:.2f}",
-            _three(level.ttft_ms),
-            _three(level.inter_token_ms),
-            _three(level.latency_ms),
+            _three(level.ttft_ms, between),
+            _three(level.inter_token_ms, between),
+            _three(level.latency_ms, between),
             str(level.num_completed),
             Text(str(level.num_failed), style="bold red" if level.num_failed else "dim"),
         )
@@ -82,10 +87,10 @@ def table(levels: Sequence[LevelStats]) -> Table:
     return shown
 
 
-def _three(values: Percentiles | None) -> str:
+def _three(values: Percentiles | None, between: str) -> str:
     if values is None:
         return "–"
-    return " / ".join(_short(value) for value in (values.p50, values.p90, values.p99))
+    return between.join(_short(value) for value in (values.p50, values.p90, values.p99))
 
 
 def _short(milliseconds: float) -> str:

@@ -156,18 +156,25 @@ inline float max_of(const float* x, int groups) {
   return m;
 }
 
+inline std::uint32_t bits_of(float x) {
+  std::uint32_t u;
+  __builtin_memcpy(&u, &x, 4);
+  return u;
+}
+
 float to_int8(const float* x, int padded, std::int8_t* out) {
-  float largest = 0.0f;
+  std::uint32_t bits = 0;  // without their sign, bits order like the numbers, NaN above all
   for (int i = 0; i < padded; ++i) {
-    const float a = std::fabs(x[i]);
-    largest = largest > a ? largest : a;
+    const std::uint32_t a = bits_of(x[i]) & 0x7fffffffu;
+    bits = bits > a ? bits : a;
   }
-  const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
-  for (int i = 0; i < padded; ++i) {
-    const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
-    out[i] = static_cast<std::int8_t>(static_cast<std::int32_t>((x[i] * inverse + magic) - magic));
-  }
-  return largest / 127.0f;
+  float largest;
+  __builtin_memcpy(&largest, &bits, 4);
+  const bool finite = bits < 0x7f800000u;
+  const float inverse = finite && largest >= 1e-30f ? 127.0f / largest : 0.0f;
+  for (int i = 0; i < padded; ++i)  // adding 1.5 * 2^23 leaves the rounded number in the low bits
+    out[i] = static_cast<std::int8_t>(bits_of(x[i] * inverse + 12582912.0f));
+  return finite ? largest / 127.0f : NAN;
 }
 
 float sum_exp(const float* x, float max, int groups) {

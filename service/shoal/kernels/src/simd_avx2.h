@@ -12,6 +12,10 @@ struct Vec {
   static constexpr int max_rows = 6;
   // Eight sums in flight hide the latency of FMA: fewer rows take more panels at once.
   static constexpr int panels_for(int rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
+  // Taking bf16 and int8 apart needs registers too, so their tiles are smaller.
+  static constexpr int max_rows_bf16 = 5, max_rows_int8 = 4;
+  static constexpr int panels_for_bf16(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
+  static constexpr int panels_for_int8(int rows) { return rows <= 2 ? 2 : 1; }
   using F = __m256;
   using I = __m256i;
   struct Quad {

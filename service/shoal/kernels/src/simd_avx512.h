@@ -12,6 +12,9 @@ struct Vec {
   static constexpr int width = 16;
   static constexpr int max_rows = 6;
   static constexpr int panels_for(int rows) { return rows == 1 ? 8 : 4; }
+  static constexpr int max_rows_bf16 = 6, max_rows_int8 = 6;
+  static constexpr int panels_for_bf16(int rows) { return panels_for(rows); }
+  static constexpr int panels_for_int8(int rows) { return rows == 1 ? 4 : 2; }
   using F = __m512;
   using I = __m512i;
 

@@ -10,6 +10,9 @@ struct Vec {
   static constexpr int width = 4;
   static constexpr int max_rows = 3;
   static constexpr int panels_for(int) { return 1; }
+  static constexpr int max_rows_bf16 = 3, max_rows_int8 = 3;
+  static constexpr int panels_for_bf16(int) { return 1; }
+  static constexpr int panels_for_int8(int) { return 1; }
   typedef float F __attribute__((vector_size(16)));
   typedef std::int32_t I __attribute__((vector_size(16)));
   struct Quad {

@@ -105,6 +105,12 @@ SHOAL_INLINE void store_tile(const Sums<MR, NP>& sums, const shoal::LinearArgs& 
 // How one format computes a tile of a linear layer.
 template <class Weights>
 struct FloatRows {
+  static constexpr bool kIsBf16 = __is_same(Weights, Bf16);
+  static constexpr int max_rows = kIsBf16 ? Vec::max_rows_bf16 : Vec::max_rows;
+  static constexpr int panels_for(int rows) {
+    return kIsBf16 ? Vec::panels_for_bf16(rows) : Vec::panels_for(rows);
+  }
+
   template <int MR, int NP>
   static void tile(const shoal::LinearArgs& a, int m0, int p) {
     const std::size_t stride =
@@ -120,12 +126,14 @@ struct FloatRows {
     Weights::template steps<MR, NP>(sums, x, panels, a.k);
     store_tile(sums, a, m0, p);
   }
-  static constexpr bool kIsBf16 = __is_same(Weights, Bf16);
 };
 
 #if defined(SHOAL_VNNI)
 // bf16 weights and bf16 rows, two products per lane and instruction.
 struct Bf16Rows {
+  static constexpr int max_rows = Vec::max_rows;
+  static constexpr int panels_for(int rows) { return Vec::panels_for(rows); }
+
   template <int MR, int NP>
   static void tile(const shoal::LinearArgs& a, int m0, int p) {
     const std::size_t stride = shoal::panel_bytes(shoal::Format::bf16, a.k);
@@ -153,6 +161,9 @@ struct Bf16Rows {
 
 // int8 weights and rows: the integer sums are exact, so only the scaling rounds.
 struct Int8Rows {
+  static constexpr int max_rows = Vec::max_rows_int8;
+  static constexpr int panels_for(int rows) { return Vec::panels_for_int8(rows); }
+
   template <int MR, int NP>
   static void tile(const shoal::LinearArgs& a, int m0, int p) {
     const std::size_t stride = shoal::panel_bytes(shoal::Format::int8, a.k);
@@ -205,30 +216,24 @@ void tile_rows(const shoal::LinearArgs& a, int p) {
 
 template <class Rows, int H>
 void linear_tall(const shoal::LinearArgs& a) {
-  constexpr int NP = Vec::panels_for(H);
+  constexpr int NP = Rows::panels_for(H);
   int p = a.p0;
   for (; p + NP <= a.p1; p += NP) tile_rows<Rows, H, NP>(a, p);
   if constexpr (NP > 1)
     for (; p < a.p1; ++p) tile_rows<Rows, H, 1>(a, p);
 }
 
+// Finds the height that cuts the rows evenly, and runs the code made for it.
+template <class Rows, int H = Rows::max_rows>
+void linear_of_height(const shoal::LinearArgs& a, int height) {
+  if (height == H) return linear_tall<Rows, H>(a);
+  if constexpr (H > 1) linear_of_height<Rows, H - 1>(a, height);
+}
+
 template <class Rows>
 void linear(const shoal::LinearArgs& a) {
-  const int tiles = (a.rows + Vec::max_rows - 1) / Vec::max_rows;
-  switch (tiles ? (a.rows + tiles - 1) / tiles : 0) {
-    case 0: return;
-    case 1: return linear_tall<Rows, 1>(a);
-    case 2: return linear_tall<Rows, 2>(a);
-    case 3: return linear_tall<Rows, 3>(a);
-    default: break;
-  }
-  if constexpr (Vec::max_rows > 3) {
-    switch ((a.rows + tiles - 1) / tiles) {
-      case 4: return linear_tall<Rows, 4>(a);
-      case 5: return linear_tall<Rows, 5>(a);
-      default: return linear_tall<Rows, 6>(a);
-    }
-  }
+  const int tiles = (a.rows + Rows::max_rows - 1) / Rows::max_rows;
+  if (tiles > 0) linear_of_height<Rows>(a, (a.rows + tiles - 1) / tiles);
 }
 
 }  // namespace

@@ -2,13 +2,13 @@
 
 from typing import Any, Self
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shoal.errors import InvalidRequest
 from shoal.server.api.chat.messages import ChatPrompt, chat_text
 from shoal.server.api.generation.build import check_prompt_chars, off_loop
-from shoal.server.api.generation.fields import Int
+from shoal.server.api.generation.fields import MAX_IGNORED_NAMES, Int, printable
 from shoal.server.api.generation.openapi import json_docs
 from shoal.server.body import parse, read_json
 from shoal.server.errors import from_validation
@@ -52,10 +52,12 @@ class DetokenizeRequest(BaseModel):
 
 @router.post("/tokenize", **json_docs(TokenizeRequest, "Tokens"))
 @router.post("/v1/tokenize", include_in_schema=False)
-async def tokenize(request: Request) -> dict[str, Any]:
+async def tokenize(request: Request, response: Response) -> dict[str, Any]:
     """Token ids of a text or of rendered messages."""
     body = await read_json(request)
     fields = parse(TokenizeRequest, body)
+    known = {*TokenizeRequest.model_fields, *(ChatPrompt.model_fields if fields.messages else ())}
+    _name_ignored(response, body, known)
     services = services_of(request)
     model = services.find_model(fields.model)
     loaded = services.find_loaded(model.name)
@@ -83,9 +85,11 @@ async def tokenize(request: Request) -> dict[str, Any]:
 
 @router.post("/detokenize", **json_docs(DetokenizeRequest, "Tokens"))
 @router.post("/v1/detokenize", include_in_schema=False)
-async def detokenize(request: Request) -> dict[str, str]:
+async def detokenize(request: Request, response: Response) -> dict[str, str]:
     """The text of token ids, special tokens spelled out."""
-    fields = parse(DetokenizeRequest, await read_json(request))
+    body = await read_json(request)
+    fields = parse(DetokenizeRequest, body)
+    _name_ignored(response, body, set(DetokenizeRequest.model_fields))
     services = services_of(request)
     model = services.find_model(fields.model)
     loaded = services.find_loaded(model.name)
@@ -105,6 +109,12 @@ async def tokenizer_info(request: Request, model: str | None = None) -> dict[str
         "chat_template": found.chat_template.source if found.chat_template else None,
         "vocab_size": found.tokenizer.vocab_size,
     }
+
+
+def _name_ignored(response: Response, body: dict[str, Any], known: set[str]) -> None:
+    ignored = [printable(name) for name in body if name not in known]
+    if ignored:
+        response.headers["x-ignored-params"] = ",".join(ignored[:MAX_IGNORED_NAMES])
 
 
 def _chat_part(body: dict[str, Any]) -> ChatPrompt:

@@ -1,12 +1,13 @@
 """Chat messages: what is accepted, and how they become a prompt through the model's template."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from shoal.errors import InvalidRequest, NotSupportedByModel, UnsupportedParameter
+from shoal.errors import InvalidRequest, NotSupportedByModel
 from shoal.protocol.messages import LoadedModel
 from shoal.server.api.generation.build import check_prompt_chars, off_loop
+from shoal.server.api.generation.fields import without_nulls
 from shoal.server.errors import FieldProblem
 from shoal.text.task import Prompt, start_prompt
 from shoal.text.text_model import TextModel
@@ -16,13 +17,20 @@ Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
 class Message(BaseModel):
-    """One message. Content parts other than text are refused."""
+    """One message. Content parts other than text, and calls of tools, are refused."""
 
-    model_config = ConfigDict(strict=True, extra="ignore")
+    model_config = ConfigDict(strict=True, extra="allow")
 
     role: Role
     content: str | None = None
     name: str | None = Field(None, max_length=256)
+    tool_calls: list[Any] | None = None
+    tool_call_id: str | None = Field(None, max_length=256)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_not_given(cls, value: Any) -> Any:
+        return without_nulls(value)
 
     @field_validator("content", mode="before")
     @classmethod
@@ -32,13 +40,28 @@ class Message(BaseModel):
         texts: list[str] = []
         for part in value:
             if not isinstance(part, dict) or part.get("type") != "text":
-                raise UnsupportedParameter(
-                    "message content may hold text parts only", param="messages"
-                )
+                raise FieldProblem("may hold text parts only", code="unsupported_parameter")
             if not isinstance(part.get("text"), str):
                 raise FieldProblem("parts of type text need a string 'text'")
             texts.append(part["text"])
         return "".join(texts)
+
+    @field_validator("tool_calls")
+    @classmethod
+    def _no_tools(cls, value: list[Any] | None) -> list[Any] | None:
+        if value:
+            raise FieldProblem(
+                "is not supported by this server", code="unsupported_parameter"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _has_content(self) -> Self:
+        if self.content is None and self.role != "assistant":
+            raise FieldProblem(
+                f"of role {self.role} must have content", code="missing_required_parameter"
+            )
+        return self
 
 
 class ChatPrompt(BaseModel):
@@ -51,6 +74,11 @@ class ChatPrompt(BaseModel):
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] = Field({}, max_length=MAX_TEMPLATE_VARIABLES)
     reasoning_effort: str | None = Field(None, max_length=32)
+
+    @field_validator("chat_template_kwargs", mode="before")
+    @classmethod
+    def _null_is_not_given(cls, value: Any) -> Any:
+        return without_nulls(value)
 
     @field_validator("chat_template_kwargs")
     @classmethod
@@ -75,19 +103,11 @@ async def chat_text(prompt: ChatPrompt, model: TextModel, loaded: LoadedModel) -
     _check_continuation(prompt)
     size = sum(len(message.content or "") for message in prompt.messages)
     check_prompt_chars(size, loaded, param="messages")
-    variables = {
-        **prompt.chat_template_kwargs,
-        "bos_token": model.bos_token or "",
-        "eos_token": model.eos_token or "",
-        "pad_token": model.pad_token or "",
-    }
-    if prompt.reasoning_effort is not None:
-        variables["reasoning_effort"] = prompt.reasoning_effort
     text = await off_loop(
         size,
         lambda: template.render(
             _template_messages(prompt, model),
-            variables=variables,
+            variables=_template_variables(prompt, model),
             add_generation_prompt=prompt.add_generation_prompt
             and not prompt.continue_final_message,
             max_chars=loaded.max_model_len * 64,
@@ -103,6 +123,20 @@ async def chat_prompt(prompt: ChatPrompt, model: TextModel, loaded: LoadedModel)
     return Prompt(start_prompt(model, token_ids, param="messages"))
 
 
+def _template_variables(prompt: ChatPrompt, model: TextModel) -> dict[str, Any]:
+    """What the caller sets, marked like content, and what the model's tokenizer names."""
+    given = {**prompt.chat_template_kwargs}
+    if prompt.reasoning_effort is not None:
+        given["reasoning_effort"] = prompt.reasoning_effort
+    mark = model.tokenizer.mark_content
+    return {
+        **{name: mark(item) if isinstance(item, str) else item for name, item in given.items()},
+        "bos_token": model.bos_token or "",
+        "eos_token": model.eos_token or "",
+        "pad_token": model.pad_token or "",
+    }
+
+
 def _template_messages(prompt: ChatPrompt, model: TextModel) -> list[dict[str, Any]]:
     mark = model.tokenizer.mark_content
     return [
@@ -110,6 +144,7 @@ def _template_messages(prompt: ChatPrompt, model: TextModel) -> list[dict[str, A
             "role": "system" if message.role == "developer" else message.role,
             "content": mark(message.content or ""),
             **({"name": mark(message.name)} if message.name else {}),
+            **({"tool_call_id": mark(message.tool_call_id)} if message.tool_call_id else {}),
         }
         for message in prompt.messages
     ]

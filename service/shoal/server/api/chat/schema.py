@@ -52,6 +52,13 @@ class ChatRequest(ChatPrompt, GenerationFields):
             raise InvalidRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
         return self
 
+    def extra_fields(self) -> list[tuple[str, Any]]:
+        extras = super().extra_fields()
+        for message in self.messages:
+            nested = (message.model_extra or {}).items()
+            extras += [(f"messages.{name}", value) for name, value in nested]
+        return extras
+
     def neutral_values(self) -> dict[str, tuple[Any, ...]]:
         return {**super().neutral_values(), **_NEUTRAL}
 

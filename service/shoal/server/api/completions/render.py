@@ -87,10 +87,8 @@ class CompletionRenderer:
         return sse.event(dump(record))
 
     def body(self, deltas: list[Delta], generation: Generation) -> bytes:
-        choices = [
-            self._choice(delta, index)
-            for index, delta in enumerate(_best(deltas, self._task.n, self._task.best_of))
-        ]
+        best = _best(deltas, self._task.n, self._task.best_of)
+        choices = [self._choice(delta, index) for index, delta in enumerate(best)]
         answer: dict[str, Any] = {
             **self._head,
             "system_fingerprint": self._options.fingerprint,
@@ -98,7 +96,8 @@ class CompletionRenderer:
             "usage": usage_dict(generation.usage),
         }
         if self._options.include:
-            answer["ext"] = ext_dict(generation, self._options.include)
+            chosen = [delta.index for delta in best]
+            answer["ext"] = ext_dict(generation, self._options.include, chosen)
         return dump(answer)
 
     def _choice(self, delta: Delta, shown_index: int) -> dict[str, Any]:

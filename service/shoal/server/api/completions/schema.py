@@ -60,10 +60,10 @@ class CompletionRequest(GenerationFields):
             raise FieldProblem("must be a string, or a non-empty array of strings or token ids")
         if all(isinstance(item, str) for item in value):
             return value
-        if all(_is_id(item) for item in value):
-            return [value]
+        if all(map(_is_id, value)):
+            return [list(map(int, value))]
         if all(isinstance(item, list) and item and all(map(_is_id, item)) for item in value):
-            return value
+            return [list(map(int, item)) for item in value]
         raise FieldProblem("must hold only strings, only token ids, or only arrays of token ids")
 
     @field_validator("logprobs", mode="before")
@@ -191,4 +191,7 @@ def _prompt_logprobs(request: CompletionRequest) -> int | None:
 
 
 def _is_id(value: object) -> bool:
+    """An integer, which in JSON may be written 1.0."""
+    if isinstance(value, float):
+        return value.is_integer()
     return isinstance(value, int) and not isinstance(value, bool)

@@ -55,7 +55,7 @@ def sampling_params(
     return SamplingParams(
         seed=secrets.randbits(63) if fields.seed is None else fields.seed % (1 << 64),
         temperature=pick("temperature", 1.0),
-        top_k=max(0, int(pick("top_k", 0))),
+        top_k=_top_k(pick("top_k", 0), loaded),
         top_p=pick("top_p", 1.0),
         min_p=pick("min_p", 0.0),
         typical_p=pick("typical_p", 1.0),
@@ -64,6 +64,11 @@ def sampling_params(
         frequency_penalty=fields.frequency_penalty,
         logit_bias=tuple(sorted(fields.logit_bias.items())),
     )
+
+
+def _top_k(wanted: float, loaded: LoadedModel) -> int:
+    """0 for all, also when a caller asks for as many as there are or more."""
+    return int(wanted) if 0 < wanted < loaded.vocab_size else 0
 
 
 def stop_params(

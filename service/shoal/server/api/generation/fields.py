@@ -17,6 +17,7 @@ MAX_BIASES = 1024
 MAX_STOP_IDS = 256
 MAX_IGNORED_NAMES = 20
 INCLUDABLE = ("seed", "timings", "sampling")
+_NOT_INCLUDABLE = ("usage_cost", "token_ids", "trace", "queue")
 
 
 def _whole(value: Any) -> Any:
@@ -33,13 +34,14 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "allowed_token_ids": ([],),
     "truncate_prompt_tokens": (),
     "response_format": ({"type": "text"},),
-    "structured_outputs": (),
-    "guided_json": (),
+    "structured_outputs": ({},),
+    "guided_json": ({},),
     "guided_regex": (),
-    "guided_choice": (),
+    "guided_choice": ([],),
     "guided_grammar": (),
     "lora": (),
     "adapter": (),
+    "stream_options.include_progress": (False,),
 }
 _MEANINGLESS_WHEN_OFF = frozenset({"dry_base", "dry_allowed_length", "dry_sequence_breakers"})
 
@@ -47,10 +49,15 @@ _MEANINGLESS_WHEN_OFF = frozenset({"dry_base", "dry_allowed_length", "dry_sequen
 class StreamOptions(BaseModel):
     """What a stream carries beside text."""
 
-    model_config = ConfigDict(strict=True, extra="ignore")
+    model_config = ConfigDict(strict=True, extra="allow")
 
     include_usage: bool = False
     continuous_usage_stats: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_not_given(cls, value: Any) -> Any:
+        return without_nulls(value)
 
 
 class GenerationFields(BaseModel):
@@ -123,7 +130,10 @@ class GenerationFields(BaseModel):
     def _known_items(cls, value: list[str]) -> list[str]:
         for item in value:
             if item not in INCLUDABLE:
-                raise FieldProblem(f"may hold {', '.join(INCLUDABLE)}; got {item[:40]!r}")
+                raise FieldProblem(
+                    f"may hold {', '.join(INCLUDABLE)}; got {item[:40]!r}",
+                    code="unsupported_parameter" if item in _NOT_INCLUDABLE else "invalid_value",
+                )
         return value
 
     @model_validator(mode="after")
@@ -136,19 +146,27 @@ class GenerationFields(BaseModel):
         """Known fields that are not offered, with the values accepted anyway."""
         return _NEUTRAL
 
+    def extra_fields(self) -> list[tuple[str, Any]]:
+        """(name, value) of every field without a place in the schema, nested ones included."""
+        extras = list((self.model_extra or {}).items())
+        if self.stream_options is not None:
+            nested = (self.stream_options.model_extra or {}).items()
+            extras += [(f"stream_options.{name}", value) for name, value in nested]
+        return extras
+
     def check_extra_fields(self) -> list[str]:
         """Names of unknown fields, for X-Ignored-Params. Raises UnsupportedParameter for a known
         one that asks for something, InvalidRequest for an unknown one under strict."""
         unknown: list[str] = []
         neutral = self.neutral_values()
-        for name, value in (self.model_extra or {}).items():
+        for name, value in self.extra_fields():
             if name in neutral:
-                if not any(value == ok and type(value) is type(ok) for ok in neutral[name]):
+                if not any(_same(value, ok) for ok in neutral[name]):
                     raise UnsupportedParameter(
                         f"{name} is not supported by this server", param=name
                     )
-            elif name not in _MEANINGLESS_WHEN_OFF:
-                unknown.append(_printable(name))
+            elif name not in _MEANINGLESS_WHEN_OFF and printable(name) not in unknown:
+                unknown.append(printable(name))
         if unknown and self.strict:
             raise InvalidRequest(
                 f"unknown parameter: {', '.join(unknown[:5])}",
@@ -165,6 +183,19 @@ class GenerationFields(BaseModel):
             )
 
 
-def _printable(name: str) -> str:
+def _same(value: Any, neutral: Any) -> bool:
+    """Equal as JSON: 0.0 is 0, but false is not."""
+    return value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
+
+
+def without_nulls(value: Any) -> Any:
+    """Null always means not given."""
+    if not isinstance(value, dict):
+        return value
+    return {name: item for name, item in value.items() if item is not None}
+
+
+def printable(name: str) -> str:
+    """A field's name that is safe in a header."""
     return "".join(char if char.isascii() and (char.isalnum() or char in "_-.") else "_"
                    for char in name[:64])  # fmt: skip

@@ -65,12 +65,16 @@ def usage_dict(usage: Usage) -> dict[str, Any]:
     }
 
 
-def ext_dict(generation: Generation, include: tuple[str, ...]) -> dict[str, Any]:
-    """The `ext` object: only what was asked for."""
+def ext_dict(
+    generation: Generation, include: tuple[str, ...], chosen: list[int] | None = None
+) -> dict[str, Any]:
+    """The `ext` object: only what was asked for. `chosen`: the sequences that became choices,
+    in their order; None = all."""
     task, ext = generation.task, dict[str, Any]()
     if "seed" in include:
+        indices = range(task.num_sequences) if chosen is None else chosen
         ext["seed"] = [
-            task.sampling_of(index % task.best_of).seed for index in range(task.num_sequences)
+            _signed(task.sampling_of(index % task.best_of).seed) for index in indices
         ]
     if "timings" in include:
         ext["timings"] = _timings(generation)
@@ -81,6 +85,11 @@ def ext_dict(generation: Generation, include: tuple[str, ...]) -> dict[str, Any]
 
 def dump(value: Any) -> bytes:
     return orjson.dumps(value)
+
+
+def _signed(seed: int) -> int:
+    """As a request may give it: a signed 64-bit integer."""
+    return seed - (1 << 64) if seed >= 1 << 63 else seed
 
 
 def _timings(generation: Generation) -> dict[str, float]:

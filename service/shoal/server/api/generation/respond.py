@@ -5,14 +5,14 @@ HTTP error. Whatever ends the response, the sequences are aborted and the places
 """
 
 import asyncio
-import contextlib
+import logging
 import time
 from typing import Any, Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from shoal.errors import ShoalError
+from shoal.errors import ClientGone, InternalError, ShoalError
 from shoal.server import sse
 from shoal.server.admission import Ticket
 from shoal.server.context import RequestContext, context_of
@@ -22,11 +22,7 @@ from shoal.server.services import Services
 from shoal.text.generator import Delta, Generation
 
 
-class ClientGone(ShoalError):
-    """The connection closed; nobody reads an answer. Seen in logs and metrics only."""
-
-    status = 499
-    code = "client_closed_request"
+log = logging.getLogger("shoal.server")
 
 
 class Renderer(Protocol):
@@ -66,6 +62,8 @@ class GenerationResponse(Response):
         self._stream = stream
         self._ignored = ignored
         self._started = False
+        self._one_send = asyncio.Lock()
+        """A ping never gets between the status line and a chunk, or past a slow reader."""
         self._last_sent = time.monotonic()
         self._sending_since: float | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -76,7 +74,9 @@ class GenerationResponse(Response):
         self._task = asyncio.current_task()
         helpers = [asyncio.create_task(self._watch_disconnect(receive))]
         if self._stream:
-            helpers.append(asyncio.create_task(self._tick(send)))
+            helpers.append(asyncio.create_task(self._watch_stall()))
+            if self._services.settings.keepalive_interval:
+                helpers.append(asyncio.create_task(self._ping(send)))
         outcome: ShoalError | None = None
         if self._task is not None:
             self._services.open_requests.add(self._task)
@@ -87,8 +87,13 @@ class GenerationResponse(Response):
             await self._send_error(send, error)
         except asyncio.CancelledError:
             outcome = ClientGone("the reader stalled or the request was cancelled")
-            if not self._stalled:
+            if not self._stalled or self._task is None:
                 raise
+            self._task.uncancel()
+        except Exception:  # a mistake of ours: answered in the documented shape, never a bare cut
+            log.exception("answer failed", extra={"request_id": context.request_id})
+            outcome = InternalError("the server failed on this request")
+            await self._send_error(send, outcome)
         finally:
             for helper in helpers:
                 helper.cancel()
@@ -141,14 +146,19 @@ class GenerationResponse(Response):
         )
 
     async def _start(self, send: Send) -> None:
-        self._started = True
-        headers = [*sse.HEADERS, *self._timing_headers()]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        """The status line, once."""
+        async with self._one_send:
+            if self._started:
+                return
+            self._started = True
+            headers = [*sse.HEADERS, *self._timing_headers()]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def _send_piece(self, send: Send, piece: bytes, *, more: bool = True) -> None:
-        self._sending_since = self._last_sent = time.monotonic()
-        await send({"type": "http.response.body", "body": piece, "more_body": more})
-        self._sending_since = None
+        async with self._one_send:
+            self._sending_since = self._last_sent = time.monotonic()
+            await send({"type": "http.response.body", "body": piece, "more_body": more})
+            self._sending_since = None
 
     async def _send_error(self, send: Send, error: ShoalError) -> None:
         if isinstance(error, ClientGone):
@@ -165,22 +175,28 @@ class GenerationResponse(Response):
             pass
         self._generation.fail(ClientGone("the client closed the connection"))
 
-    async def _tick(self, send: Send) -> None:
-        """Pings through silence; ends a stream whose reader takes nothing."""
-        settings = self._services.settings
-        interval = settings.keepalive_interval or settings.stream_stall_timeout
+    async def _ping(self, send: Send) -> None:
+        """A comment after every interval of silence, in queue, prefill and decode."""
+        interval_s = self._services.settings.keepalive_interval
         while True:
-            await asyncio.sleep(min(interval, settings.stream_stall_timeout) / 2)
-            now = time.monotonic()
-            if self._sending_since is not None:
-                if now - self._sending_since > settings.stream_stall_timeout and self._task:
-                    self._stalled = True
-                    self._task.cancel()
-            elif settings.keepalive_interval and now - self._last_sent >= interval:
-                if not self._started:
-                    await self._start(send)
-                with contextlib.suppress(OSError):
-                    await self._send_piece(send, sse.PING)
+            wait_s = self._last_sent + interval_s - time.monotonic()
+            if wait_s > 0:
+                await asyncio.sleep(wait_s)
+            else:
+                await self._start(send)
+                await self._send_piece(send, sse.PING)
+
+    async def _watch_stall(self) -> None:
+        """Ends a stream whose reader takes nothing, be it a chunk or a ping."""
+        limit_s = self._services.settings.stream_stall_timeout
+        while True:
+            since = self._sending_since
+            stalled_s = 0.0 if since is None else time.monotonic() - since
+            if stalled_s >= limit_s and self._task is not None:
+                self._stalled = True
+                self._task.cancel()
+                return
+            await asyncio.sleep(max(limit_s - stalled_s, limit_s / 10))
 
     def _timing_headers(self) -> list[tuple[bytes, bytes]]:
         timings = self._generation.timings

@@ -13,7 +13,7 @@ from shoal.server.api.generation.fields import GenerationFields
 from shoal.server.api.generation.pieces import RenderOptions
 from shoal.server.api.generation.respond import GenerationResponse, Renderer
 from shoal.server.context import RequestContext, context_of
-from shoal.server.services import DRAINING, Services, services_of
+from shoal.server.services import Services, services_of, shutting_down
 from shoal.text.generator import Generation
 from shoal.text.task import GenerationTask
 from shoal.text.text_model import TextModel
@@ -47,17 +47,18 @@ async def start_generation(
         generation = Generation(
             services.client, task, buffer_chunks=services.settings.stream_buffer_chunks
         )
+        options = _render_options(fields, services.fingerprint(loaded))
+        renderer = make_renderer(generation, options)
         generation.submit()
     except BaseException as error:
         ticket.leave()
         _count_refusal(services, model.name, error)
         raise
-    options = _render_options(fields, services.fingerprint(loaded))
     return GenerationResponse(
         services,
         generation,
         ticket,
-        make_renderer(generation, options),
+        renderer,
         stream=fields.stream,
         ignored=ignored,
     )
@@ -69,7 +70,7 @@ def _enter(
     """A place before any work. Raises Unavailable or RateLimited."""
     try:
         if services.draining:
-            raise DRAINING
+            raise shutting_down()
         wait_s = services.admission.expected_wait_s(context.model)
         if fields.max_time is not None and wait_s > fields.max_time:
             raise Unavailable(

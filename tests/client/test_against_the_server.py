@@ -1,0 +1,86 @@
+"""The SDK and the real server app, in one process on a fake engine."""
+
+from pathlib import Path
+
+import pytest
+
+from shoal.client import AsyncClient, BadRequest, ContextLengthExceeded, ModelNotFound
+from shoal.client._params import ChatParams, CompletionParams, Extras
+
+pytest.importorskip("fastapi", reason="the server's packages are not installed")
+
+from shoal.server.api.chat.schema import ChatRequest
+from shoal.server.api.completions.schema import CompletionRequest
+from tests.fakes.http_app import serve
+
+MESSAGES = [{"role": "user", "content": "Hi"}]
+
+
+def test_arguments_are_those_the_server_offers() -> None:
+    for params, request, not_offered in (
+        (CompletionParams, CompletionRequest, {"suffix"}),
+        (ChatParams, ChatRequest, set[str]()),
+    ):
+        ours = set(params.__annotations__) - set(Extras.__annotations__)
+        theirs = set(request.model_fields) - {"model", "prompt", "messages", "stream"}
+        assert ours == theirs - not_offered
+
+
+async def test_calls_and_results_fit_the_server(tmp_path: Path) -> None:
+    async with serve(tmp_path) as served:
+        client = AsyncClient(base_url="http://127.0.0.1", http_client=served.client)
+        await client.wait_until_ready(5.0)
+        health = await client.health()
+        assert (health.ready, health.status) == (True, "ok")
+        (model,) = (await client.models.list()).data
+        assert (model.id, model.ready) == ("tiny", True)
+        assert (await client.models.retrieve("tiny")).max_model_len == model.max_model_len
+        tokens = await client.tokenize("Once upon", return_token_strs=True)
+        assert tokens.count == len(tokens.tokens) == len(tokens.token_strs or [])
+        assert (await client.detokenize(tokens.tokens)).prompt.strip() == "Once upon"
+        assert (await client.tokenize(messages=MESSAGES)).prompt
+
+
+async def test_streamed_results_equal_plain_ones(tmp_path: Path) -> None:
+    async with serve(tmp_path) as served:
+        client = AsyncClient(base_url="http://127.0.0.1", http_client=served.client)
+        plain = await client.completions.create(
+            ["Once", "upon"], n=2, max_tokens=6, seed=1, logprobs=2, return_token_ids=True,
+            include=["seed"],
+        )  # fmt: skip
+        stream = await client.completions.create(
+            ["Once", "upon"], n=2, max_tokens=6, seed=1, logprobs=2, return_token_ids=True,
+            include=["seed"], stream=True,
+        )  # fmt: skip
+        whole = await stream.final()
+        assert whole.choices == plain.choices
+        assert len(plain.choices) == 4
+        assert whole.usage is not None
+        assert plain.usage is not None
+        assert whole.usage.completion_tokens == plain.usage.completion_tokens
+        assert (plain.model_extra or {})["ext"] == (whole.model_extra or {})["ext"]
+
+        said = await client.chat.create(MESSAGES, max_tokens=6, seed=1)
+        chat = await client.chat.create(MESSAGES, max_tokens=6, seed=1, stream=True)
+        assert [text async for text in chat.text_deltas()]
+        whole_chat = await chat.final()
+        assert whole_chat.choices == said.choices
+        assert said.timings.queue_ms is not None
+
+
+async def test_the_servers_errors_have_their_classes(tmp_path: Path) -> None:
+    async with serve(tmp_path) as served:
+        client = AsyncClient(base_url="http://127.0.0.1", http_client=served.client)
+        with pytest.raises(ModelNotFound) as missing:
+            await client.completions.create("x", model="no-such")
+        assert missing.value.param == "model"
+        with pytest.raises(BadRequest) as wrong:
+            await client.completions.create("x", top_p=1.4)
+        assert (wrong.value.param, wrong.value.code) == ("top_p", "invalid_value")
+        with pytest.raises(ContextLengthExceeded):
+            await client.completions.create("x", max_tokens=100_000)
+        with pytest.raises(BadRequest):
+            await client.completions.create("x", stream=True, n=0)
+        with pytest.warns(UserWarning, match="unknown parameter 'colour'"):
+            result = await client.completions.create("x", extra_body={"colour": "blue"})
+        assert result.ignored_params == ("colour",)

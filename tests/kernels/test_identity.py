@@ -1,0 +1,147 @@
+"""One row's logits are the same bits alone, in any batch, in any chunks, on one thread or two."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from tests.kernels.twin import (
+    SPECS,
+    Driver,
+    Weights,
+    bf16_weights,
+    logits_of,
+    make_model,
+    make_weights,
+    random_tokens,
+)
+
+from shoal.kernels.native import NativeModel, available, kernel_sets
+from shoal.kernels.spec import Dtype, ModelSpec
+
+pytestmark = pytest.mark.skipif(not available(), reason="native kernels are not built")
+
+NAMES = ["llama", "llama_odd", "llama_head64", "llama_window_cap", "gpt2"]
+DTYPES: list[Dtype] = ["float32", "bfloat16", "int8"]
+CASES = [(name, dtype, kernel_set) for name in NAMES for dtype in DTYPES
+         for kernel_set in kernel_sets()]  # fmt: skip
+
+
+def build(name: str, dtype: Dtype) -> tuple[ModelSpec, Weights]:
+    weights = make_weights(SPECS[name])
+    return SPECS[name], bf16_weights(weights) if dtype == "bfloat16" else weights
+
+
+def run_random_chunks(
+    model: NativeModel, prompts: list[list[int]], seed: int, biggest: int
+) -> list[np.ndarray]:
+    """Logits of every token of every prompt, computed in random company, order and chunks."""
+    rng = np.random.default_rng(seed)
+    driver, done = Driver(model, rng), [0] * len(prompts)
+    found: list[list[np.ndarray]] = [[] for _ in prompts]
+    while any(d < len(p) for d, p in zip(done, prompts, strict=True)):
+        ready = [i for i in range(len(prompts)) if done[i] < len(prompts[i])]
+        chosen = rng.permutation(ready)[: rng.integers(1, len(ready) + 1)].tolist()
+        sizes = [int(rng.integers(1, biggest + 1)) for _ in chosen]
+        rows = [(i, prompts[i][done[i] : done[i] + n]) for i, n in zip(chosen, sizes, strict=True)]
+        logits = driver.step(rows)
+        ends = np.cumsum([0] + [len(new) for _, new in rows])
+        for (i, new), (a, b) in zip(rows, pairwise(ends), strict=True):
+            found[i].append(logits[a:b])
+            done[i] += len(new)
+    return [np.concatenate(parts) for parts in found]
+
+
+@pytest.mark.parametrize(("name", "dtype", "kernel_set"), CASES)
+def test_logits_do_not_depend_on_company_chunks_or_threads(
+    name: str, dtype: Dtype, kernel_set: str
+) -> None:
+    spec, weights = build(name, dtype)
+    one, two = (
+        make_model(spec, weights, dtype=dtype, kernel_set=kernel_set, num_threads=n) for n in (1, 2)
+    )
+    prompts = [random_tokens(spec, 5 + 13 * i, seed=i) for i in range(7)]
+    alone = [logits_of(one, prompt) for prompt in prompts]
+    for seed, (model, biggest) in enumerate([(one, 1), (one, 40), (two, 9), (two, 200)]):
+        for found, wanted in zip(
+            run_random_chunks(model, prompts, seed, biggest), alone, strict=True
+        ):
+            np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("batch", [2, 3, 5, 6, 7, 8, 9, 16, 31, 64])
+def test_a_decode_row_is_the_same_alone_and_in_a_batch(batch: int, dtype: Dtype) -> None:
+    spec, weights = build("llama", dtype)
+    model = make_model(spec, weights, dtype=dtype, num_blocks=400, num_threads=2)
+    prompts = [random_tokens(spec, 17 + 3 * (i % 5), seed=i) for i in range(batch)]
+    alone = [logits_of(model, p)[-1] for p in prompts]
+    driver = Driver(model)
+    driver.step([(i, p[:-1]) for i, p in enumerate(prompts)])
+    order = np.random.default_rng(batch).permutation(batch).tolist()
+    found = driver.step([(i, prompts[i][-1:]) for i in order])
+    for row, i in enumerate(order):
+        np.testing.assert_array_equal(found[row], alone[i])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_long_prompts_are_the_same_whole_and_in_chunks(dtype: Dtype) -> None:
+    spec, weights = build("llama_tied_biases", dtype)
+    model = make_model(spec, weights, dtype=dtype, num_threads=2)
+    tokens = random_tokens(spec, 467)
+    whole = logits_of(model, tokens)
+    for chunk in (1, 100, 128):
+        np.testing.assert_array_equal(logits_of(model, tokens, chunk), whole)
+
+
+def test_a_shared_prefix_gives_the_same_logits_as_computing_it() -> None:
+    spec, weights = build("llama", "bfloat16")
+    model = make_model(spec, weights, dtype="bfloat16")
+    prefix, rest = random_tokens(spec, 48), random_tokens(spec, 20, seed=2)
+    cold = logits_of(model, prefix + rest)[48:]
+    driver = Driver(model)
+    driver.step([(0, prefix)])
+    driver.tables[1], driver.lengths[1] = list(driver.tables[0]), 48
+    np.testing.assert_array_equal(driver.step([(1, rest)]), cold)
+
+
+def test_a_copied_block_continues_like_the_original() -> None:
+    spec, weights = build("llama", "bfloat16")
+    model = make_model(spec, weights, dtype="bfloat16")
+    prompt, rest = random_tokens(spec, 41), random_tokens(spec, 20, seed=2)
+    driver = Driver(model)
+    driver.step([(0, prompt)])
+    last = driver.free.pop()
+    model.copy_block(driver.tables[0][-1], last)
+    driver.tables[1], driver.lengths[1] = [*driver.tables[0][:-1], last], 41
+    np.testing.assert_array_equal(driver.step([(1, rest)]), driver.step([(0, rest)]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_a_block_held_before_leaves_no_trace(dtype: Dtype) -> None:
+    """Even NaN keys and values of a finished sequence do not reach the next owner of its block."""
+    spec, weights = build("llama", dtype)
+    embedding = weights["model.embed_tokens.weight"].copy()
+    embedding[7] = 0x7FC0 if dtype == "bfloat16" else np.nan  # token 7 poisons whoever sees it
+    weights = weights | {"model.embed_tokens.weight": embedding}
+    model = make_model(spec, weights, dtype=dtype, num_blocks=4)
+    tokens = [t for t in random_tokens(spec, 40) if t != 7][:37]
+    wanted = logits_of(model, tokens)
+    assert np.isfinite(wanted).all()
+    assert np.isnan(logits_of(model, [7] * 64)).all()
+    for chunk in (64, 1, 6):
+        np.testing.assert_array_equal(logits_of(model, tokens, chunk), wanted)
+
+
+@pytest.mark.skipif(
+    not {"avx2", "avx512"} <= set(kernel_sets()), reason="needs a machine with AVX-512"
+)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", NAMES)
+def test_avx512_gives_the_bits_of_avx2(name: str, dtype: Dtype) -> None:
+    spec, weights = build(name, dtype)
+    tokens = random_tokens(spec, 60)
+    found, wanted = (
+        logits_of(make_model(spec, weights, dtype=dtype, kernel_set=kernel_set), tokens)
+        for kernel_set in ("avx512", "avx2")
+    )
+    np.testing.assert_array_equal(found, wanted)

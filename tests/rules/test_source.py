@@ -1,0 +1,76 @@
+"""What no file of the package may hold: too many lines, or a way to run code from data."""
+
+import ast
+from collections.abc import Iterator
+
+import pytest
+
+from tests.rules.imports import source_files
+
+MAX_LINES = 450  # the aim is 400
+
+FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+FORBIDDEN_CALLS = {
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "torch.load",
+    "yaml.load",
+    "numpy.load",
+    "np.load",
+    "os.system",
+}
+
+
+def dangers(file: str, text: str) -> Iterator[str]:
+    """Statements that can turn data into running code."""
+    for node in ast.walk(ast.parse(text, file)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = {alias.name.split(".")[0] for alias in node.names}
+            if isinstance(node, ast.ImportFrom):
+                names = {(node.module or "").split(".")[0]}
+            if found := names & FORBIDDEN_MODULES:
+                yield f"{file}:{node.lineno} imports {found.pop()}"
+        elif isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            keywords = {word.arg: ast.unparse(word.value) for word in node.keywords}
+            if called in FORBIDDEN_CALLS and not resumes_training(file, called, keywords):
+                yield f"{file}:{node.lineno} calls {called}"
+            if keywords.get("shell") == "True" or keywords.get("trust_remote_code") == "True":
+                yield f"{file}:{node.lineno} calls {called} with an open door"
+
+
+def resumes_training(file: str, called: str, keywords: dict[str | None, str]) -> bool:
+    """The one exception: a training run reads the checkpoint that it wrote itself, as tensors."""
+    return (file, called, keywords.get("weights_only")) == ("train/loop.py", "torch.load", "True")
+
+
+def test_no_file_is_longer_than_one_can_read() -> None:
+    long = {
+        file: lines
+        for file, text in source_files().items()
+        if (lines := text.count("\n")) > MAX_LINES
+    }
+    assert not long
+
+
+def test_nothing_turns_data_into_code() -> None:
+    found = [danger for file, text in source_files().items() for danger in dangers(file, text)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "eval('1')",
+        "torch.load(path)",
+        "yaml.load(text)",
+        "subprocess.run(line, shell=True)",
+        "AutoModel.from_pretrained(path, trust_remote_code=True)",
+    ],
+)
+def test_each_way_to_run_data_is_noticed(code: str) -> None:
+    assert list(dangers("example.py", code))
