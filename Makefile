@@ -6,11 +6,11 @@ BIN := $(VENV)/bin
 HOST ?= 127.0.0.1
 PORT ?= 8000
 ARGS ?=
-NATIVE := $(wildcard service/shoal/kernels/src/* CMakeLists.txt)
+NATIVE := $(wildcard service/shoal/kernels/CMakeLists.txt service/shoal/kernels/src/*)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-all setup fix check bench lock clean
+.PHONY: help serve test test-all setup fix check bench evaluate lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -36,8 +36,11 @@ check: $(VENV)/dev.stamp ## format, lint, types, import rules; changes nothing
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/rules
 
-bench: $(VENV)/dev.stamp ## measure a server started for it (ARGS="--concurrency 1,8" goes to shoal bench)
-	BIN=$(BIN) deploy/bench.sh $(ARGS)
+bench: $(VENV)/dev.stamp ## measure a server started for it (ARGS="--concurrency 1,8" picks loads)
+	deploy/with-server.sh $(BIN)/shoal bench --url URL $(ARGS)
+
+evaluate: $(VENV)/dev.stamp ## measure the default models on held-out text, as in their cards
+	deploy/with-server.sh $(BIN)/python -m shoal.train.evaluate --url URL $(ARGS)
 
 lock: ## resolve requirements/*.lock anew from pyproject.toml
 	test -x .cache/lock/bin/uv || { $(PYTHON) -m venv .cache/lock && .cache/lock/bin/pip install -q uv; }

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import threading
 import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -49,10 +50,27 @@ def answer_all(connection: Connection) -> None:
         connection.send_chunk(b"")
 
 
-def new_client(sdk: Sdk, server: Loopback, library: ModuleType = httpx, **settings: Any) -> Any:
-    if library is not httpx:
-        settings["http_client"] = sdk.http_client(library)
-    return sdk.client_type(base_url=server.url, max_retries=0, **settings)
+NewClient = Callable[..., Any]
+
+
+@pytest.fixture
+async def new_client() -> AsyncIterator[NewClient]:
+    """Makes clients of a server, and closes them after the test."""
+    made: list[tuple[Sdk, Any, Any]] = []
+
+    def make(sdk: Sdk, server: Loopback, library: ModuleType = httpx, **settings: Any) -> Any:
+        http_client = None if library is httpx else sdk.http_client(library)
+        client = sdk.client_type(
+            base_url=server.url, max_retries=0, http_client=http_client, **settings
+        )
+        made.append((sdk, client, http_client))
+        return client
+
+    yield make
+    for sdk, client, http_client in made:
+        await sdk.do(client.close())
+        if http_client is not None:
+            await sdk.do(http_client.aclose() if sdk.is_async else http_client.close())
 
 
 def first_connection_closed(server: Loopback) -> bool:
@@ -66,7 +84,9 @@ async def closed_soon(server: Loopback) -> bool:
 
 @both
 @libraries
-async def test_closing_a_stream_closes_its_connection(sdk: Sdk, library: ModuleType) -> None:
+async def test_closing_a_stream_closes_its_connection(
+    sdk: Sdk, library: ModuleType, new_client: NewClient
+) -> None:
     with serving(begin_stream) as server:
         client = new_client(sdk, server, library)
         stream = await sdk.do(client.completions.create("x", stream=True))
@@ -79,7 +99,7 @@ async def test_closing_a_stream_closes_its_connection(sdk: Sdk, library: ModuleT
 @both
 @libraries
 async def test_breaking_out_of_a_stream_closes_its_connection(
-    sdk: Sdk, library: ModuleType
+    sdk: Sdk, library: ModuleType, new_client: NewClient
 ) -> None:
     with serving(begin_stream) as server:
         client = new_client(sdk, server, library)
@@ -95,7 +115,9 @@ async def test_breaking_out_of_a_stream_closes_its_connection(
 
 
 @both
-async def test_breaking_out_of_text_deltas_closes_the_connection(sdk: Sdk) -> None:
+async def test_breaking_out_of_text_deltas_closes_the_connection(
+    sdk: Sdk, new_client: NewClient
+) -> None:
     with serving(begin_stream) as server:
         client = new_client(sdk, server)
         stream = await sdk.do(client.completions.create("x", stream=True))
@@ -110,7 +132,9 @@ async def test_breaking_out_of_text_deltas_closes_the_connection(sdk: Sdk) -> No
 
 @both
 @libraries
-async def test_forgetting_a_stream_closes_its_connection(sdk: Sdk, library: ModuleType) -> None:
+async def test_forgetting_a_stream_closes_its_connection(
+    sdk: Sdk, library: ModuleType, new_client: NewClient
+) -> None:
     with serving(begin_stream) as server:
         client = new_client(sdk, server, library)
         stream = await sdk.do(client.completions.create("x", stream=True))
@@ -133,7 +157,7 @@ async def test_a_forgotten_stream_gives_its_place_in_the_pool_back(sdk: Sdk) -> 
         assert len(server.connections) == 3
 
 
-async def test_cancelling_a_task_closes_its_streams_connection() -> None:
+async def test_cancelling_a_task_closes_its_streams_connection(new_client: NewClient) -> None:
     async def read_all(client: Any) -> None:
         stream = await client.completions.create("x", stream=True)
         async for _ in stream:
@@ -150,7 +174,7 @@ async def test_cancelling_a_task_closes_its_streams_connection() -> None:
         assert await closed_soon(server)
 
 
-async def test_cancelling_a_plain_call_closes_its_connection() -> None:
+async def test_cancelling_a_plain_call_closes_its_connection(new_client: NewClient) -> None:
     def script(connection: Connection) -> None:
         connection.read_request()
         got_it.set()
@@ -167,7 +191,7 @@ async def test_cancelling_a_plain_call_closes_its_connection() -> None:
         assert await closed_soon(server)
 
 
-async def test_closing_from_another_task_ends_the_reading_one() -> None:
+async def test_closing_from_another_task_ends_the_reading_one(new_client: NewClient) -> None:
     with serving(begin_stream) as server:
         client = new_client(Sdk(is_async=True), server)
         stream = await client.completions.create("x", stream=True)
@@ -180,7 +204,9 @@ async def test_closing_from_another_task_ends_the_reading_one() -> None:
 
 
 @libraries
-def test_closing_from_another_thread_ends_the_reading_one(library: ModuleType) -> None:
+def test_closing_from_another_thread_ends_the_reading_one(
+    library: ModuleType, new_client: NewClient
+) -> None:
     with serving(begin_stream) as server:
         client = new_client(Sdk(is_async=False), server, library)
         stream = client.completions.create("x", stream=True)
@@ -197,7 +223,7 @@ def test_closing_from_another_thread_ends_the_reading_one(library: ModuleType) -
 @both
 @libraries
 async def test_whole_streams_and_answers_leave_the_connection_usable(
-    sdk: Sdk, library: ModuleType
+    sdk: Sdk, library: ModuleType, new_client: NewClient
 ) -> None:
     with serving(answer_all) as server:
         client = new_client(sdk, server, library)
@@ -210,7 +236,9 @@ async def test_whole_streams_and_answers_leave_the_connection_usable(
 
 @both
 @libraries
-async def test_a_connection_cut_in_a_stream_interrupts_it(sdk: Sdk, library: ModuleType) -> None:
+async def test_a_connection_cut_in_a_stream_interrupts_it(
+    sdk: Sdk, library: ModuleType, new_client: NewClient
+) -> None:
     def script(connection: Connection) -> None:
         connection.read_request()
         connection.send(STREAM_HEAD)
@@ -226,7 +254,9 @@ async def test_a_connection_cut_in_a_stream_interrupts_it(sdk: Sdk, library: Mod
 
 @both
 @libraries
-async def test_nobody_listening_is_a_failed_connection(sdk: Sdk, library: ModuleType) -> None:
+async def test_nobody_listening_is_a_failed_connection(
+    sdk: Sdk, library: ModuleType, new_client: NewClient
+) -> None:
     with serving(answer_all) as server:
         client = new_client(sdk, server, library)
     with pytest.raises(ConnectionFailed, match=r"connection to http://127\.0\.0\.1"):
@@ -236,7 +266,7 @@ async def test_nobody_listening_is_a_failed_connection(sdk: Sdk, library: Module
 @both
 @libraries
 async def test_a_server_that_hangs_up_at_once_is_a_failed_connection(
-    sdk: Sdk, library: ModuleType
+    sdk: Sdk, library: ModuleType, new_client: NewClient
 ) -> None:
     with serving(lambda connection: None) as server, pytest.raises(ConnectionFailed):
         await sdk.do(new_client(sdk, server, library).health())
@@ -245,7 +275,7 @@ async def test_a_server_that_hangs_up_at_once_is_a_failed_connection(
 @both
 @libraries
 async def test_silence_after_the_first_chunk_has_its_own_limit(
-    sdk: Sdk, library: ModuleType
+    sdk: Sdk, library: ModuleType, new_client: NewClient
 ) -> None:
     with serving(begin_stream) as server:
         client = new_client(sdk, server, library, timeout=Timeouts(between_data_s=0.1))
@@ -260,7 +290,9 @@ async def test_silence_after_the_first_chunk_has_its_own_limit(
 
 @both
 @libraries
-async def test_the_first_byte_has_its_own_limit(sdk: Sdk, library: ModuleType) -> None:
+async def test_the_first_byte_has_its_own_limit(
+    sdk: Sdk, library: ModuleType, new_client: NewClient
+) -> None:
     def script(connection: Connection) -> None:
         connection.read_request()
         connection.wait_until_closed()
@@ -276,7 +308,9 @@ async def test_the_first_byte_has_its_own_limit(sdk: Sdk, library: ModuleType) -
 
 
 @both
-async def test_a_plain_generation_has_the_total_time_to_begin(sdk: Sdk) -> None:
+async def test_a_plain_generation_has_the_total_time_to_begin(
+    sdk: Sdk, new_client: NewClient
+) -> None:
     def script(connection: Connection) -> None:
         connection.read_request()
         time.sleep(0.3)
@@ -303,7 +337,7 @@ async def test_a_unix_socket_serves_as_well(sdk: Sdk, tmp_path: Path) -> None:
 
 @both
 async def test_a_proxy_of_the_environment_does_not_see_local_calls(
-    sdk: Sdk, monkeypatch: pytest.MonkeyPatch
+    sdk: Sdk, monkeypatch: pytest.MonkeyPatch, new_client: NewClient
 ) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -316,7 +350,9 @@ async def test_a_proxy_of_the_environment_does_not_see_local_calls(
 
 
 @both
-async def test_closing_a_client_ends_its_connections_and_not_its_parents(sdk: Sdk) -> None:
+async def test_closing_a_client_ends_its_connections_and_not_its_parents(
+    sdk: Sdk, new_client: NewClient
+) -> None:
     def script(connection: Connection) -> None:
         answer_all(connection)
         connection.closed_by_peer.set()

@@ -42,6 +42,14 @@ async def test_each_prompt_is_a_request_with_the_same_arguments(sdk: Sdk) -> Non
 
 
 @both
+async def test_many_answers_are_not_streamed(sdk: Sdk) -> None:
+    server = MockServer(echo)
+    with pytest.raises(TypeError, match="stream"):
+        await sdk.do(sdk.client(server).generate_many(["a"], stream=True))
+    assert server.requests == []
+
+
+@both
 async def test_no_prompts_give_no_results(sdk: Sdk) -> None:
     assert await sdk.do(sdk.client(MockServer()).generate_many([])) == []
 

@@ -105,6 +105,8 @@ async def test_base_urls_with_and_without_v1_are_the_same(
         {"base_url": "127.0.0.1:8000"},
         {"base_url": "ftp://host"},
         {"base_url": "http://"},
+        {"base_url": "http://h:99999"},
+        {"base_url": "http://h:x"},
         {"max_retries": -1},
         {"timeout": 0},
         {"timeout": -1.0},

@@ -264,6 +264,7 @@ async def test_a_named_error_event_raises_too(sdk: Sdk) -> None:
 
 @both
 @pytest.mark.parametrize("data", [b"data: {nonsense\n\n", b"data: []\n\n", b"data: null\n\n",
+                                  b"data: {}\n\n", b'data: {"error":{}}\n\n',
                                   b'data: {"choices":[{"index":"x"}]}\n\n'])  # fmt: skip
 async def test_an_event_that_is_no_chunk_is_invalid(sdk: Sdk, data: bytes) -> None:
     stream = await open_stream(sdk, data)

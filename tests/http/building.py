@@ -22,7 +22,8 @@ Script = Callable[[list[int], SamplingParams], Sequence[int]]
 
 def says(text: str) -> Script:
     """A model that always says this and ends."""
-    return lambda prompt, sampling: list(text.encode())
+    token_ids = list(text.encode())
+    return lambda prompt, sampling: token_ids
 
 
 def logprob_at(token_id: int, position: int) -> float:
@@ -66,7 +67,7 @@ class ScriptedRunner:
             ]
         if end < len(known):
             return
-        said = list(self._script(known[: new.num_prompt_tokens], new.sampling))
+        said = self._script(known[: new.num_prompt_tokens], new.sampling)
         at = len(known) - new.num_prompt_tokens
         token_id = said[at] if at < len(said) else END_ID
         if token_id in new.banned_until_min and at < new.min_tokens:
@@ -77,7 +78,8 @@ class ScriptedRunner:
         known.append(token_id)
 
     def logprobs(self, token_id: int, position: int, k: int) -> TokenLogprobs:
-        best = sorted(range(self._vocab_size), key=lambda i: (-logprob_at(i, position), i))[:k]
+        ids = range(self._vocab_size) if k else ()
+        best = sorted(ids, key=lambda i: (-logprob_at(i, position), i))[:k]
         return TokenLogprobs(
             token_id,
             logprob_at(token_id, position),
@@ -111,7 +113,7 @@ class Gate:
         """Lets the engine make so many steps and waits until they are delivered."""
         self._allowed += num_steps
         self._engine._work.set()
-        await settle()
+        await settle(20 + 3 * num_steps)
 
     async def open(self) -> None:
         self._allowed = float("inf")

@@ -18,6 +18,7 @@ from ._flow import ready_flow
 from ._http import AsyncHTTP, Warned
 from ._many import OnProgress, run_many_async
 from ._openai import make_async_openai
+from ._params import CompletionParams, check_names
 from ._raw import RawCalls
 from ._retry import Clock
 from ._settings import DEFAULT_MAX_RETRIES, UNSET, Timeouts, Unset, change, resolve
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     import openai
     from typing_extensions import Unpack
 
-    from ._params import CompletionParams, Extras, TokenizeParams
+    from ._params import Extras, TokenizeParams
 
 
 class AsyncClient:
@@ -39,7 +40,7 @@ class AsyncClient:
     `http_client`, an httpx or httpx2 client, brings its own connections and stays yours to close.
     `clock` is for tests.
 
-    One client belongs to one event loop. Every call may raise the errors of `shoal.client._errors`.
+    One client belongs to one event loop. Every call may raise the errors of `shoal.client`.
     """
 
     def __init__(
@@ -210,6 +211,7 @@ class AsyncClient:
         Results are in the order of the prompts. `on_progress(done, total)` is called after each.
         The first error ends it and is raised; with `keep_errors` the errors stand in the list.
         """
+        check_names("generate_many", params, CompletionParams)
 
         async def complete(prompt: str | Sequence[int]) -> Completion:
             return await self._driver.run(calls.completion(prompt, model=model, **params))

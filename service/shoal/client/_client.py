@@ -18,6 +18,7 @@ from ._flow import ready_flow
 from ._http import SyncHTTP, Warned
 from ._many import OnProgress, run_many
 from ._openai import make_openai
+from ._params import CompletionParams, check_names
 from ._raw import RawCalls
 from ._retry import Clock
 from ._settings import DEFAULT_MAX_RETRIES, UNSET, Timeouts, Unset, change, resolve
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     import openai
     from typing_extensions import Unpack
 
-    from ._params import CompletionParams, Extras, TokenizeParams
+    from ._params import Extras, TokenizeParams
 
 
 class Client:
@@ -39,7 +40,7 @@ class Client:
     `http_client`, an httpx or httpx2 client, brings its own connections and stays yours to close.
     `clock` is for tests.
 
-    Safe to use from several threads. Every call may raise the errors of `shoal.client._errors`.
+    Safe to use from several threads. Every call may raise the errors of `shoal.client`.
     """
 
     def __init__(
@@ -209,6 +210,7 @@ class Client:
         Results are in the order of the prompts. `on_progress(done, total)` is called after each.
         The first error ends it and is raised; with `keep_errors` the errors stand in the list.
         """
+        check_names("generate_many", params, CompletionParams)
 
         def complete(prompt: str | Sequence[int]) -> Completion:
             return self._driver.run(calls.completion(prompt, model=model, **params))

@@ -96,7 +96,8 @@ class _TextParts:
     def add(self, piece: CompletionChoice) -> None:
         self.texts.append(piece.text)
         if piece.token_ids is not None:
-            self.token_ids = [*(self.token_ids or ()), *piece.token_ids]
+            self.token_ids = self.token_ids or []
+            self.token_ids += piece.token_ids
         if piece.logprobs is not None:
             self.logprobs = _joined(self.logprobs, piece.logprobs)
         steady = piece.model_dump(exclude={"index", "text", "token_ids", "logprobs"})
@@ -153,7 +154,8 @@ class _MessageParts:
         for call in delta.tool_calls or ():
             _extend_call(self.tool_calls, call)
         if piece.logprobs is not None and piece.logprobs.content is not None:
-            self.logprobs = [*(self.logprobs or ()), *piece.logprobs.content]
+            self.logprobs = self.logprobs or []
+            self.logprobs += piece.logprobs.content
         if delta.role is not None:
             self.message["role"] = delta.role
         self.message.update(delta.model_extra or {})
@@ -205,8 +207,9 @@ def _joined(before: Logprobs | None, more: Logprobs) -> Logprobs:
     before.tokens += more.tokens
     before.token_logprobs += more.token_logprobs
     before.text_offset += more.text_offset
-    if before.top_logprobs is not None or more.top_logprobs is not None:
-        before.top_logprobs = [*(before.top_logprobs or ()), *(more.top_logprobs or ())]
+    if more.top_logprobs is not None:
+        before.top_logprobs = before.top_logprobs or []
+        before.top_logprobs += more.top_logprobs
     return before
 
 

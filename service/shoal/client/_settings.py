@@ -154,7 +154,8 @@ def _environment(name: str) -> str | None:
 
 def _checked_url(url: str) -> str:
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    # Reading the port checks it.
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
         shown = url.rpartition("@")[2][:100]
         raise ValueError(f"base_url must be like http://host:port; got {shown!r}")
     path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")

@@ -145,7 +145,7 @@ class CompletionChunk(Part):
     object: str = "text_completion"
     created: int = 0
     model: str = ""
-    choices: list[CompletionChoice] = []
+    choices: list[CompletionChoice]
     usage: Usage | None = None
 
     def text_of(self, index: int) -> str:
@@ -246,7 +246,7 @@ class ChatChunk(Part):
     object: str = "chat.completion.chunk"
     created: int = 0
     model: str = ""
-    choices: list[ChatChunkChoice] = []
+    choices: list[ChatChunkChoice]
     usage: Usage | None = None
 
     def text_of(self, index: int) -> str:

@@ -22,14 +22,19 @@ def usable_cores() -> int:
     return cores or 1
 
 
+def has_gpu() -> bool:
+    """Is there an NVIDIA driver? Cheap, so that torch is not loaded only to hear no."""
+    return Path("/dev/nvidiactl").exists()
+
+
 def choose_device(wanted: str) -> str:
     """ "cpu" or "cuda". Raises ConfigError for a GPU that is not there."""
     import torch
 
-    has_gpu = torch.cuda.is_available()
-    if wanted == "cuda" and not has_gpu:
+    usable = torch.cuda.is_available()
+    if wanted == "cuda" and not usable:
         raise ConfigError("device cuda was asked for, and PyTorch sees no GPU")
-    return "cuda" if has_gpu and wanted != "cpu" else "cpu"
+    return "cuda" if usable and wanted != "cpu" else "cpu"
 
 
 def choose_dtype(wanted: str, stored: str, device: str) -> "torch.dtype":

@@ -9,7 +9,7 @@ from shoal.errors import ModelFolderError
 from shoal.model.config import ModelConfig
 from shoal.model.loader import Checkpoint, load_checkpoint
 from shoal.protocol.messages import EngineConfig, LoadedModel, ModelSource
-from shoal.runner.device import choose_device, choose_dtype, usable_cores
+from shoal.runner.device import choose_device, choose_dtype, has_gpu, usable_cores
 from shoal.runner.inputs import Backend
 from shoal.runner.model_runner import ModelRunner
 
@@ -27,7 +27,8 @@ def load_runner(
     max_tokens = checkpoint.config.max_positions
     if config.max_model_len > 0:
         max_tokens = min(max_tokens, config.max_model_len)
-    backend, dtype, device, num_blocks = _torch_backend(checkpoint, config, kv_bytes, max_tokens)
+    build = _native_backend if _uses_native(config) else _torch_backend
+    backend, dtype, device, num_blocks = build(checkpoint, config, kv_bytes, max_tokens)
     on_progress(0.9)
     runner = ModelRunner(
         backend,
@@ -63,6 +64,34 @@ def num_kv_blocks(
             f"kv_cache_bytes is too small: one block takes {per_token * config.block_size} bytes"
         )
     return min(affordable, useful)
+
+
+def _uses_native(config: EngineConfig) -> bool:
+    """auto: the native library where it is built, unless there is a GPU to use."""
+    if config.kernels != "auto":
+        return config.kernels == "native"
+    from shoal.kernels import native
+
+    on_gpu = config.device == "cuda" or (config.device == "auto" and has_gpu())
+    return native.available() and not on_gpu
+
+
+def _native_backend(
+    checkpoint: Checkpoint, config: EngineConfig, kv_bytes: int, max_tokens: int
+) -> tuple[Backend, str, str, int]:
+    from shoal.runner.native_backend import NativeBackend, native_dtype
+
+    dtype = native_dtype(config.dtype, checkpoint.config.dtype)
+    bytes_per_number = 4 if dtype == "float32" else 2
+    num_blocks = num_kv_blocks(checkpoint.config, config, kv_bytes, bytes_per_number, max_tokens)
+    backend = NativeBackend(
+        checkpoint,
+        dtype=dtype,
+        num_blocks=num_blocks,
+        max_step_tokens=max(config.token_budget, config.max_batch_size),
+        num_threads=config.num_threads or usable_cores(),
+    )
+    return backend, dtype, "cpu", num_blocks
 
 
 def _torch_backend(

@@ -126,5 +126,6 @@ async def send_error(send: Send, error: ShoalError) -> None:
 def _host_name(host: str) -> str:
     """Name without port; brackets of an IPv6 address removed."""
     if host.startswith("["):
-        return host[1:].partition("]")[0]
+        name, _, port = host[1:].partition("]")
+        return name if not port or port.startswith(":") else host
     return host.partition(":")[0].lower()

@@ -22,6 +22,8 @@ constexpr std::size_t panel_bytes(Format format, int k) {
   return static_cast<std::size_t>(round_up(k, per_lane) / per_lane) * kPanel * 4;
 }
 
+constexpr int kMaxLinearRows = 96;  // of one call
+
 // out[m][16 * (p - p0) ...] (+)= x[m] . panel[p] + bias, rows 0..rows-1, panels p0..p1-1.
 struct LinearArgs {
   const void* x;         // [rows] of the format's row type: float, bf16 or int8

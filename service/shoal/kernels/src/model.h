@@ -9,7 +9,7 @@
 namespace shoal {
 
 constexpr int kFewRows = 8;         // up to here each thread prepares a linear's rows for itself
-constexpr int kScratchRows = 96;    // rows of a thread's scratch at most
+constexpr int kScratchRows = kMaxLinearRows;  // rows of a thread's scratch at most
 constexpr int kScratchPanels = 32;  // panels of it; also the chunks of the vocabulary in the head
 constexpr int kStagesPerLayer = 10;
 

@@ -102,48 +102,80 @@ SHOAL_INLINE void store_tile(const Sums<MR, NP>& sums, const shoal::LinearArgs& 
   }
 }
 
-// How one format computes a tile of a linear layer.
+// Inputs k0..k1-1 of a tile. Sums of earlier inputs wait in `sums` ([rows][NP * 16]), exactly.
+struct Part {
+  int k0, k1;
+  float* sums;
+};
+
+template <int MR, int NP>
+SHOAL_INLINE void resume(Sums<MR, NP>& sums, const Part& part, int m0) {
+  if (part.k0 == 0) return clear(sums);
+#pragma GCC unroll 8
+  for (int m = 0; m < MR; ++m)
+#pragma GCC unroll 16
+    for (int j = 0; j < NP * kVecs; ++j)
+      sums.at[m][j] = Vec::load(part.sums + (m0 + m) * NP * kPanel + j * Vec::width);
+}
+
+template <int MR, int NP>
+SHOAL_INLINE void finish(const Sums<MR, NP>& sums, const shoal::LinearArgs& a, const Part& part,
+                         int m0, int p) {
+  if (part.k1 == a.k) return store_tile(sums, a, m0, p);
+#pragma GCC unroll 8
+  for (int m = 0; m < MR; ++m)
+#pragma GCC unroll 16
+    for (int j = 0; j < NP * kVecs; ++j)
+      Vec::store(part.sums + (m0 + m) * NP * kPanel + j * Vec::width, sums.at[m][j]);
+}
+
+// How one format computes a tile of a linear layer. `part_inputs` inputs of one panel fit half of
+// the first-level cache, where they stay while tile after tile of rows goes by.
 template <class Weights>
 struct FloatRows {
   static constexpr bool kIsBf16 = __is_same(Weights, Bf16);
+  static constexpr int part_inputs = 256;
   static constexpr int max_rows = kIsBf16 ? Vec::max_rows_bf16 : Vec::max_rows;
   static constexpr int panels_for(int rows) {
     return kIsBf16 ? Vec::panels_for_bf16(rows) : Vec::panels_for(rows);
   }
 
   template <int MR, int NP>
-  static void tile(const shoal::LinearArgs& a, int m0, int p) {
+  static void tile(const shoal::LinearArgs& a, const Part& part, int m0, int p) {
     const std::size_t stride =
         shoal::panel_bytes(kIsBf16 ? shoal::Format::bf16 : shoal::Format::f32,
                            a.k);
     const float* x[MR];
     const char* panels[NP];
     for (int m = 0; m < MR; ++m)
-      x[m] = reinterpret_cast<const float*>(static_cast<const char*>(a.x) + (m0 + m) * a.x_stride);
-    for (int i = 0; i < NP; ++i) panels[i] = a.panels + (p + i) * stride;
+      x[m] = reinterpret_cast<const float*>(static_cast<const char*>(a.x) +
+                                            (m0 + m) * a.x_stride) + part.k0;
+    for (int i = 0; i < NP; ++i)
+      panels[i] = a.panels + (p + i) * stride + part.k0 * kPanel * (kIsBf16 ? 2 : 4);
     Sums<MR, NP> sums;
-    clear(sums);
-    Weights::template steps<MR, NP>(sums, x, panels, a.k);
-    store_tile(sums, a, m0, p);
+    resume(sums, part, m0);
+    Weights::template steps<MR, NP>(sums, x, panels, part.k1 - part.k0);
+    finish(sums, a, part, m0, p);
   }
 };
 
 #if defined(SHOAL_VNNI)
 // bf16 weights and bf16 rows, two products per lane and instruction.
 struct Bf16Rows {
+  static constexpr int part_inputs = 512;
   static constexpr int max_rows = Vec::max_rows;
   static constexpr int panels_for(int rows) { return Vec::panels_for(rows); }
 
   template <int MR, int NP>
-  static void tile(const shoal::LinearArgs& a, int m0, int p) {
+  static void tile(const shoal::LinearArgs& a, const Part& part, int m0, int p) {
     const std::size_t stride = shoal::panel_bytes(shoal::Format::bf16, a.k);
     const char* x[MR];
     const char* panels[NP];
     for (int m = 0; m < MR; ++m) x[m] = static_cast<const char*>(a.x) + (m0 + m) * a.x_stride;
     for (int i = 0; i < NP; ++i) panels[i] = a.panels + (p + i) * stride;
     Sums<MR, NP> sums;
-    clear(sums);
-    for (int k = 0; k < (a.k + 1) / 2; ++k) {
+    resume(sums, part, m0);
+    for (int k = part.k0 / 2; k < (part.k1 + 1) / 2; ++k) {
       typename Vec::I w[NP];
 #pragma GCC unroll 16
       for (int j = 0; j < NP; ++j) w[j] = Vec::load_word(panels[j] + k * kPanel * 4);
@@ -154,18 +186,19 @@ struct Bf16Rows {
         for (int j = 0; j < NP; ++j) sums.at[m][j] = Vec::dot_bf16(sums.at[m][j], w[j], xm);
       }
     }
-    store_tile(sums, a, m0, p);
+    finish(sums, a, part, m0, p);
   }
 };
 #endif
 
 // int8 weights and rows: the integer sums are exact, so only the scaling rounds.
 struct Int8Rows {
+  static constexpr int part_inputs = 0;  // all at once: a part's sums would be integers
   static constexpr int max_rows = Vec::max_rows_int8;
   static constexpr int panels_for(int rows) { return Vec::panels_for_int8(rows); }
 
   template <int MR, int NP>
-  static void tile(const shoal::LinearArgs& a, int m0, int p) {
+  static void tile(const shoal::LinearArgs& a, const Part&, int m0, int p) {
     const std::size_t stride = shoal::panel_bytes(shoal::Format::int8, a.k);
     const std::int8_t* x[MR];
     const char* panels[NP];
@@ -208,10 +241,15 @@ template <class Rows, int H, int NP>
 void tile_rows(const shoal::LinearArgs& a, int p) {
   const int tiles = (a.rows + H - 1) / H;
   const int tall = a.rows - tiles * (H - 1);  // tiles of height H; the others are one row lower
-  int m = 0;
-  for (int i = 0; i < tall; ++i, m += H) Rows::template tile<H, NP>(a, m, p);
-  if constexpr (H > 1)
-    for (; m < a.rows; m += H - 1) Rows::template tile<H - 1, NP>(a, m, p);
+  const int step = Rows::part_inputs && tiles > 1 ? Rows::part_inputs / NP : a.k;
+  alignas(64) float sums[Rows::part_inputs ? shoal::kMaxLinearRows * NP * kPanel : 1];
+  for (int k = 0; k < a.k; k += step) {
+    const Part part{k, a.k - k < step ? a.k : k + step, sums};
+    int m = 0;
+    for (int i = 0; i < tall; ++i, m += H) Rows::template tile<H, NP>(a, part, m, p);
+    if constexpr (H > 1)
+      for (; m < a.rows; m += H - 1) Rows::template tile<H - 1, NP>(a, part, m, p);
+  }
 }
 
 template <class Rows, int H>

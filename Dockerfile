@@ -1,0 +1,41 @@
+# Shoal on CPU with its default models. How to build and run it: deploy/README.md.
+# BASE_IMAGE is any Debian with Python 3.11 or newer and its venv module; pin it by digest.
+ARG BASE_IMAGE=python:3.11-slim
+
+FROM ${BASE_IMAGE} AS build
+# Handed to pip: where PyTorch's CPU wheels are, if pip does not find them by itself.
+ARG PIP_ARGS=""
+RUN command -v c++ > /dev/null \
+    || { apt-get update && apt-get install --yes --no-install-recommends g++; }
+WORKDIR /src
+COPY requirements requirements
+COPY deploy/install.sh deploy/
+RUN python3 -m venv /opt/shoal \
+    && deploy/install.sh /opt/shoal/bin/python server torch-cpu build
+COPY pyproject.toml README.md LICENSE ./
+COPY service service
+# What only building needs does not go into the image: build tools, PyTorch's headers.
+RUN /opt/shoal/bin/python -m pip install --quiet --no-deps --no-build-isolation . \
+    && /opt/shoal/bin/python -m pip uninstall --quiet --yes cmake ninja scikit-build-core pip \
+    && rm -rf /opt/shoal/lib/python3*/site-packages/torch/include
+
+FROM ${BASE_IMAGE}
+LABEL org.opencontainers.image.title="Shoal" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /opt/shoal /opt/shoal
+COPY models /models
+# Reachable from outside the container, so `shoal serve` starts only with SHOAL_API_KEYS set, or
+# with SHOAL_ALLOW_UNAUTHENTICATED=true said aloud.
+ENV PATH=/opt/shoal/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    SHOAL_HOST=0.0.0.0 \
+    SHOAL_PORT=8000 \
+    SHOAL_MODELS_DIR=/models
+WORKDIR /srv
+USER 10001:10001
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s CMD ["python3", "-c", "\
+import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"SHOAL_PORT\"]}/readyz')"]
+ENTRYPOINT ["shoal"]
+CMD ["serve"]

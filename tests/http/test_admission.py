@@ -1,0 +1,414 @@
+"""The queue: a place before any work, 503 and 429 with an honest Retry-After, deadlines, and
+nothing left behind on any way out."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shoal.errors import InvalidRequest, RateLimited, Unavailable
+from shoal.protocol.messages import EngineStats
+from shoal.server.admission import Admission, jittered
+from tests.fakes.http_app import Served
+from tests.http.building import (
+    AsgiCall,
+    Gate,
+    error_of,
+    nothing_left,
+    refused,
+    serve_script,
+    settle,
+)
+
+BODY = {"prompt": "x", "max_tokens": 4}
+
+
+def full(served: Served, num: int, **fields: Any) -> list[AsgiCall]:
+    return [AsgiCall(served, "/v1/completions", {**BODY, **fields}) for _ in range(num)]
+
+
+def wait_of(headers: Any) -> None:
+    """A whole second from 1 to 120, and the exact wait in milliseconds."""
+    assert 1 <= int(headers["retry-after"]) <= 120
+    assert 0 < int(headers["retry-after-ms"]) <= 120_000
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_full_queue_is_503_before_any_tokenizing(tmp_path: Path, stream: bool) -> None:
+    async with serve_script(tmp_path, "ab", max_batch_size=2, max_queue=3) as (served, _):
+        gate = Gate(served)
+        inside = full(served, 5)
+        await settle()
+        tokenizer: Any = served.services.models["tiny"].tokenizer
+        tokenizer.encode = tokenizer.encode_rendered = None  # nobody may call these now
+        for response in (
+            await served.complete(stream=stream),
+            await served.chat(stream=stream),
+        ):
+            refused(response, 503, "server_is_overloaded")
+            assert response.json()["error"]["type"] == "service_unavailable_error"
+            wait_of(response.headers)
+        await gate.open()
+        await asyncio.gather(*(call.task for call in inside))
+        assert [call.answer.status for call in inside] == [200] * 5
+        nothing_left(served)
+
+
+async def test_a_burst_gets_as_many_places_as_there_are(tmp_path: Path) -> None:
+    async with serve_script(tmp_path, "ab", max_batch_size=4, max_queue=4) as (served, _):
+        gate = Gate(served)
+        tokenizer: Any = served.services.models["tiny"].tokenizer
+        encode, num_encoded = tokenizer.encode, []
+        tokenizer.encode = lambda *a, **k: (num_encoded.append(1), encode(*a, **k))[1]
+        calls = full(served, 100)
+        await settle(200)
+        assert len(num_encoded) == 8
+        await gate.open()
+        await asyncio.gather(*(call.task for call in calls))
+        statuses = [call.answer.status for call in calls]
+        assert (statuses.count(200), statuses.count(503)) == (8, 92)
+        nothing_left(served)
+
+
+async def test_every_sequence_of_a_request_takes_a_place(tmp_path: Path) -> None:
+    async with serve_script(tmp_path, "ab", max_batch_size=4, max_queue=4) as (served, _):
+        gate = Gate(served)
+        (first,) = full(served, 1, n=2, prompt=["a", "b", "c"])  # 6 of 8
+        await settle()
+        refused(await served.complete(n=3), 503, "server_is_overloaded")
+        (second,) = full(served, 1, n=2)
+        await settle()
+        refused(await served.complete(), 503, "server_is_overloaded")
+        await gate.open()
+        await asyncio.gather(first.task, second.task)
+        nothing_left(served)
+
+
+async def test_a_request_larger_than_the_queue_is_served_when_nothing_else_is(
+    tmp_path: Path,
+) -> None:
+    """Or it would be told to come back for ever."""
+    async with serve_script(tmp_path, "ab", max_batch_size=2, max_queue=1) as (served, _):
+        response = await served.complete(["a", "b", "c"], n=4)
+        assert response.status_code == 200
+        assert len(response.json()["choices"]) == 12
+        nothing_left(served)
+
+
+async def test_a_full_model_does_not_close_another(tmp_path: Path) -> None:
+    async with serve_script(
+        tmp_path, "ab", names=("a", "b"), max_batch_size=1, max_queue=0
+    ) as (served, _):
+        gate = Gate(served)
+        (busy,) = full(served, 1, model="a")
+        await settle()
+        refused(await served.complete(model="a"), 503, "server_is_overloaded")
+        other = AsgiCall(served, "/v1/completions", {**BODY, "model": "b"})
+        await gate.open()
+        await asyncio.gather(busy.task, other.task)
+        assert other.answer.status == 200
+        nothing_left(served)
+
+
+async def test_too_many_waiting_tokens_are_503(tmp_path: Path) -> None:
+    async with serve_script(tmp_path, "ab", max_queue_tokens=50) as (served, _):
+        gate = Gate(served)
+        (first,) = full(served, 1, prompt="x" * 60)  # an empty queue takes any prompt that fits
+        await settle()
+        response = await served.complete("x")
+        refused(response, 503, "server_is_overloaded")
+        wait_of(response.headers)
+        await gate.open()
+        await first.task
+        assert first.answer.status == 200
+        nothing_left(served)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_tenants_own_limit_is_429_and_others_are_served(
+    tmp_path: Path, stream: bool
+) -> None:
+    keys = ["ann:key-a", "bob:key-b"]
+    async with serve_script(tmp_path, "ab", api_keys=keys, tenant_max_queue=2) as (served, _):
+        gate = Gate(served)
+        anns = [
+            AsgiCall(served, "/v1/completions", BODY, {"x-api-key": "key-a"}) for _ in range(2)
+        ]
+        await settle()
+        response = await served.client.post(
+            "/v1/completions", json={**BODY, "stream": stream}, headers={"x-api-key": "key-a"}
+        )
+        refused(response, 429, "tenant_queue_full")
+        assert response.json()["error"]["type"] == "rate_limit_error"
+        wait_of(response.headers)
+        assert response.headers["x-ratelimit-limit-requests"] == "2"
+        assert response.headers["x-ratelimit-remaining-requests"] == "0"
+        bob = AsgiCall(served, "/v1/completions", BODY, {"x-api-key": "key-b"})
+        await gate.open()
+        await asyncio.gather(bob.task, *(call.task for call in anns))
+        assert bob.answer.status == 200
+        nothing_left(served)
+
+
+async def test_more_than_the_tenants_limit_in_one_request_is_refused_for_good(
+    tmp_path: Path,
+) -> None:
+    async with serve_script(tmp_path, "ab", tenant_max_queue=2) as (served, _):
+        refused(await served.complete(n=3), 400, "invalid_value", "n")
+        nothing_left(served)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"top_p": 7}, {"model": "nope"}, {"prompt": [999]}, {"max_tokens": 10**6}, {"suffix": "x"},
+        {"strict": True, "zoo": 1}, {"min_tokens": 9, "max_tokens": 3}, {"n": 17}, {},
+        {"stop_token_ids": [999]}, {"logit_bias": {"999": 1}}, {"prompt": "x" * 20_000},
+    ],
+)  # fmt: skip
+async def test_places_come_back_after_every_refusal(tmp_path: Path, fields: dict[str, Any]) -> None:
+    async with serve_script(tmp_path, "ab", max_batch_size=1, max_queue=0) as (served, _):
+        for _ in range(3):
+            await served.complete(**fields)
+        nothing_left(served)
+        assert (await served.complete()).status_code == 200
+
+
+async def test_places_come_back_when_the_engine_takes_no_more(tmp_path: Path) -> None:
+    async with serve_script(tmp_path, "ab") as (served, _):
+        engine: Any = served.services.client
+        submit, taken = engine.submit, []
+
+        def third_fails(message: Any, sink: Any) -> None:
+            if len(taken) == 2:
+                raise Unavailable("loading", code="model_loading", retry_after_s=2.0)
+            taken.append(message.seq_id)
+            submit(message, sink)
+
+        engine.submit = third_fails
+        response = await served.complete(n=4)
+        refused(response, 503, "model_loading")
+        wait_of(response.headers)
+        await settle()
+        nothing_left(served)
+
+
+async def test_places_come_back_after_a_mistake_of_ours(tmp_path: Path) -> None:
+    async with serve_script(tmp_path, "ab") as (served, _):
+        engine: Any = served.services.client
+        submit, taken = engine.submit, []
+
+        def third_breaks(message: Any, sink: Any) -> None:
+            if len(taken) == 2:
+                raise OverflowError("a number too large for a frame")
+            taken.append(message.seq_id)
+            submit(message, sink)
+
+        engine.submit = third_breaks
+        refused(await served.complete(n=4), 500, "internal_error")
+        await settle()
+        nothing_left(served)
+
+
+async def test_a_model_that_is_loading_is_503_with_a_wait(tmp_path: Path) -> None:
+    async with serve_script(tmp_path, "ab") as (served, _):
+        engine: Any = served.services.client
+        engine._loaded = {}
+        served.services.client = _Loading(engine)
+        for response in (await served.complete(), await served.chat(stream=True)):
+            refused(response, 503, "model_loading")
+            wait_of(response.headers)
+        nothing_left(served)
+
+
+class _Loading:
+    """An engine whose model is not there yet."""
+
+    def __init__(self, engine: Any) -> None:
+        from shoal.bridge.engine_client import ModelState
+
+        self.states = {"tiny": ModelState("loading", 0.4)}
+        self.loaded: dict[str, Any] = {}
+        self.stats = engine.stats
+        self.silent_s = 0.0
+
+
+# --- deadlines -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_deadline_that_passes_while_waiting_is_504_with_no_step_spent(
+    tmp_path: Path, stream: bool
+) -> None:
+    async with serve_script(tmp_path, "ab") as (served, runner):
+        gate = Gate(served)
+        call = AsgiCall(served, "/v1/completions", {**BODY, "max_time": 0.05, "stream": stream})
+        await asyncio.sleep(0.1)
+        await gate.open()
+        await call.task
+        assert call.answer.status == 504
+        assert call.answer.headers is not None
+        assert call.answer.headers["x-should-retry"] == "false"
+        error = json.loads(call.answer.body)["error"]
+        assert (error["code"], error["type"]) == ("request_timeout", "timeout_error")
+        assert runner.num_steps == 0
+        nothing_left(served)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_deadline_while_decoding_gives_what_is_there(tmp_path: Path, stream: bool) -> None:
+    async with serve_script(tmp_path, "abcdef") as (served, runner):
+        gate = Gate(served)
+        body = {"prompt": "x", "max_time": 0.3, "stream": stream}
+        call = AsgiCall(served, "/v1/completions", body)
+        await gate.allow(3)
+        await asyncio.sleep(0.35)
+        await gate.open()
+        await call.task
+        if stream:
+            choices = [event["choices"][0] for event in call.events]
+        else:
+            choices = json.loads(call.answer.body)["choices"]
+        assert "".join(choice["text"] for choice in choices) == "abc"
+        assert (choices[-1]["finish_reason"], choices[-1]["stop_reason"]) == ("length", "max_time")
+        assert runner.num_steps == 3
+        nothing_left(served)
+
+
+async def test_the_server_has_a_hard_limit_of_its_own(tmp_path: Path) -> None:
+    async with serve_script(tmp_path, "ab", request_timeout=0.05) as (served, _):
+        gate = Gate(served)
+        call = AsgiCall(served, "/v1/completions", {**BODY, "max_time": 500})
+        await asyncio.sleep(0.1)
+        await gate.open()
+        await call.task
+        assert call.answer.status == 504
+
+
+async def test_a_deadline_that_the_queue_cannot_meet_is_503_at_once(tmp_path: Path) -> None:
+    async with serve_script(tmp_path, "ab", max_batch_size=1, max_queue=50) as (served, _):
+        gate = Gate(served)
+        waiting = full(served, 20)
+        await settle(100)
+        served.services.admission._stats = {"tiny": stats(tokens_per_s=10.0)}
+        response = await served.complete(max_time=0.5)
+        refused(response, 503, "server_is_overloaded")
+        wait_of(response.headers)
+        (patient,) = full(served, 1, max_time=500)
+        await gate.open()
+        await asyncio.gather(patient.task, *(call.task for call in waiting))
+        assert patient.answer.status == 200
+        nothing_left(served)
+
+
+# --- the estimate --------------------------------------------------------------------------------
+
+
+def stats(*, tokens_per_s: float) -> EngineStats:
+    return EngineStats("m", 0, 0, 0, 0, 0, 0, tokens_per_s)
+
+
+def admission(**options: Any) -> Admission:
+    values: dict[str, Any] = {
+        "max_batch_size": 2, "max_queue": 8, "max_queue_tokens": 10_000, "tenant_max_queue": 0,
+    }  # fmt: skip
+    speeds = {"m": stats(tokens_per_s=options.pop("tokens_per_s", 0.0))}
+    return Admission(speeds, **{**values, **options})
+
+
+@pytest.mark.parametrize("tokens_per_s", [100.0, 1000.0, 10_000.0])
+def test_the_wait_is_tokens_ahead_over_measured_speed(tokens_per_s: float) -> None:
+    place = admission(tokens_per_s=tokens_per_s)
+    for _ in range(200):  # answers of 40 tokens teach the estimate
+        place.enter("m", "", 1).leave(output_tokens=40)
+    tickets = [place.enter("m", "", 1) for _ in range(10)]
+    for ticket in tickets[2:]:
+        ticket.add_tokens(100)
+    with pytest.raises(Unavailable) as refusal:
+        place.enter("m", "", 1)
+    tokens_ahead = 8 * (100 + 40)
+    assert refusal.value.retry_after_s == pytest.approx(tokens_ahead / tokens_per_s, rel=0.02)
+    assert place.expected_wait_s("m") == refusal.value.retry_after_s
+
+
+def test_the_wait_is_bounded_and_never_unknown() -> None:
+    for tokens_per_s in (0.0, 1e-9):
+        place = admission(tokens_per_s=tokens_per_s, max_queue=0)
+        place.enter("m", "", 2)
+        with pytest.raises(Unavailable) as refusal:
+            place.enter("m", "", 1)
+        assert refusal.value.retry_after_s is not None
+        assert 0 < refusal.value.retry_after_s <= 120
+
+
+def test_waits_differ_by_a_fifth_so_that_callers_do_not_return_together() -> None:
+    waits = [jittered(10.0) for _ in range(200)]
+    assert all(8 <= wait <= 12 for wait in waits)
+    assert len({round(wait) for wait in waits}) >= 4
+    assert jittered(1000.0) <= 120
+    assert jittered(0.0) > 0
+
+
+def test_a_ticket_gives_its_places_back_once() -> None:
+    place = admission()
+    with place.enter("m", "ann", 3) as ticket:
+        ticket.add_tokens(7)
+        assert place.in_flight("m") == 3
+        ticket.started()
+        ticket.started()
+    ticket.leave()
+    ticket.leave(5)
+    assert place.in_flight("m") == 0
+    assert place._loads["m"].waiting_tokens == 0
+
+
+def test_a_tenants_limit_is_its_own() -> None:
+    place = admission(tenant_max_queue=2)
+    place.enter("m", "ann", 2)
+    with pytest.raises(RateLimited):
+        place.enter("m", "ann", 1)
+    with pytest.raises(InvalidRequest):
+        place.enter("m", "bob", 3)
+    place.enter("m", "bob", 2)
+    place.enter("other", "ann", 2)
+
+
+# --- drain ---------------------------------------------------------------------------------------
+
+
+async def test_a_draining_server_finishes_what_runs_and_takes_nothing_new(tmp_path: Path) -> None:
+    async with serve_script(tmp_path, "ab") as (served, _):
+        gate = Gate(served)
+        running = AsgiCall(served, "/v1/completions", {**BODY, "stream": True})
+        await gate.allow(1)
+        served.services.draining = True
+        for _ in range(3):
+            response = await served.complete(stream=True)
+            refused(response, 503, "shutting_down")
+            wait_of(response.headers)
+        ready = await served.client.get("/readyz")
+        assert ready.status_code == 503
+        assert ready.json()["status"] == "shutting_down"
+        assert (await served.client.get("/livez")).status_code == 200
+        assert len(served.services.open_requests) == 1
+        await gate.open()
+        await running.task
+        assert running.answer.body.endswith(b"data: [DONE]\n\n")
+        nothing_left(served)
+
+
+async def test_what_is_open_when_the_engine_closes_gets_an_error_event(tmp_path: Path) -> None:
+    async with serve_script(tmp_path, "ab") as (served, _):
+        gate = Gate(served)
+        stream = AsgiCall(served, "/v1/completions", {**BODY, "stream": True})
+        plain = AsgiCall(served, "/v1/completions", BODY)
+        await gate.allow(1)
+        await served.services.client.close()
+        await asyncio.gather(stream.task, plain.task)
+        assert stream.events[-1]["error"]["code"] == "shutting_down"
+        assert stream.answer.body.endswith(b"data: [DONE]\n\n")
+        assert plain.answer.status == 503
+        assert not served.services.open_requests
+        error_of(await served.complete())
