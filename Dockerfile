@@ -14,16 +14,19 @@ RUN python3 -m venv /opt/shoal \
     && deploy/install.sh /opt/shoal/bin/python server torch-cpu build
 COPY pyproject.toml README.md LICENSE ./
 COPY service service
-# What only building needs does not go into the image: build tools, PyTorch's headers.
+COPY models /models
+# What only building needs does not go into the image: build tools, PyTorch's headers. The server
+# is not root, so what it reads has to be readable, whatever modes the files came with.
 RUN /opt/shoal/bin/python -m pip install --quiet --no-deps --no-build-isolation . \
     && /opt/shoal/bin/python -m pip uninstall --quiet --yes cmake ninja scikit-build-core pip \
-    && rm -rf /opt/shoal/lib/python3*/site-packages/torch/include
+    && rm -rf /opt/shoal/lib/python3*/site-packages/torch/include \
+    && chmod -R a+rX /opt/shoal /models
 
 FROM ${BASE_IMAGE}
 LABEL org.opencontainers.image.title="Shoal" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/shoal /opt/shoal
-COPY models /models
+COPY --from=build /models /models
 # Reachable from outside the container, so `shoal serve` starts only with SHOAL_API_KEYS set, or
 # with SHOAL_ALLOW_UNAUTHENTICATED=true said aloud.
 ENV PATH=/opt/shoal/bin:$PATH \

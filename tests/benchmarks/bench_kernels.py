@@ -1,17 +1,14 @@
 """Times native model steps against the same network in PyTorch, side by side in one run.
 
-python tests/benchmarks/bench_kernels.py [--dtype bfloat16] [--rows 1 8 32] [--shape 14m] [--no-torch]
+Run from the repository root: python -m tests.benchmarks.bench_kernels --help
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import numpy as np
-
-sys.path[:0] = [str(Path(__file__).parents[2] / "service"), str(Path(__file__).parents[2])]
 
 from shoal.kernels.native import NativeModel
 from shoal.kernels.spec import ModelSpec
@@ -129,7 +126,7 @@ def main() -> None:
             )
             for rows in options.rows:
                 inputs = step_arrays(rows, 1, CONTEXT, spec.vocab_size)
-                best, median = best_ms(lambda: model.forward_greedy(*inputs), options.seconds)
+                best, median = best_ms(partial(model.forward_greedy, *inputs), options.seconds)
                 line = f"{dtype:9} {threads} threads, decode {rows:3} rows: {best:7.2f} ms best, "
                 line += f"{median:7.2f} median, {2e-6 * size * rows / best:6.1f} GF/s"
                 if not options.no_torch and dtype != "int8":
@@ -140,10 +137,10 @@ def main() -> None:
                     line += f", torch {slow:7.2f} ms = {slow / best:.1f} x"
                 print(line, flush=True)
             inputs = step_arrays(1, options.prefill, options.prefill, spec.vocab_size)
-            best, _ = best_ms(lambda: model.forward_greedy(*inputs), options.seconds)
+            best, _ = best_ms(partial(model.forward_greedy, *inputs), options.seconds)
             rate = options.prefill / best * 1e3
-            print(f"{dtype:9} {threads} threads, prefill {options.prefill}: {best:.1f} ms, "
-                  f"{rate:.0f} tokens/s, {2e-9 * size * rate:.0f} GF/s ({model.kernel_set})")  # fmt: skip
+            line = f"{dtype:9} {threads} threads, prefill {options.prefill}: {best:.1f} ms, "
+            print(line + f"{rate:.0f} tokens/s ({model.kernel_set})", flush=True)
 
 
 if __name__ == "__main__":

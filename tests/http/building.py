@@ -136,6 +136,13 @@ async def settle(turns: int = 20) -> None:
         await asyncio.sleep(0)
 
 
+async def until(condition: Callable[[], object], limit_s: float = 5.0) -> None:
+    """Waits for something that has no event of its own, such as a number of the engine."""
+    async with asyncio.timeout(limit_s):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+
+
 @dataclass
 class Event:
     """What the app sent, in order."""
@@ -277,5 +284,3 @@ def nothing_left(served: Served) -> None:
         assert load.waiting_tokens == 0
         assert not load.by_tenant
     assert not served.services.open_requests
-
-

@@ -98,9 +98,10 @@ async def test_a_request_larger_than_the_queue_is_served_when_nothing_else_is(
 
 
 async def test_a_full_model_does_not_close_another(tmp_path: Path) -> None:
-    async with serve_script(
-        tmp_path, "ab", names=("a", "b"), max_batch_size=1, max_queue=0
-    ) as (served, _):
+    async with serve_script(tmp_path, "ab", names=("a", "b"), max_batch_size=1, max_queue=0) as (
+        served,
+        _,
+    ):
         gate = Gate(served)
         (busy,) = full(served, 1, model="a")
         await settle()
@@ -133,9 +134,7 @@ async def test_a_tenants_own_limit_is_429_and_others_are_served(
     keys = ["ann:key-a", "bob:key-b"]
     async with serve_script(tmp_path, "ab", api_keys=keys, tenant_max_queue=2) as (served, _):
         gate = Gate(served)
-        anns = [
-            AsgiCall(served, "/v1/completions", BODY, {"x-api-key": "key-a"}) for _ in range(2)
-        ]
+        anns = [AsgiCall(served, "/v1/completions", BODY, {"x-api-key": "key-a"}) for _ in range(2)]
         await settle()
         response = await served.client.post(
             "/v1/completions", json={**BODY, "stream": stream}, headers={"x-api-key": "key-a"}

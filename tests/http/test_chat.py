@@ -10,7 +10,14 @@ import pytest
 from shoal.text.chat_template import ChatTemplate
 from tests.fakes.http_app import Served
 from tests.fakes.text_folder import END_ID
-from tests.http.building import logprob_at, nothing_left, plain_texts, records, refused, serve_script
+from tests.http.building import (
+    logprob_at,
+    nothing_left,
+    plain_texts,
+    records,
+    refused,
+    serve_script,
+)
 
 
 async def chat(served: Served, messages: list[Any], **fields: Any) -> httpx.Response:
@@ -57,9 +64,12 @@ async def test_the_answer_has_the_documented_shape(tmp_path: Path) -> None:
 
 async def test_messages_go_through_the_models_template(tmp_path: Path) -> None:
     async with serve_script(tmp_path, "a") as (served, _):
-        messages = [{"role": "developer", "content": "s"}, user("u"),
-                    {"role": "assistant", "content": None},
-                    user([{"type": "text", "text": "p"}, {"type": "text", "text": "q"}])]  # fmt: skip
+        messages = [
+            {"role": "developer", "content": "s"},
+            user("u"),
+            {"role": "assistant", "content": None},
+            user([{"type": "text", "text": "p"}, {"type": "text", "text": "q"}]),
+        ]
         ids = await rendered(served, messages)
         assert ids == [
             259, 10, ord("s"), 260, 10, 257, 10, ord("u"), 260, 10, 258, 10, 260, 10,

@@ -145,9 +145,7 @@ async def test_ignore_eos_goes_on_to_the_length(tmp_path: Path) -> None:
         response = await served.complete("x", ignore_eos=True, max_tokens=5)
         (choice,) = response.json()["choices"]
         assert (choice["text"], choice["finish_reason"]) == ("ab", "length")
-        shown = await served.complete(
-            "x", ignore_eos=True, max_tokens=3, skip_special_tokens=False
-        )
+        shown = await served.complete("x", ignore_eos=True, max_tokens=3, skip_special_tokens=False)
         assert plain_texts(shown) == {0: "ab<|endoftext|>"}
 
 
@@ -367,5 +365,3 @@ async def test_special_tokens_of_a_raw_prompt_are_control_and_may_be_left_out(
     async with serve_script(tmp_path, "a") as (served, _):
         response = await served.complete("<|end|>x", return_token_ids=True)
         assert response.json()["choices"][0]["prompt_token_ids"] == [260, ord("x")]
-
-

@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 
 from tests.fakes.http_app import Served
-from tests.http.building import AsgiCall, Gate, nothing_left, serve_script, settle
+from tests.http.building import AsgiCall, Gate, nothing_left, serve_script, settle, until
 
 LONG = "a" * 500
 BODY = {"prompt": "x" * 40, "max_tokens": 400}
@@ -57,10 +57,8 @@ async def test_others_are_not_touched(tmp_path: Path) -> None:
 
     async with serve_script(tmp_path, own_number) as (served, _):
         gate = Gate(served)
-        calls = [
-            AsgiCall(served, "/v1/completions", {"prompt": [97 + i], "max_tokens": 50, "stream": i % 4 > 1})
-            for i in range(16)
-        ]
+        bodies = [{"prompt": [97 + i], "max_tokens": 50, "stream": i % 4 > 1} for i in range(16)]
+        calls = [AsgiCall(served, "/v1/completions", body) for body in bodies]
         for number, call in enumerate(calls):
             await gate.allow(1)
             if number % 2:
@@ -128,8 +126,12 @@ async def test_nothing_leaks_over_many_random_disconnects(tmp_path: Path) -> Non
         gate = Gate(served)
         calls: list[AsgiCall] = []
         for _ in range(300):
-            fields = {"prompt": "x" * chance.randint(1, 30), "n": chance.randint(1, 3),
-                      "stream": chance.random() < 0.5, "max_tokens": chance.randint(1, 12)}  # fmt: skip
+            fields = {
+                "prompt": "x" * chance.randint(1, 30),
+                "n": chance.randint(1, 3),
+                "stream": chance.random() < 0.5,
+                "max_tokens": chance.randint(1, 12),
+            }
             calls.append(AsgiCall(served, "/v1/completions", fields))
             if chance.random() < 0.7:
                 chance.choice(calls[-8:]).disconnect()
@@ -159,8 +161,7 @@ async def listening(served: Served) -> AsyncIterator[int]:
         config = uvicorn.Config(served.app, log_config=None, lifespan="off", ws="none")
         server = _Server(config)
         task = asyncio.create_task(server.serve(sockets=[listener]))
-        while not server.started:
-            await asyncio.sleep(0.005)
+        await until(lambda: server.started)
         try:
             yield listener.getsockname()[1]
         finally:
@@ -191,12 +192,6 @@ def cut(writer: asyncio.StreamWriter, how: str) -> None:
         writer.close()
     else:
         writer.write_eof()
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 @pytest.mark.parametrize("how", ["close", "reset", "half-close"])
@@ -256,9 +251,7 @@ async def test_a_reader_that_stalls_on_a_real_socket_is_cancelled_and_others_go_
         reader, writer = await send_request(port, {"prompt": "y", "stream": True, "max_tokens": 9})
         await asyncio.wait_for(reader.readuntil(b"[DONE]"), 5)
         writer.close()
-        async with asyncio.timeout(30):
-            while served.services.open_requests:
-                await asyncio.sleep(0.02)
+        await until(lambda: not served.services.open_requests, 30)
         await settle()
         nothing_left(served)
         sock.close()

@@ -1,4 +1,4 @@
-"""Bodies made to break: each is a 4xx in the documented shape, while a neighbour's stream goes on."""
+"""Bodies made to break: each is a 4xx in the documented shape; a neighbour's stream goes on."""
 
 import json
 import time
@@ -26,14 +26,16 @@ def with_field(name: str, raw: str) -> bytes:
 
 NOT_JSON = [
     b"", b" ", b"{", b"{} {}", b"nul", b'{"a": 1,}', b"{'a': 1}", b"\xff\xfe{\x00}\x00",
-    b'\xef\xbb\xbf{"prompt": "x"}', '{"prompt": "é"}'.encode("latin-1"), b'{"prompt": "\xed\xa0\x80"}',
+    b'\xef\xbb\xbf{"prompt": "x"}',
+    '{"prompt": "é"}'.encode("latin-1"), b'{"prompt": "\xed\xa0\x80"}',
     '{"prompt": "x"}'.encode("utf-16"), b'{"prompt": "a\nb"}', b"[" * 100_000, b'{"a":' * 5000,
     b'{"prompt": "\\ud800"}', b'{"prompt": "\\udc00\\ud800"}', b'{"\\ud800": 1}', b"[1]", b'"x"',
     b"7", b"null", b"true",
     with_field("zoo", "[" * 65 + "]" * 65), with_field("zoo", '{"a":' * 65 + "1" + "}" * 65),
     with_field("temperature", "NaN"), with_field("temperature", "Infinity"),
     with_field("temperature", "-Infinity"), with_field("zoo", "1e999"), with_field("zoo", "-1e999"),
-    with_field("seed", "9" * 5000 + "e"), with_field("prompt", '"y"'), with_field("zoo", '{"a":1,"a":2}'),
+    with_field("seed", "9" * 5000 + "e"), with_field("prompt", '"y"'),
+    with_field("zoo", '{"a":1,"a":2}'),
     b'{"prompt": "x", "prompt": "x", "messages": [], "tokens": []}',
 ]  # fmt: skip
 
@@ -239,7 +241,8 @@ async def test_wrong_methods_are_405_with_allow(
 async def test_unknown_paths_and_what_is_not_offered_are_404(tmp_path: Path, path: str) -> None:
     async with serve(tmp_path) as served:
         for method in ("GET", "POST"):
-            response = await served.client.request(method, path, json={} if method == "POST" else None)
+            body = {} if method == "POST" else None
+            response = await served.client.request(method, path, json=body)
             if response.status_code == 405:  # a folder of files knows GET only
                 assert path.startswith("/static")
                 continue
@@ -249,6 +252,7 @@ async def test_unknown_paths_and_what_is_not_offered_are_404(tmp_path: Path, pat
 
 async def test_random_model_names_make_no_metric_series(tmp_path: Path) -> None:
     async with serve_script(tmp_path, "ab") as (served, _):
+
         async def call(i: int) -> None:
             await served.complete(model=f"name{i}\n")
             await served.client.get(f"/random{i}")

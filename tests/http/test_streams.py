@@ -21,6 +21,7 @@ from tests.http.building import (
     serve_script,
     settle,
     streamed_texts,
+    until,
 )
 
 
@@ -257,8 +258,7 @@ async def test_a_slow_reader_gets_merged_chunks_and_the_whole_text(tmp_path: Pat
         body = {"prompt": "x", "stream": True, "max_tokens": 500, "n": 2, "logprobs": 0}
         call = AsgiCall(served, "/v1/completions", body)
         call.reads.clear()
-        while runner.num_steps < 401:  # the engine does not wait for the reader
-            await asyncio.sleep(0.005)
+        await until(lambda: runner.num_steps >= 401)  # the engine does not wait for the reader
         await settle()
         assert served.core.stats()[0].num_running == 0
         call.reads.set()
@@ -276,9 +276,10 @@ async def test_a_slow_reader_gets_merged_chunks_and_the_whole_text(tmp_path: Pat
 
 
 async def test_a_reader_that_stands_still_is_cancelled(tmp_path: Path) -> None:
-    async with serve_script(
-        tmp_path, "a" * 400, stream_stall_timeout=0.15, max_model_len=1000
-    ) as (served, _):
+    async with serve_script(tmp_path, "a" * 400, stream_stall_timeout=0.15, max_model_len=1000) as (
+        served,
+        _,
+    ):
         gate = Gate(served)
         body = {"prompt": "x", "stream": True, "max_tokens": 500}
         call = AsgiCall(served, "/v1/completions", body)
@@ -295,9 +296,10 @@ async def test_a_reader_that_stands_still_is_cancelled(tmp_path: Path) -> None:
 
 
 async def test_a_reader_that_stands_still_at_a_ping_is_cancelled_too(tmp_path: Path) -> None:
-    async with serve_script(
-        tmp_path, "abc", keepalive_interval=0.05, stream_stall_timeout=0.2
-    ) as (served, _):
+    async with serve_script(tmp_path, "abc", keepalive_interval=0.05, stream_stall_timeout=0.2) as (
+        served,
+        _,
+    ):
         gate = Gate(served)
         call = AsgiCall(served, "/v1/completions", {"prompt": "x", "stream": True})
         await gate.allow(1)

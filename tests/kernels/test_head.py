@@ -4,6 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
+from shoal.kernels.native import available, kernel_sets
+from shoal.kernels.spec import Dtype
 from tests.kernels.twin import (
     SPECS,
     Driver,
@@ -13,9 +16,6 @@ from tests.kernels.twin import (
     make_weights,
     random_tokens,
 )
-
-from shoal.kernels.native import available, kernel_sets
-from shoal.kernels.spec import Dtype
 
 pytestmark = pytest.mark.skipif(not available(), reason="native kernels are not built")
 SPEC = SPECS["llama"]

@@ -4,6 +4,9 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+
+from shoal.kernels.native import NativeModel, available, kernel_sets
+from shoal.kernels.spec import Dtype, ModelSpec
 from tests.kernels.twin import (
     SPECS,
     Driver,
@@ -14,9 +17,6 @@ from tests.kernels.twin import (
     make_weights,
     random_tokens,
 )
-
-from shoal.kernels.native import NativeModel, available, kernel_sets
-from shoal.kernels.spec import Dtype, ModelSpec
 
 pytestmark = pytest.mark.skipif(not available(), reason="native kernels are not built")
 

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from shoal.kernels.native import available, kernel_sets
+from shoal.kernels.spec import ModelSpec
 from tests.kernels.twin import (
     SPECS,
     Driver,
@@ -15,9 +18,6 @@ from tests.kernels.twin import (
     make_weights,
     random_tokens,
 )
-
-from shoal.kernels.native import available, kernel_sets
-from shoal.kernels.spec import ModelSpec
 
 pytestmark = pytest.mark.skipif(not available(), reason="native kernels are not built")
 STORIES = Path(__file__).parents[3] / "shared/data/models/stories260k"

@@ -1,4 +1,4 @@
-"""Builders for kernel tests: random specs and weights, a float64 network, a driver with a KV cache."""
+"""Builders for kernel tests: specs, random weights, a float64 network, a driver with a KV cache."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -56,9 +56,14 @@ SPECS = {
         LLAMA, tied_embeddings=True, qkv_bias=True, output_bias=True, mlp_bias=True
     ),
     "llama_odd": rotary(
-        LLAMA, vocab_size=517, hidden_size=67, num_heads=3, num_kv_heads=1, head_size=22,
+        LLAMA,
+        vocab_size=517,
+        hidden_size=67,
+        num_heads=3,
+        num_kv_heads=1,
+        head_size=22,
         mlp_size=83,
-    ),  # fmt: skip
+    ),
     "llama_head64": rotary(LLAMA, num_heads=4, num_kv_heads=4, head_size=64),
     "llama_window_cap": replace(LLAMA, sliding_window=21, attention_soft_cap=2.0),
     "llama_query_key_norm": replace(LLAMA, query_key_norm=True, rope_attention_scale=1.2),

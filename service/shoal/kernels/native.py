@@ -16,7 +16,9 @@ from shoal.kernels.spec import Dtype, ModelSpec
 try:
     from shoal.kernels import _native
 except ImportError:  # installed without a compiler: callers ask available() first
-    _native = None
+    _BUILT = False
+else:
+    _BUILT = True
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
@@ -30,12 +32,12 @@ _ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "gelu": 2, "relu": 3}
 
 def available() -> bool:
     """Whether the library was built for this Python."""
-    return _native is not None
+    return _BUILT
 
 
 def kernel_sets() -> list[str]:
     """The sets this machine can run, best first; empty without the library."""
-    return [] if _native is None else list(_native.kernel_sets())
+    return _native.kernel_sets() if _BUILT else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ class NativeModel:
         kernel_set: KernelSet = "auto",
         spin_us: int = 50,
     ) -> None:
-        if _native is None:
+        if not _BUILT:
             raise RuntimeError("the native kernels are not built; available() says so beforehand")
         for name, value in (("num_blocks", num_blocks), ("max_tokens", max_tokens),
                             ("num_threads", num_threads)):  # fmt: skip
@@ -93,17 +95,17 @@ class NativeModel:
     @property
     def kernel_set(self) -> str:
         """The instruction set that runs: portable, avx2, avx512 or avx512bf16."""
-        return str(self._model.kernel_set)
+        return self._model.kernel_set
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of packed weights."""
-        return int(self._model.weight_bytes)
+        return self._model.weight_bytes
 
     @property
     def block_bytes(self) -> int:
         """Bytes of one KV block in all layers; memory only once it is written."""
-        return int(self._model.block_bytes)
+        return self._model.block_bytes
 
     @property
     def memory_bytes(self) -> int:
@@ -234,10 +236,12 @@ def _padded(vector: Float32) -> Float32:
 class _Packer:
     """Hands every weight of a model to the library, under the name the library has for it."""
 
-    def __init__(self, spec: ModelSpec, weights: Mapping[str, NDArray[Any]], model: Any) -> None:
+    def __init__(
+        self, spec: ModelSpec, weights: Mapping[str, NDArray[Any]], model: "_native.Model"
+    ) -> None:
         self.spec = spec
         self.weights = weights
-        self.model = model  # _native.Model has no stubs
+        self.model = model
 
     def pack(self) -> None:
         if self.spec.architecture == "llama":

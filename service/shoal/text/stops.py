@@ -35,9 +35,7 @@ class StopMatcher:
 
     def _find(self) -> tuple[int, str] | None:
         hits = [
-            (at + len(stop), at, stop)
-            for stop in self._stops
-            if (at := self._held.find(stop)) >= 0
+            (at + len(stop), at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0
         ]
         if not hits:
             return None

@@ -29,6 +29,8 @@ def export_folder(network: Llama, tokenizer: Tokenizer, sampling: Sampling, out_
         for name, weight in merged_weights(network).items()
     }
     save_file(weights, out_dir / "model.safetensors", metadata={"format": "pt"})
+    # The library makes it readable for its owner alone; a server may run as someone else.
+    (out_dir / "model.safetensors").chmod(0o644)
     tokenizer.save(str(out_dir / "tokenizer.json"))
     _write_json(out_dir / "tokenizer_config.json", _tokenizer_config(network.shape))
     _write_json(out_dir / "generation_config.json", _generation_config(tokenizer, sampling))

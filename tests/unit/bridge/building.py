@@ -96,9 +96,7 @@ async def remote_engine(
     monkeypatch.setattr(remote, "HANG_S", hang_s)
     monkeypatch.setattr(supervisor, "STOP_WAIT_S", stop_wait_s)
     monkeypatch.setattr(supervisor, "MAX_PAUSE_S", max_pause_s)
-    monkeypatch.setattr(
-        remote, "Supervisor", partial(supervisor.Supervisor, command=command)
-    )
+    monkeypatch.setattr(remote, "Supervisor", partial(supervisor.Supervisor, command=command))
     config = EngineConfig(
         models=(ModelSource("fake", path or "num_blocks=64"),), block_size=4, heartbeat_s=0.05
     )

@@ -81,12 +81,9 @@ def test_what_a_template_must_not_do_is_a_plain_refusal(source: str) -> None:
     try:
         text = render(source)
     except InvalidRequest as error:
-        assert "__" not in error.message
-        assert "Error" not in error.message
-    else:
-        assert "class" not in text
-        assert "root:" not in text
-        assert "function" not in text
+        text = error.message
+    for leak in ("class", "root:", "function", "Error", "__"):
+        assert leak not in text
 
 
 def test_messages_are_not_changed_by_a_template() -> None:
@@ -106,13 +103,11 @@ def test_output_is_limited(max_chars: int, fits: bool) -> None:
             render(source, max_chars=max_chars)
 
 
-@pytest.mark.parametrize(
-    "body", ["", "x", "{% set y = i * j %}", "{% if messages %}{% endif %}"]
-)
+@pytest.mark.parametrize("body", ["", "x", "{% set y = i * j %}", "{% if messages %}{% endif %}"])
 def test_loops_end_in_time(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
     """Also those that write nothing."""
     monkeypatch.setattr(chat_template, "MAX_SECONDS", 0.1)
-    loop = "{%% for i in range(99999) %%}{%% for j in range(99999) %%}%s{%% endfor %%}{%% endfor %%}"
+    loop = "{%% for i in range(99999) %%}{%% for j in range(99999) %%}%s" + "{%% endfor %%}" * 2
     began = time.monotonic()
     with pytest.raises(InvalidRequest, match="too long"):
         render(loop % body, max_chars=10**9)

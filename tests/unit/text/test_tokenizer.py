@@ -152,9 +152,7 @@ def test_no_spelling_in_content_becomes_control(nested: Tokenizer, parts: list[s
     assert nested.decode(ids) == text.replace(CONTENT_MARK, "\ufffd")
 
 
-@given(
-    st.lists(st.sampled_from([*NESTED, "<|e", "nd|>", "<", "<|", "s>", "a", "["]), max_size=6)
-)
+@given(st.lists(st.sampled_from([*NESTED, "<|e", "nd|>", "<", "<|", "s>", "a", "["]), max_size=6))
 def test_contents_that_a_template_joins_do_not_become_control(
     nested: Tokenizer, contents: list[str]
 ) -> None:

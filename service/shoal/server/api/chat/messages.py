@@ -50,9 +50,7 @@ class Message(BaseModel):
     @classmethod
     def _no_tools(cls, value: list[Any] | None) -> list[Any] | None:
         if value:
-            raise FieldProblem(
-                "is not supported by this server", code="unsupported_parameter"
-            )
+            raise FieldProblem("is not supported by this server", code="unsupported_parameter")
         return value
 
     @model_validator(mode="after")

@@ -73,9 +73,7 @@ def ext_dict(
     task, ext = generation.task, dict[str, Any]()
     if "seed" in include:
         indices = range(task.num_sequences) if chosen is None else chosen
-        ext["seed"] = [
-            _signed(task.sampling_of(index % task.best_of).seed) for index in indices
-        ]
+        ext["seed"] = [_signed(task.sampling_of(index % task.best_of).seed) for index in indices]
     if "timings" in include:
         ext["timings"] = _timings(generation)
     if "sampling" in include:

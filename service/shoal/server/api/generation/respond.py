@@ -21,7 +21,6 @@ from shoal.server.middleware import send_error
 from shoal.server.services import Services
 from shoal.text.generator import Delta, Generation
 
-
 log = logging.getLogger("shoal.server")
 
 

@@ -1,0 +1,131 @@
+"""`shoal serve` as a real process on a tiny random model, and how to look into it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from safetensors.numpy import save_file
+
+from tests.fakes.text_folder import END_ID, VOCAB_SIZE, write_text_folder
+
+ROOT = Path(__file__).parents[2]
+CONTEXT = 512
+
+
+def write_tiny_llama(folder: Path) -> Path:
+    """A Llama of a few thousand random numbers, with the byte tokenizer and a chat template."""
+    hidden, inner, heads, kv_heads, num_layers = 64, 128, 4, 2, 2
+    write_text_folder(folder)
+    config = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": VOCAB_SIZE,
+        "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": num_layers,
+        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": hidden // heads,
+        "max_position_embeddings": CONTEXT, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+        "hidden_act": "silu", "tie_word_embeddings": False, "torch_dtype": "float32",
+        "bos_token_id": END_ID, "eos_token_id": END_ID,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    rng = np.random.default_rng(7)
+
+    def weight(*shape: int) -> Any:
+        return (rng.standard_normal(shape) * 0.15).astype(np.float32)
+
+    kv = hidden * kv_heads // heads
+    tensors = {
+        "model.embed_tokens.weight": weight(VOCAB_SIZE, hidden),
+        "model.norm.weight": np.ones(hidden, np.float32),
+        "lm_head.weight": weight(VOCAB_SIZE, hidden),
+    }
+    for layer in range(num_layers):
+        shapes = {
+            "self_attn.q_proj": (hidden, hidden), "self_attn.k_proj": (kv, hidden),
+            "self_attn.v_proj": (kv, hidden), "self_attn.o_proj": (hidden, hidden),
+            "mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden),
+            "mlp.down_proj": (hidden, inner),
+        }  # fmt: skip
+        for name, shape in shapes.items():
+            tensors[f"model.layers.{layer}.{name}.weight"] = weight(*shape)
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            tensors[f"model.layers.{layer}.{name}.weight"] = np.ones(hidden, np.float32)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@dataclass
+class ServerProcess:
+    """A running `shoal serve`."""
+
+    url: str
+    process: subprocess.Popen[str]
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=10)
+
+    def metric(self, name: str) -> float:
+        """Value of one line of /metrics; 0 before it exists."""
+        for line in self.get("/metrics").text.splitlines():
+            if line.startswith(name + " "):
+                return float(line.rpartition(" ")[2])
+        return 0.0
+
+    def running(self) -> int:
+        models = self.get("/load").json()["models"]
+        return sum(model["running"] + model["waiting"] for model in models.values())
+
+    def wait_idle(self, timeout_s: float = 5.0) -> None:
+        end = time.monotonic() + timeout_s
+        while self.running():
+            assert time.monotonic() < end, "sequences still run"
+            time.sleep(0.02)
+
+    @property
+    def engine_pid(self) -> int:
+        """The one child of the HTTP process."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        (pid,) = children.read_text().split()
+        return int(pid)
+
+
+@contextmanager
+def serve_process(folder: Path, *flags: str) -> Iterator[ServerProcess]:
+    """Starts the server on a free port and stops it at the end."""
+    environment = {name: value for name, value in os.environ.items() if "SHOAL" not in name}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "shoal", "serve", "--model", str(folder), "--port", "0", *flags],
+        cwd=folder.parent,
+        env={**environment, "PYTHONPATH": str(ROOT / "service"), "OMP_NUM_THREADS": "2"},
+        stdout=subprocess.PIPE,
+        stderr=(folder.parent / "server.log").open("w"),
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    printed = ""
+    try:
+        for line in process.stdout:
+            printed += line
+            if found := re.search(r"serves on (http://\S+)", line):
+                yield ServerProcess(found[1], process)
+                break
+        else:
+            log = (folder.parent / "server.log").read_text()
+            raise AssertionError(f"the server did not come up: {printed}{log}")
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise

@@ -1,0 +1,41 @@
+"""What the files for running Shoal elsewhere promise, read without running them."""
+
+import re
+from pathlib import Path
+
+import yaml
+
+from shoal.config import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVICE = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"]["shoal"]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+def test_compose_gives_the_container_nothing_it_does_not_need() -> None:
+    assert SERVICE["read_only"] is True
+    assert SERVICE["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in SERVICE["security_opt"]
+    assert all(port.startswith("127.0.0.1:") for port in SERVICE["ports"])
+
+
+def test_compose_starts_only_with_keys() -> None:
+    assert SERVICE["environment"]["SHOAL_API_KEYS"].startswith("${SHOAL_API_KEYS:?")
+    assert "ALLOW_UNAUTHENTICATED=" not in "".join(re.findall(r"^[^#].*", DOCKERFILE, re.M))
+
+
+def test_a_stopping_container_waits_for_the_drain() -> None:
+    assert int(SERVICE["stop_grace_period"].removesuffix("s")) > Settings().drain_timeout + 5
+
+
+def test_the_image_runs_as_a_numeric_user_that_is_not_root() -> None:
+    (user,) = re.findall(r"^USER (.*)$", DOCKERFILE, re.M)
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
+
+
+def test_the_variables_of_the_image_are_settings() -> None:
+    names = set(re.findall(r"SHOAL_([A-Z_]+)[=:]", DOCKERFILE)) | {
+        name.removeprefix("SHOAL_") for name in SERVICE["environment"]
+    }
+    assert names
+    assert {name.lower() for name in names} <= Settings.model_fields.keys()
