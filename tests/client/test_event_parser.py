@@ -19,6 +19,7 @@ CASES = [
     (b"data:  a \n\n", [Event(" a ")]),
     (b"data: a\ndata: b\n\n", [Event("a\nb")]),
     (b"data: a\r\n\r\ndata: b\r\rdata: c\n\n", [Event("a"), Event("b"), Event("c")]),
+    (b"data: a\r\ndata: b\r\n\r\n", [Event("a\nb")]),
     (b"data: a\r\r\ndata: b\n\n", [Event("a"), Event("b")]),
     (b": ping\n\ndata: a\n\n", [Event("a")]),
     (b":\n:\n\n: x\ndata: a\n: y\n\n", [Event("a")]),

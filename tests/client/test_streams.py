@@ -1,5 +1,8 @@
 """Streams from bytes to results: recorded files in every cut, ends of every kind."""
 
+import asyncio
+import gc
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -374,6 +377,36 @@ async def test_an_error_of_the_callers_own_does_not_leave_a_stream_open(sdk: Sdk
     with pytest.raises(KeyError, match="mine"):
         await _fail_inside(stream, sdk.is_async)
     assert server.requests[0].closed
+
+
+@both
+async def test_a_forgotten_stream_is_closed(sdk: Sdk) -> None:
+    server = MockServer()
+    server.completion_stream("a", "b")
+    stream = await sdk.do(sdk.client(server).completions.create("x", stream=True))
+    await sdk.next(stream)
+    del stream
+    gc.collect()
+    assert await asyncio.to_thread(server.requests[0].closing.wait, 10.0)
+
+
+def test_a_forgotten_stream_is_not_closed_by_the_collector_itself() -> None:
+    class Noting(threading.Event):
+        """Notes which thread sets it."""
+
+        def set(self) -> None:
+            setters.append(threading.get_ident())
+            super().set()
+
+    setters: list[int] = []
+    server = MockServer()
+    server.completion_stream("a", "b")
+    stream = server.client().completions.create("x", stream=True)
+    server.requests[0].closing = Noting()
+    next(stream)
+    del stream
+    assert server.requests[0].closing.wait(10.0)
+    assert threading.get_ident() not in setters
 
 
 async def _fail_inside(stream: Any, is_async: bool) -> None:

@@ -120,7 +120,9 @@ def serve_process(folder: Path, *flags: str) -> Iterator[ServerProcess]:
                 break
         else:
             log = (folder.parent / "server.log").read_text()
-            raise AssertionError(f"the server did not come up: {printed}{log}")
+            raise AssertionError(
+                f"the server did not come up, exit code {process.wait(10)}: {printed}{log}"
+            )
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import uvicorn
 
+from shoal.server.serve import _listen
 from tests.fakes.http_app import Served
 from tests.http.building import AsgiCall, Gate, nothing_left, serve_script, settle, until
 
@@ -152,18 +153,22 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Any:
         return contextlib.nullcontext()
 
+    @property
+    def port(self) -> int:
+        port: int = self.servers[0].sockets[0].getsockname()[1]
+        return port
+
 
 @contextlib.asynccontextmanager
-async def listening(served: Served) -> AsyncIterator[int]:
+async def listening(served: Served) -> AsyncIterator[_Server]:
     """The app under uvicorn on a free port of the loopback."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+    with _listen(served.services.settings.model_copy(update={"port": 0})) as listener:
         config = uvicorn.Config(served.app, log_config=None, lifespan="off", ws="none")
         server = _Server(config)
         task = asyncio.create_task(server.serve(sockets=[listener]))
         await until(lambda: server.started)
         try:
-            yield listener.getsockname()[1]
+            yield server
         finally:
             server.should_exit = server.force_exit = True
             await task
@@ -203,8 +208,8 @@ async def test_a_closed_socket_frees_the_sequence(
     """Queued, in prefill and in the middle; half a close counts as a close."""
     async with serve_script(tmp_path, LONG, token_budget=16) as (served, runner):
         gate = Gate(served)
-        async with listening(served) as port:
-            reader, writer = await send_request(port, {**BODY, "stream": stream})
+        async with listening(served) as server:
+            reader, writer = await send_request(server.port, {**BODY, "stream": stream})
             core = served.core
             await until(lambda: core.stats()[0].num_waiting == 1)
             await gate.allow(num_steps)
@@ -219,8 +224,8 @@ async def test_a_closed_socket_frees_the_sequence(
 
 
 async def test_a_stream_on_a_real_socket_is_chunked_and_ends_properly(tmp_path: Path) -> None:
-    async with serve_script(tmp_path, "abc") as (served, _), listening(served) as port:
-        reader, writer = await send_request(port, {"prompt": "x", "stream": True})
+    async with serve_script(tmp_path, "abc") as (served, _), listening(served) as server:
+        reader, writer = await send_request(server.port, {"prompt": "x", "stream": True})
         raw = await reader.readuntil(b"0\r\n\r\n")
         head, _, body = raw.partition(b"\r\n\r\n")
         assert b"transfer-encoding: chunked" in head.lower()
@@ -234,12 +239,12 @@ async def test_a_reader_that_stalls_on_a_real_socket_is_cancelled_and_others_go_
 ) -> None:
     async with serve_script(
         tmp_path, "é" * 20_000, stream_stall_timeout=0.3, max_model_len=60_000, num_blocks=20_000
-    ) as (served, _), listening(served) as port:  # fmt: skip
+    ) as (served, _), listening(served) as server:  # fmt: skip
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.setblocking(False)
         loop = asyncio.get_running_loop()
-        await loop.sock_connect(sock, ("127.0.0.1", port))
+        await loop.sock_connect(sock, ("127.0.0.1", server.port))
         payload = json.dumps({"prompt": "x", "stream": True, "max_tokens": 40_000, "n": 8,
                               "logprobs": 0}).encode()  # fmt: skip
         await loop.sock_sendall(
@@ -248,10 +253,13 @@ async def test_a_reader_that_stalls_on_a_real_socket_is_cancelled_and_others_go_
             b"\r\nContent-Length: %d\r\n\r\n%b" % (len(payload), payload),
         )
         await until(lambda: served.core.stats()[0].num_running == 8)
-        reader, writer = await send_request(port, {"prompt": "y", "stream": True, "max_tokens": 9})
+        reader, writer = await send_request(
+            server.port, {"prompt": "y", "stream": True, "max_tokens": 9}
+        )
         await asyncio.wait_for(reader.readuntil(b"[DONE]"), 5)
         writer.close()
         await until(lambda: not served.services.open_requests, 30)
         await settle()
         nothing_left(served)
+        await until(lambda: not server.server_state.connections, 20)  # and its buffers are gone
         sock.close()

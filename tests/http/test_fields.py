@@ -2,16 +2,18 @@
 
 What passes is checked at the engine's door: the Submit that a request becomes."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from shoal.protocol import codec
 from shoal.protocol.messages import Submit
 from tests.fakes.http_app import Served
 from tests.fakes.text_folder import END_ID, VOCAB_SIZE
-from tests.http.building import nothing_left, refused, serve_script
+from tests.http.building import ScriptedRunner, nothing_left, refused, serve_script
 
 BIG = 10**12
 
@@ -144,11 +146,12 @@ def cases() -> list[Any]:
     return [pytest.param(*row, id=f"{row[0]}-{row[1]}") for row in rows]
 
 
-@pytest.mark.parametrize(("route", "field", "good", "bad"), cases())
-async def test_a_field_takes_its_range_and_nothing_else(
-    tmp_path: Path, route: str, field: str, good: list[Any], bad: list[Any]
-) -> None:
-    async with serve_script(tmp_path, "abcdef") as (served, runner):
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[tuple[Served, ScriptedRunner, list[Submit]]]:
+    """One app for the whole table, and every Submit that reached its engine as a frame."""
+    async with serve_script(tmp_path_factory.mktemp("shared"), "abcdef") as (served, runner):
         sent: list[Submit] = []
         add = served.core.add
 
@@ -160,23 +163,37 @@ async def test_a_field_takes_its_range_and_nothing_else(
             add(submit)
 
         served.core.add = check_frame  # type: ignore[method-assign]
-        for value in good:
-            response = await ask(served, route, {field: value})
-            assert response.status_code == 200, (value, response.text)
-            assert "x-ignored-params" not in response.headers, value
-        assert len(sent) >= len(good)
-        steps, num_sent = runner.num_steps, len(sent)
-        for value in bad:
-            response = await ask(served, route, {field: value})
-            assert response.status_code == 400, (value, response.text)
-            error = response.json()["error"]
-            param = error["param"]
-            refused(response, 400, error["code"], param)
-            assert param is not None, (value, error)
-            assert param.split(".")[0] in (field, "max_tokens", "prompt", "messages"), error
-        assert runner.num_steps == steps
-        assert len(sent) == num_sent
-        nothing_left(served)
+        yield served, runner, sent
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize(("route", "field", "good", "bad"), cases())
+async def test_a_field_takes_its_range_and_nothing_else(
+    shared: tuple[Served, ScriptedRunner, list[Submit]],
+    route: str,
+    field: str,
+    good: list[Any],
+    bad: list[Any],
+) -> None:
+    served, runner, sent = shared
+    sent.clear()
+    for value in good:
+        response = await ask(served, route, {field: value})
+        assert response.status_code == 200, (value, response.text)
+        assert "x-ignored-params" not in response.headers, value
+    assert len(sent) >= len(good)
+    steps, num_sent = runner.num_steps, len(sent)
+    for value in bad:
+        response = await ask(served, route, {field: value})
+        assert response.status_code == 400, (value, response.text)
+        error = response.json()["error"]
+        param = error["param"]
+        refused(response, 400, error["code"], param)
+        assert param is not None, (value, error)
+        assert param.split(".")[0] in (field, "max_tokens", "prompt", "messages"), error
+    assert runner.num_steps == steps
+    assert len(sent) == num_sent
+    nothing_left(served)
 
 
 async def test_what_a_request_asks_is_what_the_engine_is_told(tmp_path: Path) -> None:

@@ -157,9 +157,10 @@ class Stream(_StreamView[ChunkT, ResultT]):
         if getattr(self, "_closed", True):
             return
         # The collector may run us inside the HTTP library's pool, which holds its lock then:
-        # closing here could wait for ourselves. `_thread` because `threading` has locks too.
+        # closing here could wait for ourselves. So another thread gets everything that is open.
+        # `_thread`, because `threading` has locks too.
         try:
-            _thread.start_new_thread(_close_quietly, (self._body.response,))
+            _thread.start_new_thread(_close_forgotten, (self._body,))
         except RuntimeError:
             pass  # the interpreter is ending, and the socket with it
 
@@ -266,9 +267,8 @@ class AsyncStream(_StreamView[ChunkT, ResultT]):
     def __del__(self) -> None:
         if getattr(self, "_closed", True) or self._loop.is_closed():
             return
-        response = self._body.response
         # Only the loop may close it, and the collector may run anywhere.
-        self._loop.call_soon_threadsafe(_begin_closing, self._loop, response)
+        self._loop.call_soon_threadsafe(_begin_closing, self._loop, self._body)
 
     def text_deltas(self, index: int = 0) -> AsyncIterator[str]:
         """Pieces of one choice's text as they come."""
@@ -294,11 +294,7 @@ class AsyncStream(_StreamView[ChunkT, ResultT]):
         if self._closed:
             return
         self._closed = True
-        await self._body.response.aclose()
-        try:
-            await self._body.chunks.aclose()
-        except RuntimeError:
-            pass  # another task waits in it right now, and wakes up to the closed connection
+        await _close_body(self._body)
 
     async def _read(self) -> None:
         self._reader.before_read()
@@ -334,12 +330,20 @@ _closing: set[asyncio.Task[None]] = set()
 """The loop holds its tasks only weakly."""
 
 
-def _begin_closing(loop: asyncio.AbstractEventLoop, response: Any) -> None:
-    task = loop.create_task(response.aclose())
+async def _close_body(body: OpenBody) -> None:
+    await body.response.aclose()
+    try:
+        await body.chunks.aclose()
+    except RuntimeError:
+        pass  # another task waits in it right now, and wakes up to the closed connection
+
+
+def _begin_closing(loop: asyncio.AbstractEventLoop, body: OpenBody) -> None:
+    task = loop.create_task(_close_body(body))
     _closing.add(task)
     task.add_done_callback(_closing.discard)
 
 
-def _close_quietly(response: Any) -> None:
-    cut_connection(response)
-    response.close()
+def _close_forgotten(body: OpenBody) -> None:
+    cut_connection(body.response)
+    body.response.close()

@@ -16,6 +16,7 @@ import asyncio
 import enum
 import json
 import sys
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -82,8 +83,12 @@ class SeenRequest:
     """The body; None if it had none."""
     timeout: Mapping[str, float | None] = field(default_factory=dict)
     """Seconds given to the HTTP library: connect, read, write, pool."""
-    closed: bool = False
-    """Whether the client has closed the reply."""
+    closing: threading.Event = field(default_factory=threading.Event)
+    """Set when the client closes the reply; it may do so in another thread."""
+
+    @property
+    def closed(self) -> bool:
+        return self.closing.is_set()
 
 
 class FakeClock:
@@ -315,9 +320,9 @@ def _body_type(library: ModuleType) -> Any:
                 yield piece
 
         def close(self) -> None:
-            self._seen.closed = True
+            self._seen.closing.set()
 
         async def aclose(self) -> None:
-            self._seen.closed = True
+            self._seen.closing.set()
 
     return Body

@@ -62,7 +62,8 @@ class NativeModel:
     """Weights, KV cache and thread team of one model.
 
     A row's results depend on its own tokens alone, bit for bit: not on the other rows, the chunk
-    size, the number of threads. Raises ValueError for weights or inputs that do not fit.
+    size, the number of threads. Raises ValueError for weights or inputs that do not fit. A step
+    lets go of the interpreter lock; one caller at a time.
     """
 
     def __init__(

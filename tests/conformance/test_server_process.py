@@ -1,0 +1,91 @@
+"""The server as a process: its engine dies, it is told to end, its model is bad."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.conformance.served import ServerProcess, serve_process, write_tiny_llama
+
+LONG = {"prompt": "x", "stream": True, "ignore_eos": True, "temperature": 0}
+
+
+def first_event(lines: Any) -> dict[str, Any]:
+    event: dict[str, Any] = json.loads(next(lines).removeprefix("data: "))
+    return event
+
+
+def stream(server: ServerProcess, **fields: Any) -> Any:
+    return httpx.stream("POST", server.url + "/v1/completions", json={**LONG, **fields}, timeout=20)
+
+
+def until_ready(server: ServerProcess) -> None:
+    end = time.monotonic() + 15
+    while server.get("/readyz").status_code != 200:
+        assert time.monotonic() < end, "the engine does not come back"
+        time.sleep(0.05)
+
+
+def test_an_engine_killed_mid_stream_then_a_drain_mid_stream(tmp_path: Path) -> None:
+    """One server for both: what is open ends openly, a new engine serves the same text, and
+    SIGTERM lets the running stream finish before exit code 0."""
+    folder = write_tiny_llama(tmp_path / "tiny")
+    with serve_process(folder, "--dtype", "float32") as server:
+        with stream(server, max_tokens=500) as response:
+            assert response.status_code == 200
+            lines = response.iter_lines()
+            first = first_event(lines)
+            os.kill(server.engine_pid, signal.SIGKILL)
+            began = time.monotonic()
+            rest = [line for line in lines if line]
+            assert time.monotonic() - began < 2
+            assert rest[-1] == "data: [DONE]"
+            assert (
+                json.loads(rest[-2].removeprefix("data: "))["error"]["code"] == "engine_restarted"
+            )
+        refusal = httpx.post(server.url + "/v1/completions", json={"prompt": "x"})
+        assert refusal.status_code == 503
+        assert refusal.headers["retry-after"]
+        assert server.get("/livez").status_code == 200
+        until_ready(server)
+
+        with stream(server, max_tokens=300) as response:
+            lines = response.iter_lines()
+            assert first_event(lines)["choices"][0]["text"] == first["choices"][0]["text"]
+            server.process.send_signal(signal.SIGTERM)
+            rest = [line for line in lines if line]
+            assert rest[-1] == "data: [DONE]"
+            last = json.loads(rest[-2].removeprefix("data: "))
+            assert last["choices"][0]["finish_reason"] == "length"
+        assert server.process.wait(10) == 0
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_server_with_code_3(tmp_path: Path) -> None:
+    folder = write_tiny_llama(tmp_path / "tiny")
+    (folder / "model.safetensors").write_bytes(b"no tensors")
+    try:
+        with serve_process(folder):
+            raise AssertionError("it serves")
+    except AssertionError as error:
+        assert "did not come up, exit code 3" in str(error)
+        assert "safetensors" in str(error)
+        assert "Traceback" not in str(error)
+
+
+def test_a_port_in_use_is_said_in_one_line(tmp_path: Path) -> None:
+    folder = write_tiny_llama(tmp_path / "tiny")
+    with serve_process(folder) as server:
+        port = server.url.rpartition(":")[2]
+        second = subprocess.run(
+            [*server.process.args[:-1], port],  # type: ignore[index]
+            capture_output=True, text=True, timeout=20, check=False,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "service")},
+        )  # fmt: skip
+        assert second.returncode != 0
+        assert f"cannot listen on 127.0.0.1:{port}" in second.stderr
+        assert "Traceback" not in second.stderr
