@@ -44,7 +44,8 @@ async def open_stream(
     client = sdk.client(server, timeout=limits)
     if chat:
         return await sdk.do(client.chat.create(MESSAGES, stream=True, **fields))
-    return await sdk.do(client.completions.create("The sky is", stream=True, **fields))
+    fields = {"prompt": "The sky is", **fields}
+    return await sdk.do(client.completions.create(stream=True, **fields))
 
 
 def recorded(name: str) -> bytes:
@@ -82,6 +83,31 @@ async def test_a_stream_that_ends_at_any_byte_is_interrupted_or_whole(
         assert " blue è\r\n🐟".startswith(caught.value.text)
         assert caught.value.text == stream.text
         assert stream.closed
+
+
+@both
+@pytest.mark.parametrize("name", ["server_completion", "server_chat"])
+async def test_recordings_of_our_server_end_only_at_their_end(sdk: Sdk, name: str) -> None:
+    data = recorded(name)
+    chat = name == "server_chat"
+    fields: dict[str, Any] = {} if chat else {"prompt": ["Once", "upon"], "n": 2}
+    whole = await sdk.do((await open_stream(sdk, data, chat=chat, **fields)).final())
+    assert whole.usage.completion_tokens > 0
+    assert all(choice.finish_reason for choice in whole.choices)
+    finished_at = data.index(b"\n\n", data.rindex(b'"finish_reason":"')) + 2
+    for end in range(7, len(data), 97):
+        stream = await open_stream(sdk, data[:end], chat=chat, **fields)
+        if end >= finished_at:
+            assert (await sdk.do(stream.final())).choices == whole.choices
+            continue
+        with pytest.raises(StreamInterrupted):
+            await sdk.do(stream.final())
+
+
+@both
+async def test_a_recorded_stream_without_done_is_whole(sdk: Sdk) -> None:
+    stream = await open_stream(sdk, recorded("no_done"))
+    assert (await sdk.do(stream.final())).text == " blue!"
 
 
 @both

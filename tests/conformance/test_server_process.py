@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.conformance.served import ServerProcess, serve_process, write_tiny_llama
 
@@ -68,13 +69,11 @@ def test_an_engine_killed_mid_stream_then_a_drain_mid_stream(tmp_path: Path) -> 
 def test_a_model_that_cannot_be_loaded_ends_the_server_with_code_3(tmp_path: Path) -> None:
     folder = write_tiny_llama(tmp_path / "tiny")
     (folder / "model.safetensors").write_bytes(b"no tensors")
-    try:
-        with serve_process(folder):
-            raise AssertionError("it serves")
-    except AssertionError as error:
-        assert "did not come up, exit code 3" in str(error)
-        assert "safetensors" in str(error)
-        assert "Traceback" not in str(error)
+    unserved = pytest.raises(AssertionError, match="did not come up, exit code 3")
+    with unserved as told, serve_process(folder):
+        pass
+    assert "safetensors" in str(told.value)
+    assert "Traceback" not in str(told.value)
 
 
 def test_a_port_in_use_is_said_in_one_line(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ class AsyncDriver:
             step.limits,
             reading=step.read_phase,
             request_id=step.request.request_id,
-            server=self.settings.public_url,
+            server=self.settings.base_url,
         ):
             response = await http.send(request, stream=True)
             try:
@@ -179,7 +179,7 @@ class AsyncDriver:
             self.pool.library,
             step.limits,
             headers.get("x-request-id") or step.request.request_id,
-            self.settings.public_url,
+            self.settings.base_url,
         )
         # Until a byte of the stream is here, a lost connection is worth another attempt.
         with body.translated():

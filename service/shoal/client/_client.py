@@ -98,7 +98,7 @@ class Client:
     def __repr__(self) -> str:
         settings = self._driver.settings
         return (
-            f"{type(self).__name__}(base_url={settings.public_url!r}, "
+            f"{type(self).__name__}(base_url={settings.base_url!r}, "
             f"timeout={settings.timeouts}, max_retries={settings.max_retries})"
         )
 

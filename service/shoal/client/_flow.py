@@ -48,8 +48,8 @@ class Call(Generic[ResultT]):
     method: str
     path: str
     result: type[ResultT]
-    body: Mapping[str, Any] | None = None
-    extra_headers: Mapping[str, str | None] | None = None
+    body: Mapping[str, Any] | None = field(default=None, repr=False)
+    extra_headers: Mapping[str, str | None] | None = field(default=None, repr=False)
     timeout: float | Timeouts | None = None
     stream: bool = False
     generates: bool = False
@@ -72,8 +72,8 @@ class Send:
 
     method: str
     url: str
-    headers: Mapping[str, str]
-    content: bytes | None
+    headers: Mapping[str, str] = field(repr=False)  # the key is in there
+    content: bytes | None = field(repr=False)
     stream: bool
     raw: bool
     limits: SocketLimits
@@ -122,8 +122,8 @@ class Request:
 
     method: str
     url: str
-    headers: Mapping[str, str]
-    content: bytes | None
+    headers: Mapping[str, str] = field(repr=False)  # the key is in there
+    content: bytes | None = field(repr=False)
     stream: bool
     raw: bool
     generates: bool
@@ -166,7 +166,7 @@ class Request:
         return timed_out(
             "total",
             self.timeouts.total_s,
-            server=self.settings.public_url,
+            server=self.settings.base_url,
             request_id=self.request_id,
         )
 
@@ -262,7 +262,7 @@ def ready_flow(call: Call[Any], settings: Settings, timeout_s: float) -> Flow:
         pause_s = min(_POLL_MOST_S, pause_s * 2)
     why = f"; last: {last.message}" if last is not None else ""
     raise Timeout(
-        f"{settings.public_url} was not ready within {timeout_s:.3g} s{why}",
+        f"{settings.base_url} was not ready within {timeout_s:.3g} s{why}",
         phase="total",
         limit_s=timeout_s,
         request_id=request.request_id,
@@ -320,7 +320,7 @@ def stream_reader(
         timeouts=request.timeouts,
         deadline=reply.to.deadline,
         clock=request.settings.clock,
-        server=request.settings.public_url,
+        server=request.settings.base_url,
         request_id=reply.request_id,
     )
 

@@ -92,12 +92,6 @@ class Settings:
     default_headers: Mapping[str, str | None] = field(repr=False)
     clock: Clock = field(repr=False)
 
-    @property
-    def public_url(self) -> str:
-        """The base URL without a user name or password."""
-        parts = urlsplit(self.base_url)
-        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
 
 def resolve(
     *,
@@ -158,6 +152,11 @@ def _checked_url(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
         shown = url.rpartition("@")[2][:100]
         raise ValueError(f"base_url must be like http://host:port; got {shown!r}")
+    if "@" in parts.netloc:
+        raise ValueError(
+            "base_url must not hold a user name or password, as URLs show in logs; "
+            "use api_key, or an Authorization header in default_headers"
+        )
     path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
     return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
 

@@ -131,7 +131,7 @@ void attend_tile(const shoal::AttendArgs& a, int j0) {
   constexpr int NP = Vec::panels_for(MR);
   Query queries[MR];
   for (int m = 0; m < MR; ++m) queries[m] = query_at(a, j0 + m);
-  // Later tokens see more keys and their windows start later: the first and the last query bound all.
+  // Later tokens see more keys and their windows start later: first and last query bound all.
   const int start = queries[0].first / kBlock * kBlock;
   const int limit = queries[MR - 1].limit;
   const int end = shoal::round_up(limit, kBlock);

@@ -60,7 +60,8 @@ Model::Model(const Config& c, Format format, const Kernels* kernels, int num_blo
 }
 
 std::size_t Model::weight_bytes() const {
-  std::size_t bytes = head.memory_bytes() + embedding.data.bytes() + position_embedding.data.bytes();
+  std::size_t bytes = head.memory_bytes();
+  bytes += embedding.data.bytes() + position_embedding.data.bytes();
   for (const Layer& layer : layers)
     bytes += layer.qkv.memory_bytes() + layer.output.memory_bytes() + layer.up.memory_bytes() +
              layer.down.memory_bytes();

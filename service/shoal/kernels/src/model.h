@@ -42,7 +42,7 @@ struct StepInputs {
   const std::int32_t *row_starts;                          // [rows + 1]
   const std::int32_t *context_lens;                        // [rows], this step's tokens included
   const std::int32_t *block_tables;                        // [rows, table_width]
-  const std::int32_t *head_tokens;                         // [heads]: tokens that go through the head
+  const std::int32_t *head_tokens;                         // [heads]: tokens the head gets
   const std::int32_t *target_ids;                          // [heads] or null
 };
 

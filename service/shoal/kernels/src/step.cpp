@@ -202,8 +202,8 @@ void Model::store_head(const Layer& layer, char* kv, int token, int kv_head) {
   const int half = static_cast<int>(config.inverse_frequencies.size()), dim = config.head_dim;
   const int group = config.heads / config.kv_heads;
   float* row = qkv_.as<float>() + static_cast<std::size_t>(token) * qkv_stride_;
-  const float* cos_sin =
-      half ? rope_.as<float>() + static_cast<std::size_t>(in_.positions[token]) * 2 * half : nullptr;
+  const std::size_t position = in_.positions[token];
+  const float* cos_sin = half ? rope_.as<float>() + position * 2 * half : nullptr;
   const auto weight = [](const std::vector<float>& w) { return w.empty() ? nullptr : w.data(); };
   for (int g = 0; g < group; ++g)
     kernels_->rotate(row + (kv_head * group + g) * dim, dim, weight(layer.query_norm), config.eps,

@@ -120,7 +120,9 @@ void Packed::unpack_row(int row, float* out) const {
 }
 
 Table::Table(Format kept, const Matrix& matrix)
-    : rows(matrix.rows), cols(matrix.cols), format(kept == Format::f32 ? Format::f32 : Format::bf16),
+    : rows(matrix.rows),
+      cols(matrix.cols),
+      format(kept == Format::f32 ? Format::f32 : Format::bf16),
       data(static_cast<std::size_t>(rows) * cols * (format == Format::f32 ? 4 : 2)) {
   std::vector<float> row(cols);
   for (int i = 0; i < rows; ++i) {
