@@ -27,12 +27,12 @@ test-all: $(VENV)/dev.stamp ## also the slow tests: processes, container, traini
 	$(BIN)/python -m pytest -q -m "not peers" $(ARGS)
 
 fix: $(VENV)/dev.stamp ## format and repair what can be repaired
-	$(BIN)/ruff format .
-	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format service tests deploy
+	$(BIN)/ruff check --fix service tests deploy
 
 check: $(VENV)/dev.stamp ## format, lint, types, import rules; changes nothing
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+	$(BIN)/ruff format --check service tests deploy
+	$(BIN)/ruff check service tests deploy
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/rules
 

@@ -12,8 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from shoal.client import AsyncClient, Client
+from shoal.client import AsyncClient, Client, Timeouts
 from shoal.client.testing import MockServer
+
+MESSAGES = [{"role": "user", "content": "Hi"}]
 
 
 @dataclass(frozen=True)
@@ -55,3 +57,16 @@ class Sdk:
 both = pytest.mark.parametrize(
     "sdk", [Sdk(is_async=False), Sdk(is_async=True)], ids=["sync", "async"]
 )
+
+
+async def open_stream(
+    sdk: Sdk, *parts: Any, chat: bool = False, limits: Timeouts | None = None, **fields: Any
+) -> Any:
+    """A stream of these parts, just opened."""
+    server = MockServer()
+    server.stream(*parts)
+    client = sdk.client(server, timeout=limits)
+    if chat:
+        return await sdk.do(client.chat.create(MESSAGES, stream=True, **fields))
+    fields = {"prompt": "The sky is", **fields}
+    return await sdk.do(client.completions.create(stream=True, **fields))

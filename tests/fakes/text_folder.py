@@ -1,6 +1,7 @@
 """A model folder without weights: byte-level tokenizer, chat template, generation config."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def _write(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value))
 
 
+@cache
 def _byte_of(char: str) -> int:
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     if ord(char) < 256:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from tests.unit.commands.fake_openai import FakeServer, running
 
 SERVICE = str(Path(__file__).parents[2] / "service")

@@ -129,13 +129,15 @@ class Dispatcher:
                         end,
                     )
                 except Exception:  # one sequence's text must not stop the others' delivery
-                    log.exception("delivery failed", extra={"seq_id": seq_id})
-                    sink.fail(InternalError("the server failed on this request"))
+                    _fail(seq_id, sink)
                 if end is not None:
                     sinks.pop(seq_id, None)
         for seq_id, end in finished.items():
             if (sink := sinks.pop(seq_id, None)) is not None:  # ended without a token
-                sink.push(None, None, prompt_logprobs.get(seq_id), started.get(seq_id), end)
+                try:
+                    sink.push(None, None, prompt_logprobs.get(seq_id), started.get(seq_id), end)
+                except Exception:  # as above
+                    _fail(seq_id, sink)
 
     def fail_all(self, error: ShoalError) -> None:
         """Every open sequence ends with this error."""
@@ -146,6 +148,12 @@ class Dispatcher:
     @property
     def num_open(self) -> int:
         return len(self._sinks)
+
+
+def _fail(seq_id: int, sink: SequenceSink) -> None:
+    """Call in an `except`: logs it and ends this sequence."""
+    log.exception("delivery failed", extra={"seq_id": seq_id})
+    sink.fail(InternalError("the server failed on this request"))
 
 
 def require_loaded(client: EngineClient, model: str) -> LoadedModel:

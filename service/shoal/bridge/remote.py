@@ -125,7 +125,9 @@ class RemoteEngine:
                 self._heard = time.monotonic()
                 self._supervisor.kill_hung()
 
-    def _receive(self, message: FromEngine) -> None:
+    def _receive(self, link: "_Link", message: FromEngine) -> None:
+        if link is not self._link:  # last words of a child that is gone
+            return
         self._heard = time.monotonic()
         match message:
             case StepOutputs():
@@ -168,7 +170,7 @@ class RemoteEngine:
 class _Link(asyncio.Protocol):
     """Frames on the parent's end of the socket pair."""
 
-    def __init__(self, receive: Callable[[FromEngine], None], *, first: ToEngine) -> None:
+    def __init__(self, receive: Callable[["_Link", FromEngine], None], *, first: ToEngine) -> None:
         """`first` is sent as soon as the connection stands."""
         self._receive = receive
         self._first = first
@@ -182,7 +184,7 @@ class _Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             for body in self._buffer.feed(data):
-                self._receive(codec.decode_from_engine(body))
+                self._receive(self, codec.decode_from_engine(body))
         except codec.FrameError:
             log.exception("broken frame from the engine")
             if self._transport is not None:

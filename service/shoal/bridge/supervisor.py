@@ -67,18 +67,17 @@ class Supervisor:
         if self._process is not None and self._process.returncode is None:
             log.error("engine does not answer, killing it", extra={"pid": self._process.pid})
             self._process.send_signal(signal.SIGABRT)
-            asyncio.get_running_loop().call_later(STOP_WAIT_S, self._kill)
+            asyncio.get_running_loop().call_later(STOP_WAIT_S, _kill, self._process)
 
     async def stop(self) -> None:
         """Ends the child and waits until it is gone."""
         self._stopping.set()
+        if self._transport is not None:
+            self._transport.close()  # the child ends when nobody is left to work for
         if self._process is not None and self._process.returncode is None:
-            self._process.terminate()
-            asyncio.get_running_loop().call_later(STOP_WAIT_S, self._kill)
+            asyncio.get_running_loop().call_later(STOP_WAIT_S, _kill, self._process)
         if self._watcher is not None:
             await self._watcher
-        if self._transport is not None:
-            self._transport.close()
 
     async def _watch(self) -> None:
         exits: deque[float] = deque(maxlen=MAX_EXITS)
@@ -97,7 +96,12 @@ class Supervisor:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause_s)
                 return
-            await self._spawn()
+            try:
+                await self._spawn()
+            except OSError:  # no processes, files or memory left
+                log.exception("the engine cannot be started again")
+                self._on_exit(code, True)
+                return
 
     async def _spawn(self) -> None:
         ours, theirs = socket.socketpair()
@@ -115,9 +119,11 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         self._transport, _ = await loop.create_unix_connection(self._protocol_factory, sock=ours)
 
-    def _kill(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """Ends this very process: its successor may be running already."""
+    if process.returncode is None:
+        process.kill()
 
 
 def _child_environment() -> dict[str, str]:

@@ -18,8 +18,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from types import FrameType
-from typing import Any
 
 from shoal.engine.core import EngineCore, Runner
 from shoal.errors import ShoalError
@@ -136,8 +134,10 @@ class Link:
 def main(fd: int, load: Load | None = None) -> int:
     """Runs the engine on the socket `fd` until told to stop; returns the exit code.
     `load` is the model loader, for tests; None is the real one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent decides
-    signal.signal(signal.SIGTERM, _exit_now)
+    # Signals to stop often reach the whole group. The parent decides when work is drained; its
+    # end of the socket closing ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     faulthandler.enable()  # SIGABRT from the supervisor shows where a hung engine is
     connection = socket.socket(fileno=fd)
     threading.Thread(target=_watch_parent, args=(fd,), daemon=True).start()
@@ -271,10 +271,6 @@ def _give_up(link: Link, code: str, message: str, exit_code: int) -> int:
     except ParentGoneError:
         pass
     return exit_code
-
-
-def _exit_now(_signal: int, _frame: FrameType | Any) -> None:
-    raise SystemExit(EXIT_OK)
 
 
 def _watch_parent(fd: int) -> None:

@@ -81,11 +81,13 @@ class Trainer:
         torch.manual_seed(schedule.seed)  # dropout
         self._batches: list[list[TokenizedVariant]] = []
         self._batches_epoch = -1
+        self._begun_s = 0.0  # elapsed before this start
 
     def run(self) -> Progress:
         """Train to the end of the schedule; checkpoints on the way and at the end."""
         clock = self.watch.clock
         started, before = clock(), self.progress.elapsed_s
+        self._begun_s = before
         saved_at = started
         tokens_before = self.progress.tokens
         self.network.train()
@@ -106,7 +108,8 @@ class Trainer:
     def share_done(self) -> float:
         """0 to 1: by tokens, or by the time limit where that is nearer its end."""
         by_tokens = self.progress.tokens / self.schedule.tokens
-        by_time = self.progress.elapsed_s / self.limit_s if self.limit_s else 0.0
+        here_s = self.progress.elapsed_s - self._begun_s  # a resumed run gets its whole limit
+        by_time = here_s / self.limit_s if self.limit_s else 0.0
         return min(1.0, max(by_tokens, by_time))
 
     def step(self) -> float:
@@ -188,7 +191,7 @@ class Trainer:
         share = self.share_done()
         left = (self.schedule.tokens - self.progress.tokens) / max(1e-9, speed)
         if self.limit_s:
-            left = min(left, self.limit_s - self.progress.elapsed_s)
+            left = min(left, self.limit_s + self._begun_s - self.progress.elapsed_s)
         step = self.progress.step
         self.watch.on_step(
             StepReport(step, loss, share, self.progress.tokens, speed, max(0.0, left))

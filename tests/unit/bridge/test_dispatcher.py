@@ -70,7 +70,6 @@ async def test_a_listener_that_fails_ends_alone() -> None:
     assert isinstance(bad.ends[0], InternalError)
 
 
-@pytest.mark.xfail(strict=True, reason="Dispatcher.deliver guards only the loop over tokens")
 async def test_a_listener_that_fails_at_a_last_word_without_a_token_ends_alone() -> None:
     dispatcher, bad, good = Dispatcher(), Listener(fails), Listener()
     dispatcher.add(1, bad)

@@ -141,9 +141,6 @@ async def test_a_hung_engine_is_replaced(monkeypatch: pytest.MonkeyPatch) -> Non
         assert engine.pid != hung_pid
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Supervisor.kill_hung kills whatever child runs when its timer ends"
-)
 async def test_the_engine_after_a_hung_one_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kill that was meant for the hung one must not hit its successor."""
     async with remote_engine(

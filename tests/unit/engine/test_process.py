@@ -187,12 +187,13 @@ def test_it_exits_when_the_parent_is_gone_during_a_load() -> None:
         engine.exit_code(2.0)
 
 
-def test_sigint_is_ignored_and_sigterm_ends_it() -> None:
+def test_signals_to_the_whole_group_are_left_to_the_parent() -> None:
     with child() as engine:
         engine.process.send_signal(signal.SIGINT)
+        engine.process.send_signal(signal.SIGTERM)
         engine.send(make_submit(1))
         engine.hear(1)
-        engine.process.send_signal(signal.SIGTERM)
+        engine.socket.close()
         assert engine.exit_code(2.0) == 0
 
 
