@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 HOST ?= 127.0.0.1
 PORT ?= 8000
+DATA ?= ../shared/data/corpora
 ARGS ?=
 NATIVE := $(wildcard service/shoal/kernels/CMakeLists.txt service/shoal/kernels/src/*)
 
@@ -39,8 +40,8 @@ check: $(VENV)/dev.stamp ## format, lint, types, import rules; changes nothing
 bench: $(VENV)/dev.stamp ## measure a server started for it (ARGS="--concurrency 1,8" picks loads)
 	deploy/with-server.sh $(BIN)/shoal bench --url URL $(ARGS)
 
-evaluate: $(VENV)/dev.stamp ## measure the default models on held-out text, as in their cards
-	deploy/with-server.sh $(BIN)/python -m shoal.train.evaluate --url URL $(ARGS)
+evaluate: $(VENV)/dev.stamp ## measure the default models on held-out text in DATA, as in their cards
+	deploy/with-server.sh $(BIN)/python -m shoal.train.evaluate --url URL --data $(DATA) $(ARGS)
 
 lock: ## resolve requirements/*.lock anew from pyproject.toml
 	test -x .cache/lock/bin/uv || { $(PYTHON) -m venv .cache/lock && .cache/lock/bin/pip install -q uv; }

@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from shoal.protocol.messages import TokenLogprobs
 from shoal.protocol.step import StepPlan, StepResult
 from shoal.runner.inputs import Backend, Float32, Int32
 from shoal.runner.rows import Row, Rows
-from shoal.runner.sampler import SampleRow, sample, token_logprobs
+from shoal.runner.sampler import Sampler, SampleRow
 
 
 class ModelRunner:
@@ -25,6 +24,7 @@ class ModelRunner:
         them can never be sampled. `max_tokens`: longest sequence."""
         self._backend = backend
         self._num_token_ids = num_token_ids
+        self._sampler = Sampler(num_token_ids)
         self._rows = Rows(max_rows=max_rows, max_tokens=max_tokens, block_size=block_size)
 
     def run(self, plan: StepPlan) -> StepResult:
@@ -53,16 +53,33 @@ class ModelRunner:
             return
         at_end = [wanted.last_of[index] for index in ends]
         last = logits if len(at_end) == len(logits) else logits[at_end]
-        tokens = sample(last, [self._sample_row(rows[index]) for index in ends])
+        tokens = self._sampler.sample(last, [self._sample_row(rows[index]) for index in ends])
+        reported: list[int] = []  # lines whose log-probabilities are wanted
         for line, (index, token_id) in enumerate(zip(ends, tokens, strict=True)):
-            row, seq_id = rows[index], plan.seq_ids[index]
             if token_id is None:
-                result.errors[seq_id] = "numerical_error"
+                result.errors[plan.seq_ids[index]] = "numerical_error"
                 continue
             result.token_ids[index] = token_id
-            if (k := row.new.output.logprobs) is not None:
-                result.logprobs[seq_id] = token_logprobs(last[line], token_id, k)
-            self._rows.append_token(row, token_id)
+            if rows[index].new.output.logprobs is not None:
+                reported.append(line)
+            self._rows.append_token(rows[index], token_id)
+        if reported:
+            self._report(plan, rows, last, [(line, ends[line]) for line in reported], result)
+
+    def _report(
+        self,
+        plan: StepPlan,
+        rows: list[Row],
+        logits: Float32,
+        lines: list[tuple[int, int]],
+        result: StepResult,
+    ) -> None:
+        """Log-probabilities of sampled tokens; `lines`: (line of the logits, row)."""
+        token_ids = [result.token_ids[index] or 0 for _, index in lines]
+        nums_best = [rows[index].new.output.logprobs or 0 for _, index in lines]
+        found = self._sampler.logprobs(logits[[line for line, _ in lines]], token_ids, nums_best)
+        for (_, index), logprobs in zip(lines, found, strict=True):
+            result.logprobs[plan.seq_ids[index]] = logprobs
 
     def _sample_row(self, row: Row) -> SampleRow:
         new = row.new
@@ -96,10 +113,9 @@ class ModelRunner:
         first = wanted.first_of[index]
         following = self._rows.tokens(row, start + 1, end + 1).tolist()
         k = row.new.output.prompt_logprobs or 0
-        result.prompt_logprobs[plan.seq_ids[index]] = [
-            _logprobs_or_nan(logits[first + offset], token_id, k)
-            for offset, token_id in enumerate(following)
-        ]
+        result.prompt_logprobs[plan.seq_ids[index]] = self._sampler.logprobs(
+            logits[first : first + len(following)], following, [k] * len(following)
+        )
 
 
 class _WantedLogits:
@@ -131,9 +147,3 @@ class _WantedLogits:
                 self.last_of[index] = len(indices) - 1
             start += count
         self.indices = np.array(indices, np.int32)
-
-
-def _logprobs_or_nan(logits: Float32, token_id: int, k: int) -> TokenLogprobs:
-    if not np.isfinite(logits.max()):
-        return TokenLogprobs(token_id, float("-inf"), [], [])
-    return token_logprobs(logits, token_id, k)

@@ -22,7 +22,7 @@ from torch import Tensor
 from shoal.train.config import Schedule
 from shoal.train.network import Llama
 from shoal.train.optimizers import build_optimizers, rate_factor, set_rate
-from shoal.train.packing import TokenizedDocument, TokenizedVariant, epoch_batches, pad
+from shoal.train.packing import IGNORED, TokenizedDocument, TokenizedVariant, epoch_batches, pad
 
 
 @dataclass(slots=True)
@@ -117,7 +117,10 @@ class Trainer:
         batch = pad(self._next_rows())
         inputs = torch.from_numpy(batch.inputs).to(self.device)
         targets = torch.from_numpy(batch.targets).to(self.device)
-        learned = torch.from_numpy(batch.learned).to(self.device)[targets >= 0]
+        learned = torch.from_numpy(batch.learned).to(self.device)
+        if self.schedule.prompt_weight == 0.0:  # no output layer where no loss is
+            targets = targets.masked_fill(~learned, IGNORED)
+        learned = learned[targets >= 0]
         set_rate(self.optimizers, rate_factor(self.share_done(), self.progress.step, self.schedule))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             losses = self.network.losses(inputs, targets, self.schedule.label_smoothing)

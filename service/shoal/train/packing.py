@@ -51,9 +51,12 @@ def tokenize_documents(
     documents: list[Document], tokenizer: Tokenizer, context: int
 ) -> list[TokenizedDocument]:
     """Encode every variant once."""
+    known: dict[str, list[int]] = {}  # the same task, answer or text is encoded once
     found = []
     for document in documents:
-        variants = [_rows(_encode(variant, tokenizer), context) for variant in document.variants]
+        variants = [
+            _rows(_encode(variant, tokenizer, known), context) for variant in document.variants
+        ]
         found.append(TokenizedDocument(variants, document.repeat))
     return found
 
@@ -88,11 +91,14 @@ def pad(rows: list[TokenizedVariant]) -> Batch:
     return Batch(inputs, targets, learned, sum(len(row.ids) - 1 for row in rows))
 
 
-def _encode(variant: Variant, tokenizer: Tokenizer) -> TokenizedVariant:
+def _encode(
+    variant: Variant, tokenizer: Tokenizer, known: dict[str, list[int]]
+) -> TokenizedVariant:
     ids: list[int] = []
     learned: list[bool] = []
     for piece in variant:
-        encoded = tokenizer.encode(piece.text, add_special_tokens=False).ids
+        if (encoded := known.get(piece.text)) is None:
+            encoded = known[piece.text] = tokenizer.encode(piece.text, add_special_tokens=False).ids
         ids += encoded
         learned += [piece.learned] * len(encoded)
     return TokenizedVariant(np.array(ids, dtype=np.int32), np.array(learned, dtype=np.bool_))

@@ -27,9 +27,8 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
-# Words and numbers stand alone, every blank is a token of its own, and a run of punctuation such
-# as `":"` stays whole. `_` and `?` belong to a name (`card_arrival`, `reverted_card_payment?`)
-# only between or after letters.
+# Words stand alone and so does each digit, every blank is a token of its own, and a run of
+# punctuation such as `":"` stays whole. `_` joins words, so an intent may become one token.
 _FIELDS_PATTERN = r"\p{L}+(?:_\p{L}+)*|\p{N}|\s|[^\s\p{L}\p{N}]+"
 
 

@@ -1,0 +1,137 @@
+"""Scaled logits to one drawn token a row: top_k, top_p, typical_p, min_p, then the draw.
+
+All rows are handled together, and no row's result depends on another: every sum runs along one
+row in a fixed order, and a longer head than a row needs changes nothing in its beginning. Scaled
+logits have their best at 0. `scratch` is memory of the same shape that may be written.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shoal.protocol.params import SamplingParams
+from shoal.runner.inputs import Float32
+
+Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+
+SPAN = 64
+"""Tokens summed as one before a draw looks inside; rows are padded with -inf to a multiple."""
+_HEADS = (128, 2048)
+"""Lengths of the sorted head that are tried before a whole row is sorted."""
+
+
+def is_truncated(params: SamplingParams) -> bool:
+    """Can any token be cut off?"""
+    return params.top_k > 0 or params.top_p < 1.0 or params.typical_p < 1.0 or params.min_p > 0.0
+
+
+def best_tokens(values: Float32, k: int, scratch: Float32) -> tuple[Int64, Float32]:
+    """(ids, values) [R, k] of each row's k largest, best first; of equal values the lower id.
+    values [R, width], none above 0, no NaN."""
+    num_rows, width = values.shape
+    ids = np.broadcast_to(np.arange(width, dtype=np.uint64), values.shape)
+    if k < width:
+        np.copyto(scratch, values)
+        scratch.partition(width - k, axis=1)
+        places = np.flatnonzero(values >= scratch[:, width - k, None])
+        if len(places) == num_rows * k:  # no equal values at the edge
+            values = values.reshape(-1)[places].reshape(num_rows, k)
+            ids = (places % width).astype(np.uint64).reshape(num_rows, k)
+    # One number to sort by: the size of the value, then the id.
+    keys = np.abs(values).view(np.uint32).astype(np.uint64) << np.uint64(32) | ids
+    if keys.shape[1] > k:
+        keys = np.partition(keys, k, axis=1)[:, :k]
+    keys = np.sort(keys, axis=1)
+    sizes = (keys >> np.uint64(32)).astype(np.uint32).view(np.float32)
+    return (keys & np.uint64(0xFFFFFFFF)).astype(np.int64), -sizes
+
+
+def draw(scaled: Float32, uniforms: Float64) -> Int64:
+    """A token a row in proportion to exp(scaled) [R, width], at the share `uniforms` [R] of the
+    mass in order of ids. `scaled` is overwritten; its width is a multiple of SPAN."""
+    num_rows = len(scaled)
+    rows = np.arange(num_rows)
+    spans = np.exp(scaled, out=scaled).reshape(num_rows, -1, SPAN)
+    sums = np.cumsum(spans.sum(axis=2).astype(np.float64), axis=1)  # [R, spans]
+    targets = uniforms * sums[:, -1]
+    chosen = _first_above(sums, targets)
+    before = np.where(chosen > 0, sums[rows, chosen - 1], 0.0)
+    inside = np.cumsum(spans[rows, chosen].astype(np.float64), axis=1)  # [R, SPAN]
+    return chosen * SPAN + _first_above(inside, targets - before)
+
+
+def draw_truncated(
+    scaled: Float32, wishes: Sequence[SamplingParams], uniforms: Float64, scratch: Float32
+) -> Int64:
+    """The same from what the truncations leave of each row, in order of probability."""
+    width = scaled.shape[1]
+    tokens = np.zeros(len(wishes), np.int64)
+    left = np.arange(len(wishes))
+    for size in (*(size for size in _HEADS if size < width), width):
+        rows = scaled if len(left) == len(wishes) else scaled[left]
+        head = _Head(rows, [wishes[row] for row in left.tolist()], size, scratch[: len(left)])
+        tokens[left] = head.draw(uniforms[left])
+        left = left[~head.is_decided]
+        if len(left) == 0:
+            break
+    return tokens
+
+
+class _Head:
+    """The best tokens of each row, and which of them the truncations keep."""
+
+    def __init__(
+        self, scaled: Float32, wishes: list[SamplingParams], size: int, scratch: Float32
+    ) -> None:
+        self.ids, values = best_tokens(scaled, size, scratch)
+        self.probs = np.exp(values.astype(np.float64))  # not normalised: the best has 1
+        top_k = np.array([params.top_k for params in wishes])
+        top_p = np.array([params.top_p for params in wishes])
+        min_p = np.array([params.min_p for params in wishes])
+        typical = np.array([params.typical_p < 1.0 for params in wishes])
+        # 1. top_k
+        has_top_k = (top_k > 0) & (top_k <= size)
+        self.probs[np.arange(size) >= np.where(has_top_k, top_k, size)[:, None]] = 0
+        # 2. top_p (nucleus, Holtzman et al., 2020): the fewest that reach that share
+        sums = np.cumsum(self.probs, axis=1)
+        is_whole = has_top_k | (size == scaled.shape[1])
+        targets = top_p * sums[:, -1]
+        if not is_whole.all():
+            masses = np.exp(scaled, out=scratch).sum(axis=1).astype(np.float64)
+            targets = np.where(is_whole, targets, top_p * masses)
+        self.probs[:, 1:][(sums[:, :-1] >= targets[:, None]) & (top_p < 1.0)[:, None]] = 0
+        is_reached = (top_p < 1.0) & (sums[:, -1] >= targets)
+        self.is_decided = is_whole | is_reached | (~typical & (self.probs[:, -1] < min_p))
+        # 3. typical_p
+        for row in np.flatnonzero(typical & self.is_decided):
+            keep_typical(self.probs[row], wishes[row].typical_p)
+        # 4. min_p (Nguyen et al., 2024): out goes what is less likely than that share of the best
+        self.probs[self.probs < (min_p * self.probs.max(axis=1))[:, None]] = 0
+
+    def draw(self, uniforms: Float64) -> Int64:
+        """Token ids [R]; meaningless for rows that are not decided."""
+        sums = np.cumsum(self.probs, axis=1)
+        places = _first_above(sums, uniforms * sums[:, -1])
+        tokens: Int64 = self.ids[np.arange(len(places)), places]
+        return tokens
+
+
+def keep_typical(probs: Float64, typical_p: float) -> None:
+    """Keeps the tokens whose surprise is closest to the entropy until their share reaches
+    typical_p (locally typical sampling, Meister et al., 2022). In place, on one row."""
+    kept = np.flatnonzero(probs)
+    share = probs[kept] / probs[kept].sum()
+    surprise = -np.log(share)
+    distance = np.abs(surprise - (share * surprise).sum())
+    order = np.argsort(distance, kind="stable")
+    count = int(np.searchsorted(np.cumsum(share[order]), typical_p, side="left")) + 1
+    probs[kept[order[count:]]] = 0
+
+
+def _first_above(sums: Float64, targets: Float64) -> Int64:
+    """First place in each row of running sums that is above its target; where rounding put the
+    target at the end, the last place that added something."""
+    above = (sums <= targets[:, None]).sum(axis=1)
+    return np.minimum(above, (sums < sums[:, -1:]).sum(axis=1))
