@@ -134,4 +134,5 @@ def _first_above(sums: Float64, targets: Float64) -> Int64:
     """First place in each row of running sums that is above its target; where rounding put the
     target at the end, the last place that added something."""
     above = (sums <= targets[:, None]).sum(axis=1)
-    return np.minimum(above, (sums < sums[:, -1:]).sum(axis=1))
+    last: Int64 = np.minimum(above, (sums < sums[:, -1:]).sum(axis=1))
+    return last

@@ -8,6 +8,7 @@ from shoal.protocol.messages import TokenLogprobs
 from shoal.server import sse
 from shoal.server.api.generation.pieces import (
     RenderOptions,
+    closing_event,
     dump,
     ext_dict,
     float32_value,
@@ -76,15 +77,7 @@ class CompletionRenderer:
         return sse.event(dump(record))
 
     def closing(self, generation: Generation) -> bytes:
-        options = self._options
-        if not (options.include_usage or options.continuous_usage or options.include):
-            return b""
-        record: dict[str, Any] = {**self._head, "choices": []}
-        if options.include_usage or options.continuous_usage:
-            record["usage"] = usage_dict(generation.usage)
-        if options.include:
-            record["ext"] = ext_dict(generation, options.include)
-        return sse.event(dump(record))
+        return closing_event(self._head, self._options, generation)
 
     def body(self, deltas: list[Delta], generation: Generation) -> bytes:
         best = _best(deltas, self._task.n, self._task.best_of)

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from shoal.protocol.messages import TokenLogprobs
+from shoal.server import sse
 from shoal.text.generator import Generation, Usage
 from shoal.text.task import GenerationTask
 from shoal.text.tokenizer import Tokenizer
@@ -79,6 +80,19 @@ def ext_dict(
     if "sampling" in include:
         ext["sampling"] = _sampling(task)
     return ext
+
+
+def closing_event(head: dict[str, Any], options: RenderOptions, generation: Generation) -> bytes:
+    """The record without choices before [DONE]: totals and `ext`, if asked for."""
+    with_usage = options.include_usage or options.continuous_usage
+    if not (with_usage or options.include):
+        return b""
+    record: dict[str, Any] = {**head, "choices": []}
+    if with_usage:
+        record["usage"] = usage_dict(generation.usage)
+    if options.include:
+        record["ext"] = ext_dict(generation, options.include)
+    return sse.event(dump(record))
 
 
 def dump(value: Any) -> bytes:
