@@ -244,6 +244,13 @@ async def test_the_docs_page_needs_no_other_host(tmp_path: Path) -> None:
         assert "@import" not in styles.text
 
 
+async def test_openapi_promises_no_status_that_is_never_sent(tmp_path: Path) -> None:
+    async with serve(tmp_path) as served:
+        spec = (await served.client.get("/openapi.json")).text
+        assert '"422"' not in spec
+        assert "ValidationError" not in spec
+
+
 async def test_openapi_lists_the_routes_with_their_fields(tmp_path: Path) -> None:
     async with serve(tmp_path) as served:
         spec = (await served.client.get("/openapi.json")).json()

@@ -5,7 +5,6 @@ another shape is refused before a network is built.
 """
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,23 @@ import numpy as np
 
 from shoal.errors import ModelFolderError
 from shoal.model.config import ModelConfig, read_config
+from shoal.model.fields import read_json
 from shoal.model.safetensors_file import StoredTensor, read_safetensors
 
 MAX_NAMED = 10
+USED_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""What a model is made of, beside its weights."""
 _READ_BYTES = 1 << 22
+_NUMBERS_AT_ONCE = 1 << 20
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +41,10 @@ class Checkpoint:
     tensors: dict[str, StoredTensor]
     num_parameters: int
     weights_hash: str
-    """First 16 hex digits of the SHA-256 over the weight files."""
+    """First 16 hex digits of the SHA-256 over the weight file; of several files, over their
+    SHA-256 digests in order of names."""
+    dtype: str
+    """Of the embedding, as stored: float32, float16 or bfloat16."""
 
 
 def load_checkpoint(folder: Path, on_progress: Callable[[float], None]) -> Checkpoint:
@@ -39,32 +54,39 @@ def load_checkpoint(folder: Path, on_progress: Callable[[float], None]) -> Check
     digests = verify_lock(folder)
     on_progress(0.1)
     tensors: dict[str, StoredTensor] = {}
-    whole = hashlib.sha256()
+    hashes: list[str] = []
     for index, path in enumerate(files):
-        tensors.update(read_safetensors(path))
-        whole.update(bytes.fromhex(digests.get(path.name) or file_sha256(path)))
+        found = read_safetensors(path)
+        _refuse_any(folder.name, "tensors stand in two files", [n for n in found if n in tensors])
+        tensors.update(found)
+        hashes.append(digests.get(path.name) or file_sha256(path))
         on_progress(0.1 + 0.5 * (index + 1) / len(files))
-    tensors = _canonical(config, tensors)
+    tensors = _canonical(folder.name, config, tensors)
     _check_tensors(folder.name, config, tensors)
     return Checkpoint(
         config=config,
         tensors=tensors,
         num_parameters=sum(tensor.array.size for tensor in tensors.values()),
-        weights_hash=whole.hexdigest()[:16],
+        weights_hash=_joined_hash(hashes)[:16],
+        dtype=_DTYPES[tensors[_embedding_name(config)].dtype],
     )
 
 
 def verify_lock(folder: Path) -> dict[str, str]:
     """SHA-256 of the locked files by name, each compared with the file; empty without a lock.
-    Raises ModelFolderError for a difference."""
+    Raises ModelFolderError for a difference, and for a file in use that is not locked."""
     lock_path = folder / "lock.json"
     if not lock_path.is_file():
         return {}
     try:
-        files = json.loads(lock_path.read_text(encoding="utf-8"))["files"]
+        files = read_json(lock_path)["files"]
         locked = {str(name): (str(e["sha256"]), int(e["bytes"])) for name, e in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelFolderError(f"{folder.name}/lock.json is not valid") from error
+    used = [folder / name for name in USED_FILES if (folder / name).is_file()]
+    for path in (*used, *_weight_files(folder)):
+        if path.name not in locked:
+            raise ModelFolderError(f"{folder.name}/{path.name} is not in lock.json")
     for name, (digest, size) in locked.items():
         path = folder / name
         if Path(name).name != name or not path.is_file():
@@ -73,18 +95,25 @@ def verify_lock(folder: Path) -> dict[str, str]:
             raise ModelFolderError(
                 f"{folder.name}/{name} differs from lock.json: restore the file or remake the lock"
             )
-    for path in _weight_files(folder):
-        if path.name not in locked:
-            raise ModelFolderError(f"{folder.name}/{path.name} is not in lock.json")
     return {name: digest for name, (digest, _) in locked.items()}
 
 
 def file_sha256(path: Path) -> str:
+    """Hex digits. Raises ModelFolderError for a file that cannot be read."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_READ_BYTES):
-            digest.update(piece)
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(_READ_BYTES):
+                digest.update(piece)
+    except OSError as error:
+        raise ModelFolderError(f"{path.name} cannot be read: {error.strerror}") from error
     return digest.hexdigest()
+
+
+def _joined_hash(hashes: list[str]) -> str:
+    if len(hashes) == 1:
+        return hashes[0]
+    return hashlib.sha256(b"".join(bytes.fromhex(each) for each in hashes)).hexdigest()
 
 
 def expected_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -144,15 +173,27 @@ def _gpt2_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _canonical(config: ModelConfig, tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+def _embedding_name(config: ModelConfig) -> str:
+    is_gpt2 = config.architecture == "gpt2"
+    return "transformer.wte.weight" if is_gpt2 else "model.embed_tokens.weight"
+
+
+def _canonical(
+    folder: str, config: ModelConfig, tensors: dict[str, StoredTensor]
+) -> dict[str, StoredTensor]:
     """Names as the whole model has them, without buffers that carry no weights."""
     named = dict(tensors)
     if config.architecture == "gpt2" and "wte.weight" in named:
         named = {f"transformer.{name}": tensor for name, tensor in named.items()}
     constants = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
     named = {name: tensor for name, tensor in named.items() if not name.endswith(constants)}
-    if config.tied_embeddings:
-        named.pop("lm_head.weight", None)  # a copy of the embedding
+    if config.tied_embeddings and (head := named.pop("lm_head.weight", None)) is not None:
+        embedding = named.get(_embedding_name(config))
+        if embedding is not None and not np.array_equal(head.array, embedding.array):
+            raise ModelFolderError(
+                f"{folder}: config.json says tie_word_embeddings, and lm_head.weight differs "
+                "from the embedding"
+            )
     return named
 
 
@@ -177,10 +218,15 @@ def _check_tensors(folder: str, config: ModelConfig, tensors: dict[str, StoredTe
 
 
 def _is_finite(tensor: StoredTensor) -> bool:
-    array: Any = tensor.array
-    if tensor.dtype == "BF16":  # all exponent bits set = not a number
-        return not bool(((array & 0x7F80) == 0x7F80).any())
-    return bool(np.isfinite(array).all())
+    flat: Any = tensor.array.reshape(-1)
+    for start in range(0, flat.size, _NUMBERS_AT_ONCE):
+        piece = flat[start : start + _NUMBERS_AT_ONCE]
+        if tensor.dtype == "BF16":  # all exponent bits set = not a number
+            if ((piece & 0x7F80) == 0x7F80).any():
+                return False
+        elif not np.isfinite(piece).all():
+            return False
+    return True
 
 
 def _refuse_any(folder: str, what: str, names: list[str]) -> None:
@@ -195,11 +241,10 @@ def _weight_files(folder: Path) -> list[Path]:
         return [single]
     if not index.is_file():
         raise ModelFolderError(f"{folder.name} has no model.safetensors")
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ModelFolderError(f"{folder.name}/{index.name} is not valid") from error
-    for name in names:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelFolderError(f"{folder.name}/{index.name} has no weight_map")
+    for name in weight_map.values():
         if not isinstance(name, str) or Path(name).name != name:
             raise ModelFolderError(f"{folder.name}/{index.name} names a file outside the folder")
-    return [folder / name for name in names]
+    return [folder / name for name in sorted(set(weight_map.values()))]

@@ -17,6 +17,8 @@ from shoal.errors import ModelFolderError
 
 MAX_HEADER_BYTES = 16 << 20
 MAX_DIMENSIONS = 8
+MAX_COMMAS = 1 << 17
+"""In a header: bounds what parsing it may take, before it is parsed. Some 20,000 tensors."""
 _NUMPY: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
@@ -56,13 +58,17 @@ def _parse_header(path: Path, raw: bytes) -> dict[str, Any]:
             raise ValueError("a name stands twice")
         return dict(pairs)
 
+    if raw.count(b",") > MAX_COMMAS:
+        raise ModelFolderError(f"{path.name}: header names too many tensors")
     try:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=no_duplicates)
     except (ValueError, RecursionError) as error:
-        raise ModelFolderError(f"{path.name}: header is not valid: {error}") from error
+        raise ModelFolderError(f"{path.name}: header is not valid: {str(error)[:100]}") from error
     if not isinstance(header, dict):
         raise ModelFolderError(f"{path.name}: header is not a JSON object")
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise ModelFolderError(f"{path.name}: __metadata__ is not a map of words")
     return header
 
 

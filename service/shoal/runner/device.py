@@ -22,6 +22,26 @@ def usable_cores() -> int:
     return cores or 1
 
 
+def available_bytes() -> int | None:
+    """Memory this process may still take: the machine's, cut by a cgroup v2 limit; None where
+    the system does not say."""
+    found: list[int] = []
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                found.append(int(line.split()[1]) * 1024)
+    except (OSError, ValueError):
+        pass
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        if limit != "max":
+            found.append(max(0, int(limit) - used))
+    except (OSError, ValueError):
+        pass
+    return min(found, default=None)
+
+
 def has_gpu() -> bool:
     """Is there an NVIDIA driver? Cheap, so that torch is not loaded only to hear no."""
     return Path("/dev/nvidiactl").exists()
@@ -38,12 +58,12 @@ def choose_device(wanted: str) -> str:
 
 
 def choose_dtype(wanted: str, stored: str, device: str) -> "torch.dtype":
-    """auto: on a GPU the checkpoint's 16-bit format, on a CPU float32, which holds every bfloat16
-    exactly and is faster in PyTorch at these sizes."""
+    """auto: bfloat16 on a GPU for a checkpoint stored in it, else float32, which holds every
+    16-bit weight exactly and on a CPU is faster in PyTorch at these sizes."""
     import torch
 
     if wanted == "float32":
         return torch.float32
     if wanted == "bfloat16":
         return torch.bfloat16
-    return torch.bfloat16 if device == "cuda" and stored != "float32" else torch.float32
+    return torch.bfloat16 if device == "cuda" and stored == "bfloat16" else torch.float32

@@ -5,11 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shoal.errors import ModelFolderError
+from shoal.errors import ConfigError, ModelFolderError
 from shoal.model.config import ModelConfig
 from shoal.model.loader import Checkpoint, load_checkpoint
 from shoal.protocol.messages import EngineConfig, LoadedModel, ModelSource
-from shoal.runner.device import choose_device, choose_dtype, has_gpu, usable_cores
+from shoal.runner.device import (
+    available_bytes,
+    choose_device,
+    choose_dtype,
+    has_gpu,
+    usable_cores,
+)
 from shoal.runner.inputs import Backend
 from shoal.runner.model_runner import ModelRunner
 
@@ -67,7 +73,10 @@ def num_kv_blocks(
 
 
 def _uses_native(config: EngineConfig) -> bool:
-    """auto: the native library where it is built, unless there is a GPU to use."""
+    """auto: the native library where it is built, unless there is a GPU to use. Raises
+    ConfigError for kernels and device that do not fit."""
+    if config.kernels == "native" and config.device == "cuda":
+        raise ConfigError("kernels=native compute on the CPU; device cuda needs kernels=torch")
     if config.kernels != "auto":
         return config.kernels == "native"
     from shoal.kernels import native
@@ -79,10 +88,14 @@ def _uses_native(config: EngineConfig) -> bool:
 def _native_backend(
     checkpoint: Checkpoint, config: EngineConfig, kv_bytes: int, max_tokens: int
 ) -> tuple[Backend, str, str, int]:
+    from shoal.kernels.native import BLOCK_SIZE as NATIVE_BLOCK_SIZE
     from shoal.runner.native_backend import NativeBackend, native_dtype
 
-    dtype = native_dtype(config.dtype, checkpoint.config.dtype)
+    if config.block_size != NATIVE_BLOCK_SIZE:
+        raise ConfigError(f"block_size must be {NATIVE_BLOCK_SIZE} with native kernels")
+    dtype = native_dtype(config.dtype, checkpoint.dtype)
     bytes_per_number = 4 if dtype == "float32" else 2
+    _refuse_too_large(checkpoint, bytes_per_number)
     num_blocks = num_kv_blocks(checkpoint.config, config, kv_bytes, bytes_per_number, max_tokens)
     backend = NativeBackend(
         checkpoint,
@@ -105,7 +118,9 @@ def _torch_backend(
     # lose far more to a core that is taken away than they gain.
     torch.set_num_threads(config.num_threads or max(1, usable_cores() - 1))
     device = choose_device(config.device)
-    dtype = choose_dtype(config.dtype, checkpoint.config.dtype, device)
+    dtype = choose_dtype(config.dtype, checkpoint.dtype, device)
+    if device == "cpu":
+        _refuse_too_large(checkpoint, dtype.itemsize)
     num_blocks = num_kv_blocks(checkpoint.config, config, kv_bytes, dtype.itemsize, max_tokens)
     backend = TorchBackend(
         checkpoint,
@@ -115,6 +130,17 @@ def _torch_backend(
         block_size=config.block_size,
     )
     return backend, str(dtype).removeprefix("torch."), device, num_blocks
+
+
+def _refuse_too_large(checkpoint: Checkpoint, bytes_per_number: int) -> None:
+    """Weights that do not fit are refused before they are unpacked; the KV cache takes memory
+    only as it fills. Raises ModelFolderError."""
+    needed = checkpoint.num_parameters * bytes_per_number
+    available = available_bytes()
+    if available is not None and needed > available:
+        raise ModelFolderError(
+            f"the weights need {needed >> 20} MiB of memory, {available >> 20} MiB are available"
+        )
 
 
 def _num_token_ids(folder: Path, config: ModelConfig) -> int:

@@ -1,0 +1,144 @@
+"""Random tiny models in the folder layout of a real one, for tests that need logits but no sense.
+
+The weights are written by a safetensors writer of its own, so that readers are checked against it.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shoal.model.config import parse_config
+from shoal.model.loader import expected_tensors
+from tests.fakes.text_folder import END_ID, write_text_folder
+
+Arrays = dict[str, NDArray[np.float32]]
+
+VOCAB_SIZE = 272
+"""The tokenizer's 261 ids, padded as real embeddings are."""
+
+TINY_LLAMA: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    "torch_dtype": "float32",
+    "eos_token_id": END_ID,
+    "bos_token_id": END_ID,
+}
+TINY_GPT2: dict[str, Any] = {
+    "architectures": ["GPT2LMHeadModel"],
+    "model_type": "gpt2",
+    "vocab_size": VOCAB_SIZE,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 256,
+    "layer_norm_epsilon": 1e-5,
+    "activation_function": "gelu_new",
+    "torch_dtype": "float32",
+    "eos_token_id": END_ID,
+    "bos_token_id": END_ID,
+}
+
+
+def write_tiny_llama(
+    folder: Path, *, seed: int = 0, lock: bool = False, **config_changes: Any
+) -> Path:
+    """A loadable Llama folder. `torch_dtype="bfloat16"` stores the weights in that format,
+    `architectures=["Qwen2ForCausalLM"]` and the like make its kin."""
+    return _write(folder, TINY_LLAMA | config_changes, seed, lock)
+
+
+def write_tiny_gpt2(
+    folder: Path, *, seed: int = 0, lock: bool = False, **config_changes: Any
+) -> Path:
+    """The same for GPT-2, whose matrices are stored [in, out]."""
+    return _write(folder, TINY_GPT2 | config_changes, seed, lock)
+
+
+def random_weights(config: Mapping[str, Any], seed: int = 0) -> Arrays:
+    """Weights of a config.json: matrices of unit gain, norms near one, biases near zero."""
+    rng = np.random.default_rng(seed)
+    arrays: Arrays = {}
+    for name, shape in expected_tensors(parse_config(dict(config), "tiny")).items():
+        values = rng.standard_normal(shape, np.float32)
+        if len(shape) == 2:
+            stored_in_out = config["model_type"] == "gpt2" and ".h." in name
+            values *= np.float32(shape[0 if stored_in_out else 1] ** -0.5)
+            if any(part in name for part in ("embed_tokens", "wte", "wpe")):
+                values *= np.float32(2)
+        else:
+            values *= np.float32(0.2)
+            if not name.endswith(".bias"):
+                values += 1
+        arrays[name] = values.astype(np.float32)
+    return arrays
+
+
+def save_safetensors(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """float32, float16, or uint16 for the bits of bfloat16."""
+    header: dict[str, Any] = {}
+    data = b""
+    kinds = {"float32": "F32", "float16": "F16", "uint16": "BF16"}
+    for name, array in arrays.items():
+        start = len(data)
+        data += array.tobytes()
+        header[name] = {
+            "dtype": kinds[str(array.dtype)],
+            "shape": list(array.shape),
+            "data_offsets": [start, len(data)],
+        }
+    path.write_bytes(framed(header, data))
+
+
+def framed(header: Any, data: bytes) -> bytes:
+    """The bytes of a safetensors file; a header that is bytes already is taken as it is."""
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(raw).to_bytes(8, "little") + raw + data
+
+
+def bfloat16_bits(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Cut, not rounded: any bfloat16 number will do."""
+    return (values.view(np.uint32) >> 16).astype(np.uint16)
+
+
+def write_lock(folder: Path) -> None:
+    """lock.json over every other file of the folder."""
+    files = {
+        path.name: {
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "bytes": path.stat().st_size,
+        }
+        for path in sorted(folder.iterdir())
+        if path.name != "lock.json"
+    }
+    (folder / "lock.json").write_text(json.dumps({"files": files}))
+
+
+def _write(folder: Path, config: dict[str, Any], seed: int, lock: bool) -> Path:
+    write_text_folder(folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    arrays: Mapping[str, NDArray[Any]] = random_weights(config, seed)
+    match config["torch_dtype"]:
+        case "bfloat16":
+            arrays = {name: bfloat16_bits(array) for name, array in arrays.items()}
+        case "float16":
+            arrays = {name: array.astype(np.float16) for name, array in arrays.items()}
+    save_safetensors(folder / "model.safetensors", arrays)
+    if lock:
+        write_lock(folder)
+    return folder
