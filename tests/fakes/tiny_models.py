@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from shoal.model.config import parse_config
 from shoal.model.loader import expected_tensors
 from tests.fakes.text_folder import END_ID, write_text_folder
 
+Stored = Literal["F32", "F16", "BF16"]
 Arrays = dict[str, NDArray[np.float32]]
 
 VOCAB_SIZE = 272
@@ -25,10 +26,10 @@ TINY_LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
     "vocab_size": VOCAB_SIZE,
-    "hidden_size": 32,
-    "intermediate_size": 48,
+    "hidden_size": 48,
+    "intermediate_size": 72,
     "num_hidden_layers": 2,
-    "num_attention_heads": 4,
+    "num_attention_heads": 6,
     "num_key_value_heads": 2,
     "max_position_embeddings": 256,
     "rms_norm_eps": 1e-5,
@@ -68,6 +69,21 @@ def write_tiny_gpt2(
 ) -> Path:
     """The same for GPT-2, whose matrices are stored [in, out]."""
     return _write(folder, TINY_GPT2 | config_changes, seed, lock)
+
+
+def write_tiny_model(
+    folder: Path, kind: str = "llama", *, stored: Stored = "F32", seed: int = 0, **changes: Any
+) -> Path:
+    """Any kind by the `model_type` of its config.json: llama, mistral, qwen2 or gpt2. The
+    vocabulary is the tokenizer's, not padded."""
+    formats = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+    own: dict[str, Any] = {"model_type": kind, "torch_dtype": formats[stored], "vocab_size": 261}
+    changes = own | changes
+    if kind == "gpt2":
+        return write_tiny_gpt2(folder, seed=seed, **changes)
+    kinds = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}
+    changes = {"architectures": [f"{kinds[kind]}ForCausalLM"]} | changes
+    return write_tiny_llama(folder, seed=seed, **changes)
 
 
 def random_weights(config: Mapping[str, Any], seed: int = 0) -> Arrays:

@@ -93,9 +93,10 @@ def transformers_logits(folder: Path, tokens: Sequence[int]) -> NDArray[Any]:
     """What Hugging Face computes for the folder in float32, [tokens, vocab]."""
     from transformers import AutoModelForCausalLM
 
-    network = AutoModelForCausalLM.from_pretrained(
+    network: Any = AutoModelForCausalLM.from_pretrained(
         folder, attn_implementation="eager", dtype=torch.float32
-    ).eval()
+    )
+    network.eval()
     with torch.inference_mode():
         logits: NDArray[Any] = network(torch.tensor([list(tokens)])).logits[0].numpy()
     return logits

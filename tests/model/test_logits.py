@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from tests.fakes.tiny_models import write_tiny_gpt2, write_tiny_llama  # noqa: E402
-from tests.model.building import (  # noqa: E402
+from tests.fakes.tiny_models import write_tiny_gpt2, write_tiny_llama
+from tests.model.building import (
     Driver,
     make_backend,
     random_chunks,
@@ -34,7 +34,7 @@ MISTRAL = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
 QWEN2 = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
 CASES: dict[str, dict[str, Any]] = {
     "llama": {},
-    "llama_heads_not_grouped": {"num_key_value_heads": 4},
+    "llama_heads_not_grouped": {"num_key_value_heads": 6},
     "llama_one_kv_head": {"num_key_value_heads": 1},
     "llama_head_dim": {"head_dim": 12},
     "llama_tied": {"tie_word_embeddings": True},

@@ -112,15 +112,21 @@ def _sliding_window(fields: Fields, kind: str, max_positions: int) -> int | None
     if kind == "LlamaForCausalLM" or not is_used or fields.get("sliding_window") is None:
         return None
     window = fields.size("sliding_window")
-    if window >= max_positions:
-        return None
     layers = fields.get("layer_types")
-    if layers is None:
-        first = fields.get("max_window_layers") if kind == "Qwen2ForCausalLM" else None
-        fields.require(not first, "max_window_layers", "be 0 where use_sliding_window is true")
+    num_layers = fields.size("num_hidden_layers")
+    if layers is not None:
+        known = isinstance(layers, list) and len(layers) == num_layers
+        fields.require(known, "layer_types", "name every layer")
+        num_full = sum(layer != "sliding_attention" for layer in layers)
+        name = "layer_types"
+    elif kind == "Qwen2ForCausalLM" and fields.get("max_window_layers") != 0:
+        name = "max_window_layers"  # so many layers at the beginning have no window
+        num_full = min(num_layers, fields.size(name, 28))
     else:
-        alike = isinstance(layers, list) and all(layer == "sliding_attention" for layer in layers)
-        fields.require(alike, "layer_types", "be the same for all layers")
+        num_full, name = 0, "sliding_window"
+    if num_full == num_layers or window >= max_positions:
+        return None
+    fields.require(num_full == 0, name, "give a window to all layers or to none")
     return window
 
 

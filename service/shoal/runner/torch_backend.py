@@ -36,7 +36,14 @@ class TorchBackend:
         self._device = device
         self._block_size = block_size
         self._cache = [
-            KVLayer(config.num_kv_heads, num_blocks * block_size, config.head_size, dtype, device)
+            KVLayer(
+                num_kv_heads=config.num_kv_heads,
+                num_blocks=num_blocks,
+                block_size=block_size,
+                head_size=config.head_size,
+                dtype=dtype,
+                device=device,
+            )
             for _ in range(config.num_layers)
         ]
 
@@ -84,19 +91,20 @@ def attention_batch(
 def _decode_rows(
     inputs: StepInputs, rows: NDArray[np.int64], window: int | None, block_size: int, device: str
 ) -> DecodeRows:
-    lengths = inputs.context_lens[rows].astype(np.int64)  # [D]
-    longest = int(lengths.max())
-    slots = _slots(inputs.block_tables[rows], longest, block_size)  # [D, C]
-    places = np.arange(longest)
-    seen = places < lengths[:, None]
+    lengths = inputs.context_lens[rows].astype(np.int64)[:, None]  # [D, 1]
+    num_blocks = -(-lengths // block_size)
+    tables = inputs.block_tables[rows, : num_blocks.max()].astype(np.int64)  # [D, B]
+    blocks = np.where(np.arange(tables.shape[1]) < num_blocks, tables, tables[:, :1])
+    places = np.arange(blocks.shape[1] * block_size)  # [C]
+    unseen = places >= lengths
+    stale = np.flatnonzero(unseen)
     if window is not None:
-        seen &= places >= lengths[:, None] - window
-    slots = np.where(places < lengths[:, None], slots, slots[:, :1])
-    mask = np.where(seen, np.float32(0), np.float32(-np.inf))
+        unseen |= places < lengths - window
     return DecodeRows(
         token_indices=torch.from_numpy(inputs.row_starts[rows].astype(np.int64)).to(device),
-        key_slots=torch.from_numpy(slots.reshape(-1)).to(device),
-        mask=torch.from_numpy(mask).to(device),
+        blocks=torch.from_numpy(blocks.reshape(-1)).to(device),
+        unseen=torch.from_numpy(unseen).to(device),
+        stale=torch.from_numpy(stale).to(device),
     )
 
 
