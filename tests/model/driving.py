@@ -19,9 +19,7 @@ BLOCK_SIZE = 16
 NUM_BLOCKS = 160
 BACKENDS = [
     "torch",
-    pytest.param(
-        "native", marks=pytest.mark.skipif(not native.available(), reason="not built")
-    ),
+    pytest.param("native", marks=pytest.mark.skipif(not native.available(), reason="not built")),
 ]
 
 

@@ -1,12 +1,11 @@
 """A model folder to a runner: checkpoint, backend, KV cache size. Picks what computes."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from shoal.errors import ConfigError, ModelFolderError
 from shoal.model.config import ModelConfig
+from shoal.model.fields import read_json
 from shoal.model.loader import Checkpoint, load_checkpoint
 from shoal.protocol.messages import EngineConfig, LoadedModel, ModelSource
 from shoal.runner.device import (
@@ -146,13 +145,13 @@ def _refuse_too_large(checkpoint: Checkpoint, bytes_per_number: int) -> None:
 def _num_token_ids(folder: Path, config: ModelConfig) -> int:
     """Ids the tokenizer knows, for columns of the embedding beyond them. Raises
     ModelFolderError for a tokenizer with more ids than the embedding has rows."""
+    tokenizer = read_json(folder / "tokenizer.json")
     try:
-        tokenizer: dict[str, Any] = json.loads((folder / "tokenizer.json").read_text("utf-8"))
         vocab = tokenizer["model"]["vocab"]
         pieces = vocab.values() if isinstance(vocab, dict) else range(len(vocab))
         added = (token["id"] for token in tokenizer.get("added_tokens", ()))
         num_ids = max((*pieces, *added)) + 1
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ModelFolderError(f"{folder.name}/tokenizer.json is not valid") from error
     if num_ids > config.vocab_size:
         raise ModelFolderError(

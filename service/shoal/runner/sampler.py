@@ -99,7 +99,7 @@ class Sampler:
             values = self._values[line, : self._vocab_size]
             values[:] = logits[index]
             if not row.is_plain:
-                _adjust(values, row)
+                adjust(values, row)
                 if not np.isfinite(values.max()):
                     usable[line] = False
                     values[:] = 0
@@ -149,8 +149,8 @@ def log_softmax(values: Float32, scratch: Float32) -> None:
     values -= np.log(np.exp(values, out=scratch).sum(axis=1, keepdims=True))
 
 
-def _adjust(logits: Float32, row: SampleRow) -> None:
-    """Bias, bans and penalties, in place on one row."""
+def adjust(logits: Float32, row: SampleRow) -> None:
+    """Bias, bans and penalties, in place on the logits [vocab] of one row."""
     steps.add_bias(logits, row.params.logit_bias)
     if row.banned:
         logits[list(row.banned)] = -np.inf

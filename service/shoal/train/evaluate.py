@@ -164,25 +164,46 @@ def _share(found: Iterable[bool]) -> float:
 
 
 def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
+    """The figures of those default models that the server has."""
+    with _client(options.url, options.api_key) as client:
+        reply = client.get("/v1/models").raise_for_status()
+    served = {model["id"] for model in reply.json()["data"]}
     report: dict[str, Any] = {}
-    recipes, models = options.models / "recipes", options.models
-    ask = ask_server(options.url, options.commands_model, options.api_key)
-    for name, cases in held_out_cases(recipes / "pilotfish/recipe.toml", options.data).items():
+    if options.commands_model in served:
+        report |= _evaluate_commands(options)
+    if options.prose_model in served:
+        report |= _evaluate_prose(options)
+    return report
+
+
+def _evaluate_commands(options: argparse.Namespace) -> dict[str, Any]:
+    name = options.commands_model
+    recipe = options.models / "recipes" / name / "recipe.toml"
+    ask = ask_server(options.url, name, options.api_key)
+    report: dict[str, Any] = {}
+    for split, cases in held_out_cases(recipe, options.data).items():
         marks = mark_commands(cases[: options.limit], ask, options.concurrency)
-        report[f"pilotfish {name}"] = {
+        report[f"{name} {split}"] = {
             "cases": marks.num_cases,
             "intent": round(marks.intent, 4),
             "frame": round(marks.frame, 4),
             "valid_json": round(marks.valid_json, 4),
         }
-    tokenizer = Tokenizer.from_file(str(models / "minnow/tokenizer.json"))
-    context = json.loads((models / "minnow/config.json").read_text())["max_position_embeddings"]
-    score = score_server(options.url, options.prose_model, options.api_key)
-    corpus = read_corpus(load_recipe(recipes / "minnow/recipe.toml"), options.data)
-    for name, documents in corpus.held_out.items():
+    return report
+
+
+def _evaluate_prose(options: argparse.Namespace) -> dict[str, Any]:
+    name = options.prose_model
+    folder = options.models / name
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    context = json.loads((folder / "config.json").read_text())["max_position_embeddings"]
+    score = score_server(options.url, name, options.api_key)
+    recipe = load_recipe(options.models / "recipes" / name / "recipe.toml")
+    report: dict[str, Any] = {}
+    for source, documents in read_corpus(recipe, options.data).held_out.items():
         texts = plain_texts(documents[: options.limit])
         bits = measure_prose(texts, tokenizer, score, context, options.concurrency)
-        report[f"minnow {name}"] = {"texts": len(texts), "bits_per_byte": round(bits, 4)}
+        report[f"{name} {source}"] = {"texts": len(texts), "bits_per_byte": round(bits, 4)}
     return report
 
 

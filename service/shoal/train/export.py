@@ -38,14 +38,14 @@ def export_folder(network: Llama, tokenizer: Tokenizer, sampling: Sampling, out_
 
 
 def write_lock(folder: Path) -> None:
-    """lock.json: SHA-256 and bytes of every other file of the folder."""
+    """lock.json: SHA-256 and bytes of every file the model uses; its card is for people."""
     files = {
         path.name: {
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             "bytes": path.stat().st_size,
         }
         for path in sorted(folder.iterdir())
-        if path.is_file() and path.name != "lock.json"
+        if path.is_file() and path.name not in ("lock.json", "MODEL.md")
     }
     _write_json(folder / "lock.json", {"files": files})
 

@@ -33,7 +33,7 @@ def test_numbers_are_those_of_the_formula_in_whole_numbers() -> None:
 
 def test_all_are_at_least_zero_and_below_one() -> None:
     found = numbers([12345] * 100_000, range(100_000))
-    assert 0.0 <= found.min()
+    assert found.min() >= 0.0
     assert found.max() < 1.0
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from shoal.protocol.params import SamplingParams
 from shoal.runner.inputs import Float32
-from shoal.runner.sampler import Sampler, SampleRow
+from shoal.runner.sampler import Sampler, SampleRow, adjust
 from tests.unit.runner.twin import adjusted, kept_probabilities, uniform_of
 
 TRUNCATIONS: list[dict[str, Any]] = [
@@ -137,10 +137,8 @@ def test_penalties_equal_those_of_transformers_and_the_twin() -> None:
         logit_bias=((4, 2.5), (5, -100.0)),
     )
     wanted = adjusted(logits[0].astype(np.float64), prompt, output, params)
-    from shoal.runner.sampler import _adjust
-
     found = logits[0].copy()
-    _adjust(found, SampleRow(params, 7, (11,), counts_of(prompt, output, 100)))
+    adjust(found, SampleRow(params, 7, (11,), counts_of(prompt, output, 100)))
     assert found[11] == -np.inf
     found[11] = wanted[11]
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
@@ -150,7 +148,7 @@ def test_penalties_equal_those_of_transformers_and_the_twin() -> None:
         torch.tensor([prompt + output]), torch.from_numpy(logits.copy())
     )
     found = logits[0].copy()
-    _adjust(found, SampleRow(only_repetition, 7, (), counts_of(prompt, output, 100)))
+    adjust(found, SampleRow(only_repetition, 7, (), counts_of(prompt, output, 100)))
     np.testing.assert_array_equal(found, theirs[0].numpy())
 
 
