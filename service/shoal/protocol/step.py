@@ -39,8 +39,8 @@ class StepPlan:
     new_block_ids: dict[int, list[int]] = field(default_factory=dict)
     """Blocks appended to the tables of rows the runner knows."""
     released: list[int] = field(default_factory=list)
-    """Sequences that ended, were aborted or preempted since the last plan: forget them
-    before anything else."""
+    """Sequences that ended, were aborted or preempted since the last plan: forget them before
+    anything else. After a failed step ids may come twice; unknown ones are no error."""
 
     @property
     def num_tokens(self) -> int:
@@ -52,8 +52,9 @@ class StepResult:
     """One entry per row of the plan, in its order."""
 
     token_ids: list[int | None]
-    """The sampled token; None while known tokens are left to compute, for a sequence that
-    asked for no token, and for a failed row."""
+    """The sampled token; None while known tokens are left to compute, and for a failed row. A
+    runner does not know of `max_tokens`: what it samples for a sequence that asked for no token
+    is ignored."""
     logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
     prompt_logprobs: dict[int, list[TokenLogprobs]] = field(default_factory=dict)
     """For the prompt tokens computed in this step: the log-probability of the NEXT prompt

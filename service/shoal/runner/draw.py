@@ -18,7 +18,7 @@ Int64 = NDArray[np.int64]
 
 SPAN = 64
 """Tokens summed as one before a draw looks inside; rows are padded with -inf to a multiple."""
-_HEADS = (128, 2048)
+_HEADS = (256, 1024)
 """Lengths of the sorted head that are tried before a whole row is sorted."""
 
 
@@ -69,7 +69,7 @@ def draw_truncated(
     width = scaled.shape[1]
     tokens = np.zeros(len(wishes), np.int64)
     left = np.arange(len(wishes))
-    for size in (*(size for size in _HEADS if size < width), width):
+    for size in _head_sizes(wishes, width):
         rows = scaled if len(left) == len(wishes) else scaled[left]
         head = _Head(rows, [wishes[row] for row in left.tolist()], size, scratch[: len(left)])
         tokens[left] = head.draw(uniforms[left])
@@ -77,6 +77,12 @@ def draw_truncated(
         if len(left) == 0:
             break
     return tokens
+
+
+def _head_sizes(wishes: Sequence[SamplingParams], width: int) -> list[int]:
+    """Lengths to try; top_k of all rows bounds the first where it can."""
+    first = max(params.top_k or width for params in wishes)
+    return [size for size in (min(first, _HEADS[0]), *_HEADS[1:]) if size < width] + [width]
 
 
 class _Head:
@@ -88,6 +94,7 @@ class _Head:
         self.ids, values = best_tokens(scaled, size, scratch)
         self.probs = np.exp(values.astype(np.float64))  # not normalised: the best has 1
         top_k = np.array([params.top_k for params in wishes])
+        top_k[top_k >= scaled.shape[1]] = 0
         top_p = np.array([params.top_p for params in wishes])
         min_p = np.array([params.min_p for params in wishes])
         typical = np.array([params.typical_p < 1.0 for params in wishes])
@@ -102,8 +109,11 @@ class _Head:
             masses = np.exp(scaled, out=scratch).sum(axis=1).astype(np.float64)
             targets = np.where(is_whole, targets, top_p * masses)
         self.probs[:, 1:][(sums[:, :-1] >= targets[:, None]) & (top_p < 1.0)[:, None]] = 0
+        # A top_k beyond this head leaves the mass that top_p is a share of unknown.
+        is_known = (top_k <= size) | (top_p >= 1.0)
         is_reached = (top_p < 1.0) & (sums[:, -1] >= targets)
-        self.is_decided = is_whole | is_reached | (~typical & (self.probs[:, -1] < min_p))
+        is_cut = ~typical & (self.probs[:, -1] < min_p)
+        self.is_decided = is_whole | (is_known & (is_reached | is_cut))
         # 3. typical_p
         for row in np.flatnonzero(typical & self.is_decided):
             keep_typical(self.probs[row], wishes[row].typical_p)

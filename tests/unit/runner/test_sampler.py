@@ -30,6 +30,9 @@ TRUNCATIONS: list[dict[str, Any]] = [
     {"typical_p": 0.4},
     {"typical_p": 0.9, "top_k": 50},
     {"top_k": 40, "top_p": 0.9, "temperature": 0.8},
+    {"top_k": 300, "top_p": 0.3},
+    {"top_k": 600, "top_p": 0.6, "min_p": 0.01},
+    {"top_k": 1500, "top_p": 0.5, "temperature": 2.0},
     {"top_k": 300, "top_p": 0.8, "typical_p": 0.9, "min_p": 0.02, "temperature": 1.3},
 ]
 
