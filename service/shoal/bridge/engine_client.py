@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from shoal.errors import InternalError, ModelNotFound, ShoalError
+from shoal.errors import InternalError, ShoalError
 from shoal.protocol.messages import (
     EngineStats,
     Finished,
@@ -154,10 +154,3 @@ def _fail(seq_id: int, sink: SequenceSink) -> None:
     """Call in an `except`: logs it and ends this sequence."""
     log.exception("delivery failed", extra={"seq_id": seq_id})
     sink.fail(InternalError("the server failed on this request"))
-
-
-def require_loaded(client: EngineClient, model: str) -> LoadedModel:
-    """The ready model of this name. Raises ModelNotFound for one that is not there."""
-    if model not in client.loaded:
-        raise ModelNotFound(f"model {model} is not loaded", param="model")
-    return client.loaded[model]

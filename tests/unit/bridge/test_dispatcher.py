@@ -2,10 +2,10 @@
 
 import pytest
 
-from shoal.bridge.engine_client import Dispatcher, require_loaded
+from shoal.bridge.engine_client import Dispatcher
 from shoal.bridge.local import LocalEngine
 from shoal.engine.core import EngineCore
-from shoal.errors import EngineRestarted, InternalError, ModelNotFound, Unavailable
+from shoal.errors import EngineRestarted, InternalError, Unavailable
 from shoal.protocol.messages import EngineConfig, Finished, Started, StepOutputs, TokenLogprobs
 from shoal.protocol.params import FinishReason
 from tests.fakes.fake_runner import FakeRunner, loaded_model
@@ -130,10 +130,3 @@ async def test_a_closed_local_engine_ends_what_was_open_and_takes_nothing() -> N
     assert end.code == "shutting_down"
     with pytest.raises(Unavailable):
         engine.submit(make_submit(2), Listener())
-
-
-async def test_a_model_that_is_not_loaded_is_not_found() -> None:
-    engine = local_engine()
-    assert require_loaded(engine, "fake").name == "fake"
-    with pytest.raises(ModelNotFound):
-        require_loaded(engine, "other")
