@@ -45,12 +45,13 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerChoice:
-    """How the byte-level BPE is trained. `fields` keeps blanks apart from words, so that a value
-    copied from a request into JSON is the same tokens in both places."""
+    """How the byte-level BPE is trained. `fields` cuts a word alike after a blank and without it, so
+    that a value copied from a request into JSON is the same tokens in both places."""
 
     vocab_size: int = 4096
     style: TokenizerStyle = "prose"
-    warm_start: bool = False  # start the embedding from co-occurrence in all texts
+    # the embedding begins with co-occurrence in all texts, the first layers with copying
+    warm_start: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,13 @@ import torch
 from tokenizers import Tokenizer
 
 from shoal.train.config import Recipe
+from shoal.train.copying import wire_copying
 from shoal.train.corpora import Corpus, Document
 from shoal.train.embedding import cooccurrence_embedding
 from shoal.train.heldout import bits_per_byte, exact_share
 from shoal.train.network import Llama
 from shoal.train.packing import TokenizedDocument, tokenize_documents
-from shoal.train.tokenizer import CONTROL_TOKENS, train_tokenizer
+from shoal.train.tokenizer import CONTROL_TOKENS, train_tokenizer, twins
 
 WATCHED_DOCUMENTS = 300  # held-out documents of a source looked at while training
 
@@ -35,17 +36,28 @@ def tokenizer_for(recipe: Recipe, corpus: Corpus, run_dir: Path) -> Tokenizer:
 
 
 def warm_start(network: Llama, corpus: Corpus, tokenizer: Tokenizer) -> None:
-    """Fill the embedding from co-occurrence in all texts; blanks between words are skipped."""
+    """Fill the embedding from co-occurrence in all texts, then wire a circuit that copies.
+
+    Blanks between words are skipped, and a token after a blank counts as its twin without: the two
+    differ by one direction that all twins share.
+    """
     texts = [*_texts_of(corpus.background), *_texts_of(corpus.train)]
     blanks = {tokenizer.token_to_id(token) for token in ("\u0120", "\u010a")}  # ` ` and newline
+    pairs = twins(tokenizer)
     encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
     ids = [
-        np.array([token for token in found.ids if token not in blanks], dtype=np.int32)
+        np.array([pairs.get(token, token) for token in found.ids if token not in blanks], np.int32)
         for found in encoded
     ]
     vectors = cooccurrence_embedding(ids, network.vocab_size, network.shape.hidden_size)
+    if pairs:
+        shift = torch.randn(vectors.shape[1], generator=torch.Generator().manual_seed(1))
+        shift *= 0.5 * vectors.norm(dim=1).mean() / shift.norm()
+        spaced, bare = torch.tensor(list(pairs)), torch.tensor(list(pairs.values()))
+        vectors[spaced] = vectors[bare] + shift
     with torch.no_grad():
         network.model.embed_tokens.weight.copy_(vectors)
+    wire_copying(network, seed=2)
 
 
 def held_out_check(

@@ -6,6 +6,8 @@ Byte-level BPE as in Radford et al. 2019, trained by the `tokenizers` library.
 
 from __future__ import annotations
 
+import json
+import string
 from collections.abc import Iterable
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -27,23 +29,79 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
-# Words stand alone and so does each digit, every blank is a token of its own, and a run of
-# punctuation such as `":"` stays whole. `_` joins words, so an intent may become one token.
-_FIELDS_PATTERN = r"\p{L}+(?:_\p{L}+)*|\p{N}|\s|[^\s\p{L}\p{N}]+"
+# Words, single digits and runs of punctuation such as `":"`, each with the blank before it. `_`
+# joins words, so an intent may become one token.
+_FIELDS_PATTERN = r" ?\p{L}+(?:_\p{L}+)*| ?\p{N}|\s| ?[^\s\p{L}\p{N}]+"
+_BLANK = "\u0120"  # how byte-level BPE writes a blank
 
 
 def train_tokenizer(texts: Iterable[str], choice: TokenizerChoice) -> Tokenizer:
     """Train a tokenizer on `texts`. Ids 0 to 4 are the control tokens in the order above."""
+    if choice.style == "prose":
+        split: pre_tokenizers.PreTokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        return _finished(_train_bpe(texts, choice.vocab_size, split), split)
+    return _train_fields(list(texts), choice.vocab_size)
+
+
+def twins(tokenizer: Tokenizer) -> dict[int, int]:
+    """Id of a token that begins with a blank -> id of the same token without it."""
+    ids = tokenizer.get_vocab()
+    return {
+        place: ids[token[1:]]
+        for token, place in ids.items()
+        if token[:1] == _BLANK and token[1:] in ids
+    }
+
+
+def _train_fields(texts: list[str], vocab_size: int) -> Tokenizer:
+    """BPE in which ` word` and `word` are cut at the same places.
+
+    A word in a request follows a blank, the same word in JSON a quotation mark. So merges are
+    learned on words without blanks, and each is then listed twice: as it is, and for words after a
+    blank. A value is copied by finding the twin of its first token and repeating the others.
+    """
+    bare = _split(_FIELDS_PATTERN.replace(" ?", ""))
+    learned = json.loads(_train_bpe(texts, vocab_size, bare).to_str())["model"]
+    merges = [tuple(merge) for merge in learned["merges"]]
+    split = _split(_FIELDS_PATTERN)
+    words = {word for text in set(texts) for word, _ in split.pre_tokenize_str(text)}
+    starts = {  # of everything that follows a blank
+        word[1:end] for word in words if word[0] == _BLANK for end in range(2, len(word) + 1)
+    }
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    plain = set(string.ascii_letters + string.digits)
+    twice = [(_BLANK, byte) for byte in alphabet if byte in starts | plain]
+    for left, right in merges:
+        twice.append((left, right))
+        if left + right in starts:
+            twice.append((_BLANK + left, right))
+    tokens = [*CONTROL_TOKENS, *alphabet]
+    room = vocab_size - len(tokens)
+    tokens += ["".join(merge) for merge in twice[:room]]
+    places = {token: place for place, token in enumerate(dict.fromkeys(tokens))}
+    tokenizer = Tokenizer(models.BPE(places, twice[:room]))
+    tokenizer.add_special_tokens(list(CONTROL_TOKENS))
+    return _finished(tokenizer, split)
+
+
+def _train_bpe(
+    texts: Iterable[str], vocab_size: int, split: pre_tokenizers.PreTokenizer
+) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = _pre_tokenizer(choice)
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.pre_tokenizer = split
     trainer = trainers.BpeTrainer(
-        vocab_size=choice.vocab_size,
+        vocab_size=vocab_size,
         special_tokens=list(CONTROL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _finished(tokenizer: Tokenizer, split: pre_tokenizers.PreTokenizer) -> Tokenizer:
+    tokenizer.pre_tokenizer = split
+    tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{END_OF_TEXT} $A",
         pair=f"{END_OF_TEXT} $A $B",
@@ -52,12 +110,10 @@ def train_tokenizer(texts: Iterable[str], choice: TokenizerChoice) -> Tokenizer:
     return tokenizer
 
 
-def _pre_tokenizer(choice: TokenizerChoice) -> pre_tokenizers.PreTokenizer:
-    if choice.style == "prose":
-        return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_FIELDS_PATTERN), behavior="isolated"),
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
