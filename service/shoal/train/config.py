@@ -45,8 +45,8 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerChoice:
-    """How the byte-level BPE is trained. `fields` cuts a word alike after a blank and without it, so
-    that a value copied from a request into JSON is the same tokens in both places."""
+    """How the byte-level BPE is trained. `fields` cuts a word alike with and without a blank before
+    it, so that a value copied from a request into JSON is the same tokens in both places."""
 
     vocab_size: int = 4096
     style: TokenizerStyle = "prose"
