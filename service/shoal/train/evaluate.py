@@ -21,12 +21,19 @@ from tokenizers import Tokenizer
 
 from shoal.train.config import load_recipe
 from shoal.train.corpora import Document, read_corpus
+from shoal.train.prose_checks import (
+    RUN_WORDS,
+    copied_share,
+    ngram_bits_per_byte,
+    shuffle_sentences,
+)
+from shoal.train.samples import ask_story, write_stories
 
 Messages = list[dict[str, str]]
 Ask = Callable[[Messages], str]  # a conversation -> the answer's text
 Score = Callable[[list[int]], float]  # token ids -> log-probability in nats of all but the first
 
-OUT_OF_SCOPE = "oos"
+SHUFFLED_TEXTS = 300  # texts of a set that are also measured with shuffled sentences
 
 
 class Case(NamedTuple):
@@ -198,12 +205,37 @@ def _evaluate_prose(options: argparse.Namespace) -> dict[str, Any]:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     context = json.loads((folder / "config.json").read_text())["max_position_embeddings"]
     score = score_server(options.url, name, options.api_key)
-    recipe = load_recipe(options.models / "recipes" / name / "recipe.toml")
+    corpus = read_corpus(
+        load_recipe(options.models / "recipes" / name / "recipe.toml"), options.data
+    )
+    texts = {
+        source: plain_texts(documents[: options.limit])
+        for source, documents in corpus.held_out.items()
+    }
+    for source in list(texts):
+        some = texts[source][:SHUFFLED_TEXTS]
+        texts[f"{source}, its first {len(some)}"] = some
+        texts[f"{source}, the same with shuffled sentences"] = [*map(shuffle_sentences, some)]
+    training = plain_texts(corpus.train)
+    baseline = ngram_bits_per_byte(training, texts, tokenizer)
     report: dict[str, Any] = {}
-    for source, documents in read_corpus(recipe, options.data).held_out.items():
-        texts = plain_texts(documents[: options.limit])
-        bits = measure_prose(texts, tokenizer, score, context, options.concurrency)
-        report[f"{name} {source}"] = {"texts": len(texts), "bits_per_byte": round(bits, 4)}
+    for source, found in texts.items():
+        bits = measure_prose(found, tokenizer, score, context, options.concurrency)
+        report[f"{name} {source}"] = {
+            "texts": len(found),
+            "bits_per_byte": round(bits, 4),
+            "kneser_ney_5_bits_per_byte": round(baseline[source], 4),
+        }
+    if options.samples:
+        stories = write_stories(ask_story(_client(options.url, options.api_key), name))
+        options.samples.write_text(json.dumps(stories, indent=1, ensure_ascii=False) + "\n")
+        report[f"{name} runs of {RUN_WORDS} words that stand in the training texts"] = {
+            "of its own stories": round(copied_share([s["text"] for s in stories], training), 4),
+            **{
+                f"of {source}": round(copied_share(texts[source], training), 4)
+                for source in corpus.held_out
+            },
+        }
     return report
 
 
@@ -218,6 +250,7 @@ def main() -> None:
     parser.add_argument("--api-key", default=None)
     parser.add_argument("--limit", type=int, default=None, help="cases of each set; all if absent")
     parser.add_argument("--concurrency", type=int, default=8)
+    parser.add_argument("--samples", type=Path, help="write 20 stories to this JSON file, uncut")
     print(json.dumps(_evaluate(parser.parse_args()), indent=2))
 
 

@@ -1,0 +1,66 @@
+"""The twenty stories of a prose model's card: the same requests every time, none chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+STORIES = (
+    *(
+        (None, beginning)
+        for beginning in (
+            "Once upon a time",
+            "One day, a little girl named Lily",
+            "Tom had a red ball.",
+            "The old dog was tired.",
+            "It was raining and Sara could not go out.",
+            "There was a bird who was afraid to fly.",
+            "Ben and Mia found a box in the garden.",
+            "A small fish lived in a big lake.",
+            "Mom made a cake.",
+            "In the forest there was a house",
+        )
+    ),
+    *(
+        (f"Tell me a story about {subject}.", "")
+        for subject in (
+            "a cat named Max",
+            "a boy who lost his shoe",
+            "two friends and a boat",
+            "a bear who wanted honey",
+            "a brave little mouse",
+            "a girl and her grandmother",
+            "a tree that could talk",
+            "a frog in the rain",
+            "sharing toys",
+            "a lost kitten",
+        )
+    ),
+)  # (what the user asks, or None; how the text begins)
+Story = dict[str, str]
+TellStory = Callable[[str | None, str, int], str]  # request or None, beginning, seed -> text
+
+
+def ask_story(client: httpx.Client, model: str) -> TellStory:
+    """Stories with the folder's own sampling settings, repeatable by seed."""
+
+    def tell(request: str | None, beginning: str, seed: int) -> str:
+        body: dict[str, Any] = {"model": model, "max_tokens": 400, "seed": seed}
+        if request is None:
+            reply = client.post("/v1/completions", json={**body, "prompt": beginning})
+            return beginning + str(reply.raise_for_status().json()["choices"][0]["text"])
+        body["messages"] = [{"role": "user", "content": request}]
+        reply = client.post("/v1/chat/completions", json=body)
+        return str(reply.raise_for_status().json()["choices"][0]["message"]["content"])
+
+    return tell
+
+
+def write_stories(tell: TellStory) -> list[Story]:
+    """The twenty samples of a card: not chosen, one seed each."""
+    return [
+        {"request": request or beginning, "text": tell(request, beginning, seed)}
+        for seed, (request, beginning) in enumerate(STORIES)
+    ]

@@ -1,0 +1,45 @@
+"""Shuffling keeps every sentence, copied runs are found, an n-gram model is measured on both."""
+
+from tokenizers import Tokenizer
+
+from shoal.train.config import TokenizerChoice
+from shoal.train.prose_checks import copied_share, ngram_bits_per_byte, shuffle_sentences
+from shoal.train.samples import STORIES, write_stories
+from shoal.train.tokenizer import train_tokenizer
+
+_STORY = 'Tom had a ball. He lost it! "Where is it?" he said. Mia found the ball.\nThey were happy.'
+
+
+def tokenizer() -> Tokenizer:
+    return train_tokenizer([_STORY] * 3, TokenizerChoice(vocab_size=300))
+
+
+def test_shuffling_keeps_the_sentences_and_changes_their_order() -> None:
+    shuffled = [shuffle_sentences(_STORY, seed) for seed in range(8)]
+    for text in shuffled:
+        assert sorted(text.split()) == sorted(_STORY.split())
+        for sentence in ("Tom had a ball.", "He lost it!", "They were happy."):
+            assert sentence in text
+    assert len(set(shuffled)) > 3
+    assert shuffle_sentences(_STORY, 1) == shuffled[1]
+
+
+def test_copied_runs_are_those_of_eight_words_in_a_row() -> None:
+    training = ["one two three four five six seven eight nine ten"]
+    assert copied_share(["ONE two, three four five six seven eight!"], training) == 1.0
+    assert copied_share(["one two three four five six seven nine"], training) == 0.0
+    assert copied_share(["x one two three four five six seven eight y"], training) == 1 / 3
+    assert copied_share(["too short"], training) == 0.0
+
+
+def test_seen_text_is_cheaper_than_unseen_for_the_ngram_model() -> None:
+    unseen = "A dog ran. It was big!"
+    costs = ngram_bits_per_byte([_STORY], {"seen": [_STORY], "unseen": [unseen]}, tokenizer())
+    assert 0 < costs["seen"] < 2 < costs["unseen"]
+
+
+def test_the_samples_are_twenty_each_with_its_own_seed() -> None:
+    told = write_stories(lambda request, beginning, seed: f"{beginning}|{request}|{seed}")
+    assert len(told) == len(STORIES) == 20
+    assert [story["text"].rsplit("|", 1)[1] for story in told] == [str(n) for n in range(20)]
+    assert all(story["request"] for story in told)
