@@ -297,6 +297,8 @@ async def test_with_several_models_one_must_be_named(tmp_path: Path) -> None:
     async with serve(tmp_path, names=("a", "b"), default_model="b") as served:
         assert (await served.complete()).json()["model"] == "b"
         assert (await served.complete(model=None)).json()["model"] == "b"
+        listed = (await served.client.get("/v1/models")).json()["data"]
+        assert [model["id"] for model in listed] == ["b", "a"]  # what the commands take
 
 
 @pytest.mark.parametrize("path", GENERATION)

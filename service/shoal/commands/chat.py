@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shoal.commands.terminal import ApiKey, BaseUrl, ModelName, connected, explain
+from shoal.commands.terminal import ApiKey, BaseUrl, ModelName, connected, explain, pick_model
 
 if TYPE_CHECKING:
     from shoal import Client
@@ -129,11 +129,11 @@ def chat(
     Without a terminal each line of stdin is one message and stdout carries only the answers.
     """
     with connected(base_url, api_key) as client:
-        models = [entry.id for entry in client.models.list().data]  # fails early without a server
+        model = pick_model(client, model)
         session = Session(client, model, system, max_tokens, temperature, seed)
         interactive = sys.stdin.isatty()
         if interactive:
-            _tell(f"{model or (models[0] if models else 'no model')} · /help lists the commands")
+            _tell(f"{model or 'no model'} · /help lists the commands")
         failed = _converse(session, interactive, base_url)
     if failed and not interactive:
         raise typer.Exit(1)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.commands.terminal import ApiKey, BaseUrl, ModelName, connected, fail
+from shoal.commands.terminal import ApiKey, BaseUrl, ModelName, connected, fail, pick_model
 
 
 def complete(
@@ -36,7 +36,7 @@ def complete(
             with client.completions.create(
                 text,
                 stream=True,
-                model=model,
+                model=pick_model(client, model),
                 max_tokens=max_tokens,
                 temperature=temperature,
                 top_p=top_p,

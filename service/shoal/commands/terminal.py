@@ -28,7 +28,7 @@ ApiKey = Annotated[
 ]
 ModelName = Annotated[
     str | None,
-    typer.Option("--model", "-m", metavar="NAME", help="Model; without it the server's default."),
+    typer.Option("--model", "-m", metavar="NAME", help="Model; without it the first that the server lists."),
 ]
 
 
@@ -50,6 +50,13 @@ def connected(base_url: str | None, api_key: str | None) -> Iterator[Client]:
         fail(explain(error, base_url))
     except ValueError as error:  # an address that is none
         fail(str(error), exit_code=2)
+
+
+def pick_model(client: Client, model: str | None) -> str | None:
+    """`model`, or the first that the server lists, which is its default where it has one."""
+    if model is None and (models := client.models.list().data):
+        return models[0].id
+    return model
 
 
 def explain(error: Exception, base_url: str | None) -> str:

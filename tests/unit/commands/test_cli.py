@@ -75,6 +75,13 @@ def test_complete_sends_what_was_asked() -> None:
     assert "top_p" not in body
 
 
+@pytest.mark.parametrize("command", [["complete", "The"], ["chat"]])
+def test_without_a_name_the_first_model_that_the_server_lists_is_used(command: list[str]) -> None:
+    with running(FakeServer()) as server:
+        invoke(*command, "--base-url", server.url, text="Hé\n")
+    assert server.asked[-1]["model"] == "tiny-a"
+
+
 @pytest.mark.parametrize("command", [["complete", "x"], ["chat"], ["models"]])
 def test_without_a_server_the_error_says_how_to_start_one(command: list[str]) -> None:
     with running(FakeServer()) as server:
