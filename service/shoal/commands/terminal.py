@@ -28,7 +28,7 @@ ApiKey = Annotated[
 ]
 ModelName = Annotated[
     str | None,
-    typer.Option("--model", "-m", metavar="NAME", help="Model; without it the first that the server lists."),
+    typer.Option("--model", "-m", metavar="NAME", help="Model; without it the first listed."),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -81,6 +82,7 @@ def train(
         fail("--lora adapts a model: name it with --from", 2)
     try:
         from shoal.train.config import RecipeError
+        from shoal.train.report import progress_bar
         from shoal.train.run import TrainingRequest, run_training
     except ModuleNotFoundError as error:
         fail(f"training needs the package {error.name}: pip install 'shoal[server]'")
@@ -97,7 +99,11 @@ def train(
         device=device,
     )
     try:
-        result = run_training(request, _show_step)
+        if sys.stdout.isatty():
+            with progress_bar(f"training {out.name}") as show:
+                result = run_training(request, show)
+        else:
+            result = run_training(request, _show_step)
     except RecipeError as error:
         fail(str(error), 2)
     except KeyboardInterrupt:
@@ -116,6 +122,6 @@ def _show_step(report: StepReport) -> None:
         return
     print(
         f"step {report.step}  {report.share_done:.0%}  loss {report.loss:.3f}  "
-        f"{report.tokens_per_s:,.0f} tokens/s",
+        f"{report.tokens_per_s:,.0f} tokens/s  {report.left_s / 60:.0f} min left",
         flush=True,
     )

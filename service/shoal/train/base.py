@@ -1,7 +1,8 @@
 """Loads an existing Hugging Face folder to fine-tune it.
 
-Accepts what this package can train: the Llama architecture with tied embeddings, no biases, plain
-rotary positions, and a tokenizer with the control tokens of `tokenizer.py`.
+Accepts what this package can train: the Llama architecture without biases and with plain rotary
+positions, embeddings tied or not, any `tokenizer.json`. Control tokens of `tokenizer.py` that the
+tokenizer lacks are added to it, and to the embedding as the mean of all tokens.
 """
 
 from __future__ import annotations
@@ -16,31 +17,50 @@ from tokenizers import Tokenizer
 
 from shoal.train.config import ModelShape, RecipeError
 from shoal.train.network import Llama
-from shoal.train.tokenizer import CONTROL_TOKENS
+from shoal.train.tokenizer import CONTROL_TOKENS, begin_with_end_of_text
 
 
 def load_base(folder: Path, dropout: float = 0.0) -> tuple[Llama, Tokenizer]:
     """The network (float32) and tokenizer of a folder. Raises `RecipeError` with the reason."""
     config = _read_config(folder)
+    if not (folder / "tokenizer.json").is_file():
+        raise RecipeError(f"{folder} has no tokenizer.json")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    lacking = [token for token in CONTROL_TOKENS if tokenizer.token_to_id(token) is None]
-    if lacking:
-        raise RecipeError(
-            f"{folder} has no token {', '.join(lacking)}; fine-tuning starts from folders that "
-            "`shoal train` wrote"
-        )
-    network = Llama(_shape(config, dropout), int(config["vocab_size"]))
     weights = {
         name: weight.to(torch.float32)
         for file in sorted(folder.glob("*.safetensors"))
         for name, weight in load_file(file).items()
-        if name != "lm_head.weight"  # tied
     }
+    tied = bool(config.get("tie_word_embeddings", False))
+    if tied:
+        weights.pop("lm_head.weight", None)
+    network = Llama(_shape(config, dropout), int(config["vocab_size"]), tied)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise RecipeError(f"the weights of {folder} do not fit its config.json: {error}") from error
-    return network, tokenizer
+    return _with_control_tokens(network, tokenizer)
+
+
+def _with_control_tokens(network: Llama, tokenizer: Tokenizer) -> tuple[Llama, Tokenizer]:
+    lacking = [token for token in CONTROL_TOKENS if tokenizer.token_to_id(token) is None]
+    if not lacking:
+        return network, tokenizer
+    tokenizer.add_special_tokens(lacking)
+    begin_with_end_of_text(tokenizer)
+    ids = tokenizer.get_vocab()
+    added = [ids[token] for token in lacking]
+    larger = Llama(network.shape, max(network.vocab_size, max(added) + 1), network.lm_head is None)
+    weights = network.state_dict()
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        if name in weights:
+            known = weights[name]
+            mean = known[: min(added)].mean(dim=0)
+            rows = torch.cat((known, mean.expand(larger.vocab_size - len(known), -1)))
+            rows[added] = mean
+            weights[name] = rows
+    larger.load_state_dict(weights)
+    return larger, tokenizer
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -50,7 +70,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     expected = {
         "model_type": "llama",
-        "tie_word_embeddings": True,
         "attention_bias": False,
         "mlp_bias": False,
         "rope_scaling": None,
@@ -59,7 +78,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
     for key, value in expected.items():
         if config.get(key, value) != value:
             raise RecipeError(f"{path}: {key} is {config[key]!r}; fine-tuning knows {value!r} only")
-    return config
+    rope = config.get("rope_parameters") or {}  # how newer versions of transformers write it
+    if rope.get("rope_type", "default") != "default":
+        raise RecipeError(
+            f"{path}: rope_type is {rope['rope_type']!r}; fine-tuning knows plain only"
+        )
+    return {**rope, **config}
 
 
 def _shape(config: dict[str, Any], dropout: float) -> ModelShape:

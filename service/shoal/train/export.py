@@ -23,7 +23,7 @@ from shoal.train.tokenizer import CHAT_TEMPLATE, CONTROL_TOKENS, END, END_OF_TEX
 def export_folder(network: Llama, tokenizer: Tokenizer, sampling: Sampling, out_dir: Path) -> None:
     """Write the folder; files already there with the same names are replaced."""
     out_dir.mkdir(parents=True, exist_ok=True)
-    _write_json(out_dir / "config.json", llama_config(network.shape, network.vocab_size))
+    _write_json(out_dir / "config.json", llama_config(network, tokenizer))
     weights = {
         name: weight.to("cpu", torch.bfloat16).contiguous()
         for name, weight in merged_weights(network).items()
@@ -50,8 +50,9 @@ def write_lock(folder: Path) -> None:
     _write_json(folder / "lock.json", {"files": files})
 
 
-def llama_config(shape: ModelShape, vocab_size: int) -> dict[str, Any]:
+def llama_config(network: Llama, tokenizer: Tokenizer) -> dict[str, Any]:
     """The config.json of a `LlamaForCausalLM`."""
+    shape, end_of_text = network.shape, tokenizer.token_to_id(END_OF_TEXT)
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -61,7 +62,7 @@ def llama_config(shape: ModelShape, vocab_size: int) -> dict[str, Any]:
         "num_attention_heads": shape.num_heads,
         "num_key_value_heads": shape.num_kv_heads,
         "head_dim": shape.head_dim,
-        "vocab_size": vocab_size,
+        "vocab_size": network.vocab_size,
         "max_position_embeddings": shape.context,
         "rms_norm_eps": shape.norm_eps,
         "rope_theta": shape.rope_theta,
@@ -71,9 +72,9 @@ def llama_config(shape: ModelShape, vocab_size: int) -> dict[str, Any]:
         "mlp_bias": False,
         "attention_dropout": 0.0,
         "initializer_range": 0.02,
-        "tie_word_embeddings": True,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
+        "tie_word_embeddings": network.lm_head is None,
+        "bos_token_id": end_of_text,
+        "eos_token_id": end_of_text,
         "torch_dtype": "bfloat16",
         "use_cache": True,
     }
@@ -93,10 +94,11 @@ def _tokenizer_config(shape: ModelShape) -> dict[str, Any]:
 
 
 def _generation_config(tokenizer: Tokenizer, sampling: Sampling) -> dict[str, Any]:
+    end_of_text = tokenizer.token_to_id(END_OF_TEXT)
     config: dict[str, Any] = {
-        "bos_token_id": 0,
-        "eos_token_id": [0, tokenizer.token_to_id(END)],
-        "pad_token_id": 0,
+        "bos_token_id": end_of_text,
+        "eos_token_id": [end_of_text, tokenizer.token_to_id(END)],
+        "pad_token_id": end_of_text,
         "do_sample": sampling.do_sample,
         "max_new_tokens": sampling.max_new_tokens,
     }

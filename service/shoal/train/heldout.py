@@ -42,7 +42,7 @@ def exact_share(network: Llama, documents: list[TokenizedDocument], batch_rows: 
         batch = pad(rows[start : start + batch_rows])
         learned = torch.from_numpy(batch.learned).to(device)
         hidden = network.hidden(torch.from_numpy(batch.inputs).to(device))[learned]
-        best = (hidden @ network.model.embed_tokens.weight.T).argmax(dim=-1)
+        best = (hidden @ network.output_weight.T).argmax(dim=-1)
         wrong = torch.zeros_like(learned)
         wrong[learned] = best != torch.from_numpy(batch.targets).to(device)[learned]
         right += int((~wrong.any(dim=1)).sum())

@@ -83,20 +83,27 @@ class Trunk(nn.Module):
 
 
 class Llama(nn.Module):
-    """A Llama language model with tied embeddings."""
+    """A Llama language model; its output layer is the embedding unless it has its own."""
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, shape: ModelShape, vocab_size: int) -> None:
+    def __init__(self, shape: ModelShape, vocab_size: int, tied: bool = True) -> None:
         super().__init__()
         self.shape = shape
         self.vocab_size = vocab_size
         self.model = Trunk(shape, vocab_size)
+        self.lm_head = None if tied else nn.Linear(shape.hidden_size, vocab_size, bias=False)
         self.dropout = nn.Dropout(shape.dropout)
         cos, sin = rotary_tables(shape)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
+
+    @property
+    def output_weight(self) -> Tensor:
+        """(vocabulary, hidden)"""
+        own = self.model.embed_tokens if self.lm_head is None else self.lm_head
+        return own.weight
 
     def initialize(self, seed: int) -> None:
         """Fill the weights: normal with deviation 1/sqrt(inputs), nothing added by any layer yet
@@ -123,7 +130,7 @@ class Llama(nn.Module):
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """token_ids (rows, length) -> logits (rows, length, vocabulary)."""
-        return functional.linear(self.hidden(token_ids), self.model.embed_tokens.weight)
+        return functional.linear(self.hidden(token_ids), self.output_weight)
 
     def losses(self, token_ids: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Cross entropy in nats at every target that is not negative: (number of targets,).
@@ -131,9 +138,8 @@ class Llama(nn.Module):
         Logits are computed for those positions only, so padding costs no output layer.
         """
         wanted = targets >= 0
-        logits = functional.linear(
-            self.hidden(token_ids)[wanted], self.model.embed_tokens.weight
-        )  # (targets, vocabulary)
+        hidden = self.hidden(token_ids)[wanted]
+        logits = functional.linear(hidden, self.output_weight)  # (targets, vocabulary)
         return functional.cross_entropy(
             logits, targets[wanted], reduction="none", label_smoothing=label_smoothing
         )

@@ -73,7 +73,9 @@ def build_optimizers(network: nn.Module, schedule: Schedule) -> list[torch.optim
     others: list[nn.Parameter] = []
     for name, weight in network.named_parameters():
         if weight.requires_grad:
-            inner = weight.ndim == 2 and "embed_tokens" not in name and ".lora_" not in name
+            inner = weight.ndim == 2 and not any(
+                outer in name for outer in ("embed_tokens", "lm_head", ".lora_")
+            )
             (matrices if inner else others).append(weight)
     found: list[torch.optim.Optimizer] = []
     if matrices:

@@ -43,6 +43,15 @@ def train_tokenizer(texts: Iterable[str], choice: TokenizerChoice) -> Tokenizer:
     return _train_fields(list(texts), choice.vocab_size)
 
 
+def begin_with_end_of_text(tokenizer: Tokenizer) -> None:
+    """Let every encoded text begin with the end-of-text token."""
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{END_OF_TEXT} $A",
+        pair=f"{END_OF_TEXT} $A $B",
+        special_tokens=[(END_OF_TEXT, tokenizer.token_to_id(END_OF_TEXT))],
+    )
+
+
 def twins(tokenizer: Tokenizer) -> dict[int, int]:
     """Id of a token that begins with a blank -> id of the same token without it."""
     ids = tokenizer.get_vocab()
@@ -102,11 +111,7 @@ def _train_bpe(
 def _finished(tokenizer: Tokenizer, split: pre_tokenizers.PreTokenizer) -> Tokenizer:
     tokenizer.pre_tokenizer = split
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{END_OF_TEXT} $A",
-        pair=f"{END_OF_TEXT} $A $B",
-        special_tokens=[(END_OF_TEXT, 0)],
-    )
+    begin_with_end_of_text(tokenizer)
     return tokenizer
 
 
