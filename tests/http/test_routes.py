@@ -25,7 +25,8 @@ async def test_models_are_listed_in_the_documented_shape(tmp_path: Path) -> None
             "id": "a", "object": "model", "owned_by": "local", "root": "a", "parent": None,
             "max_model_len": 1024, "ready": True, "capabilities": ["completion", "chat"],
             "defaults": {"temperature": 0.7}, "num_parameters": 0, "dtype": "float32",
-            "device": "cpu", "kernels": "fake",
+            "device": "cpu", "kernels": "fake", "quantization": "none", "quality_loss": None,
+            "weight_bytes": 0,
         }  # fmt: skip
         assert (await served.client.get("/v1/models/b")).json()["id"] == "b"
 

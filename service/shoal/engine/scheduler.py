@@ -7,10 +7,12 @@ always advances. Knows integers only: no tensors, text, sockets or other models.
 """
 
 from dataclasses import dataclass, field
+from typing import cast
 
 from shoal.engine.block_pool import ensure
 from shoal.engine.kv_blocks import KVBlocks
 from shoal.engine.sequence import Sequence, make_sequence
+from shoal.engine.steady import SteadyBatch, is_steady
 from shoal.engine.stopping import Deadlines, failed, finish_after, finish_at_deadline, refusal
 from shoal.engine.waiting import WaitingQueue
 from shoal.protocol.messages import Finished, Started, Submit, TokenLogprobs
@@ -64,6 +66,7 @@ class Scheduler:
         self._running: list[Sequence] = []  # in the order of first admission
         self._sequences: dict[int, Sequence] = {}  # waiting and running
         self._deadlines = Deadlines()
+        self._steady: SteadyBatch | None = None  # while all that run decode
         self._released: list[int] = []  # left their rows since the last plan
         self._finished: dict[int, Finished] = {}  # not yet taken
         self._num_arrived = 0
@@ -125,10 +128,17 @@ class Scheduler:
         finished, self._finished = self._finished, {}
         return finished
 
+    @property
+    def _may_admit(self) -> bool:
+        return len(self._waiting) > 0 and len(self._running) < self.limits.max_rows
+
     # --- plan ----------------------------------------------------------------------------------
 
     def plan(self, now: float) -> StepPlan:
         """The next step. It has rows whenever a sequence remains."""
+        if (steady_plan := self._plan_steady()) is not None:
+            return steady_plan
+        self._steady = None
         plan = StepPlan(released=self._released)
         prefilling = self._plan_decodes(plan)
         budget = self.limits.token_budget - len(plan.seq_ids)
@@ -138,6 +148,29 @@ class Scheduler:
             budget -= self._plan_prefill(plan, seq, budget)
         self._admit(plan, budget, now)
         self._released = []
+        if not self._may_admit and all(map(is_steady, self._running)):
+            self._steady = SteadyBatch(plan, self._running.copy(), self.limits.block_size)
+        return plan
+
+    def _plan_steady(self) -> StepPlan | None:
+        """One more token of each; None where rows changed or one does not get its block."""
+        steady = self._steady
+        if steady is None or self._may_admit:
+            return None
+        new_block_ids: dict[int, list[int]] = {}
+        at_edge, block_size = steady.at_edge, self.limits.block_size
+        growing = [
+            seq for seq in at_edge if seq.num_computed_tokens == len(seq.block_ids) * block_size
+        ]
+        if len(growing) > self._blocks.pool.num_available:
+            return None  # somebody must be put back
+        for seq in growing:
+            self._blocks.grow(seq)
+            new_block_ids[seq.seq_id] = seq.block_ids[-1:]
+        plan = steady.next_plan(self._released)
+        plan.new_block_ids = new_block_ids
+        self._released = []
+        self._waiting.shares.charge_steady(steady.tenants)
         return plan
 
     def _plan_decodes(self, plan: StepPlan) -> list[Sequence]:
@@ -219,6 +252,7 @@ class Scheduler:
         if seq.admitted_s is None:
             seq.admitted_s = now
             seq.num_cached_tokens = seq.num_charged_tokens = seq.num_computed_tokens
+        self._steady = None
         self._running.append(seq)
         self._waiting.shares.admit(seq.submit.tenant)
 
@@ -226,6 +260,10 @@ class Scheduler:
 
     def apply(self, plan: StepPlan, result: StepResult, now: float) -> Applied:
         """Takes over what the runner computed for `plan`."""
+        steady = self._steady
+        if steady is not None and not result.errors and None not in result.token_ids:
+            return self._apply_steady(steady, result)
+        self._steady = None  # rows will leave, or wait for another token
         applied = Applied()
         sequences, block_size = self._sequences, self.limits.block_size
         columns = zip(plan.seq_ids, plan.num_new_tokens, result.token_ids, strict=True)
@@ -244,6 +282,23 @@ class Scheduler:
                     self._report_start(seq, applied, now)
                 self._apply_token(seq, token_id, applied)
         return applied
+
+    def _apply_steady(self, steady: SteadyBatch, result: StepResult) -> Applied:
+        """Each sequence got a token, and little else happens."""
+        token_ids = cast("list[int]", result.token_ids)
+        ended: list[tuple[Sequence, int]] = []
+        for seq, token_id in zip(steady.seqs, token_ids, strict=True):
+            known = seq.token_ids
+            seq.num_computed_tokens += 1
+            known.append(token_id)
+            if token_id in seq.stop_ids or len(known) >= seq.max_num_tokens:
+                ended.append((seq, token_id))
+        for seq in steady.at_edge:
+            self._blocks.publish(seq)
+        for seq, token_id in ended:
+            if (finished := finish_after(seq, token_id)) is not None:
+                self._finish(seq, finished)
+        return Applied(seq_ids=steady.seq_ids, token_ids=token_ids)
 
     def _apply_token(self, seq: Sequence, token_id: int | None, applied: Applied) -> None:
         """All known tokens are computed: the next one, if any was asked for."""
@@ -297,6 +352,9 @@ class Scheduler:
             self._leave_row(seq)
 
     def _leave_row(self, seq: Sequence) -> None:
+        self._steady = None
+        # Kept by the step in a steady batch: what a decode computed was paid for.
+        seq.num_charged_tokens = max(seq.num_charged_tokens, seq.num_computed_tokens)
         self._running.remove(seq)
         self._blocks.release(seq)
         self._released.append(seq.seq_id)

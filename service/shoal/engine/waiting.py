@@ -5,6 +5,7 @@ each tenant's sequences computed, serve the smallest count. Knows nothing of blo
 """
 
 from collections import deque
+from collections.abc import Mapping
 
 from shoal.engine.block_pool import ensure
 from shoal.engine.sequence import Sequence
@@ -55,6 +56,11 @@ class TenantShares:
                 seq.num_charged_tokens = seq.num_computed_tokens + 1
                 tenant = seq.submit.tenant
                 served[tenant] = served.get(tenant, self._level) + OUTPUT_WEIGHT
+
+    def charge_steady(self, num_decodes: Mapping[str, int]) -> None:
+        """One token of so many sequences of each tenant, none of which is a recomputed one."""
+        for tenant, count in num_decodes.items():
+            self._served[tenant] = self.served(tenant) + OUTPUT_WEIGHT * count
 
     def charge_prefill(self, seq: Sequence, num_new_tokens: int) -> None:
         """These tokens are computed now; cached and recomputed ones are free."""

@@ -28,6 +28,8 @@ class EngineConfig(_Message, frozen=True):
     """auto, cpu or cuda."""
     dtype: str = "auto"
     """auto (the checkpoint's), float32 or bfloat16."""
+    quantize: str = "none"
+    """none or int8 (native kernels only; takes the place of dtype for the weights)."""
     kernels: str = "auto"
     """auto, native or torch."""
     num_threads: int = 0
@@ -162,6 +164,12 @@ class LoadedModel(msgspec.Struct, frozen=True, array_like=True):
     """Which code computes: torch, or the native kernel set's name."""
     weights_hash: str
     """First 16 hex digits of the SHA-256 over the weights file."""
+    weight_bytes: int = 0
+    """Memory that the weights take as they are computed with."""
+    quantization: str = "none"
+    """none or int8."""
+    quality_loss: dict[str, dict[str, float]] | None = None
+    """Metric -> {"full": value, "int8": value}, as the model's folder says it was measured."""
 
 
 class Ready(_Message, frozen=True):

@@ -29,7 +29,8 @@ class NewRow:
 @dataclass(slots=True)
 class StepPlan:
     """One step of one model. Columns: row i computes `num_new_tokens[i]` tokens of
-    `seq_ids[i]`, starting at position `num_computed_tokens[i]`."""
+    `seq_ids[i]`, starting at position `num_computed_tokens[i]`. For reading only: plans of the
+    same rows share lists."""
 
     seq_ids: list[int] = field(default_factory=list)
     num_computed_tokens: list[int] = field(default_factory=list)

@@ -1,7 +1,7 @@
-"""The arrays one forward pass reads, and the interface of what computes it."""
+"""The arrays one forward pass reads and returns, and the interface of what computes it."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,16 @@ class StepInputs:
     row_starts: Int32  # [R + 1] row r owns tokens row_starts[r] : row_starts[r + 1]
     context_lens: Int32  # [R] tokens of the sequence, this step's included
     block_tables: Int32  # [R, B] block ids in order, padded with 0
-    logit_indices: Int32  # [L] positions in T whose logits are wanted, ascending
+    logit_indices: Int32  # [L] positions in T whose logits are wanted, each once
+
+
+@dataclass(slots=True)
+class HeadOutputs:
+    """What the head found for the L tokens asked for."""
+
+    best_ids: Int32  # [L] of equal logits the lower id
+    best_logits: Float32  # [L] not finite where any logit is NaN or the best one is infinite
+    logits: Float32  # [at least those wanted, token ids]
 
 
 class Backend(Protocol):
@@ -31,4 +40,13 @@ class Backend(Protocol):
 
     def forward(self, inputs: StepInputs) -> Float32:
         """Writes keys and values of all tokens; returns float32 logits [L, vocab]."""
+        ...
+
+
+@runtime_checkable
+class BestBackend(Backend, Protocol):
+    """One that can find the best token without writing logits."""
+
+    def forward_best(self, inputs: StepInputs, num_logits: int) -> HeadOutputs:
+        """The same step; logits of the first `num_logits` of the L tokens only."""
         ...

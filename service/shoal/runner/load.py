@@ -1,6 +1,7 @@
 """A model folder to a runner: checkpoint, backend, KV cache size. Picks what computes."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from shoal.errors import ConfigError, ModelFolderError
@@ -17,6 +18,18 @@ from shoal.runner.device import (
 )
 from shoal.runner.inputs import Backend
 from shoal.runner.model_runner import ModelRunner
+from shoal.runner.quality import read_quality_loss
+
+
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """What computes a model, and how."""
+
+    backend: Backend
+    dtype: str
+    device: str
+    num_blocks: int
+    weight_bytes: int
 
 
 def load_runner(
@@ -32,11 +45,15 @@ def load_runner(
     max_tokens = checkpoint.config.max_positions
     if config.max_model_len > 0:
         max_tokens = min(max_tokens, config.max_model_len)
-    build = _native_backend if _uses_native(config) else _torch_backend
-    backend, dtype, device, num_blocks = build(checkpoint, config, kv_bytes, max_tokens)
+    is_quantized = config.quantize != "none"
+    quality_loss = read_quality_loss(folder, config.quantize) if is_quantized else None
+    if _uses_native(config):
+        built = _native_backend(checkpoint, config, kv_bytes, max_tokens, num_token_ids)
+    else:
+        built = _torch_backend(checkpoint, config, kv_bytes, max_tokens)
     on_progress(0.9)
     runner = ModelRunner(
-        backend,
+        built.backend,
         num_token_ids=num_token_ids,
         max_rows=config.max_batch_size,
         max_tokens=max_tokens,
@@ -48,12 +65,15 @@ def load_runner(
         vocab_size=num_token_ids,
         max_model_len=max_tokens,
         num_parameters=checkpoint.num_parameters,
-        dtype=dtype,
-        device=device,
-        kernels=backend.name,
+        dtype=built.dtype,
+        device=built.device,
+        kernels=built.backend.name,
         weights_hash=checkpoint.weights_hash,
+        weight_bytes=built.weight_bytes,
+        quantization=config.quantize,
+        quality_loss=quality_loss,
     )
-    return runner, loaded, num_blocks
+    return runner, loaded, built.num_blocks
 
 
 def num_kv_blocks(
@@ -76,6 +96,17 @@ def _uses_native(config: EngineConfig) -> bool:
     ConfigError for kernels and device that do not fit."""
     if config.kernels == "native" and config.device == "cuda":
         raise ConfigError("kernels=native compute on the CPU; device cuda needs kernels=torch")
+    uses_native = _chooses_native(config)
+    if config.quantize != "none" and not uses_native:
+        raise ConfigError(
+            f"quantize={config.quantize} needs the native CPU kernels, and PyTorch would compute "
+            "here: set quantize=none, or device=cpu and kernels=native (a library that is not "
+            "built comes with a reinstall of Shoal with a C++ compiler at hand)"
+        )
+    return uses_native
+
+
+def _chooses_native(config: EngineConfig) -> bool:
     if config.kernels != "auto":
         return config.kernels == "native"
     from shoal.kernels import native
@@ -85,30 +116,35 @@ def _uses_native(config: EngineConfig) -> bool:
 
 
 def _native_backend(
-    checkpoint: Checkpoint, config: EngineConfig, kv_bytes: int, max_tokens: int
-) -> tuple[Backend, str, str, int]:
+    checkpoint: Checkpoint,
+    config: EngineConfig,
+    kv_bytes: int,
+    max_tokens: int,
+    num_token_ids: int,
+) -> _Built:
     from shoal.kernels.native import BLOCK_SIZE as NATIVE_BLOCK_SIZE
     from shoal.runner.native_backend import NativeBackend, native_dtype
 
     if config.block_size != NATIVE_BLOCK_SIZE:
         raise ConfigError(f"block_size must be {NATIVE_BLOCK_SIZE} with native kernels")
-    dtype = native_dtype(config.dtype, checkpoint.dtype)
-    bytes_per_number = 4 if dtype == "float32" else 2
-    _refuse_too_large(checkpoint, bytes_per_number)
-    num_blocks = num_kv_blocks(checkpoint.config, config, kv_bytes, bytes_per_number, max_tokens)
+    dtype = native_dtype(config.dtype, checkpoint.dtype, config.quantize)
+    _refuse_too_large(checkpoint, {"float32": 4, "bfloat16": 2, "int8": 1}[dtype])
+    kv_number_bytes = 4 if dtype == "float32" else 2  # keys and values of int8 are bfloat16
+    num_blocks = num_kv_blocks(checkpoint.config, config, kv_bytes, kv_number_bytes, max_tokens)
     backend = NativeBackend(
         checkpoint,
         dtype=dtype,
         num_blocks=num_blocks,
         max_step_tokens=max(config.token_budget, config.max_batch_size),
         num_threads=config.num_threads or usable_cores(),
+        num_token_ids=num_token_ids,
     )
-    return backend, dtype, "cpu", num_blocks
+    return _Built(backend, dtype, "cpu", num_blocks, backend.weight_bytes)
 
 
 def _torch_backend(
     checkpoint: Checkpoint, config: EngineConfig, kv_bytes: int, max_tokens: int
-) -> tuple[Backend, str, str, int]:
+) -> _Built:
     import torch  # not at the top: a backend without it must not pay for it
 
     from shoal.runner.torch_backend import TorchBackend
@@ -128,7 +164,8 @@ def _torch_backend(
         num_blocks=num_blocks,
         block_size=config.block_size,
     )
-    return backend, str(dtype).removeprefix("torch."), device, num_blocks
+    name = str(dtype).removeprefix("torch.")
+    return _Built(backend, name, device, num_blocks, checkpoint.num_parameters * dtype.itemsize)
 
 
 def _refuse_too_large(checkpoint: Checkpoint, bytes_per_number: int) -> None:

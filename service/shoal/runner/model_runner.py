@@ -1,11 +1,14 @@
 """Turns plans of one model into tokens: rows, forward pass, sampling, log-probabilities."""
 
+from math import isfinite
+
 import numpy as np
 
 from shoal.protocol.step import StepPlan, StepResult
-from shoal.runner.inputs import Backend, Float32, Int32
-from shoal.runner.rows import Row, Rows
-from shoal.runner.sampler import Sampler, SampleRow
+from shoal.runner.batch import Batch
+from shoal.runner.inputs import Backend, BestBackend, HeadOutputs, Int32, StepInputs
+from shoal.runner.rows import Rows
+from shoal.runner.sampling import NumpySampling, Sampling
 
 
 class ModelRunner:
@@ -19,131 +22,107 @@ class ModelRunner:
         max_rows: int,
         max_tokens: int,
         block_size: int,
+        sampling: Sampling | None = None,
     ) -> None:
         """`num_token_ids`: ids the tokenizer knows; columns of a padded vocabulary beyond
-        them can never be sampled. `max_tokens`: longest sequence."""
+        them can never be sampled. `max_tokens`: longest sequence. `sampling`: None takes the
+        sampler of numpy."""
         self._backend = backend
+        self._best_backend = backend if isinstance(backend, BestBackend) else None
         self._num_token_ids = num_token_ids
-        self._sampler = Sampler(num_token_ids)
+        self._sampling = sampling or NumpySampling(num_token_ids)
         self._rows = Rows(max_rows=max_rows, max_tokens=max_tokens, block_size=block_size)
+        self._batch: Batch | None = None
 
     def run(self, plan: StepPlan) -> StepResult:
         """Computes the plan's rows; see protocol/step.py."""
-        self._rows.apply_diff(plan)
-        rows = [self._rows[seq_id] for seq_id in plan.seq_ids]
-        wanted = _WantedLogits(plan, rows)
-        logits = self._backend.forward(self._rows.inputs(plan, wanted.indices))
-        logits = logits[:, : self._num_token_ids]
-        result = StepResult([None] * len(rows))
-        self._sample(plan, rows, wanted, logits, result)
-        for index in wanted.prompt_rows:
-            self._report_prompt(plan, rows, wanted, logits, index, result)
+        batch = self._next_batch(plan)
+        head = self._forward(batch.inputs, batch.num_logits)
+        result = StepResult([])
+        self._sample(batch, head, result)
+        if batch.prompts:
+            self._report_prompts(plan, batch, head, result)
         return result
 
-    def _sample(
-        self,
-        plan: StepPlan,
-        rows: list[Row],
-        wanted: "_WantedLogits",
-        logits: Float32,
-        result: StepResult,
-    ) -> None:
-        ends = wanted.end_rows
-        if not ends:
+    def _next_batch(self, plan: StepPlan) -> Batch:
+        batch = self._batch
+        if batch is not None:
+            if batch.is_next(plan):
+                self._rows.extend(plan)
+                batch.advance(plan, self._rows)
+                return batch
+            batch.settle(self._rows)
+        self._batch = None  # should the plan be refused
+        self._rows.apply_diff(plan)
+        self._batch = Batch(plan, self._rows)
+        return self._batch
+
+    def _forward(self, inputs: StepInputs, num_logits: int) -> HeadOutputs:
+        if self._best_backend is not None:
+            return self._best_backend.forward_best(inputs, num_logits)
+        logits = self._backend.forward(inputs)[:, : self._num_token_ids]
+        best = logits.argmax(axis=1)  # a NaN counts as best
+        return HeadOutputs(best.astype(np.int32), logits[np.arange(len(best)), best], logits)
+
+    def _sample(self, batch: Batch, head: HeadOutputs, result: StepResult) -> None:
+        token_ids = head.best_ids[batch.end_lines]
+        if batch.drawn:
+            token_ids[batch.drawn] = self._draw(batch, head)
+        tokens: list[int | None] = token_ids.tolist()
+        # A sum is finite only if every part is: one look at all rows.
+        if (batch.drawn and -1 in tokens) or not isfinite(head.best_logits.sum()):
+            is_bad = (token_ids < 0) | ~np.isfinite(head.best_logits[batch.end_lines])
+            for at in np.flatnonzero(is_bad).tolist():
+                result.errors[batch.seq_ids[batch.end_indices[at]]] = "numerical_error"
+                tokens[at] = None
+        for at, row in zip(batch.drawn, batch.drawn_rows, strict=True):
+            if row.counts is not None and tokens[at] is not None:
+                row.counts[1, tokens[at]] += 1
+        if batch.reported:
+            self._report(batch, head, token_ids, result)
+        batch.keep(token_ids)
+        if batch.samples_all:
+            result.token_ids = tokens
             return
-        at_end = [wanted.last_of[index] for index in ends]
-        last = logits if len(at_end) == len(logits) else logits[at_end]
-        tokens = self._sampler.sample(last, [self._sample_row(rows[index]) for index in ends])
-        reported: list[int] = []  # lines whose log-probabilities are wanted
-        for line, (index, token_id) in enumerate(zip(ends, tokens, strict=True)):
-            if token_id is None:
-                result.errors[plan.seq_ids[index]] = "numerical_error"
-                continue
+        result.token_ids = [None] * len(batch.rows)
+        for index, token_id in zip(batch.end_indices, tokens, strict=True):
             result.token_ids[index] = token_id
-            if rows[index].new.output.logprobs is not None:
-                reported.append(line)
-            self._rows.append_token(rows[index], token_id)
-        if reported:
-            self._report(plan, rows, last, [(line, ends[line]) for line in reported], result)
+
+    def _draw(self, batch: Batch, head: HeadOutputs) -> Int32:
+        """Tokens of the rows that want more than the best one."""
+        rows, positions = batch.drawn_rows, batch.inputs.context_lens[batch.drawn_indices]
+        for row, position in zip(rows, positions, strict=True):
+            if row.new.sampling.has_penalties and row.counts is None:
+                known = self._rows.tokens(row, 0, position)
+                row.counts = count(known, row.new.num_prompt_tokens, self._num_token_ids)
+        return self._sampling.sample(head.logits[batch.drawn_lines], rows, positions)
 
     def _report(
-        self,
-        plan: StepPlan,
-        rows: list[Row],
-        logits: Float32,
-        lines: list[tuple[int, int]],
-        result: StepResult,
+        self, batch: Batch, head: HeadOutputs, token_ids: Int32, result: StepResult
     ) -> None:
-        """Log-probabilities of sampled tokens; `lines`: (line of the logits, row)."""
-        token_ids = [result.token_ids[index] or 0 for _, index in lines]
-        nums_best = [rows[index].new.output.logprobs or 0 for _, index in lines]
-        found = self._sampler.logprobs(logits[[line for line, _ in lines]], token_ids, nums_best)
-        for (_, index), logprobs in zip(lines, found, strict=True):
-            result.logprobs[plan.seq_ids[index]] = logprobs
+        """Log-probabilities of sampled tokens; none for a row that failed."""
+        logits = head.logits[batch.reported_lines]
+        chosen = np.maximum(token_ids[batch.reported], 0).tolist()
+        found = self._sampling.logprobs(logits, chosen, batch.nums_best)
+        for seq_id, logprobs in zip(batch.reported_ids, found, strict=True):
+            if seq_id not in result.errors:
+                result.logprobs[seq_id] = logprobs
 
-    def _sample_row(self, row: Row) -> SampleRow:
-        new = row.new
-        banned = new.banned_until_min if row.num_output_tokens < new.min_tokens else ()
-        if new.sampling.has_penalties and row.counts is None:
-            row.counts = self._count(row)
-        return SampleRow(new.sampling, row.num_tokens, banned, row.counts)
-
-    def _count(self, row: Row) -> Int32:
-        """[2, vocab] tokens in the prompt and in the output so far."""
-        prompt, output = row.new.num_prompt_tokens, row.num_tokens
-        return np.stack(
-            [
-                np.bincount(self._rows.tokens(row, start, end), minlength=self._num_token_ids)
-                for start, end in ((0, prompt), (prompt, output))
-            ]
-        ).astype(np.int32)
-
-    def _report_prompt(
-        self,
-        plan: StepPlan,
-        rows: list[Row],
-        wanted: "_WantedLogits",
-        logits: Float32,
-        index: int,
-        result: StepResult,
+    def _report_prompts(
+        self, plan: StepPlan, batch: Batch, head: HeadOutputs, result: StepResult
     ) -> None:
-        """Log-probabilities of the prompt tokens that follow those of this chunk."""
-        row, start = rows[index], plan.num_computed_tokens[index]
-        end = min(start + plan.num_new_tokens[index], row.new.num_prompt_tokens - 1)
-        first = wanted.first_of[index]
-        following = self._rows.tokens(row, start + 1, end + 1).tolist()
-        k = row.new.output.prompt_logprobs or 0
-        result.prompt_logprobs[plan.seq_ids[index]] = self._sampler.logprobs(
-            logits[first : first + len(following)], following, [k] * len(following)
-        )
+        """Log-probabilities of the prompt tokens that follow those of these chunks."""
+        for lines in batch.prompts:
+            row, start = lines.row, plan.num_computed_tokens[lines.index]
+            end = min(start + plan.num_new_tokens[lines.index], row.new.num_prompt_tokens - 1)
+            following = self._rows.tokens(row, start + 1, end + 1).tolist()
+            nums_best = [row.new.output.prompt_logprobs or 0] * len(following)
+            logits = head.logits[lines.first : lines.first + len(following)]
+            found = self._sampling.logprobs(logits, following, nums_best)
+            result.prompt_logprobs[row.new.seq_id] = found
 
 
-class _WantedLogits:
-    """Which tokens of a step need logits: the last known token of each row, and every token of
-    a prompt whose log-probabilities are wanted."""
-
-    def __init__(self, plan: StepPlan, rows: list[Row]) -> None:
-        self.end_rows: list[int] = []
-        """Rows that sample a token."""
-        self.prompt_rows: list[int] = []
-        """Rows that report prompt log-probabilities."""
-        self.first_of: dict[int, int] = {}
-        self.last_of: dict[int, int] = {}
-        """Row -> its first and last line of the logits."""
-        indices: list[int] = []
-        start = 0
-        for index, row in enumerate(rows):
-            computed, count = plan.num_computed_tokens[index], plan.num_new_tokens[index]
-            at_end = computed + count == row.num_tokens
-            in_prompt = computed < row.new.num_prompt_tokens - 1
-            if row.new.output.prompt_logprobs is not None and in_prompt:
-                self.prompt_rows.append(index)
-                self.first_of[index] = len(indices)
-                indices.extend(range(start, start + count))
-            elif at_end:
-                indices.append(start + count - 1)
-            if at_end:
-                self.end_rows.append(index)
-                self.last_of[index] = len(indices) - 1
-            start += count
-        self.indices = np.array(indices, np.int32)
+def count(token_ids: Int32, num_prompt_tokens: int, num_token_ids: int) -> Int32:
+    """[2, token ids] how often each stands in the prompt and in the output."""
+    parts = (token_ids[:num_prompt_tokens], token_ids[num_prompt_tokens:])
+    return np.stack([np.bincount(part, minlength=num_token_ids) for part in parts]).astype(np.int32)

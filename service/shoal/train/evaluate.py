@@ -27,7 +27,7 @@ from shoal.train.prose_checks import (
     ngram_bits_per_byte,
     shuffle_sentences,
 )
-from shoal.train.samples import ask_story, write_stories
+from shoal.train.samples import TellStory, write_stories
 
 Messages = list[dict[str, str]]
 Ask = Callable[[Messages], str]  # a conversation -> the answer's text
@@ -138,6 +138,22 @@ def score_server(url: str, model: str, api_key: str | None = None) -> Score:
     return score
 
 
+def ask_story(url: str, model: str, api_key: str | None = None) -> TellStory:
+    """Stories with the folder's own sampling settings, repeatable by seed."""
+    client = _client(url, api_key)
+
+    def tell(request: str | None, beginning: str, seed: int) -> str:
+        body: dict[str, Any] = {"model": model, "max_tokens": 400, "seed": seed}
+        if request is None:
+            reply = client.post("/v1/completions", json={**body, "prompt": beginning})
+            return beginning + str(reply.raise_for_status().json()["choices"][0]["text"])
+        body["messages"] = [{"role": "user", "content": request}]
+        reply = client.post("/v1/chat/completions", json=body)
+        return str(reply.raise_for_status().json()["choices"][0]["message"]["content"])
+
+    return tell
+
+
 def plain_texts(documents: Iterable[Document]) -> list[str]:
     """The texts of held-out documents, without control tokens."""
     return [
@@ -227,7 +243,7 @@ def _evaluate_prose(options: argparse.Namespace) -> dict[str, Any]:
             "kneser_ney_5_bits_per_byte": round(baseline[source], 4),
         }
     if options.samples:
-        stories = write_stories(ask_story(_client(options.url, options.api_key), name))
+        stories = write_stories(ask_story(options.url, name, options.api_key))
         options.samples.write_text(json.dumps(stories, indent=1, ensure_ascii=False) + "\n")
         report[f"{name} runs of {RUN_WORDS} words that stand in the training texts"] = {
             "of its own stories": round(copied_share([s["text"] for s in stories], training), 4),

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-
-import httpx
 
 STORIES = (
     *(
@@ -41,21 +38,6 @@ STORIES = (
 )  # (what the user asks, or None; how the text begins)
 Story = dict[str, str]
 TellStory = Callable[[str | None, str, int], str]  # request or None, beginning, seed -> text
-
-
-def ask_story(client: httpx.Client, model: str) -> TellStory:
-    """Stories with the folder's own sampling settings, repeatable by seed."""
-
-    def tell(request: str | None, beginning: str, seed: int) -> str:
-        body: dict[str, Any] = {"model": model, "max_tokens": 400, "seed": seed}
-        if request is None:
-            reply = client.post("/v1/completions", json={**body, "prompt": beginning})
-            return beginning + str(reply.raise_for_status().json()["choices"][0]["text"])
-        body["messages"] = [{"role": "user", "content": request}]
-        reply = client.post("/v1/chat/completions", json=body)
-        return str(reply.raise_for_status().json()["choices"][0]["message"]["content"])
-
-    return tell
 
 
 def write_stories(tell: TellStory) -> list[Story]:

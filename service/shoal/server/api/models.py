@@ -12,11 +12,13 @@ router = APIRouter(tags=["Models"])
 
 @router.get("/v1/models")
 async def list_models(request: Request) -> dict[str, Any]:
-    """Every configured model; those still loading have ready false."""
+    """Every configured model, the default first; those still loading have ready false."""
     services = services_of(request)
+    default = services.default_model
+    models = sorted(services.models.values(), key=lambda model: model.name != default)
     return {
         "object": "list",
-        "data": [_model_object(services, model) for model in services.models.values()],
+        "data": [_model_object(services, model) for model in models],
     }
 
 
@@ -44,4 +46,7 @@ def _model_object(services: Services, model: TextModel) -> dict[str, Any]:
         "dtype": loaded.dtype if loaded else None,
         "device": loaded.device if loaded else None,
         "kernels": loaded.kernels if loaded else None,
+        "quantization": loaded.quantization if loaded else None,
+        "quality_loss": loaded.quality_loss if loaded else None,
+        "weight_bytes": loaded.weight_bytes if loaded else None,
     }

@@ -1,0 +1,124 @@
+"""--quantize int8: what is computed, what is said about it, what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shoal.config import Settings, engine_config
+from shoal.errors import ConfigError, ModelFolderError
+from shoal.kernels import native
+from shoal.protocol.messages import EngineConfig, LoadedModel, ModelSource
+from shoal.protocol.params import OutputParams
+from shoal.runner import load as load_module
+from shoal.runner.load import load_runner
+from tests.fakes.tiny_models import write_tiny_llama
+from tests.unit.runner.building import new_row, plan
+
+needs_native = pytest.mark.skipif(not native.available(), reason="native kernels are not built")
+METRICS = {"perplexity": {"full": 7.25, "int8": 7.3}}
+
+
+def load(folder: Path, **config: Any) -> tuple[Any, LoadedModel, int]:
+    settings = EngineConfig(
+        models=(), **{"kernels": "native", "quantize": "int8", "num_threads": 1, **config}
+    )
+    return load_runner(ModelSource("tiny", str(folder)), settings, 4 << 20, lambda _: None)
+
+
+@needs_native
+def test_an_int8_model_says_so_and_takes_a_quarter_of_the_weight_memory(tmp_path: Path) -> None:
+    folder = write_tiny_llama(tmp_path / "tiny", hidden_size=192, intermediate_size=384)
+    _, whole, whole_blocks = load(folder, quantize="none")
+    _, small, small_blocks = load(folder)
+    assert (whole.dtype, whole.quantization) == ("float32", "none")
+    assert (small.dtype, small.quantization) == ("int8", "int8")
+    # The token table of a model that is not tied stays as it is; the rest shrinks to a quarter.
+    assert whole.weight_bytes > 4 * whole.num_parameters * 0.95
+    assert small.weight_bytes < 0.5 * whole.weight_bytes
+    assert small_blocks == 2 * whole_blocks  # keys and values are bfloat16: twice as many fit
+
+
+@needs_native
+def test_int8_logprobs_are_close_to_those_of_the_whole_weights(tmp_path: Path) -> None:
+    folder = write_tiny_llama(tmp_path / "tiny", hidden_size=192)
+    values = {}
+    for quantize in ("none", "int8"):
+        runner, _, _ = load(folder, quantize=quantize)
+        row = new_row(1, list(range(30)), [5, 2], output=OutputParams(prompt_logprobs=0))
+        result = runner.run(plan((1, 0, 30), new=[row]))
+        values[quantize] = [one.logprob for one in result.prompt_logprobs[1]]
+    difference = np.abs(np.subtract(values["none"], values["int8"]))
+    assert 0 < difference.max() < 0.5
+    assert difference.mean() < 0.15
+
+
+@pytest.mark.parametrize(
+    "config", [{"kernels": "torch"}, {"kernels": "auto", "device": "cuda"}], ids=str
+)
+def test_int8_on_pytorch_is_refused_with_what_to_do(tmp_path: Path, config: Any) -> None:
+    with pytest.raises(ConfigError, match=r"quantize=int8 needs the native CPU kernels.*set"):
+        load(write_tiny_llama(tmp_path / "tiny"), **config)
+
+
+def test_int8_without_the_library_is_refused_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "_BUILT", False)
+    with pytest.raises(ConfigError, match="C\\+\\+ compiler"):
+        load(write_tiny_llama(tmp_path / "tiny"), kernels="auto", device="cpu")
+
+
+@needs_native
+def test_float32_and_int8_at_once_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="contradict"):
+        load(write_tiny_llama(tmp_path / "tiny"), dtype="float32")
+
+
+@needs_native
+def test_memory_is_counted_in_the_numbers_that_are_computed_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_tiny_llama(tmp_path / "tiny")
+    needed = load(folder)[1].num_parameters * 2
+    monkeypatch.setattr(load_module, "available_bytes", lambda: needed)
+    with pytest.raises(ModelFolderError, match="MiB"):
+        load(folder, quantize="none")
+    assert load(folder)[1].quantization == "int8"
+
+
+@needs_native
+def test_the_measured_loss_of_the_folder_is_told_with_an_int8_model_only(tmp_path: Path) -> None:
+    folder = write_tiny_llama(tmp_path / "tiny")
+    assert load(folder)[1].quality_loss is None
+    (folder / "quality.json").write_text(json.dumps({"int8": METRICS, "int4": {}}))
+    assert load(folder)[1].quality_loss == METRICS
+    assert load(folder, quantize="none")[1].quality_loss is None
+    (folder / "quality.json").write_text(json.dumps({"int4": {}}))
+    assert load(folder)[1].quality_loss is None
+
+
+@needs_native
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", '{"int8": 3}', '{"int8": {"a": {"full": 1}}}', '{"int8": {"a": [1, 2]}}',
+     '{"int8": {"a": {"full": 1, "int8": NaN}}}', '{"int8": {"a": {"full": "x", "int8": 2}}}'],
+)  # fmt: skip
+def test_a_broken_quality_file_is_a_clean_error(tmp_path: Path, text: str) -> None:
+    folder = write_tiny_llama(tmp_path / "tiny")
+    (folder / "quality.json").write_text(text)
+    with pytest.raises(ModelFolderError, match=r"quality\.json"):
+        load(folder)
+
+
+def test_the_setting_reaches_the_engine_from_flag_and_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert engine_config(Settings(), ()).quantize == "none"
+    assert engine_config(Settings(quantize="int8"), ()).quantize == "int8"
+    monkeypatch.setenv("SHOAL_QUANTIZE", "int8")
+    assert engine_config(Settings(), ()).quantize == "int8"
+    with pytest.raises(ValueError, match="quantize"):
+        Settings(quantize="int4")  # type: ignore[arg-type]
