@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.types import Scope
+from starlette.types import Scope, Send
 
 _KEY = "shoal.context"
 
@@ -14,6 +14,9 @@ class RequestContext:
     """Filled from the outside in: middleware first, then the route."""
 
     request_id: str
+    send: Send
+    """The server's own. Chunks of a begun response take this way past the layers, which have
+    nothing to add to them."""
     tenant: str = ""
     received: float = field(default_factory=time.monotonic)
     model: str = ""

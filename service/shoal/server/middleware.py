@@ -36,7 +36,7 @@ class ContextMiddleware:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        context = RequestContext(request_id)
+        context = RequestContext(request_id, send)
         context.attach(scope)
         status = 0
 

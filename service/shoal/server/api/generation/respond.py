@@ -61,8 +61,10 @@ class GenerationResponse(Response):
         self._stream = stream
         self._ignored = ignored
         self._started = False
-        self._one_send = asyncio.Lock()
-        """A ping never gets between the status line and a chunk, or past a slow reader."""
+        self._admitted = False
+        self._ping_ends: asyncio.Event | None = None
+        """Set while a ping is under way: a chunk waits for its end. The other way round a ping
+        is left out, since what is being sent shows the reader as much."""
         self._last_sent = time.monotonic()
         self._sending_since: float | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -80,7 +82,10 @@ class GenerationResponse(Response):
         if self._task is not None:
             self._services.open_requests.add(self._task)
         try:
-            await (self._send_stream(send) if self._stream else self._send_whole(send))
+            if self._stream:
+                await self._send_stream(send, context.send)
+            else:
+                await self._send_whole(send)
         except ShoalError as error:
             outcome = error
             await self._send_error(send, error)
@@ -128,43 +133,43 @@ class GenerationResponse(Response):
         )
         await send({"type": "http.response.body", "body": body})
 
-    async def _send_stream(self, send: Send) -> None:
+    async def _send_stream(self, send: Send, send_chunk: Send) -> None:
         chunk = self._renderer.chunk
         async for deltas in self._generation:
-            if not self._started:
+            if not self._admitted:
+                self._admitted = True
                 self._ticket.started()
+            if not self._started:
                 await self._start(send)
-            if len(deltas) == 1:
-                await self._send_piece(send, chunk(deltas[0]))
-            else:
-                await self._send_piece(send, b"".join(map(chunk, deltas)))
+            piece = chunk(deltas[0]) if len(deltas) == 1 else b"".join(map(chunk, deltas))
+            if self._ping_ends is not None:
+                await self._ping_ends.wait()
+            self._sending_since = self._last_sent = time.monotonic()
+            await send_chunk({"type": "http.response.body", "body": piece, "more_body": True})
+            self._sending_since = None
         if not self._started:
             await self._start(send)
-        await self._send_piece(
-            send, self._renderer.closing(self._generation) + sse.DONE, more=False
-        )
+        await self._send_last(send, self._renderer.closing(self._generation) + sse.DONE)
 
     async def _start(self, send: Send) -> None:
         """The status line, once."""
-        async with self._one_send:
-            if self._started:
-                return
+        if not self._started:
             self._started = True
             headers = [*sse.HEADERS, *self._timing_headers()]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
 
-    async def _send_piece(self, send: Send, piece: bytes, *, more: bool = True) -> None:
-        async with self._one_send:
-            self._sending_since = self._last_sent = time.monotonic()
-            await send({"type": "http.response.body", "body": piece, "more_body": more})
-            self._sending_since = None
+    async def _send_last(self, send: Send, piece: bytes) -> None:
+        if self._ping_ends is not None:
+            await self._ping_ends.wait()
+        self._sending_since = time.monotonic()
+        await send({"type": "http.response.body", "body": piece, "more_body": False})
+        self._sending_since = None
 
     async def _send_error(self, send: Send, error: ShoalError) -> None:
         if isinstance(error, ClientGone):
             return
         if self._started:
-            piece = sse.event(error_bytes(error)) + sse.DONE
-            await self._send_piece(send, piece, more=False)
+            await self._send_last(send, sse.event(error_bytes(error)) + sse.DONE)
         else:
             await send_error(send, error)
 
@@ -182,8 +187,20 @@ class GenerationResponse(Response):
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
             else:
-                await self._start(send)
-                await self._send_piece(send, sse.PING)
+                self._last_sent = time.monotonic()
+                if self._sending_since is None:
+                    await self._send_ping(send)
+
+    async def _send_ping(self, send: Send) -> None:
+        self._ping_ends = asyncio.Event()
+        try:
+            await self._start(send)
+            self._sending_since = time.monotonic()
+            await send({"type": "http.response.body", "body": sse.PING, "more_body": True})
+            self._sending_since = None
+        finally:
+            self._ping_ends.set()
+            self._ping_ends = None
 
     async def _watch_stall(self) -> None:
         """Ends a stream whose reader takes nothing, be it a chunk or a ping."""
