@@ -11,7 +11,7 @@ NATIVE := $(wildcard service/shoal/kernels/CMakeLists.txt service/shoal/kernels/
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-all setup fix check bench evaluate lock clean
+.PHONY: help serve test test-all setup fix check bench bench-peers evaluate lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -39,6 +39,9 @@ check: $(VENV)/dev.stamp ## format, lint, types, import rules; changes nothing
 
 bench: $(VENV)/dev.stamp ## measure a server started for it (ARGS="--concurrency 1,8" picks loads)
 	deploy/with-server.sh $(BIN)/shoal bench --url URL $(ARGS)
+
+bench-peers: $(VENV)/dev.stamp ## measure beside llama.cpp, OpenVINO, vLLM; builds them (ARGS=--help)
+	$(BIN)/python -m tests.benchmarks.peers $(ARGS)
 
 evaluate: $(VENV)/dev.stamp ## measure the default models on held-out text in DATA, as in their cards
 	deploy/with-server.sh $(BIN)/python -m shoal.train.evaluate --url URL --data $(DATA) $(ARGS)

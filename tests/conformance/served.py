@@ -23,9 +23,10 @@ ROOT = Path(__file__).parents[2]
 CONTEXT = 512
 
 
-def write_tiny_llama(folder: Path) -> Path:
-    """A Llama of a few thousand random numbers, with the byte tokenizer and a chat template."""
-    hidden, inner, heads, kv_heads, num_layers = 64, 128, 4, 2, 2
+def write_tiny_llama(folder: Path, num_layers: int = 2) -> Path:
+    """A Llama of a few thousand random numbers, with the byte tokenizer and a chat template. More
+    layers make it slower, for tests that need an answer to take a while."""
+    hidden, inner, heads, kv_heads = 64, 128, 4, 2
     write_text_folder(folder)
     config = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": VOCAB_SIZE,

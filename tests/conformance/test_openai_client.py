@@ -237,7 +237,7 @@ async def _texts(server: ServerProcess, prompts: list[str]) -> list[str]:
 
         async def one(prompt: str) -> str:
             stream = await client.completions.create(
-                model="tiny", prompt=prompt, temperature=0, stream=True, max_tokens=150,
+                model="tiny", prompt=prompt, temperature=0, stream=True, max_tokens=460,
                 extra_body={"ignore_eos": True},
             )  # fmt: skip
             return "".join([chunk.choices[0].text async for chunk in stream])

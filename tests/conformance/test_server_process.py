@@ -35,7 +35,8 @@ def until_ready(server: ServerProcess) -> None:
 def test_an_engine_killed_mid_stream_then_a_drain_mid_stream(tmp_path: Path) -> None:
     """One server for both: what is open ends openly, a new engine serves the same text, and
     SIGTERM lets the running stream finish before exit code 0."""
-    folder = write_tiny_llama(tmp_path / "tiny")
+    # many layers, so that an answer takes longer than it takes to kill
+    folder = write_tiny_llama(tmp_path / "tiny", num_layers=12)
     with serve_process(folder, "--dtype", "float32") as server:
         with stream(server, max_tokens=500) as response:
             assert response.status_code == 200
