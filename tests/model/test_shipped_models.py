@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from shoal.kernels import native
+from shoal.protocol.messages import ModelSource
+from shoal.text.text_model import load_text_model
 from tests.model.driving import Batch, greedy, make_backend
 
 _MODELS = Path(__file__).resolve().parents[2] / "models"
 FOLDERS = sorted(path.parent for path in _MODELS.glob("*/model.safetensors"))
-NUM_PROMPTS, NUM_TOKENS, NUM_BLOCKS = 50, 32, 700
+NUM_PROMPTS, NUM_TOKENS, NUM_BLOCKS = 50, 48, 700
 
 _NAMES = ("Lily", "Tom", "a small bird", "the old farmer", "Mia and her dog")
 _DEEDS = (
@@ -98,6 +100,31 @@ def _two_best(model: Any, prompt: list[int], found: list[int]) -> tuple[Any, Any
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_a_chat_is_rendered_as_transformers_renders_it(folder: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    ours = load_text_model(ModelSource(folder.name, str(folder)))
+    for messages in (
+        [{"role": "user", "content": "Tell me a story."}],
+        [{"role": "system", "content": "snips"}, {"role": "user", "content": "  play <|end|> x "}],
+        [
+            {"role": "user", "content": "One"},
+            {"role": "assistant", "content": "Two"},
+            {"role": "user", "content": "Ünï 東京"},
+        ],
+    ):
+        wanted = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        assert ours.chat_template is not None
+        found = ours.chat_template.render(
+            messages,
+            variables={"bos_token": ours.bos_token, "eos_token": ours.eos_token},
+            add_generation_prompt=True,
+            max_chars=10_000,
+        )
+        assert found == wanted
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_the_lock_names_the_files_that_are_there(folder: Path) -> None:
     locked = json.loads((folder / "lock.json").read_text())["files"]
     present = {path.name for path in folder.iterdir()} - {"MODEL.md", "lock.json"}
@@ -114,10 +141,12 @@ def test_the_card_has_every_section_and_the_exact_command(folder: Path) -> None:
     headings = {line[3:].strip().lower() for line in card.splitlines() if line[:3] == "## "}
     for wanted in ("use", "quality", "limits", "data", "recipe"):
         assert wanted in headings, f"no section {wanted!r} in {headings}"
+    assert "| Licence |" in card
     assert any("samples" in heading for heading in headings)
     assert f"shoal train --recipe models/recipes/{folder.name}" in card
 
 
-def test_all_folders_together_are_small() -> None:
+def test_both_default_models_are_there_and_small_together() -> None:
+    assert [folder.name for folder in FOLDERS] == ["minnow", "pilotfish"]
     files = (path for folder in FOLDERS for path in folder.iterdir())
     assert sum(path.stat().st_size for path in files) <= 64 * 2**20

@@ -36,15 +36,6 @@ def test_control_tokens_have_the_first_ids() -> None:
     assert [tokenizer.token_to_id(token) for token in CONTROL_TOKENS] == [0, 1, 2, 3, 4]
 
 
-def test_fields_style_gives_a_value_the_same_tokens_in_request_and_answer() -> None:
-    tokenizer = TOKENIZERS["fields"]
-    value = tokenizer.encode("Zanzibar Town", add_special_tokens=False).tokens
-    for text in ("to Zanzibar Town", '{"city":"Zanzibar Town"}'):
-        tokens = tokenizer.encode(text, add_special_tokens=False).tokens
-        places = range(len(tokens))
-        assert any(tokens[at : at + len(value)] == value for at in places), tokens
-
-
 def test_targets_are_the_next_tokens_and_prompts_are_not_learned() -> None:
     tokenizer = make_tokenizer()
     document = Document([request_and_answer("Tell me.", "Tom ran.")], 1.0)
