@@ -51,19 +51,38 @@ def write_loss_plot(progress: RunProgress, path: Path) -> bool:
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    tokens = [place for place, _ in progress.losses]
-    axes.plot(tokens, smooth([loss for _, loss in progress.losses]), label="training loss (nats)")
-    names = sorted({name for _, figures in progress.held_out for name in figures})
-    for name in names:
-        points = [(at, figures[name]) for at, figures in progress.held_out if name in figures]
-        axes.plot(*zip(*points, strict=True), marker=".", label=f"held out: {name}")
-    axes.set_xlabel("tokens")
-    axes.legend()
-    axes.grid(alpha=0.3)
+    panels = plot_panels(progress)
+    figure = Figure(figsize=(5 * len(panels) + 1, 4), layout="constrained")
+    for place, (title, shown) in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, len(panels), place)
+        for name in shown:
+            if name == "loss":
+                points = list(progress.losses)
+                axes.plot([at / 1e6 for at, _ in points], smooth([loss for _, loss in points]))
+                continue
+            points = [(at, figures[name]) for at, figures in progress.held_out if name in figures]
+            label = name.partition(" ")[2]
+            axes.plot([at / 1e6 for at, _ in points], [y for _, y in points], ".-", label=label)
+        axes.set_title(title)
+        axes.set_xlabel("million tokens")
+        axes.grid(alpha=0.3)
+        if shown != ["loss"]:
+            axes.legend()
     figure.savefig(path, dpi=120)
     return True
+
+
+def plot_panels(progress: RunProgress) -> list[tuple[str, list[str]]]:
+    """(title, names of curves) of each panel: what has one unit shares one axis."""
+    names = sorted({name for _, figures in progress.held_out for name in figures})
+    panels = [("training loss, nats a token", ["loss"])]
+    for title, start in (
+        ("bits per byte, held out", "bits_per_byte "),
+        ("exact, held out", "exact "),
+    ):
+        if found := [name for name in names if name.startswith(start)]:
+            panels.append((title, found))
+    return panels
 
 
 def smooth(values: list[float], share: float = 0.05) -> list[float]:
