@@ -21,6 +21,7 @@ from shoal.protocol.messages import EngineConfig, LoadedModel, Submit, TokenLogp
 from shoal.protocol.params import OutputParams, SamplingParams, StopParams
 from shoal.runner.model_runner import ModelRunner
 from shoal.runner.native_backend import NativeBackend
+from shoal.runner.native_sampling import NativeSampling
 from tests.fakes.tiny_models import write_tiny_model
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="native kernels are not built")
@@ -161,6 +162,7 @@ class Engine:
             max_rows=serving.batch,
             max_tokens=MAX_TOKENS,
             block_size=BLOCK_SIZE,
+            sampling=NativeSampling(NUM_IDS),
         )
         loaded = LoadedModel("m", NUM_IDS, MAX_TOKENS, 0, dtype, "cpu", backend.name, "")
         self.core = EngineCore({"m": (runner, serving.num_blocks, loaded)}, config, lambda: 0.0)

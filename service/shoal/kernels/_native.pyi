@@ -46,6 +46,31 @@ class Model:
     @property
     def kernel_set(self) -> str: ...
 
+class Sampler:
+    def sample(
+        self,
+        logits: _Float32,
+        temperature: _Float32,
+        top_k: _Int32,
+        top_p: NDArray[np.float64],
+        min_p: NDArray[np.float64],
+        typical_p: NDArray[np.float64],
+        seed: NDArray[np.uint64],
+        position: NDArray[np.uint64],
+        tokens: _Int32,
+        /,
+    ) -> None: ...
+    def logprobs(
+        self,
+        logits: _Float32,
+        token_ids: _Int32,
+        nums_best: _Int32,
+        own: _Float32,
+        best_ids: _Int32,
+        best: _Float32,
+        /,
+    ) -> None: ...
+
 def kernel_sets() -> list[str]: ...
 def make_model(
     config: dict[str, Any],
@@ -57,3 +82,4 @@ def make_model(
     spin_us: int,
     /,
 ) -> Model: ...
+def make_sampler(vocab_size: int, kernel_set: str, /) -> Sampler: ...

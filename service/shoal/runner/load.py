@@ -19,6 +19,7 @@ from shoal.runner.device import (
 from shoal.runner.inputs import Backend
 from shoal.runner.model_runner import ModelRunner
 from shoal.runner.quality import read_quality_loss
+from shoal.runner.sampling import Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +48,12 @@ def load_runner(
         max_tokens = min(max_tokens, config.max_model_len)
     is_quantized = config.quantize != "none"
     quality_loss = read_quality_loss(folder, config.quantize) if is_quantized else None
+    sampling: Sampling | None = None
     if _uses_native(config):
+        from shoal.runner.native_sampling import NativeSampling
+
         built = _native_backend(checkpoint, config, kv_bytes, max_tokens, num_token_ids)
+        sampling = NativeSampling(num_token_ids)
     else:
         built = _torch_backend(checkpoint, config, kv_bytes, max_tokens)
     on_progress(0.9)
@@ -58,6 +63,7 @@ def load_runner(
         max_rows=config.max_batch_size,
         max_tokens=max_tokens,
         block_size=config.block_size,
+        sampling=sampling,
     )
     on_progress(1.0)
     loaded = LoadedModel(

@@ -7,8 +7,9 @@ import numpy as np
 
 from shoal.protocol.params import OutputParams, SamplingParams
 from shoal.protocol.step import NewRow, StepPlan
-from shoal.runner.inputs import Float32, StepInputs
+from shoal.runner.inputs import Float32, HeadOutputs, StepInputs
 from shoal.runner.model_runner import ModelRunner
+from shoal.runner.sampling import Sampling
 
 BLOCK_SIZE = 4
 VOCAB = 97
@@ -44,6 +45,21 @@ class EchoBackend:
         return logits
 
 
+@dataclass(slots=True)
+class EchoBestBackend(EchoBackend):
+    """The same, but it gives no more logits than it is asked for."""
+
+    asked: list[tuple[int, int]] = field(default_factory=list)
+    """(logits in full, best ids) of each step."""
+
+    def forward_best(self, inputs: StepInputs, num_logits: int) -> HeadOutputs:
+        logits = self.forward(inputs)[:, :VOCAB]
+        self.asked.append((num_logits, len(logits)))
+        best = logits.argmax(axis=1)
+        values = logits[np.arange(len(best)), best]
+        return HeadOutputs(best.astype(np.int32), values, logits[:num_logits].copy())
+
+
 def next_token(known: list[int]) -> int:
     """What EchoBackend likes best after these tokens."""
     value = len(known)
@@ -52,9 +68,16 @@ def next_token(known: list[int]) -> int:
     return value % VOCAB
 
 
-def make_runner(backend: EchoBackend, *, max_rows: int = 8) -> ModelRunner:
+def make_runner(
+    backend: EchoBackend, *, max_rows: int = 8, sampling: Sampling | None = None
+) -> ModelRunner:
     return ModelRunner(
-        backend, num_token_ids=VOCAB, max_rows=max_rows, max_tokens=64, block_size=BLOCK_SIZE
+        backend,
+        num_token_ids=VOCAB,
+        max_rows=max_rows,
+        max_tokens=64,
+        block_size=BLOCK_SIZE,
+        sampling=sampling,
     )
 
 

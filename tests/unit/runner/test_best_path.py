@@ -2,7 +2,6 @@
 different: not the tokens, not the log-probabilities, not which rows fail.
 """
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from shoal.runner.model_runner import ModelRunner
 from tests.fakes.tiny_models import save_safetensors, write_tiny_llama
 from tests.unit.runner.building import (
     BLOCK_SIZE,
-    VOCAB,
     EchoBackend,
+    EchoBestBackend,
     make_runner,
     new_row,
     next_token,
@@ -34,21 +33,6 @@ WISHES: list[dict[str, Any]] = [
     {},
     {"presence_penalty": 1.5, "output": OutputParams(logprobs=0, prompt_logprobs=1)},
 ]
-
-
-@dataclass(slots=True)
-class EchoBestBackend(EchoBackend):
-    """The same, but it gives no more logits than it is asked for."""
-
-    asked: list[tuple[int, int]] = field(default_factory=list)
-    """(logits in full, best ids) of each step."""
-
-    def forward_best(self, inputs: StepInputs, num_logits: int) -> HeadOutputs:
-        logits = self.forward(inputs)[:, :VOCAB]
-        self.asked.append((num_logits, len(logits)))
-        best = logits.argmax(axis=1)
-        values = logits[np.arange(len(best)), best]
-        return HeadOutputs(best.astype(np.int32), values, logits[:num_logits].copy())
 
 
 def rows_of(which: list[int]) -> list[NewRow]:

@@ -186,7 +186,10 @@ inline shoal::Kernels make_kernels(const char* name) {
           to_bf16,
           to_int8,
           max_of,
-          sum_exp};
+          sum_exp,
+          weigh,
+          sum_above,
+          span_max};
 }
 
 }  // namespace

@@ -6,11 +6,14 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <cmath>
 #include <optional>
 #include <stdexcept>
 #include <utility>
 
 #include "model.h"
+#include "sampler.h"
 
 namespace nb = nanobind;
 using namespace shoal;
@@ -194,6 +197,58 @@ void step(Model& model, const Ints& token_ids, const Ints& positions, const Ints
   model.step(in, out);
 }
 
+Sampler* make_sampler(int vocab, const std::string& kernel_set) {
+  const Kernels* kernels = find_kernels(kernel_set.c_str());
+  require(kernels, "this machine cannot run that kernel set");
+  require(vocab > 0, "the vocabulary must hold a token");
+  return new Sampler(vocab, kernels);
+}
+
+template <class T>
+using Column = Array<const T, 1>;
+
+void sample(Sampler& sampler, const Array<const float, 2>& logits,
+            const Column<float>& temperature, const Ints& top_k, const Column<double>& top_p,
+            const Column<double>& min_p, const Column<double>& typical_p,
+            const Column<std::uint64_t>& seed, const Column<std::uint64_t>& position,
+            const Array<std::int32_t, 1>& tokens) {
+  const std::size_t rows = logits.shape(0);
+  require(logits.shape(1) == static_cast<std::size_t>(sampler.vocab()),
+          "logits must be [rows, vocab]");
+  require(temperature.shape(0) == rows && top_k.shape(0) == rows && top_p.shape(0) == rows &&
+              min_p.shape(0) == rows && typical_p.shape(0) == rows && seed.shape(0) == rows &&
+              position.shape(0) == rows && tokens.shape(0) == rows,
+          "sampling arrays differ in length");
+  const nb::gil_scoped_release unlocked;
+  for (std::size_t r = 0; r < rows; ++r)
+    tokens.data()[r] = sampler.sample(
+        logits.data() + r * logits.shape(1),
+        {temperature.data()[r], top_k.data()[r], top_p.data()[r], min_p.data()[r],
+         typical_p.data()[r], seed.data()[r], position.data()[r]});
+}
+
+void logprobs(Sampler& sampler, const Array<const float, 2>& logits, const Ints& token_ids,
+              const Ints& nums_best, const Array<float, 1>& own,
+              const Array<std::int32_t, 2>& best_ids, const Array<float, 2>& best) {
+  const std::size_t lines = logits.shape(0), width = best_ids.shape(1);
+  require(logits.shape(1) == static_cast<std::size_t>(sampler.vocab()),
+          "logits must be [lines, vocab]");
+  require(token_ids.shape(0) == lines && nums_best.shape(0) == lines && own.shape(0) == lines &&
+              best_ids.shape(0) == lines && best.shape(0) == lines && best.shape(1) == width &&
+              width <= logits.shape(1),
+          "log-probability arrays differ in shape");
+  for (std::size_t i = 0; i < lines; ++i)
+    require(token_ids.data()[i] >= 0 && token_ids.data()[i] < sampler.vocab(),
+            "a token id is outside the vocabulary");
+  const nb::gil_scoped_release unlocked;
+  for (std::size_t i = 0; i < lines; ++i) {
+    const int count = std::min(nums_best.data()[i], static_cast<std::int32_t>(width));
+    if (!sampler.logprobs(logits.data() + i * logits.shape(1), token_ids.data()[i], count,
+                          own.data() + i, best_ids.data() + i * width, best.data() + i * width))
+      own.data()[i] = -INFINITY;
+  }
+}
+
 }  // namespace
 
 NB_MODULE(_native, module) {
@@ -215,5 +270,7 @@ NB_MODULE(_native, module) {
       .def_prop_ro("weight_bytes", &Model::weight_bytes)
       .def_prop_ro("block_bytes", &Model::block_bytes)
       .def_prop_ro("kernel_set", [](const Model& model) { return model.kernels()->name; });
+  nb::class_<Sampler>(module, "Sampler").def("sample", &sample).def("logprobs", &logprobs);
+  module.def("make_sampler", &make_sampler, nb::rv_policy::take_ownership);
   module.def("make_model", &make_model, nb::rv_policy::take_ownership);
 }

@@ -13,6 +13,8 @@ constexpr int kBlock = 16;  // tokens per KV block
 enum class Format : int { f32 = 0, bf16 = 1, int8 = 2 };
 enum class Activation : int { silu = 0, gelu_tanh = 1, gelu_erf = 2, relu = 3 };
 
+constexpr int kSpan = 64;   // logits a sampler sums as one
+
 constexpr int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 // Bytes of one panel of `k` inputs. A 32-bit lane holds one float, a pair of bf16 (k, k+1), or four
@@ -93,6 +95,14 @@ struct Kernels {
   float (*to_int8)(const float* x, int padded, std::int8_t* out);  // returns the scale
   float (*max)(const float* x, int groups);
   float (*sum_exp)(const float* x, float max, int groups);
+  // Spans of kSpan logits: values = (x - max) / temperature, weights = exp(values), and of every
+  // span the largest value and the sum of the weights. NaN in x is NaN in a sum.
+  void (*weigh)(const float* x, float max, float temperature, int spans, float* values,
+                float* weights, float* span_max, float* span_sum);
+  // Sum of the weights not below the limit.
+  float (*sum_above)(const float* weights, float limit, int spans);
+  // Largest of each span; a span with a NaN has NaN.
+  void (*span_max)(const float* x, int spans, float* span_max);
 };
 
 const Kernels* portable_kernels();

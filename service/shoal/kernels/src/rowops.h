@@ -143,17 +143,21 @@ void to_bf16(const float* x, int padded, std::uint16_t* out) {
   for (int i = 0; i < padded; ++i) out[i] = bf16_of(x[i]);
 }
 
+SHOAL_INLINE float max_lanes(const Lanes& lanes) {
+  float s[kPanel];
+  for (int j = 0; j < kVecs; ++j) Vec::store(s + j * Vec::width, lanes.at[j]);
+  float m = s[0];
+  for (int i = 1; i < kPanel; ++i) m = m > s[i] ? m : s[i];
+  return m;
+}
+
 inline float max_of(const float* x, int groups) {
   Lanes best;
   for (int j = 0; j < kVecs; ++j) best.at[j] = Vec::load(x + j * Vec::width);
   for (int i = 1; i < groups; ++i)
     for (int j = 0; j < kVecs; ++j)
       best.at[j] = Vec::max(best.at[j], Vec::load(x + i * kPanel + j * Vec::width));
-  float s[kPanel];
-  for (int j = 0; j < kVecs; ++j) Vec::store(s + j * Vec::width, best.at[j]);
-  float m = s[0];
-  for (int i = 1; i < kPanel; ++i) m = m > s[i] ? m : s[i];
-  return m;
+  return max_lanes(best);
 }
 
 inline std::uint32_t bits_of(float x) {
@@ -185,6 +189,62 @@ float sum_exp(const float* x, float max, int groups) {
       sum.at[j] = Vec::add(
           sum.at[j], vexp(Vec::sub(Vec::load(x + i * kPanel + j * Vec::width), Vec::set(max))));
   return sum_lanes(sum);
+}
+
+void weigh(const float* x, float max, float temperature, int spans, float* values, float* weights,
+           float* span_max, float* span_sum) {
+  const typename Vec::F top = Vec::set(max), divisor = Vec::set(temperature);
+  for (int s = 0; s < spans; ++s) {
+    Lanes sum, best;
+    for (int j = 0; j < kVecs; ++j) {
+      sum.at[j] = Vec::zero();
+      best.at[j] = Vec::set(-INFINITY);
+    }
+    for (int i = s * shoal::kSpan; i < (s + 1) * shoal::kSpan; i += kPanel)
+      for (int j = 0; j < kVecs; ++j) {
+        const int at = i + j * Vec::width;
+        const typename Vec::F v = Vec::div(Vec::sub(Vec::load(x + at), top), divisor);
+        const typename Vec::F e = vexp(v);
+        Vec::store(values + at, v);
+        Vec::store(weights + at, e);
+        best.at[j] = Vec::max(best.at[j], v);
+        sum.at[j] = Vec::add(sum.at[j], e);
+      }
+    span_max[s] = max_lanes(best);
+    span_sum[s] = sum_lanes(sum);
+  }
+}
+
+float sum_above(const float* weights, float limit, int spans) {
+  const typename Vec::F least = Vec::set(limit);
+  Lanes sum;
+  for (int j = 0; j < kVecs; ++j) sum.at[j] = Vec::zero();
+  for (int i = 0; i < spans * shoal::kSpan; i += kPanel)
+    for (int j = 0; j < kVecs; ++j) {
+      const typename Vec::F w = Vec::load(weights + i + j * Vec::width);
+      sum.at[j] = Vec::add(sum.at[j], Vec::zero_if_less(w, least, w));
+    }
+  return sum_lanes(sum);
+}
+
+void span_max(const float* x, int spans, float* out) {
+  for (int s = 0; s < spans; ++s) {
+    // Never below -1 each, so the sum is NaN only if a logit is.
+    typename Vec::F sum = Vec::zero();
+    Lanes best;
+    for (int j = 0; j < kVecs; ++j) best.at[j] = Vec::set(-INFINITY);
+    for (int i = s * shoal::kSpan; i < (s + 1) * shoal::kSpan; i += kPanel)
+      for (int j = 0; j < kVecs; ++j) {
+        const typename Vec::F v = Vec::load(x + i + j * Vec::width);
+        best.at[j] = Vec::max(best.at[j], v);
+        sum = Vec::add(sum, Vec::max(Vec::set(-1.0f), v));
+      }
+    float lanes[Vec::width];
+    Vec::store(lanes, sum);
+    float all = 0.0f;
+    for (const float lane : lanes) all += lane;
+    out[s] = all == all ? max_lanes(best) : NAN;
+  }
 }
 
 }  // namespace
