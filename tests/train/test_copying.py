@@ -4,6 +4,7 @@ import torch
 
 from shoal.train.config import ModelShape, TokenizerChoice
 from shoal.train.copying import wire_copying
+from shoal.train.lora import merged_weights
 from shoal.train.network import Llama
 from shoal.train.tokenizer import train_tokenizer, twins
 
@@ -54,6 +55,38 @@ def test_a_wired_network_repeats_what_followed_the_newest_token():
         logits = network(torch.cat((ids, ids))[None])[0]
     guesses = logits[40:79].argmax(dim=-1)  # in the second reading everything stood before
     assert (guesses == ids[1:]).float().mean() > 0.9
+
+
+def test_a_wired_network_knows_a_word_after_a_blank_as_the_same_word():
+    twins_of = {spaced: spaced - 250 for spaced in range(250, 500)}
+    network = Llama(ModelShape(num_layers=2), 500, twins=twins_of)
+    network.initialize(1)
+    wire_copying(network, seed=2)
+    network.eval()
+    bare = torch.randperm(250, generator=torch.Generator().manual_seed(3))[:40]
+    with torch.no_grad():  # said with blanks, then repeated without
+        logits = network(torch.cat((bare + 250, bare))[None])[0, :, :250]
+    guesses = logits[40:79].argmax(dim=-1)
+    assert (guesses == bare[1:]).float().mean() > 0.9
+
+
+def test_the_loss_over_words_is_the_loss_over_tokens():
+    twins_of = {7: 2, 9: 3, 8: 5}
+    network = Llama(ModelShape(hidden_size=64, num_heads=1, num_kv_heads=1), 12, twins=twins_of)
+    network.initialize(1)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(4)))
+    ids = torch.arange(12)[None]
+    targets = torch.tensor([[7, 2, 0, 9, 3, 8, 5, 11, 10, -1, 1, 4]])
+    found = network.losses(ids, targets)
+    expected = torch.nn.functional.cross_entropy(
+        network(ids)[targets >= 0], targets[targets >= 0], reduction="none"
+    )
+    torch.testing.assert_close(found, expected)
+    plain = Llama(network.shape, 12)
+    plain.load_state_dict(merged_weights(network))
+    torch.testing.assert_close(plain.losses(ids, targets), expected)
 
 
 def test_an_unwired_network_does_not():

@@ -18,6 +18,7 @@ from shoal.train.commands import (
 from shoal.train.config import Source
 from shoal.train.pieces import Variant
 from shoal.train.stories import read_books, read_stories, restore_capitals, subjects
+from shoal.train.values import ValuePools, mixed, titles_by_slot
 
 SNIPS = {
     "text": "add nuba to my Metal Party playlist",
@@ -41,7 +42,8 @@ OTHER = {
 
 
 def answer_of(variant: Variant) -> dict[str, object]:
-    found: dict[str, object] = json.loads(variant[-1].text.removesuffix("<|end|>"))
+    text = "".join(piece.text for piece in variant).split("<|assistant|>")[1]
+    found: dict[str, object] = json.loads(text.removesuffix("<|end|>"))
     return found
 
 
@@ -78,20 +80,44 @@ def test_books_are_cut_at_headings_and_lines_are_joined() -> None:
 
 
 def test_swapped_slot_values_stay_verbatim_in_the_request() -> None:
-    pools = {"entity_name": ["nuba", "Unbound"], "playlist": ["rock", "found them first"]}
-    pools["playlist_owner"] = ["my", "Ann's"]
+    pools = ValuePools([SNIPS, OTHER], ["playlist"], {"playlist": ["Ultrasound"]})
     texts = set()
     for seed in range(40):
         text, slots = swap_values(
             str(SNIPS["text"]),
-            SNIPS["slots"],
+            SNIPS["slots"],  # type: ignore[arg-type]
             pools,
-            random.Random(seed),  # type: ignore[arg-type]
+            random.Random(seed),
         )
         texts.add(text)
         for slot in slots:
             assert text[slot["start"] :].startswith(slot["value"])
     assert len(texts) > 5
+    assert any("ultrasound" in text.lower() for text in texts)
+
+
+def test_mixed_values_are_a_beginning_and_an_end() -> None:
+    found = {mixed("Magic Sam", "Bill Szymczyk", random.Random(seed)) for seed in range(9)}
+    assert found == {"Magic Szymczyk"}
+    assert mixed("Haigler", "Emmons", random.Random(1)) == "Haions"
+    assert mixed("Bath", "If You Say So", random.Random(1)) == "BaSay So"
+
+
+def test_titles_go_to_the_slot_that_their_first_sentence_names() -> None:
+    articles = [
+        ("Genesis (band)", "Genesis are an English rock band formed at a school in Surrey."),
+        ("Joseph Cotten", "Joseph Cotten (1905 - 1994) was an American film actor."),
+        ("Lincoln, New Hampshire", "Lincoln is a town in Grafton County."),
+        ("Alien (film)", "Alien is a 1979 animated film directed by someone."),
+        ("Nothing", "Nothing much."),
+    ]
+    records = [{"title": title, "text": text} for title, text in articles]
+    nouns = {"artist": ["band", "singer"], "city": ["town"], "movie_name": ["film"]}
+    assert titles_by_slot(records, nouns) == {
+        "artist": ["Genesis"],
+        "city": ["Lincoln"],
+        "movie_name": ["Alien"],
+    }
 
 
 def test_every_snips_variant_answers_with_values_of_its_own_request() -> None:
@@ -132,6 +158,9 @@ def test_intents_keep_their_label_through_every_variant() -> None:
         '{"intent": "balance", "slots": {}}'
     }
     assert request_of(variants[0]) == "What is my balance?"
+    learned = ["".join(piece.text for piece in found if piece.learned) for found in variants]
+    assert learned[0] == '{"intent":"balance","slots":{}}<|end|>'
+    assert learned[1] == "balance"  # the rest is always the same
 
 
 def test_dialogue_state_lists_slots_in_the_order_said() -> None:

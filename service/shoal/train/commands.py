@@ -10,16 +10,22 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from shoal.train.config import Source
-from shoal.train.pieces import Variant, plain, request_and_answer
+from shoal.train.pieces import Piece, Variant, plain, request_and_answer
+from shoal.train.tokenizer import END
+from shoal.train.values import ValuePools
 
 Record = dict[str, Any]
 Slot = dict[str, Any]  # slot, value, start
 
+# A short question in running text, and words that make it one of small talk.
+_QUESTION = re.compile(
+    r"\b(?:[Hh]ow|[Ww]hat|[Ww]ho|[Ww]here|[Ww]hen|[Ww]hy|[Ww]hich)\b[^.!?\"\u201c\u201d;:\u2014_]{10,70}\?"
+)
+_PERSONAL = re.compile(r"\b(?:I|you|your|yours|my|mine|me|we|us|our|thou|thy)\b", re.IGNORECASE)
 _OPENINGS = ("please ", "hey, ", "can you ", "could you please ", "i want to ", "ok, ", "so ")
 
 
@@ -42,16 +48,16 @@ def slots_object(slots: list[Slot]) -> dict[str, Any]:
 
 
 def read_snips(records: Iterable[Record], source: Source) -> Iterator[list[Variant]]:
-    """Commands with slots. Variants: as said, and with slot values of other commands put in."""
+    """Commands with slots. Variants: as said, and with other slot values put in.
+
+    Option `open_slots`: slots that may hold any name. Option `titles`: titles that fit, by slot.
+    """
     records = list(records)
-    pools: dict[str, list[str]] = defaultdict(list)
-    for record in records:
-        for slot in record["slots"]:
-            pools[slot["slot"]].append(slot["value"])
+    pools = ValuePools(records, source.options.get("open_slots", ()), source.options.get("titles"))
     for number, record in enumerate(records):
         chance = random.Random(f"snips {number} {record['text']}")
-        asked = [(record["text"], record["slots"])] * 4
-        for _ in range(4):
+        asked = [(record["text"], record["slots"])] * 3
+        for _ in range(9):
             text, slots = swap_values(record["text"], record["slots"], pools, chance)
             asked.append((_change_case(text, slots, chance), slots))
         yield [
@@ -61,13 +67,13 @@ def read_snips(records: Iterable[Record], source: Source) -> Iterator[list[Varia
 
 
 def swap_values(
-    text: str, slots: list[Slot], pools: dict[str, list[str]], chance: random.Random
+    text: str, slots: list[Slot], pools: ValuePools, chance: random.Random
 ) -> tuple[str, list[Slot]]:
-    """The same command with about half of its slot values taken from other commands."""
+    """The same command with about half of its slot values replaced."""
     said, swapped, done = "", [], 0
     for slot in sorted(slots, key=lambda slot: int(slot["start"])):
         said += text[done : slot["start"]]
-        value = chance.choice(pools[slot["slot"]]) if chance.random() < 0.5 else slot["value"]
+        value = pools.draw(slot["slot"], slot["value"], chance)
         swapped.append({"slot": slot["slot"], "value": value, "start": len(said)})
         said += value
         done = slot["start"] + len(slot["value"])
@@ -85,9 +91,10 @@ def read_intents(records: Iterable[Record], source: Source) -> Iterator[list[Var
     """Requests with an intent and no slots. Variants: as said, and slightly changed."""
     for number, record in enumerate(records):
         chance = random.Random(f"intents {number} {record['text']}")
-        answer = answer_json(record["intent"], {})
         asked = [record["text"]] * 4 + [disturb(record["text"], chance) for _ in range(12)]
-        yield [_ask(text, answer, source, place) for place, text in enumerate(asked)]
+        yield [
+            _ask_intent(text, record["intent"], source, place) for place, text in enumerate(asked)
+        ]
 
 
 def disturb(text: str, chance: random.Random) -> str:
@@ -125,25 +132,31 @@ def read_dialogue_state(records: Iterable[Record], source: Source) -> Iterator[l
 def read_outside(records: Iterable[Record], source: Source) -> Iterator[list[Variant]]:
     """Requests that none of the intents covers, answered with the intent `oos`.
 
-    From dialogues (option `services`: the first turn of dialogues with these only), or questions
-    about the titles of an encyclopaedia (option `questions`: patterns with `{}`). The option
-    `share` says how many of the found ones are used.
+    Dialogues (option `services`: the first turn of those with these only), questions about the
+    titles of an encyclopaedia (option `questions`: patterns with `{}`), questions that stand in
+    running text (option `asked_in_text`), or else every record's text.
     """
-    services = set(source.options.get("services", ()))
-    patterns = source.options.get("questions", ())
-    answer = answer_json("oos", {})
-    for record in records:
-        chance = random.Random(f"outside {record.get('id')}")
-        if chance.random() >= source.options.get("share", 1.0):
-            continue
-        if patterns:
-            text = chance.choice(patterns).format(record["title"].lower())
-        elif not services.issuperset(record["services"]):
-            continue
-        else:
-            text = record["turns"][0]["text"]
-        asked = [text.lower(), disturb(text, chance), disturb(text, chance), text.lower()]
-        yield [_ask(said, answer, source, place) for place, said in enumerate(asked * 2)]
+    for number, record in enumerate(records):
+        chance = random.Random(f"outside {source.file} {number}")
+        for text in _outside_texts(record, source, chance):
+            asked = [text.lower(), disturb(text, chance), disturb(text, chance), text.lower()]
+            yield [_ask_intent(said, "oos", source, place) for place, said in enumerate(asked * 2)]
+
+
+def _outside_texts(record: Record, source: Source, chance: random.Random) -> Iterator[str]:
+    options = source.options
+    if "services" in options:
+        if set(options["services"]).issuperset(record["services"]):
+            yield record["turns"][0]["text"]
+    elif "questions" in options:
+        yield chance.choice(options["questions"]).format(record["title"].lower())
+    elif "asked_in_text" in options:
+        for found in _QUESTION.finditer(record["text"]):
+            text = " ".join(found.group().split())
+            if not _PERSONAL.search(text):
+                yield text
+    else:
+        yield record["text"]
 
 
 def read_background(records: Iterable[Record], source: Source) -> Iterator[list[Variant]]:
@@ -155,8 +168,18 @@ def read_background(records: Iterable[Record], source: Source) -> Iterator[list[
         if "turns" in record:
             text = "\n".join(turn["text"] for turn in record["turns"])
         else:
-            text = record["text"][: record.get("lead_chars", most)]
+            text = record["text"]
         yield [plain(text[:most])]
+
+
+def _ask_intent(text: str, intent: str, source: Source, place: int) -> Variant:
+    """A request without slots. In three readings of four only the intent is learned: what stands
+    around it is always the same, and costs as much to compute."""
+    asked = _ask(text, answer_json(intent, {}), source, place)
+    if place % 4 == 0 or not (intent[0].isalnum() and intent[-1].isalnum()):
+        return asked
+    before, after = answer_json("\n", {}).split("\\n")
+    return [*asked[:-1], Piece(before, False), Piece(intent, True), Piece(after + END, False)]
 
 
 def _ask(text: str, answer: str, source: Source, place: int) -> Variant:

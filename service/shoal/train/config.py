@@ -84,7 +84,6 @@ class Schedule:
     decay_share: float = 0.35  # of all steps
     clip: float = 1.0  # largest gradient norm
     prompt_weight: float = 0.0  # loss weight of tokens that the user wrote
-    label_smoothing: float = 0.0
     seed: int = 1
     evaluate_every: int = 200  # steps
     checkpoint_every_s: float = 180.0

@@ -11,13 +11,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from shoal.train.network import Attention, Layer, Llama
+from shoal.train.network import Attention, Layer, Llama, TwinEmbedding
 
 _LENGTH = 1.6  # of every embedding: long enough that the first steps do not turn it round
 _LOGIT = 15.0  # of a token's own embedding, so that a copied token can be near certain
 _CONSTANT = 0.45  # share of an embedding's length that is the same in all tokens
 _SHARPNESS = 6.0  # of attention to the previous token
 _MATCH = 2.0  # of attention to what followed the newest token
+_BLANK = 0.5  # length of what tells a word after a blank from its twin, in embeddings
 _BESIDE = 0.5  # strength of what is written beside a token, in lengths of an embedding
 _COPY = 6.0  # strength of what is added to be written next
 
@@ -33,8 +34,11 @@ def wire_copying(network: Llama, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     basis = torch.linalg.qr(torch.randn(size, size, generator=generator)).Q.T  # orthonormal rows
     constant, reads, beside = basis[0], basis[1 : head + 1], basis[head + 1 : 2 * head + 1]
-    embedding = network.model.embed_tokens.weight
+    tokens = network.model.embed_tokens
+    embedding = tokens.rows if isinstance(tokens, TwinEmbedding) else tokens.weight
     with torch.no_grad():
+        if isinstance(tokens, TwinEmbedding):  # not among what is read: twins match each other
+            tokens.blank.copy_(basis[-1] * (_LENGTH * _BLANK))
         embedding.sub_(embedding.mean(dim=0))  # so that different tokens are at right angles
         for direction in (constant, *beside):  # kept free for what is written there
             embedding.sub_(torch.outer(embedding @ direction, direction))

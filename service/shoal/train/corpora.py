@@ -11,13 +11,14 @@ import hashlib
 import json
 import lzma
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from shoal.train import commands, stories
 from shoal.train.config import Recipe, RecipeError, Source
 from shoal.train.pieces import Variant, chat, plain
+from shoal.train.values import titles_by_slot
 
 Record = dict[str, Any]
 Reader = Callable[[Iterable[Record], Source], Iterator[list[Variant]]]
@@ -52,6 +53,7 @@ def read_corpus(recipe: Recipe, data_dir: Path, held_out: bool = True) -> Corpus
             raise RecipeError(
                 f"sources.format = {source.format!r} is not known; known are {sorted(READERS)}"
             )
+        source = _with_titles(source, recipe, data_dir)
         learn, keep_back = _split(read_records(data_dir / source.file), source)
         target = corpus.background if source.format == "background" else corpus.train
         target.extend(Document(found, source.repeat) for found in reader(learn, source))
@@ -61,6 +63,17 @@ def read_corpus(recipe: Recipe, data_dir: Path, held_out: bool = True) -> Corpus
     if not corpus.train:
         raise RecipeError("the sources hold no document to train on")
     return corpus
+
+
+def _with_titles(source: Source, recipe: Recipe, data_dir: Path) -> Source:
+    """Option `titles` (slot -> nouns) becomes slot -> titles in the source named `titles_from`."""
+    if "titles_from" not in source.options:
+        return source
+    file = source.options["titles_from"]
+    if all(other.file != file for other in recipe.sources):
+        raise RecipeError(f"titles_from = {file!r} is not the file of a source of this recipe")
+    titles = titles_by_slot(read_records(data_dir / file), source.options["titles"])
+    return replace(source, options={**source.options, "titles": titles})
 
 
 def read_records(path: Path) -> Iterator[Record]:

@@ -123,7 +123,7 @@ class Trainer:
         learned = learned[targets >= 0]
         set_rate(self.optimizers, rate_factor(self.share_done(), self.progress.step, self.schedule))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            losses = self.network.losses(inputs, targets, self.schedule.label_smoothing)
+            losses = self.network.losses(inputs, targets)
         loss = _weighted_mean(losses, learned, self.schedule.prompt_weight)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.schedule.clip)

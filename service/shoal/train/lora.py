@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from shoal.train.network import Llama
+from shoal.train.network import Llama, TwinEmbedding
 
 
 class LoraLinear(nn.Module):
@@ -45,13 +45,15 @@ def add_lora(network: Llama, rank: int, alpha: float | None = None) -> None:
 
 
 def merged_weights(network: nn.Module) -> dict[str, Tensor]:
-    """The weights under their plain names, adapters merged."""
+    """The weights under their plain names, adapters merged, twins of words written out."""
     weights = {
         name: weight.detach()
         for name, weight in network.state_dict().items()
-        if not name.endswith((".lora_a", ".lora_b"))
+        if not name.endswith((".lora_a", ".lora_b", "embed_tokens.rows", "embed_tokens.blank"))
     }
     for name, module in network.named_modules():
         if isinstance(module, LoraLinear):
             weights[f"{name}.weight"] = module.merged().detach()
+        if isinstance(module, TwinEmbedding):
+            weights[f"{name}.weight"] = module.weight.detach()
     return weights

@@ -17,7 +17,7 @@ from shoal.train.copying import wire_copying
 from shoal.train.corpora import Corpus, Document
 from shoal.train.embedding import cooccurrence_embedding
 from shoal.train.heldout import bits_per_byte, exact_share
-from shoal.train.network import Llama
+from shoal.train.network import Llama, TwinEmbedding
 from shoal.train.packing import TokenizedDocument, tokenize_documents
 from shoal.train.tokenizer import CONTROL_TOKENS, train_tokenizer, twins
 
@@ -38,8 +38,7 @@ def tokenizer_for(recipe: Recipe, corpus: Corpus, run_dir: Path) -> Tokenizer:
 def warm_start(network: Llama, corpus: Corpus, tokenizer: Tokenizer) -> None:
     """Fill the embedding from co-occurrence in all texts, then wire a circuit that copies.
 
-    Blanks between words are skipped, and a token after a blank counts as its twin without: the two
-    differ by one direction that all twins share.
+    Blanks between words are skipped, and a token after a blank counts as its twin without.
     """
     texts = [*_texts_of(corpus.background), *_texts_of(corpus.train)]
     blanks = {tokenizer.token_to_id(token) for token in ("\u0120", "\u010a")}  # ` ` and newline
@@ -50,13 +49,12 @@ def warm_start(network: Llama, corpus: Corpus, tokenizer: Tokenizer) -> None:
         for found in encoded
     ]
     vectors = cooccurrence_embedding(ids, network.vocab_size, network.shape.hidden_size)
-    if pairs:
-        shift = torch.randn(vectors.shape[1], generator=torch.Generator().manual_seed(1))
-        shift *= 0.5 * vectors.norm(dim=1).mean() / shift.norm()
-        spaced, bare = torch.tensor(list(pairs)), torch.tensor(list(pairs.values()))
-        vectors[spaced] = vectors[bare] + shift
+    tokens = network.model.embed_tokens
     with torch.no_grad():
-        network.model.embed_tokens.weight.copy_(vectors)
+        if isinstance(tokens, TwinEmbedding):
+            tokens.rows[tokens.row_of[tokens.spaced == 0]] = vectors[tokens.spaced == 0]
+        else:
+            tokens.weight.copy_(vectors)
     wire_copying(network, seed=2)
 
 

@@ -72,27 +72,90 @@ class Layer(nn.Module):
         return out
 
 
+class TwinEmbedding(nn.Module):
+    """An embedding in which ` word` is `word` plus one vector that all such twins share.
+
+    What is learned of a word is learned once, wherever it stands, and the loss is computed over
+    words instead of tokens. `weight` is the plain embedding that a served model has.
+    """
+
+    row_of: Tensor  # (vocabulary,) row of each token
+    spaced: Tensor  # (vocabulary,) 1 where a token is its row plus `blank`
+    has_twin: Tensor  # (rows,) 1 where two tokens share the row
+
+    def __init__(self, vocab_size: int, hidden_size: int, twins: dict[int, int]) -> None:
+        super().__init__()
+        pairs = {spaced: bare for spaced, bare in twins.items() if bare not in twins}
+        kept = [token for token in range(vocab_size) if token not in pairs]
+        places = {token: place for place, token in enumerate(kept)}
+        bare = [pairs.get(token, token) for token in range(vocab_size)]
+        row_of = torch.tensor([places[token] for token in bare])
+        self.register_buffer("row_of", row_of, persistent=False)
+        spaced = torch.tensor([float(token in pairs) for token in range(vocab_size)])
+        self.register_buffer("spaced", spaced, persistent=False)
+        shared = torch.zeros(len(kept)).index_add(0, row_of, spaced)
+        self.register_buffer("has_twin", shared, persistent=False)
+        self.rows = nn.Parameter(torch.zeros(len(kept), hidden_size))
+        self.blank = nn.Parameter(torch.zeros(hidden_size))
+
+    @property
+    def weight(self) -> Tensor:
+        """(vocabulary, hidden)"""
+        return self.rows[self.row_of] + self.spaced[:, None] * self.blank
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        words = functional.embedding(self.row_of[token_ids], self.rows)
+        return words + self.spaced[token_ids][..., None] * self.blank
+
+    def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Cross entropy in nats of `targets` (count,) with `weight` as the output layer.
+
+        A row's logit l and the blank's b stand for one token, or for two: l and l + b.
+        """
+        blank = hidden @ self.blank
+        both = self.has_twin * functional.softplus(blank)[:, None]  # log(1 + e^b)
+        logits = functional.linear(hidden, self.rows) + both
+        rows = self.row_of[targets]
+        of_word = functional.cross_entropy(logits, rows, reduction="none")
+        of_blank = self.has_twin[rows] * functional.softplus(blank) - self.spaced[targets] * blank
+        return of_word + of_blank
+
+
 class Trunk(nn.Module):
     """Embedding, layers and last norm: everything under the name `model.`."""
 
-    def __init__(self, shape: ModelShape, vocab_size: int) -> None:
+    embed_tokens: nn.Embedding | TwinEmbedding
+
+    def __init__(self, shape: ModelShape, vocab_size: int, twins: dict[int, int]) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(vocab_size, shape.hidden_size)
+        if twins:
+            self.embed_tokens = TwinEmbedding(vocab_size, shape.hidden_size, twins)
+        else:
+            self.embed_tokens = nn.Embedding(vocab_size, shape.hidden_size)
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.num_layers))
         self.norm = nn.RMSNorm(shape.hidden_size, eps=shape.norm_eps)
 
 
 class Llama(nn.Module):
-    """A Llama language model; its output layer is the embedding unless it has its own."""
+    """A Llama language model; its output layer is the embedding unless it has its own.
+
+    `twins` maps tokens that begin with a blank to the same without it (see `TwinEmbedding`).
+    """
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, shape: ModelShape, vocab_size: int, tied: bool = True) -> None:
+    def __init__(
+        self,
+        shape: ModelShape,
+        vocab_size: int,
+        tied: bool = True,
+        twins: dict[int, int] | None = None,
+    ) -> None:
         super().__init__()
         self.shape = shape
         self.vocab_size = vocab_size
-        self.model = Trunk(shape, vocab_size)
+        self.model = Trunk(shape, vocab_size, twins or {})
         self.lm_head = None if tied else nn.Linear(shape.hidden_size, vocab_size, bias=False)
         self.dropout = nn.Dropout(shape.dropout)
         cos, sin = rotary_tables(shape)
@@ -132,17 +195,18 @@ class Llama(nn.Module):
         """token_ids (rows, length) -> logits (rows, length, vocabulary)."""
         return functional.linear(self.hidden(token_ids), self.output_weight)
 
-    def losses(self, token_ids: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    def losses(self, token_ids: Tensor, targets: Tensor) -> Tensor:
         """Cross entropy in nats at every target that is not negative: (number of targets,).
 
         Logits are computed for those positions only, so padding costs no output layer.
         """
         wanted = targets >= 0
         hidden = self.hidden(token_ids)[wanted]
+        embedding = self.model.embed_tokens
+        if isinstance(embedding, TwinEmbedding) and self.lm_head is None:
+            return embedding.losses(hidden, targets[wanted])
         logits = functional.linear(hidden, self.output_weight)  # (targets, vocabulary)
-        return functional.cross_entropy(
-            logits, targets[wanted], reduction="none", label_smoothing=label_smoothing
-        )
+        return functional.cross_entropy(logits, targets[wanted], reduction="none")
 
 
 def rotary_tables(shape: ModelShape) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ from shoal.train.material import held_out_check, tokenizer_for, warm_start
 from shoal.train.network import Llama
 from shoal.train.packing import TokenizedDocument, tokenize_documents
 from shoal.train.report import write_loss_plot
+from shoal.train.tokenizer import twins
 
 _OWN_EPOCHS, _FINE_TUNE_EPOCHS = 12, 3  # for own files, where no recipe says how long
 _MIN_TOKENS, _MAX_TOKENS = 50_000, 50_000_000
@@ -109,7 +110,8 @@ def _network(
     if request.lora_rank:
         raise RecipeError("a LoRA rank needs a base folder to adapt")
     tokenizer = tokenizer_for(recipe, corpus, run_dir)
-    network = Llama(recipe.model, tokenizer.get_vocab_size())
+    pairs = twins(tokenizer) if recipe.tokenizer.style == "fields" else None
+    network = Llama(recipe.model, tokenizer.get_vocab_size(), twins=pairs)
     network.initialize(recipe.schedule.seed)
     if recipe.tokenizer.warm_start and (request.fresh or not (run_dir / "checkpoint.pt").is_file()):
         warm_start(network, corpus, tokenizer)

@@ -1,0 +1,82 @@
+"""Slot values to put into requests: of other requests, mixed ones, titles of an encyclopaedia.
+
+A small corpus holds each name once or twice. A network that sees a new one in every reading learns
+to copy names instead of knowing them.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+Record = dict[str, Any]
+
+_SWAPPED = 0.5  # share of values that are replaced
+_MIXED, _TITLED = 0.35, 0.35  # of the replaced values of an open slot, where there are titles
+_DEFINITION = re.compile(r"\b(?:is|was|are|were) (?:an?|the) ([^.,;()]{3,80})")
+_PREPOSITION = re.compile(r"\b(?:in|of|by|from|that|which|for|at|on|who|with|about|to)\b")
+_PARTICIPLES = re.compile(r"(?: \w+ed| written| made| known| best)+$")  # "a band [formed]"
+_QUALIFIER = re.compile(r" \(.*|, .*")  # "Lincoln[, New Hampshire]"
+
+
+class ValuePools:
+    """Values by slot. Slots in `open_slots` take mixed values and `titles` too."""
+
+    def __init__(
+        self,
+        records: Iterable[Record],
+        open_slots: Iterable[str] = (),
+        titles: dict[str, list[str]] | None = None,
+    ) -> None:
+        self.open_slots, self.titles = frozenset(open_slots), titles or {}
+        self.said: dict[str, list[str]] = defaultdict(list)
+        for record in records:
+            for slot in record["slots"]:
+                self.said[slot["slot"]].append(slot["value"])
+
+    def draw(self, slot: str, value: str, chance: random.Random) -> str:
+        """`value`, or about half of the time another one for the same slot."""
+        if chance.random() >= _SWAPPED:
+            return value
+        kind = chance.random() if slot in self.open_slots else 1.0
+        if kind < _MIXED:
+            return mixed(chance.choice(self.said[slot]), chance.choice(self.said[slot]), chance)
+        if kind < _MIXED + _TITLED and self.titles.get(slot):
+            title = chance.choice(self.titles[slot])
+            return title.lower() if chance.random() < 0.4 else title
+        return chance.choice(self.said[slot])
+
+
+def mixed(first: str, second: str, chance: random.Random) -> str:
+    """The beginning of one value and the end of another, cut between words where both have some."""
+    begin, end = first.split(" "), second.split(" ")
+    if len(begin) > 1 and len(end) > 1:
+        return " ".join(
+            begin[: chance.randrange(1, len(begin))] + end[chance.randrange(1, len(end)) :]
+        )
+    cut = max(1, len(first) // 2)
+    return first[:cut] + second[len(second) // 2 :].lstrip()
+
+
+def titles_by_slot(records: Iterable[Record], nouns: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Titles of articles by slot, told by the noun of their first sentence.
+
+    `nouns` maps a slot to what its values are: {"artist": ["singer", "band"]}.
+    """
+    slots_of: dict[str, list[str]] = defaultdict(list)
+    for slot, names in nouns.items():
+        for name in names:
+            slots_of[name].append(slot)
+    found: dict[str, list[str]] = {slot: [] for slot in nouns}
+    for record in records:
+        told = _DEFINITION.search(record["text"][:500])
+        if told is None:
+            continue
+        title = _QUALIFIER.sub("", record["title"])
+        phrase = _PREPOSITION.split(told.group(1), maxsplit=1)[0].lower().strip()
+        for slot in slots_of.get(_PARTICIPLES.sub("", phrase).split(" ")[-1], ()):
+            found[slot].append(title)
+    return found
