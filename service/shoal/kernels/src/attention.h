@@ -175,7 +175,9 @@ inline shoal::Kernels make_kernels(const char* name) {
 #endif
   return {name,
           bf16_rows,
-          {linear<FloatRows<F32>>, linear<Bf16Linear>, linear<Int8Rows>},
+          Vec::fixed_rows,
+          {linear<FloatRows<F32>>, linear<Bf16Linear>, linear<Int8Rows>,
+           linear<FixedRows>},
           {attend<F32>, attend<Bf16>},
           {store_kv<F32>, store_kv<Bf16>},
           rms_norm,
@@ -185,6 +187,7 @@ inline shoal::Kernels make_kernels(const char* name) {
           activate,
           to_bf16,
           to_int8,
+          to_fixed16,
           max_of,
           sum_exp,
           weigh,

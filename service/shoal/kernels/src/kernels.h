@@ -10,17 +10,28 @@ namespace shoal {
 constexpr int kPanel = 16;  // output channels per packed weight panel, and lanes of every reduction
 constexpr int kBlock = 16;  // tokens per KV block
 
-enum class Format : int { f32 = 0, bf16 = 1, int8 = 2 };
+// fixed16 is how bf16 weights are kept where multiplying 16-bit integers is faster than unpacking:
+// 13 bits and a sign at one power of two per output channel.
+enum class Format : int { f32 = 0, bf16 = 1, int8 = 2, fixed16 = 3 };
 enum class Activation : int { silu = 0, gelu_tanh = 1, gelu_erf = 2, relu = 3 };
 
-constexpr int kSpan = 64;   // logits a sampler sums as one
+constexpr int kSpan = 64;  // logits a sampler sums as one
+
+// So many products of two fixed16 numbers fit a 32-bit sum: 32 * 8191 * 8191 < 2^31.
+constexpr int kFixedBlock = 32;
+constexpr int kFixedMax = 8191;
 
 constexpr int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-// Bytes of one panel of `k` inputs. A 32-bit lane holds one float, a pair of bf16 (k, k+1), or four
-// int8 (k..k+3) of the same output channel; a panel is [k / per_lane][16 lanes].
+// A fixed16 row: its integers, padded to whole blocks, then one scale per block.
+constexpr std::size_t fixed_row_bytes(int k) {
+  return round_up(k, kFixedBlock) * 2 + round_up(k, kFixedBlock) / kFixedBlock * sizeof(float);
+}
+
+// Bytes of one panel of `k` inputs. A 32-bit lane holds one float, a pair of bf16 or fixed16
+// (k, k+1), or four int8 (k..k+3) of the same output channel; a panel is [k / per_lane][16 lanes].
 constexpr std::size_t panel_bytes(Format format, int k) {
-  const int per_lane = format == Format::f32 ? 1 : format == Format::bf16 ? 2 : 4;
+  const int per_lane = format == Format::f32 ? 1 : format == Format::int8 ? 4 : 2;
   return static_cast<std::size_t>(round_up(k, per_lane) / per_lane) * kPanel * 4;
 }
 
@@ -28,11 +39,11 @@ constexpr int kMaxLinearRows = 96;  // of one call
 
 // out[m][16 * (p - p0) ...] (+)= x[m] . panel[p] + bias, rows 0..rows-1, panels p0..p1-1.
 struct LinearArgs {
-  const void* x;         // [rows] of the format's row type: float, bf16 or int8
+  const void* x;         // [rows] of the format's row type: float, bf16, int8 or fixed16
   std::size_t x_stride;  // bytes between rows
   const float* x_scale;  // [rows], int8 only
   const char* panels;
-  const float* w_scale;       // [16 * panels], int8 only
+  const float* w_scale;       // [16 * panels], int8 and fixed16
   const std::int32_t* w_sum;  // [16 * panels], int8 only: sum of a channel's int8 weights
   const float* bias;          // [16 * panels] or null
   int k, rows, p0, p1;
@@ -76,8 +87,9 @@ struct StoreKvArgs {
 
 struct Kernels {
   const char* name;
-  bool bf16_rows;  // the bf16 linear reads bf16 rows (else float rows)
-  void (*linear[3])(const LinearArgs&);
+  bool bf16_rows;   // the bf16 linear reads bf16 rows (else float rows)
+  bool fixed_rows;  // bf16 weights are better kept as fixed16
+  void (*linear[4])(const LinearArgs&);  // by format
   void (*attend[2])(const AttendArgs&);     // by KV format: f32, bf16
   void (*store_kv[2])(const StoreKvArgs&);  // by KV format: f32, bf16
   // Rows are padded with zeros to a multiple of 16, weights too: `width` counts real elements.
@@ -93,6 +105,7 @@ struct Kernels {
   void (*activate)(float* x, int groups, Activation act);
   void (*to_bf16)(const float* x, int padded, std::uint16_t* out);
   float (*to_int8)(const float* x, int padded, std::int8_t* out);  // returns the scale
+  void (*to_fixed16)(const float* x, int padded, char* out);
   float (*max)(const float* x, int groups);
   float (*sum_exp)(const float* x, float max, int groups);
   // Spans of kSpan logits: values = (x - max) / temperature, weights = exp(values), and of every

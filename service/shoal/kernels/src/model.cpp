@@ -36,7 +36,7 @@ Model::Model(const Config& c, Format format, const Kernels* kernels, int num_blo
   attention_stride_ = round_up(c.heads * c.head_dim, kPanel);
   width_stride_ = round_up(c.width, kPanel);
   mlp_stride_ = round_up(c.mlp_width, kPanel);
-  widest_ = std::max({attention_stride_, width_stride_, mlp_stride_});
+  widest_ = round_up(std::max({attention_stride_, width_stride_, mlp_stride_}), kFixedBlock);
   head_k_bytes_ = round_up(static_cast<int>(panel_bytes(kv_format_, c.head_dim)), 64);
   head_bytes_ = head_k_bytes_ + panel_bytes(kv_format_, kBlock) * ((c.head_dim + 15) / 16);
   layer_block_bytes_ = head_bytes_ * c.kv_heads;

@@ -76,6 +76,10 @@ class Model {
   std::size_t block_bytes() const { return layer_block_bytes_ * config.layers; }
   const Kernels* kernels() const { return kernels_; }
   Format format() const { return format_; }
+  // What linear layers begin as; a `Packed` may have become another.
+  Format linear_format() const {
+    return format_ == Format::bf16 && kernels_->fixed_rows ? Format::fixed16 : format_;
+  }
 
  private:
   struct Member {  // what one thread of the team writes to

@@ -181,6 +181,36 @@ float to_int8(const float* x, int padded, std::int8_t* out) {
   return finite ? largest / 127.0f : NAN;
 }
 
+// One block of a fixed16 row; gives its scale.
+SHOAL_INLINE float to_fixed_block(const float* x, std::int16_t* out) {
+  constexpr int kBlock = shoal::kFixedBlock;
+  std::uint32_t bits = 0;
+  for (int i = 0; i < kBlock; ++i) {
+    const std::uint32_t magnitude = bits_of(x[i]) & 0x7fffffffu;
+    bits = bits > magnitude ? bits : magnitude;
+  }
+  float largest;
+  __builtin_memcpy(&largest, &bits, 4);
+  const bool finite = bits < 0x7f800000u;
+  const float inverse = finite && largest >= 1e-30f ? shoal::kFixedMax / largest : 0.0f;
+  for (int i = 0; i < kBlock; ++i)  // as in to_int8
+    out[i] = static_cast<std::int16_t>(bits_of(x[i] * inverse + 12582912.0f));
+  return finite ? largest * (1.0f / shoal::kFixedMax) : NAN;
+}
+
+void to_fixed16(const float* x, int padded, char* out) {
+  constexpr int kBlock = shoal::kFixedBlock;
+  const int whole = padded / kBlock, blocks = shoal::round_up(padded, kBlock) / kBlock;
+  std::int16_t* integers = reinterpret_cast<std::int16_t*>(out);
+  float* scales = reinterpret_cast<float*>(integers + blocks * kBlock);
+  for (int b = 0; b < whole; ++b)
+    scales[b] = to_fixed_block(x + b * kBlock, integers + b * kBlock);
+  if (blocks == whole) return;
+  alignas(64) float last[kBlock] = {};
+  __builtin_memcpy(last, x + whole * kBlock, sizeof(float) * kPanel);
+  scales[whole] = to_fixed_block(last, integers + whole * kBlock);
+}
+
 float sum_exp(const float* x, float max, int groups) {
   Lanes sum;
   for (int j = 0; j < kVecs; ++j) sum.at[j] = Vec::zero();

@@ -13,9 +13,11 @@ struct Vec {
   // Eight sums in flight hide the latency of FMA: fewer rows take more panels at once.
   static constexpr int panels_for(int rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
   // Taking bf16 and int8 apart needs registers too, so their tiles are smaller.
-  static constexpr int max_rows_bf16 = 5, max_rows_int8 = 4;
+  static constexpr int max_rows_bf16 = 5, max_rows_int8 = 4, max_rows_fixed = 6;
   static constexpr int panels_for_bf16(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
   static constexpr int panels_for_int8(int rows) { return rows <= 2 ? 2 : 1; }
+  static constexpr int panels_for_fixed(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
+  static constexpr bool fixed_rows = true;  // twice the products of an FMA per instruction
   using F = __m256;
   using I = __m256i;
   struct Quad {
@@ -62,6 +64,19 @@ struct Vec {
   static I dot(I acc, I w, const Quad& x) {
     const I pairs = _mm256_maddubs_epi16(x.magnitude, _mm256_sign_epi8(w, x.value));
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  }
+
+  static I broadcast_word(const void* p) {
+    std::int32_t word;
+    std::memcpy(&word, p, 4);
+    return _mm256_set1_epi32(word);
+  }
+  static I no_sum() { return _mm256_setzero_si256(); }
+  // By hand: a compiler keeps both the old and the new sum, and spills them.
+  static I dot_fixed(I acc, I w, I x) {
+    I products;
+    asm("vpmaddwd %2, %3, %1\n\tvpaddd %1, %0, %0" : "+x"(acc), "=&x"(products) : "xm"(w), "x"(x));
+    return acc;
   }
   static F to_float(I x) { return _mm256_cvtepi32_ps(x); }
 };

@@ -12,9 +12,15 @@ struct Vec {
   static constexpr int width = 16;
   static constexpr int max_rows = 6;
   static constexpr int panels_for(int rows) { return rows == 1 ? 8 : 4; }
-  static constexpr int max_rows_bf16 = 6, max_rows_int8 = 6;
+  static constexpr int max_rows_bf16 = 6, max_rows_int8 = 6, max_rows_fixed = 6;
   static constexpr int panels_for_bf16(int rows) { return panels_for(rows); }
   static constexpr int panels_for_int8(int rows) { return rows == 1 ? 4 : 2; }
+  static constexpr int panels_for_fixed(int rows) { return rows == 1 ? 4 : 2; }
+#if defined(SHOAL_VNNI)
+  static constexpr bool fixed_rows = false;  // it multiplies bf16 as they are
+#else
+  static constexpr bool fixed_rows = true;
+#endif
   using F = __m512;
   using I = __m512i;
 
@@ -52,6 +58,8 @@ struct Vec {
     std::memcpy(&word, p, 4);
     return _mm512_set1_epi32(word);
   }
+  static I no_sum() { return _mm512_setzero_si512(); }
+  static I dot_fixed(I acc, I w, I x) { return _mm512_add_epi32(acc, _mm512_madd_epi16(w, x)); }
 #if defined(SHOAL_VNNI)
   // vpdpbusd wants an unsigned factor: (x + 128) * w summed, less 128 * (sum of the weights).
   using Quad = I;

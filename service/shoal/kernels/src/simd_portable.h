@@ -10,9 +10,11 @@ struct Vec {
   static constexpr int width = 4;
   static constexpr int max_rows = 3;
   static constexpr int panels_for(int) { return 1; }
-  static constexpr int max_rows_bf16 = 3, max_rows_int8 = 3;
+  static constexpr int max_rows_bf16 = 3, max_rows_int8 = 3, max_rows_fixed = 3;
   static constexpr int panels_for_bf16(int) { return 1; }
   static constexpr int panels_for_int8(int) { return 1; }
+  static constexpr int panels_for_fixed(int) { return 1; }
+  static constexpr bool fixed_rows = false;
   typedef float F __attribute__((vector_size(16)));
   typedef std::int32_t I __attribute__((vector_size(16)));
   struct Quad {
@@ -74,6 +76,16 @@ struct Vec {
     acc += ((w << 16) >> 24) * x.low[1];
     acc += ((w << 8) >> 24) * x.low[2];
     return acc + (w >> 24) * x.low[3];
+  }
+
+  static I broadcast_word(const void* p) {
+    std::int32_t word;
+    std::memcpy(&word, p, 4);
+    return I{word, word, word, word};
+  }
+  static I no_sum() { return I{0, 0, 0, 0}; }
+  static I dot_fixed(I acc, I w, I x) {
+    return acc + ((w << 16) >> 16) * ((x << 16) >> 16) + (w >> 16) * (x >> 16);
   }
   static F to_float(I x) { return __builtin_convertvector(x, F); }
 };

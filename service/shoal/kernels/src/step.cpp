@@ -19,7 +19,7 @@ void Model::run(int member) {
   for (int l = 0; l < config.layers; ++l) {
     const Layer& layer = layers[l];
     const Input normed{x_.as<float>(), static_cast<std::size_t>(width_stride_),
-                       &layer.attention_norm, nullptr, tokens, config.width, format_};
+                       &layer.attention_norm, nullptr, tokens, config.width, layer.qkv.format};
     linear(member, stage, normed, layer.qkv, qkv_.as<float>(), qkv_stride_, false);
     if (!one_token_rows_)  // a chunk's tokens see each other: all are stored before any attends
       each((tokens + 3) / 4, [&](int i) {
@@ -28,13 +28,15 @@ void Model::run(int member) {
     each(static_cast<int>(chunks_.size()) * config.kv_heads,
          [&](int i) { attend(member, l, i, one_token_rows_); });
     const Input attended{attention_.as<float>(), static_cast<std::size_t>(attention_stride_),
-                         nullptr, nullptr, tokens, config.heads * config.head_dim, format_};
+                         nullptr, nullptr, tokens, config.heads * config.head_dim,
+                         layer.output.format};
     linear(member, stage, attended, layer.output, x_.as<float>(), width_stride_, true);
     Input middle = normed;
     middle.norm = &layer.mlp_norm;
+    middle.format = layer.up.format;
     mlp_up(member, stage, middle, layer.up);
     const Input activated{mlp_.as<float>(), static_cast<std::size_t>(mlp_stride_), nullptr,
-                          nullptr, tokens, config.mlp_width, format_};
+                          nullptr, tokens, config.mlp_width, layer.down.format};
     linear(member, stage, activated, layer.down, x_.as<float>(), width_stride_, true);
   }
   if (in_.heads > 0) run_head(member, stage);
@@ -63,6 +65,7 @@ bool Model::reads_in_place(const Input& input) const {
 std::size_t Model::row_bytes(const Input& input) const {
   const int padded = round_up(input.width, kPanel);
   if (input.format == Format::int8) return padded;
+  if (input.format == Format::fixed16) return fixed_row_bytes(padded);
   return padded * (input.format == Format::bf16 && kernels_->bf16_rows ? 2 : 4);
 }
 
@@ -70,7 +73,8 @@ void Model::prepare_row(Member& member, const Input& input, int row, char* to,
                         float* scale) const {
   const float* x = input.rows + input.stride * (input.select ? input.select[row] : row);
   const int padded = round_up(input.width, kPanel);
-  const bool to_float = row_bytes(input) == sizeof(float) * padded;
+  const bool to_float = input.format == Format::f32 ||
+                        (input.format == Format::bf16 && !kernels_->bf16_rows);
   float* normed = to_float ? reinterpret_cast<float*>(to) : member.row.data();
   if (input.norm) {
     const Norm& norm = *input.norm;
@@ -85,6 +89,8 @@ void Model::prepare_row(Member& member, const Input& input, int row, char* to,
     if (!input.norm) std::memcpy(to, x, sizeof(float) * padded);
   } else if (input.format == Format::bf16) {
     kernels_->to_bf16(x, padded, reinterpret_cast<std::uint16_t*>(to));
+  } else if (input.format == Format::fixed16) {
+    kernels_->to_fixed16(x, padded, to);
   } else {
     *scale = kernels_->to_int8(x, padded, reinterpret_cast<std::int8_t*>(to));
   }
@@ -250,7 +256,7 @@ void Model::attend(int member, int layer, int task, bool store) {
 
 void Model::run_head(int member, int& stage) {
   Input input{x_.as<float>(), static_cast<std::size_t>(width_stride_), &final_norm,
-              in_.head_tokens, in_.heads, config.width, format_};
+              in_.head_tokens, in_.heads, config.width, head.format};
   if (out_.hidden) {
     input.format = Format::f32;
     team_.stage(stage++, in_.heads, [&](int r) {
@@ -259,7 +265,7 @@ void Model::run_head(int member, int& stage) {
       std::memcpy(out_.hidden + static_cast<std::size_t>(r) * config.width, row,
                   sizeof(float) * config.width);
     });
-    input.format = format_;
+    input.format = head.format;
   }
   if (!out_.logits && !out_.top && !out_.log_sum_exp && !out_.targets) return;
   const int chunks = (head.panels() + kScratchPanels - 1) / kScratchPanels;

@@ -51,6 +51,15 @@ struct F32 {
   }
 };
 
+// Nothing is read earlier than it is written here.
+SHOAL_INLINE void keep_order() { asm volatile("" ::: "memory"); }
+
+// `value` is in memory at this place, not in registers.
+template <class T>
+SHOAL_INLINE void in_memory(T& value) {
+  asm volatile("" : "+m"(value));
+}
+
 // bf16 weights, float rows: the pair in a 32-bit lane becomes two floats by a shift and a mask.
 struct Bf16 {
   template <int MR, int NP>
@@ -77,9 +86,6 @@ struct Bf16 {
   }
 
  private:
-  // Loading a word twice is cheaper than the spills of a compiler that holds on to both halves.
-  static SHOAL_INLINE void keep_order() { asm volatile("" ::: "memory"); }
-
   static SHOAL_INLINE typename Vec::I word(const char* panel, int k, int j) {
     return Vec::load_word(panel + static_cast<std::size_t>(k / 2) * kPanel * 4 +
                           j % kVecs * Vec::width * 4);
@@ -233,6 +239,70 @@ struct Int8Rows {
             Vec::mul(Vec::mul(Vec::to_float(acc[m][j]), Vec::set(a.x_scale[m0 + m])),
                      Vec::load(a.w_scale + p * kPanel + j * Vec::width));
     store_tile(sums, a, m0, p);
+  }
+};
+
+// bf16 weights as 16-bit integers times rows of the same. A block's integer sum is exact; blocks
+// are added as floats, in order. Rows keep 13 bits of the largest in their block: what is rounded
+// away is less than bf16 rows lose, unless one of 32 inputs is hundreds of times all others.
+struct FixedRows {
+  static constexpr int part_inputs = 512;
+  static constexpr int max_rows = Vec::max_rows_fixed;
+  static constexpr int panels_for(int rows) { return Vec::panels_for_fixed(rows); }
+
+  template <int MR, int NP>
+  static void tile(const shoal::LinearArgs& a, const Part& part, int m0, int p) {
+    constexpr int kBlock = shoal::kFixedBlock;
+    const std::size_t stride = shoal::panel_bytes(shoal::Format::fixed16, a.k);
+    const char* x[MR];
+    const float* scales[MR];
+    const char* panels[NP];
+    for (int m = 0; m < MR; ++m) {
+      x[m] = static_cast<const char*>(a.x) + (m0 + m) * a.x_stride;
+      scales[m] = reinterpret_cast<const float*>(x[m] + 2 * shoal::round_up(a.k, kBlock));
+    }
+    for (int i = 0; i < NP; ++i) panels[i] = a.panels + (p + i) * stride;
+    Sums<MR, NP> sums;
+    resume(sums, part, m0);
+    // Float sums live in memory while the integers of a block need the registers.
+    in_memory(sums);
+    for (int k = part.k0; k < part.k1; k += kBlock) {
+      typename Vec::I acc[MR][NP * kVecs];
+#pragma GCC unroll 8
+      for (int m = 0; m < MR; ++m)
+#pragma GCC unroll 16
+        for (int j = 0; j < NP * kVecs; ++j) acc[m][j] = Vec::no_sum();
+      const int end = k + kBlock < part.k1 ? k + kBlock : part.k1;
+      for (int pair = k / 2; pair < (end + 1) / 2; ++pair) {
+        typename Vec::I w[NP * kVecs];
+#pragma GCC unroll 16
+        for (int j = 0; j < NP * kVecs; ++j)
+          w[j] = Vec::load_word(panels[j / kVecs] + static_cast<std::size_t>(pair) * kPanel * 4 +
+                                j % kVecs * Vec::width * 4);
+#pragma GCC unroll 8
+        for (int m = 0; m < MR; ++m) {
+          const typename Vec::I xm = Vec::broadcast_word(x[m] + 4 * pair);
+#pragma GCC unroll 16
+          for (int j = 0; j < NP * kVecs; ++j) acc[m][j] = Vec::dot_fixed(acc[m][j], w[j], xm);
+        }
+      }
+#pragma GCC unroll 8
+      for (int m = 0; m < MR; ++m) {
+        const typename Vec::F scale = Vec::set(scales[m][k / kBlock]);
+#pragma GCC unroll 16
+        for (int j = 0; j < NP * kVecs; ++j)
+          sums.at[m][j] = Vec::fma(Vec::to_float(acc[m][j]), scale, sums.at[m][j]);
+      }
+      in_memory(sums);
+    }
+    if (part.k1 == a.k)
+#pragma GCC unroll 8
+      for (int m = 0; m < MR; ++m)
+#pragma GCC unroll 16
+        for (int j = 0; j < NP * kVecs; ++j)
+          sums.at[m][j] =
+              Vec::mul(sums.at[m][j], Vec::load(a.w_scale + p * kPanel + j * Vec::width));
+    finish(sums, a, part, m0, p);
   }
 };
 

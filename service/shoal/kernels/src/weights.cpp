@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <new>
@@ -50,6 +51,31 @@ float float_of_f16(std::uint16_t h) {
   return sign * std::ldexp(static_cast<float>(mantissa + 1024), exponent - 25);
 }
 
+// Weights of one output as integers at a power of two, so that all but the small ones are exact.
+// False where their error would be more than 2^-11 of them (root mean square), half of what
+// rounding them to bf16 cost.
+bool to_fixed16_row(const std::vector<std::uint16_t>& row, std::int16_t* out, float& unit) {
+  float largest = 0.0f;
+  for (const std::uint16_t h : row) largest = std::max(largest, std::fabs(float_of_bf16(h)));
+  int exponent = 0;
+  std::frexp(largest, &exponent);  // largest < 2^exponent
+  if (!(largest < 1e30f) || exponent < -100) {
+    if (largest != 0.0f) return false;
+    exponent = 0;
+  }
+  unit = std::ldexp(1.0f, exponent - 13);
+  const float per_unit = std::ldexp(1.0f, 13 - exponent);
+  float error = 0.0f, energy = 0.0f;  // in units
+  for (std::size_t i = 0; i < row.size(); ++i) {
+    const float value = float_of_bf16(row[i]) * per_unit;  // below 8192, and bf16: at most 8160
+    const float rounded = std::nearbyint(value);
+    out[i] = static_cast<std::int16_t>(rounded);
+    error += (value - rounded) * (value - rounded);
+    energy += value * value;
+  }
+  return error <= energy * 0x1p-22f;  // not so if one is NaN
+}
+
 }  // namespace
 
 void read_row(const Matrix& m, int row, float* out) {
@@ -68,9 +94,8 @@ void read_row(const Matrix& m, int row, float* out) {
 
 Packed::Packed(Format format, int n, int k)
     : format(format), n(n), k(k), data(panel_bytes(format, k) * panels(), true) {
-  if (format != Format::int8) return;
-  scale.resize(panels() * kPanel);
-  sum.resize(panels() * kPanel);
+  if (format == Format::int8 || format == Format::fixed16) scale.resize(panels() * kPanel);
+  if (format == Format::int8) sum.resize(panels() * kPanel);
 }
 
 void Packed::add(const Matrix& matrix, int first, int part) {
@@ -78,11 +103,25 @@ void Packed::add(const Matrix& matrix, int first, int part) {
   for (int i = 0; i < matrix.rows; ++i) {
     read_row(matrix, i, row.data());
     const int at = part == 0 ? i : i / kPanel * 2 * kPanel + (part - 1) * kPanel + i % kPanel;
-    add_row(row.data(), first + at);
+    if (!add_row(row.data(), first + at)) {
+      become_bf16();
+      return add(matrix, first, part);
+    }
   }
 }
 
-void Packed::add_row(const float* row, int at) {
+void Packed::become_bf16() {
+  Packed other(Format::bf16, n, k);
+  std::vector<float> row(k);
+  for (int i = 0; i < panels() * kPanel; ++i) {
+    unpack_row(i, row.data());
+    other.add_row(row.data(), i);
+  }
+  other.bias = std::move(bias);
+  *this = std::move(other);
+}
+
+bool Packed::add_row(const float* row, int at) {
   char* panel = data.data() + panel_bytes(format, k) * (at / kPanel);
   const int lane = at % kPanel;
   if (format == Format::f32) {
@@ -93,6 +132,13 @@ void Packed::add_row(const float* row, int at) {
     portable_kernels()->to_bf16(row, k, half.data());
     std::uint16_t* p = reinterpret_cast<std::uint16_t*>(panel) + lane * 2;
     for (int i = 0; i < k; ++i) p[i / 2 * kPanel * 2 + i % 2] = half[i];
+  } else if (format == Format::fixed16) {
+    std::vector<std::uint16_t> half(k);
+    std::vector<std::int16_t> integers(k);
+    portable_kernels()->to_bf16(row, k, half.data());
+    if (!to_fixed16_row(half, integers.data(), scale[at])) return false;
+    std::int16_t* p = reinterpret_cast<std::int16_t*>(panel) + lane * 2;
+    for (int i = 0; i < k; ++i) p[i / 2 * kPanel * 2 + i % 2] = integers[i];
   } else {
     std::vector<std::int8_t> quantized(k);
     scale[at] = portable_kernels()->to_int8(row, k, quantized.data());
@@ -102,6 +148,7 @@ void Packed::add_row(const float* row, int at) {
       sum[at] += quantized[i];
     }
   }
+  return true;
 }
 
 void Packed::unpack_row(int row, float* out) const {
@@ -113,6 +160,9 @@ void Packed::unpack_row(int row, float* out) const {
   } else if (format == Format::bf16) {
     const std::uint16_t* p = reinterpret_cast<const std::uint16_t*>(panel) + lane * 2;
     for (int i = 0; i < k; ++i) out[i] = float_of_bf16(p[i / 2 * kPanel * 2 + i % 2]);
+  } else if (format == Format::fixed16) {
+    const std::int16_t* p = reinterpret_cast<const std::int16_t*>(panel) + lane * 2;
+    for (int i = 0; i < k; ++i) out[i] = scale[row] * p[i / 2 * kPanel * 2 + i % 2];
   } else {
     const std::int8_t* p = reinterpret_cast<const std::int8_t*>(panel) + lane * 4;
     for (int i = 0; i < k; ++i) out[i] = scale[row] * p[i / 4 * kPanel * 4 + i % 4];
