@@ -1,42 +1,25 @@
-"""Wiring: settings -> engine client -> services -> app -> uvicorn; signals and drain.
+"""What `shoal serve` calls: the engine starts, and while it loads, the HTTP side is imported.
 
-`run` is what `shoal serve` calls. The HTTP side answers from the first moment on; models load
-in the engine process meanwhile.
+The HTTP side answers as soon as it is there; models may still load then.
 """
 
 import asyncio
-import logging
 import socket
 import sys
-import time
-from collections.abc import Callable, Mapping
-from types import FrameType
-
-import uvicorn
+from collections.abc import Callable
 
 from shoal.bridge.remote import RemoteEngine
 from shoal.config import Settings, engine_config, find_models
 from shoal.errors import ShoalError
 from shoal.logs import configure_logging
 from shoal.metrics import Metrics
-from shoal.protocol.messages import LoadedModel
-from shoal.server.admission import Admission
-from shoal.server.app import create_app
-from shoal.server.auth import KeyRing
-from shoal.server.services import Services
-from shoal.text.text_model import load_text_model
-
-log = logging.getLogger("shoal.server")
 
 EXIT_ENGINE_FAILED = 3
-LOOP_BEAT_S = 0.5
-KEPT_OPEN_S = 0.5
-"""After the drain, so that the last readers see the end of their streams."""
 
 
 def run(settings: Settings) -> int:
     """Serves until a signal; returns the exit code. Raises ConfigError or ModelFolderError
-    for what is wrong before anything was started."""
+    for what is wrong with the settings or a model's folder."""
     configure_logging(settings.log_level, settings.log_format)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_serve(settings))
@@ -55,108 +38,19 @@ async def _serve(settings: Settings) -> int:
     client = RemoteEngine(
         engine_config(settings, sources), observer=metrics, on_fatal=engine_failed
     )
-    services = Services(
-        settings=settings,
-        client=client,
-        models={source.name: load_text_model(source) for source in sources},
-        admission=Admission(
-            client.stats,
-            max_batch_size=settings.max_batch_size,
-            max_queue=settings.max_queue,
-            max_queue_tokens=settings.max_queue_tokens,
-            tenant_max_queue=settings.tenant_max_queue,
-        ),
-        keys=KeyRing(settings.api_keys),
-        metrics=metrics,
-    )
     with _listen(settings) as listener:
-        server = _Server(_uvicorn_config(settings, services, listener), services, stop)
         await client.start()
-        helpers = [
-            asyncio.create_task(_beat(services)),
-            asyncio.create_task(_announce(client, server, services)),
-            asyncio.create_task(_end(server, services, stop)),
-        ]
         try:
-            await server.serve(sockets=[listener])
+            await asyncio.sleep(0)  # what the engine is to load has left before the import begins
+            from shoal.server.http_server import serve_http
+
+            await serve_http(settings, sources, client, metrics, listener, stop)
         finally:
-            for helper in helpers:
-                helper.cancel()
             await client.close()
     if fatal:
         print(f"shoal: {fatal[0]}", file=sys.stderr)
         return EXIT_ENGINE_FAILED
     return 0
-
-
-class _Server(uvicorn.Server):
-    """uvicorn with our meaning of signals: the first drains, the second ends at once."""
-
-    def __init__(self, config: uvicorn.Config, services: Services, stop: asyncio.Event) -> None:
-        super().__init__(config)
-        self._services = services
-        self._stop = stop
-        self._loop = asyncio.get_running_loop()
-        self.listening = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.listening.set()
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._services.draining:
-            self.force_exit = self.should_exit = True
-        self._services.draining = True
-        self._loop.call_soon_threadsafe(self._stop.set)
-
-
-async def _end(server: _Server, services: Services, stop: asyncio.Event) -> None:
-    """Lets running requests finish within the drain time, then stops the server."""
-    await stop.wait()
-    services.draining = True
-    log.info("draining", extra={"open_requests": len(services.open_requests)})
-    if services.open_requests:
-        await asyncio.wait(services.open_requests, timeout=services.settings.drain_timeout)
-    if services.open_requests:
-        await services.client.close()  # what is left ends with an error event
-        await asyncio.sleep(KEPT_OPEN_S)
-    server.should_exit = True
-
-
-async def _beat(services: Services) -> None:
-    """Shows that the event loop runs, and how late."""
-    while True:
-        before = time.monotonic()
-        await asyncio.sleep(LOOP_BEAT_S)
-        services.loop_beat = time.monotonic()
-        services.metrics.loop_lag.set(max(0.0, services.loop_beat - before - LOOP_BEAT_S))
-
-
-async def _announce(client: RemoteEngine, server: _Server, services: Services) -> None:
-    """Tells the person who started the server that it serves, and how to try it."""
-    await client.ready.wait()
-    await server.listening.wait()
-    host, port = server.config.host, server.config.port
-    shown_host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-    url = f"http://{shown_host}:{port}"
-    for line in _model_lines(client.loaded):
-        print(line, flush=True)
-    model = services.default_model
-    auth = " -H 'Authorization: Bearer YOUR_KEY'" if services.keys else ""
-    print(
-        f"Shoal serves on {url} (docs: {url}/docs). Try:\n\n"
-        f"  curl {url}/v1/completions -H 'Content-Type: application/json'{auth} \\\n"
-        f'    -d \'{{"model": "{model}", "prompt": "Once upon a time", "max_tokens": 80}}\'\n',
-        flush=True,
-    )
-
-
-def _model_lines(models: Mapping[str, LoadedModel]) -> list[str]:
-    return [
-        f"  {model.name}: {model.num_parameters / 1e6:.1f} M parameters, {model.dtype} on "
-        f"{model.device} ({model.kernels} kernels), context {model.max_model_len}"
-        for model in models.values()
-    ]
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -177,25 +71,6 @@ def _listen(settings: Settings) -> socket.socket:
             "is another server running? Choose another with --port"
         ) from error
     return listener
-
-
-def _uvicorn_config(
-    settings: Settings, services: Services, listener: socket.socket
-) -> uvicorn.Config:
-    return uvicorn.Config(
-        create_app(services),
-        host=settings.host,
-        port=listener.getsockname()[1],
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=settings.idle_keepalive,
-        timeout_graceful_shutdown=2,
-        ws="none",
-        lifespan="off",
-    )
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
