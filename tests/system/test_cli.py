@@ -144,7 +144,9 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat() -> None:
             terminal.write("two\n")
             terminal.wait_for(" blue sky")
             terminal.write("\x03")
+            terminal.wait_for("[stopped]")
             terminal.wait_for("› ")
+            time.sleep(0.2)  # a Ctrl-C between readline's prompt and its first wait waits as well
             terminal.write("\x03")
             terminal.wait_for("Ctrl-D leaves")
             terminal.write("/quit\n")
