@@ -1,7 +1,7 @@
 """CPU time that the HTTP process spends per streamed chunk, at several numbers of clients.
 
 Starts a server of its own with a real engine and drives it from this process:
-    python tests/benchmarks/bench_http.py --model models/minnow --clients 1 8 32
+    python -m tests.benchmarks.bench_http --model models/minnow --clients 1 8 32
 Whole requests are counted: parsing, tokenizing and the end of a stream are in the figure. Several
 rounds per level; the median counts. CPU time, not wall time, so a busy machine matters less.
 """
@@ -11,10 +11,9 @@ import asyncio
 import statistics
 from pathlib import Path
 
-from serving import ROOT, child_of, cpu_s, serving
-
 from shoal.commands.bench.http import parse_address
 from shoal.commands.bench.load import LoadClient, RequestRecord, Workload
+from tests.benchmarks.serving import ROOT, child_of, cpu_s, serving
 
 
 async def drive(clients: list[LoadClient], label: str, num_requests: int) -> list[RequestRecord]:

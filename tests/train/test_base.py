@@ -99,3 +99,26 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     (others_folder(tmp_path) / "tokenizer.json").unlink()
     with pytest.raises(RecipeError, match=r"has no tokenizer\.json"):
         load_base(tmp_path)
+
+
+def test_only_the_files_that_the_index_names_are_read(tmp_path: Path) -> None:
+    folder = others_folder(tmp_path)
+    (folder / "consolidated.safetensors").write_bytes(b"another layout of the same weights")
+    network, _ = load_base(folder)
+    assert network.vocab_size == 300 + len(CONTROL_TOKENS)
+    shards = sorted(folder.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    shards[0].unlink()
+    with pytest.raises(RecipeError, match=f"names {shards[0].name}, which"):
+        load_base(folder)
+
+
+@pytest.mark.parametrize(("key", "value"), [("attention_bias", True), ("hidden_act", "gelu")])
+def test_what_cannot_be_trained_is_refused_by_its_name(
+    tmp_path: Path, key: str, value: object
+) -> None:
+    folder = others_folder(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, key: value}))
+    with pytest.raises(RecipeError, match=f"{key} is {value!r}"):
+        load_base(folder)

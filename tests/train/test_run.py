@@ -59,6 +59,12 @@ def test_a_recipe_becomes_a_folder_that_can_be_fine_tuned(tmp_path: Path) -> Non
     assert {"config.json", "model.safetensors", "tokenizer.json", "lock.json"} <= {
         path.name for path in (tmp_path / "model").iterdir()
     }
+    card = (tmp_path / "model" / "MODEL.md").read_text()
+    assert card.startswith("# model\n")
+    assert "| bits_per_byte own |" in card
+    assert f"--recipe {folder}" in card
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "MODEL.md").write_text("mine")
     answers = [{"prompt": "Who?", "completion": f"{story[:3]}."} for story in make_stories()]
     tuned = run_training(
         TrainingRequest(
@@ -71,6 +77,7 @@ def test_a_recipe_becomes_a_folder_that_can_be_fine_tuned(tmp_path: Path) -> Non
             device="cpu",
         )
     )
+    assert (tmp_path / "tuned" / "MODEL.md").read_text() == "mine"
     losses = [loss for _, loss in tuned.progress.losses]
     assert losses[-1] < losses[0]
     assert (tmp_path / "tuned" / "tokenizer.json").read_bytes() == (

@@ -28,7 +28,7 @@ def load_base(folder: Path, dropout: float = 0.0) -> tuple[Llama, Tokenizer]:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     weights = {
         name: weight.to(torch.float32)
-        for file in sorted(folder.glob("*.safetensors"))
+        for file in _weight_files(folder)
         for name, weight in load_file(file).items()
     }
     tied = bool(config.get("tie_word_embeddings", False))
@@ -40,6 +40,18 @@ def load_base(folder: Path, dropout: float = 0.0) -> tuple[Llama, Tokenizer]:
     except RuntimeError as error:
         raise RecipeError(f"the weights of {folder} do not fit its config.json: {error}") from error
     return _with_control_tokens(network, tokenizer)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Those that the index names, where there is one; else all."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return sorted(folder.glob("*.safetensors"))
+    named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    files = [folder / name for name in sorted(set(named))]
+    if lacking := [file.name for file in files if not file.is_file()]:
+        raise RecipeError(f"{index} names {', '.join(lacking)}, which {folder} does not hold")
+    return files
 
 
 def _with_control_tokens(network: Llama, tokenizer: Tokenizer) -> tuple[Llama, Tokenizer]:

@@ -14,6 +14,7 @@ import torch
 from tokenizers import Tokenizer
 
 from shoal.train.base import load_base
+from shoal.train.card import write_card
 from shoal.train.config import Recipe, RecipeError, Schedule, Source, load_recipe
 from shoal.train.corpora import Corpus, read_corpus
 from shoal.train.export import export_folder
@@ -84,8 +85,24 @@ def run_training(
     figures = held_out_check(corpus, tokenizer, recipe.model.context, most=None)(network)
     plot = run_dir / "loss.png"
     drawn = write_loss_plot(progress, plot)
+    write_card(request.out, recipe, progress, figures, _command(request))
     count = sum(weight.numel() for weight in network.parameters())
     return TrainingResult(request.out, run_dir, count, progress, figures, plot if drawn else None)
+
+
+def _command(request: TrainingRequest) -> str:
+    """The command line that asks for the same."""
+    wishes = {
+        "data": request.data,
+        "out": request.out,
+        "recipe": request.recipe,
+        "base": request.base,
+        "lora": request.lora_rank,
+        "tokens": request.tokens,
+        "minutes": request.limit_s and f"{request.limit_s / 60:g}",
+    }
+    flags = [f"--{name} {value}" for name, value in wishes.items() if value is not None]
+    return " ".join(["shoal train", *flags])
 
 
 def _recipe_of(request: TrainingRequest) -> tuple[Recipe, Path]:
