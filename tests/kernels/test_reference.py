@@ -41,6 +41,20 @@ def test_bfloat16_logits_follow_the_twin(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("kernel_set", [x for x in kernel_sets() if x in ("avx2", "avx512")])
+def test_bfloat16_logits_follow_the_twin_of_the_same_integers(name: str, kernel_set: str) -> None:
+    spec, weights = SPECS[name], bf16_weights(make_weights(SPECS[name]))
+    tokens = random_tokens(spec, 60)
+    found = logits_of(make_model(spec, weights, dtype="bfloat16", kernel_set=kernel_set), tokens)
+    wanted = ReferenceModel(spec, weights, "fixed16").forward(tokens)
+    exact = ReferenceModel(spec, weights, "bfloat16").forward(tokens)
+    # A key or value on the border between two bfloat16 numbers may fall to either side.
+    difference, rounding = np.abs(found - wanted).mean(), np.abs(exact - wanted).mean()
+    assert difference / wanted.std() < 3e-4
+    assert difference < rounding / 2
+
+
+@pytest.mark.parametrize("name", SPECS)
 def test_the_twin_is_the_float64_network(name: str) -> None:
     spec, weights = SPECS[name], make_weights(SPECS[name])
     tokens = random_tokens(spec, 60)

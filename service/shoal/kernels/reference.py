@@ -5,7 +5,7 @@ imports it but tests. The networks that serve requests on PyTorch are in `model/
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,14 +17,41 @@ from shoal.kernels.native import to_float32
 from shoal.kernels.spec import Dtype, ModelSpec
 
 
+Arithmetic = Dtype | Literal["fixed16"]
+"""fixed16: bfloat16 weights multiplied as 16-bit integers, as some kernel sets do."""
+_FIXED_BLOCK, _FIXED_MAX = 32, 8191
+
+
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """Symmetric int8 per row: integers within +-127 (as floats) and scales [..., 1]."""
     largest = x.abs().amax(-1, keepdim=True)
     return torch.round(x * (127 / largest.clamp_min(1e-30))), largest / 127
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: Dtype) -> Tensor:
+def fixed16_weights(weight: Tensor) -> Tensor:
+    """Each output [N, K] as integers of 13 bits and a sign at one power of two. A matrix with an
+    output that would lose more than 2^-11 of itself stays what it is."""
+    _, exponent = torch.frexp(weight.abs().amax(-1, keepdim=True))
+    unit = torch.exp2((exponent - 13).to(weight.dtype))
+    found = torch.round(weight / unit) * unit
+    lost = (found - weight).square().sum(-1) > weight.square().sum(-1) * 2**-22
+    return weight if bool(lost.any()) else found
+
+
+def fixed16_rows(x: Tensor) -> Tensor:
+    """Each 32 inputs of a row [T, K] as integers within +-8191 of a common scale."""
+    blocks = F.pad(x, (0, -x.shape[-1] % _FIXED_BLOCK)).unflatten(-1, (-1, _FIXED_BLOCK))
+    largest = blocks.abs().amax(-1, keepdim=True)
+    integers = torch.round(blocks * (_FIXED_MAX / largest.clamp_min(1e-30)))
+    return (integers * (largest / _FIXED_MAX)).flatten(-2)[..., : x.shape[-1]]
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: Arithmetic) -> Tensor:
     """x [T, K] times weight [N, K]; for int8 both are quantised per row and sums are exact."""
+    if dtype == "fixed16":
+        weight = fixed16_weights(weight.bfloat16().to(x.dtype))
+        y = (fixed16_rows(x).double() @ weight.double().T).to(x.dtype)
+        return y if bias is None else y + bias
     if dtype == "bfloat16":
         weight = weight.bfloat16().to(x.dtype)
     if dtype == "int8":
@@ -73,13 +100,13 @@ def activation(spec: ModelSpec, x: Tensor) -> Tensor:
 
 
 class ReferenceModel:
-    """One sequence through the whole network; the same dtypes as NativeModel."""
+    """One sequence through the whole network; the same dtypes as NativeModel, and fixed16."""
 
     def __init__(
-        self, spec: ModelSpec, weights: Mapping[str, NDArray[Any]], dtype: Dtype = "float32"
+        self, spec: ModelSpec, weights: Mapping[str, NDArray[Any]], dtype: Arithmetic = "float32"
     ) -> None:
         self.spec = spec
-        self.dtype: Dtype = dtype
+        self.dtype: Arithmetic = dtype
         self.weights = {k: torch.from_numpy(to_float32(v).copy()) for k, v in weights.items()}
 
     def forward(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
@@ -101,6 +128,8 @@ class ReferenceModel:
         if self.dtype == "int8" and head == name:  # one table serves both, so both are int8
             integers, scale = quantize_rows(table)
             return integers * scale
+        if self.dtype == "fixed16" and head == name:
+            return fixed16_weights(table.bfloat16().float())
         return table if self.dtype == "float32" else table.bfloat16().float()
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
