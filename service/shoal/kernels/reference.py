@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from shoal.kernels.native import to_float32
 from shoal.kernels.spec import Dtype, ModelSpec
 
-
 Arithmetic = Dtype | Literal["fixed16"]
 """fixed16: bfloat16 weights multiplied as 16-bit integers, as some kernel sets do."""
 _FIXED_BLOCK, _FIXED_MAX = 32, 8191
@@ -40,10 +39,11 @@ def fixed16_weights(weight: Tensor) -> Tensor:
 
 def fixed16_rows(x: Tensor) -> Tensor:
     """Each 32 inputs of a row [T, K] as integers within +-8191 of a common scale."""
-    blocks = F.pad(x, (0, -x.shape[-1] % _FIXED_BLOCK)).unflatten(-1, (-1, _FIXED_BLOCK))
+    padded = F.pad(x, (0, -x.shape[-1] % _FIXED_BLOCK))
+    blocks = padded.reshape(len(x), -1, _FIXED_BLOCK)
     largest = blocks.abs().amax(-1, keepdim=True)
     integers = torch.round(blocks * (_FIXED_MAX / largest.clamp_min(1e-30)))
-    return (integers * (largest / _FIXED_MAX)).flatten(-2)[..., : x.shape[-1]]
+    return (integers * (largest / _FIXED_MAX)).reshape(len(x), -1)[:, : x.shape[-1]]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: Arithmetic) -> Tensor:
