@@ -90,16 +90,19 @@ def test_a_streamed_chat_equals_the_plain_one(client: OpenAI) -> None:
 
 
 def test_the_stream_helper_builds_the_whole_answer(client: OpenAI) -> None:
-    with client.chat.completions.stream(
-        model="tiny", messages=user("Hi"), max_tokens=20, seed=4,
-        stream_options={"include_usage": True},
-    ) as stream:  # fmt: skip
+    asked: Any = {"model": "tiny", "messages": user("Hi"), "max_tokens": 20, "seed": 4}
+    whole = client.chat.completions.create(**asked).choices[0].message.content or ""
+    asked["stop"] = whole[len(whole) // 2 :][
+        :1
+    ]  # the helper takes an answer cut short for an error
+    with client.chat.completions.stream(**asked, stream_options={"include_usage": True}) as stream:
         pieces = [event.delta for event in stream if event.type == "content.delta"]
         final = stream.get_final_completion()
     assert "".join(pieces) == final.choices[0].message.content
     assert final.usage is not None
-    plain = client.chat.completions.create(model="tiny", messages=user("Hi"), max_tokens=20, seed=4)
+    plain = client.chat.completions.create(**asked)
     assert final.choices[0].message.content == plain.choices[0].message.content
+    assert final.choices[0].finish_reason == "stop"
 
 
 def test_the_request_id_is_at_hand(client: OpenAI) -> None:
