@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <new>
+#include <numeric>
 #include <utility>
 
 namespace shoal {
@@ -65,15 +66,30 @@ bool to_fixed16_row(const std::vector<std::uint16_t>& row, std::int16_t* out, fl
   }
   unit = std::ldexp(1.0f, exponent - 13);
   const float per_unit = std::ldexp(1.0f, 13 - exponent);
-  float error = 0.0f, energy = 0.0f;  // in units
-  for (std::size_t i = 0; i < row.size(); ++i) {
+  constexpr float kToWhole = 0x1.8p23f;  // added and taken away, rounds to the nearest integer
+  constexpr std::size_t kSums = 8;       // several, or each addition waits for the one before
+  float error[kSums] = {}, energy[kSums] = {};  // in units
+  const auto take = [&](std::size_t i, std::size_t sum) {
     const float value = float_of_bf16(row[i]) * per_unit;  // below 8192, and bf16: at most 8160
-    const float rounded = std::nearbyint(value);
+    const float rounded = (value + kToWhole) - kToWhole;
     out[i] = static_cast<std::int16_t>(rounded);
-    error += (value - rounded) * (value - rounded);
-    energy += value * value;
-  }
-  return error <= energy * 0x1p-22f;  // not so if one is NaN
+    error[sum] += (value - rounded) * (value - rounded);
+    energy[sum] += value * value;
+  };
+  const std::size_t whole = row.size() / kSums * kSums;
+  for (std::size_t i = 0; i < whole; i += kSums)
+    for (std::size_t sum = 0; sum < kSums; ++sum) take(i + sum, sum);
+  for (std::size_t i = whole; i < row.size(); ++i) take(i, 0);
+  return std::accumulate(error, error + kSums, 0.0f) <=
+         std::accumulate(energy, energy + kSums, 0.0f) * 0x1p-22f;  // not so if one is NaN
+}
+
+// Two neighbours at a time into one lane of a panel.
+template <typename Half>
+void store_pairs(const Half* row, int k, char* lane) {
+  int i = 0;
+  for (; i + 1 < k; i += 2) std::memcpy(lane + i / 2 * kPanel * 4, row + i, 4);
+  if (i < k) std::memcpy(lane + i / 2 * kPanel * 4, row + i, 2);
 }
 
 }  // namespace
@@ -86,7 +102,9 @@ void read_row(const Matrix& m, int row, float* out) {
     return;
   }
   const std::uint16_t* p = static_cast<const std::uint16_t*>(m.data) + base;
-  if (m.type == Source::bf16)
+  if (m.type == Source::bf16 && m.col_stride == 1)  // known to be 1, the loop is vectorised
+    for (int i = 0; i < m.cols; ++i) out[i] = float_of_bf16(p[i]);
+  else if (m.type == Source::bf16)
     for (int i = 0; i < m.cols; ++i) out[i] = float_of_bf16(p[i * m.col_stride]);
   else
     for (int i = 0; i < m.cols; ++i) out[i] = float_of_f16(p[i * m.col_stride]);
@@ -130,15 +148,13 @@ bool Packed::add_row(const float* row, int at) {
   } else if (format == Format::bf16) {
     std::vector<std::uint16_t> half(k);
     portable_kernels()->to_bf16(row, k, half.data());
-    std::uint16_t* p = reinterpret_cast<std::uint16_t*>(panel) + lane * 2;
-    for (int i = 0; i < k; ++i) p[i / 2 * kPanel * 2 + i % 2] = half[i];
+    store_pairs(half.data(), k, panel + lane * 4);
   } else if (format == Format::fixed16) {
     std::vector<std::uint16_t> half(k);
     std::vector<std::int16_t> integers(k);
     portable_kernels()->to_bf16(row, k, half.data());
     if (!to_fixed16_row(half, integers.data(), scale[at])) return false;
-    std::int16_t* p = reinterpret_cast<std::int16_t*>(panel) + lane * 2;
-    for (int i = 0; i < k; ++i) p[i / 2 * kPanel * 2 + i % 2] = integers[i];
+    store_pairs(integers.data(), k, panel + lane * 4);
   } else {
     std::vector<std::int8_t> quantized(k);
     scale[at] = portable_kernels()->to_int8(row, k, quantized.data());
