@@ -56,8 +56,8 @@ def read_snips(records: Iterable[Record], source: Source) -> Iterator[list[Varia
     pools = ValuePools(records, source.options.get("open_slots", ()), source.options.get("titles"))
     for number, record in enumerate(records):
         chance = random.Random(f"snips {number} {record['text']}")
-        asked = [(record["text"], record["slots"])] * 3
-        for _ in range(9):
+        asked = [(record["text"], record["slots"])] * 5
+        for _ in range(15):
             text, slots = swap_values(record["text"], record["slots"], pools, chance)
             asked.append((_change_case(text, slots, chance), slots))
         yield [
