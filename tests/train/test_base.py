@@ -9,10 +9,10 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from shoal.train.base import load_base
+from shoal.train.base import load_base, reads_twice
 from shoal.train.config import RecipeError
 from shoal.train.run import TrainingRequest, run_training
-from shoal.train.tokenizer import CONTROL_TOKENS, END_OF_TEXT
+from shoal.train.tokenizer import CONTROL_TOKENS, END_OF_TEXT, chat_template
 from tests.train.builders import make_stories, write_jsonl
 
 transformers = pytest.importorskip("transformers")
@@ -85,6 +85,27 @@ def test_a_folder_of_transformers_is_fine_tuned_into_one_that_it_loads(
     with torch.no_grad():
         torch.testing.assert_close(network.eval()(ids), theirs(ids).logits, atol=2e-4, rtol=1e-4)
     assert theirs.config.eos_token_id == tokenizer.token_to_id(END_OF_TEXT)
+
+
+@pytest.mark.parametrize("twice", [True, False])
+def test_a_base_that_reads_twice_is_tuned_so_and_stays_so(tmp_path: Path, twice: bool) -> None:
+    base = others_folder(tmp_path / "base")
+    (base / "tokenizer_config.json").write_text(json.dumps({"chat_template": chat_template(twice)}))
+    tuned = run_training(
+        TrainingRequest(
+            out=tmp_path / "tuned",
+            data=write_jsonl(tmp_path / "more.jsonl", [{"prompt": "Who?", "completion": "Tom."}]),
+            base=base,
+            tokens=100,
+            run_dir=tmp_path / "run",
+            device="cpu",
+        )
+    )
+    assert reads_twice(tuned.out) == twice
+    row = "<|endoftext|>" + "<|user|>Who?<|end|>" * (1 + twice) + "<|assistant|>Tom.<|end|>"
+    steps = tuned.progress.losses
+    read = len(load_base(tuned.out)[1].encode(row, add_special_tokens=False).ids) - 1
+    assert steps[0][0] % read == 0  # tokens of whole rows
 
 
 def test_scaled_rotary_positions_are_refused_by_name(tmp_path: Path) -> None:

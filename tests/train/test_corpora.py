@@ -103,6 +103,22 @@ def test_own_records_may_be_texts_prompts_or_conversations(tmp_path: Path) -> No
     ]
 
 
+def test_a_recipe_may_have_every_request_read_twice(tmp_path: Path) -> None:
+    write_jsonl(
+        tmp_path / "own.jsonl", [{"text": "plain"}, {"prompt": "1+1?", "completion": "<|user|>2"}]
+    )
+    recipe = Recipe(name="test", sources=(Source(file="own.jsonl"),), read_twice=True)
+    found = [document.variants[0] for document in read_corpus(recipe, tmp_path).train]
+    assert [text_of(variant) for variant in found] == [
+        "<|endoftext|>plain<|endoftext|>",
+        "<|endoftext|><|user|>1+1?<|end|><|user|>1+1?<|end|><|assistant|><|user|>2<|end|>",
+    ]
+    assert [learned_text(variant) for variant in found] == [
+        "plain<|endoftext|>",
+        "<|user|>2<|end|>",
+    ]
+
+
 def test_an_unreadable_record_is_named_by_its_number(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "own.jsonl", [{"text": "fine"}, {"story": "no"}])
     with pytest.raises(RecipeError, match=r"own\.jsonl, record 2: expected a `text`.*story"):

@@ -14,13 +14,14 @@ from shoal.train.config import RecipeError, Sampling
 from shoal.train.export import export_folder
 from shoal.train.lora import LoraLinear, add_lora
 from shoal.train.network import Llama
+from shoal.train.pieces import chat, read_twice
 from shoal.train.tokenizer import END
 from tests.train.builders import TINY, make_tokenizer
 
 transformers = pytest.importorskip("transformers")
 
 
-def exported(folder: Path, rank: int | None = None) -> Llama:
+def exported(folder: Path, rank: int | None = None, read_twice: bool = False) -> Llama:
     tokenizer = make_tokenizer()
     network = Llama(TINY, tokenizer.get_vocab_size())
     network.initialize(seed=1)
@@ -32,7 +33,7 @@ def exported(folder: Path, rank: int | None = None) -> Llama:
             weight.add_(torch.randn(weight.shape, generator=generator) * 0.1)
             weight.copy_(weight.bfloat16().float())
     network.eval()
-    export_folder(network, tokenizer, Sampling(), folder)
+    export_folder(network, tokenizer, Sampling(), folder, read_twice)
     return network
 
 
@@ -72,10 +73,24 @@ def test_chat_template_writes_what_training_read(tmp_path: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     messages = [{"role": "system", "content": "snips"}, {"role": "user", "content": "Hi there"}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert text == ("<|endoftext|><|system|>snips<|end|><|user|>Hi there<|end|><|assistant|>")
+    assert text == "<|endoftext|><|system|>snips<|end|><|user|>Hi there<|end|><|assistant|>"
     assert tokenizer("Hi").input_ids[0] == 0  # texts begin with the end-of-text token
     generation = json.loads((tmp_path / "generation_config.json").read_text())
     assert generation["eos_token_id"] == [0, tokenizer.convert_tokens_to_ids(END)]
+
+
+def test_a_template_that_reads_twice_writes_what_training_read(tmp_path: Path) -> None:
+    exported(tmp_path, read_twice=True)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    messages = [
+        {"role": "system", "content": "snips"},
+        {"role": "user", "content": "Hi there"},
+        {"role": "assistant", "content": "{}"},
+    ]
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    assert text == "".join(piece.text for piece in read_twice(chat(messages)))
+    assert text.count("<|user|>Hi there<|end|>") == 2
+    assert (text.count("<|system|>"), text.count("<|assistant|>")) == (1, 1)
 
 
 def test_lock_names_size_and_hash_of_every_file(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from shoal.train.config import ModelShape, RecipeError
 from shoal.train.network import Llama
-from shoal.train.tokenizer import CONTROL_TOKENS, begin_with_end_of_text
+from shoal.train.tokenizer import CONTROL_TOKENS, begin_with_end_of_text, chat_template
 
 
 def load_base(folder: Path, dropout: float = 0.0) -> tuple[Llama, Tokenizer]:
@@ -40,6 +40,15 @@ def load_base(folder: Path, dropout: float = 0.0) -> tuple[Llama, Tokenizer]:
     except RuntimeError as error:
         raise RecipeError(f"the weights of {folder} do not fit its config.json: {error}") from error
     return _with_control_tokens(network, tokenizer)
+
+
+def reads_twice(folder: Path) -> bool:
+    """Whether the folder's chat template writes every user turn twice, so that tuning must too."""
+    path = folder / "tokenizer_config.json"
+    if not path.is_file():
+        return False
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    return bool(settings.get("chat_template") == chat_template(read_twice=True))
 
 
 def _weight_files(folder: Path) -> list[Path]:

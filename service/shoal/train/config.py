@@ -112,6 +112,7 @@ class Recipe:
 
     name: str
     summary: str = ""
+    read_twice: bool = False  # the chat template writes every request twice: see `pieces.py`
     sources: tuple[Source, ...] = ()
     model: ModelShape = field(default_factory=ModelShape)
     tokenizer: TokenizerChoice = field(default_factory=TokenizerChoice)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TextIO
 
 from shoal.train import commands, stories
 from shoal.train.config import Recipe, RecipeError, Source
-from shoal.train.pieces import Variant, chat, plain
+from shoal.train.pieces import Variant, chat, plain, read_twice
 from shoal.train.values import titles_by_slot
 
 Record = dict[str, Any]
@@ -48,11 +48,7 @@ def read_corpus(recipe: Recipe, data_dir: Path, held_out: bool = True) -> Corpus
     _check_files(recipe.sources, data_dir)
     corpus = Corpus([], {}, [])
     for source in recipe.sources:
-        reader = READERS.get(source.format)
-        if reader is None:
-            raise RecipeError(
-                f"sources.format = {source.format!r} is not known; known are {sorted(READERS)}"
-            )
+        reader = _reader(source, recipe.read_twice)
         source = _with_titles(source, recipe, data_dir)
         learn, keep_back = _split(read_records(data_dir / source.file), source)
         target = corpus.background if source.format == "background" else corpus.train
@@ -63,6 +59,19 @@ def read_corpus(recipe: Recipe, data_dir: Path, held_out: bool = True) -> Corpus
     if not corpus.train:
         raise RecipeError("the sources hold no document to train on")
     return corpus
+
+
+def _reader(source: Source, twice: bool) -> Reader:
+    if source.format not in READERS:
+        raise RecipeError(
+            f"sources.format = {source.format!r} is not known; known are {sorted(READERS)}"
+        )
+    reader = READERS[source.format]
+    if not twice:
+        return reader
+    return lambda records, source: (
+        [read_twice(variant) for variant in variants] for variants in reader(records, source)
+    )
 
 
 def _with_titles(source: Source, recipe: Recipe, data_dir: Path) -> Source:

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,7 +55,8 @@ class Marks:
 
 def held_out_cases(recipe_path: Path, data_dir: Path) -> dict[str, list[Case]]:
     """The held-out requests of a command recipe by set, e.g. `snips`, `clinc`, `clinc oos`."""
-    corpus = read_corpus(load_recipe(recipe_path), data_dir)
+    recipe = replace(load_recipe(recipe_path), read_twice=False)  # the server's template does it
+    corpus = read_corpus(recipe, data_dir)
     return {
         name: [_case(document) for document in documents]
         for name, documents in corpus.held_out.items()

@@ -17,11 +17,19 @@ from tokenizers import Tokenizer
 from shoal.train.config import ModelShape, Sampling
 from shoal.train.lora import merged_weights
 from shoal.train.network import Llama
-from shoal.train.tokenizer import CHAT_TEMPLATE, CONTROL_TOKENS, END, END_OF_TEXT
+from shoal.train.tokenizer import CONTROL_TOKENS, END, END_OF_TEXT, chat_template
 
 
-def export_folder(network: Llama, tokenizer: Tokenizer, sampling: Sampling, out_dir: Path) -> None:
-    """Write the folder; files already there with the same names are replaced."""
+def export_folder(
+    network: Llama,
+    tokenizer: Tokenizer,
+    sampling: Sampling,
+    out_dir: Path,
+    read_twice: bool = False,
+) -> None:
+    """Write the folder; files already there with the same names are replaced.
+
+    `read_twice`: its chat template writes every user turn twice."""
     out_dir.mkdir(parents=True, exist_ok=True)
     _write_json(out_dir / "config.json", llama_config(network, tokenizer))
     weights = {
@@ -32,7 +40,7 @@ def export_folder(network: Llama, tokenizer: Tokenizer, sampling: Sampling, out_
     # The library makes it readable for its owner alone; a server may run as someone else.
     (out_dir / "model.safetensors").chmod(0o644)
     tokenizer.save(str(out_dir / "tokenizer.json"))
-    _write_json(out_dir / "tokenizer_config.json", _tokenizer_config(network.shape))
+    _write_json(out_dir / "tokenizer_config.json", _tokenizer_config(network.shape, read_twice))
     _write_json(out_dir / "generation_config.json", _generation_config(tokenizer, sampling))
     write_lock(out_dir)
 
@@ -80,7 +88,7 @@ def llama_config(network: Llama, tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def _tokenizer_config(shape: ModelShape) -> dict[str, Any]:
+def _tokenizer_config(shape: ModelShape, read_twice: bool) -> dict[str, Any]:
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": END_OF_TEXT,
@@ -89,7 +97,7 @@ def _tokenizer_config(shape: ModelShape) -> dict[str, Any]:
         "additional_special_tokens": list(CONTROL_TOKENS[1:]),
         "model_max_length": shape.context,
         "clean_up_tokenization_spaces": False,
-        "chat_template": CHAT_TEMPLATE,
+        "chat_template": chat_template(read_twice),
     }
 
 

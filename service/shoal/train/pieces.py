@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from shoal.train.tokenizer import ASSISTANT, END, END_OF_TEXT
+from shoal.train.tokenizer import ASSISTANT, END, END_OF_TEXT, USER
 
 
 class Piece(NamedTuple):
@@ -32,6 +32,19 @@ def chat(messages: list[dict[str, str]]) -> Variant:
         else:
             pieces.append(Piece(f"<|{role}|>{content}{END}", False))
     return pieces
+
+
+def read_twice(variant: Variant) -> Variant:
+    """The same with every user turn written twice, as `chat_template(read_twice=True)` does.
+
+    A causal network sees only what came before; in the second reading each word has seen the whole
+    request (Springer et al. 2024, "Repetition improves language model embeddings").
+    """
+    return [
+        again
+        for piece in variant
+        for again in [piece] * (2 if piece.text.startswith(USER) and not piece.learned else 1)
+    ]
 
 
 def request_and_answer(request: str, answer: str, system: str = "") -> Variant:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from tokenizers import Tokenizer
 
-from shoal.train.base import load_base
+from shoal.train.base import load_base, reads_twice
 from shoal.train.card import write_card
 from shoal.train.config import Recipe, RecipeError, Schedule, Source, load_recipe
 from shoal.train.corpora import Corpus, read_corpus
@@ -65,6 +65,8 @@ def run_training(
     Raises `RecipeError` when recipe, corpora or base folder cannot be used, in plain words.
     """
     recipe, data_dir = _recipe_of(request)
+    if request.base is not None and reads_twice(request.base):
+        recipe = replace(recipe, read_twice=True)
     run_dir = request.run_dir or Path("runs") / recipe.name
     corpus = read_corpus(recipe, data_dir)
     network, tokenizer = _network(request, recipe, corpus, run_dir)
@@ -75,7 +77,9 @@ def run_training(
     watch = Watch(
         on_step=on_step,
         evaluate=held_out_check(corpus, tokenizer, recipe.model.context),
-        on_checkpoint=lambda net, _: export_folder(net, tokenizer, recipe.sampling, request.out),
+        on_checkpoint=lambda net, _: export_folder(
+            net, tokenizer, recipe.sampling, request.out, recipe.read_twice
+        ),
     )
     trainer = Trainer(network, documents, schedule, run_dir, watch=watch, limit_s=request.limit_s)
     if not request.fresh:

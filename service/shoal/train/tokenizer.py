@@ -21,14 +21,6 @@ ASSISTANT = "<|assistant|>"
 END = "<|end|>"  # ends a turn
 CONTROL_TOKENS = (END_OF_TEXT, SYSTEM, USER, ASSISTANT, END)
 
-CHAT_TEMPLATE = (
-    "{{ bos_token }}"
-    "{% for message in messages %}"
-    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
-)
-
 # Words, single digits and runs of punctuation such as `":"`, each with the blank before it. `_`
 # joins words, so an intent may become one token.
 _FIELDS_PATTERN = r" ?\p{L}+(?:_\p{L}+)*| ?\p{N}|\s| ?[^\s\p{L}\p{N}]+"
@@ -41,6 +33,17 @@ def train_tokenizer(texts: Iterable[str], choice: TokenizerChoice) -> Tokenizer:
         split: pre_tokenizers.PreTokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         return _finished(_train_bpe(texts, choice.vocab_size, split), split)
     return _train_fields(list(texts), choice.vocab_size)
+
+
+def chat_template(read_twice: bool = False) -> str:
+    """The Jinja template of a folder; `read_twice` writes every user turn twice."""
+    turn = "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    again = "{% if message['role'] == 'user' %}" + turn + "{% endif %}" if read_twice else ""
+    return (
+        "{{ bos_token }}"
+        "{% for message in messages %}" + turn + again + "{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+    )
 
 
 def begin_with_end_of_text(tokenizer: Tokenizer) -> None:
