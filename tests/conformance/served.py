@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from tests.fakes.text_folder import END_ID, VOCAB_SIZE, write_text_folder
 
 ROOT = Path(__file__).parents[2]
-CONTEXT = 512
+CONTEXT = 4096
 
 
 def write_tiny_llama(folder: Path, num_layers: int = 2) -> Path:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shoal.errors import ModelFolderError
@@ -38,7 +38,11 @@ def test_decoding_gives_back_the_text(tokenizer: Tokenizer, text: str) -> None:
 
 
 @given(text=st.text(max_size=40))
+@example(text="a\u2581b \u2581")
 def test_decoding_gives_back_any_text(tokenizer: Tokenizer, text: str) -> None:
+    """SentencePiece spells a space "\u2581", so that in its vocabularies the two are one."""
+    if tokenizer.encode("\u2581") == tokenizer.encode(" "):
+        text = text.replace("\u2581", " ")
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
