@@ -18,7 +18,7 @@ from shoal.train.commands import (
 from shoal.train.config import Source
 from shoal.train.pieces import Variant
 from shoal.train.stories import read_books, read_stories, restore_capitals, subjects
-from shoal.train.values import ValuePools, mixed, titles_by_slot
+from shoal.train.values import ValuePools, invented, mixed, titles_by_slot
 
 SNIPS = {
     "text": "add nuba to my Metal Party playlist",
@@ -94,6 +94,8 @@ def test_swapped_slot_values_stay_verbatim_in_the_request() -> None:
             assert text[slot["start"] :].startswith(slot["value"])
     assert len(texts) > 5
     assert any("ultrasound" in text.lower() for text in texts)
+    drawn = {pools.draw("playlist_owner", "x", random.Random(seed)) for seed in range(40)}
+    assert drawn == {"my", "x"}  # a closed slot takes nothing that nobody said
 
 
 def test_mixed_values_are_a_beginning_and_an_end() -> None:
@@ -118,6 +120,18 @@ def test_titles_go_to_the_slot_that_their_first_sentence_names() -> None:
         "city": ["Lincoln"],
         "movie_name": ["Alien"],
     }
+
+
+def test_invented_names_use_every_word_and_end_in_none_of_a_sentences_marks() -> None:
+    words = ["Anthem", "of", "Britons:", "36", "!"]
+    found = [invented(words, random.Random(seed)) for seed in range(300)]
+    assert all(name and name == name.strip() for name in found)
+    assert not any(name[-1] in ".,:;!?" for name in found if name.strip(" .,:;!?"))
+    for word in words:
+        assert any(word.rstrip(":") in name for name in found)
+    assert len(set(found)) > 150
+    known = {part for name in found for part in name.lower().split(" ")}
+    assert any(part not in {word.lower() for word in words} for part in known)  # cut anew
 
 
 def test_every_snips_variant_answers_with_values_of_its_own_request() -> None:

@@ -1,4 +1,4 @@
-"""Slot values to put into requests: of other requests, mixed ones, titles of an encyclopaedia.
+"""Slot values to put into requests: of other requests, mixed, invented, titles of an encyclopaedia.
 
 A small corpus holds each name once or twice. A network that sees a new one in every reading learns
 to copy names instead of knowing them.
@@ -15,7 +15,8 @@ from typing import Any
 Record = dict[str, Any]
 
 _SWAPPED = 0.5  # share of values that are replaced
-_MIXED, _TITLED = 0.35, 0.35  # of the replaced values of an open slot, where there are titles
+# of the replaced values of an open slot, titles where there are some
+_MIXED, _TITLED, _INVENTED = 0.25, 0.3, 0.3
 _DEFINITION = re.compile(r"\b(?:is|was|are|were) (?:an?|the) ([^.,;()]{3,80})")
 _PREPOSITION = re.compile(r"\b(?:in|of|by|from|that|which|for|at|on|who|with|about|to)\b")
 _PARTICIPLES = re.compile(r"(?: \w+ed| written| made| known| best)+$")  # "a band [formed]"
@@ -23,7 +24,7 @@ _QUALIFIER = re.compile(r" \(.*|, .*")  # "Lincoln[, New Hampshire]"
 
 
 class ValuePools:
-    """Values by slot. Slots in `open_slots` take mixed values and `titles` too."""
+    """Values by slot. Slots in `open_slots` take mixed and invented values and `titles` too."""
 
     def __init__(
         self,
@@ -36,17 +37,24 @@ class ValuePools:
         for record in records:
             for slot in record["slots"]:
                 self.said[slot["slot"]].append(slot["value"])
+        names = [name for slot in sorted(self.open_slots) for name in self.said[slot]]
+        names += [title for slot in sorted(self.titles) for title in self.titles[slot]]
+        self.words = sorted({word for name in names for word in name.split(" ") if word})
 
     def draw(self, slot: str, value: str, chance: random.Random) -> str:
         """`value`, or about half of the time another one for the same slot."""
         if chance.random() >= _SWAPPED:
             return value
-        kind = chance.random() if slot in self.open_slots else 1.0
+        if slot not in self.open_slots:
+            return chance.choice(self.said[slot])
+        kind = chance.random()
         if kind < _MIXED:
             return mixed(chance.choice(self.said[slot]), chance.choice(self.said[slot]), chance)
         if kind < _MIXED + _TITLED and self.titles.get(slot):
             title = chance.choice(self.titles[slot])
             return title.lower() if chance.random() < 0.4 else title
+        if kind > 1 - _INVENTED:
+            return invented(self.words, chance)
         return chance.choice(self.said[slot])
 
 
@@ -59,6 +67,21 @@ def mixed(first: str, second: str, chance: random.Random) -> str:
         )
     cut = max(1, len(first) // 2)
     return first[:cut] + second[len(second) // 2 :].lstrip()
+
+
+def invented(words: list[str], chance: random.Random) -> str:
+    """A name that nobody can know: one to four of `words`, all equally likely, however rare, and
+    half of them cut and put together anew. Only copying token by token gets it right."""
+    made = []
+    for _ in range(chance.choice((1, 1, 2, 2, 2, 3, 4))):
+        word = chance.choice(words)
+        if chance.random() < 0.5:
+            other = chance.choice(words)
+            word = word[: chance.randint(1, len(word))] + other[chance.randrange(len(other)) :]
+        made.append(word)
+    name = " ".join(made)
+    name = name.rstrip(" .,:;!?") or name
+    return name.lower() if chance.random() < 0.4 else name
 
 
 def titles_by_slot(records: Iterable[Record], nouns: dict[str, list[str]]) -> dict[str, list[str]]:
