@@ -2,7 +2,8 @@
 
 The answer is always `{"intent":...,"slots":{...}}` without blanks, slots in the order in which
 the request names them. The system text names the label set (option `task`); one reading in eight
-leaves it out. Variants of a request change what must not change the answer, or swap slot values.
+leaves it out. Variants of a request change what must not change the answer, swap slot values or
+join two requests of one intent.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -57,7 +59,7 @@ def read_snips(records: Iterable[Record], source: Source) -> Iterator[list[Varia
     for number, record in enumerate(records):
         chance = random.Random(f"snips {number} {record['text']}")
         asked = [(record["text"], record["slots"])] * 5
-        for _ in range(15):
+        for _ in range(25):
             text, slots = swap_values(record["text"], record["slots"], pools, chance)
             asked.append((_change_case(text, slots, chance), slots))
         yield [
@@ -88,13 +90,26 @@ def _change_case(text: str, slots: list[Slot], chance: random.Random) -> str:
 
 
 def read_intents(records: Iterable[Record], source: Source) -> Iterator[list[Variant]]:
-    """Requests with an intent and no slots. Variants: as said, and slightly changed."""
+    """Requests with an intent and no slots. Variants: as said, slightly changed, and joined with
+    the end of another request of the same intent."""
+    records = list(records)
+    said = defaultdict(list)
+    for record in records:
+        said[record["intent"]].append(record["text"])
     for number, record in enumerate(records):
-        chance = random.Random(f"intents {number} {record['text']}")
-        asked = [record["text"]] * 4 + [disturb(record["text"], chance) for _ in range(12)]
-        yield [
-            _ask_intent(text, record["intent"], source, place) for place, text in enumerate(asked)
-        ]
+        text, intent = record["text"], record["intent"]
+        chance = random.Random(f"intents {number} {text}")
+        asked = [text] * 4 + [disturb(text, chance) for _ in range(12)]
+        for _ in range(8):
+            asked.append(disturb(joined(text, chance.choice(said[intent]), chance), chance))
+        yield [_ask_intent(request, intent, source, place) for place, request in enumerate(asked)]
+
+
+def joined(first: str, second: str, chance: random.Random) -> str:
+    """The beginning of one request and the end of another, cut at about the same share of both."""
+    begin, end = first.split(" "), second.split(" ")
+    share = chance.uniform(0.3, 0.7)
+    return " ".join(begin[: round(share * len(begin))] + end[round(share * len(end)) :]) or first
 
 
 def disturb(text: str, chance: random.Random) -> str:

@@ -14,9 +14,9 @@ from typing import Any
 
 Record = dict[str, Any]
 
-_SWAPPED = 0.5  # share of values that are replaced
+_SWAPPED = 0.55  # share of values that are replaced
 # of the replaced values of an open slot, titles where there are some
-_MIXED, _TITLED, _INVENTED = 0.25, 0.3, 0.3
+_MIXED, _TITLED, _INVENTED = 0.2, 0.3, 0.3
 _DEFINITION = re.compile(r"\b(?:is|was|are|were) (?:an?|the) ([^.,;()]{3,80})")
 _PREPOSITION = re.compile(r"\b(?:in|of|by|from|that|which|for|at|on|who|with|about|to)\b")
 _PARTICIPLES = re.compile(r"(?: \w+ed| written| made| known| best)+$")  # "a band [formed]"
@@ -37,9 +37,9 @@ class ValuePools:
         for record in records:
             for slot in record["slots"]:
                 self.said[slot["slot"]].append(slot["value"])
-        names = [name for slot in sorted(self.open_slots) for name in self.said[slot]]
-        names += [title for slot in sorted(self.titles) for title in self.titles[slot]]
-        self.words = sorted({word for name in names for word in name.split(" ") if word})
+        self.names = {
+            slot: sorted({*self.said[slot], *self.titles.get(slot, ())}) for slot in self.open_slots
+        }
 
     def draw(self, slot: str, value: str, chance: random.Random) -> str:
         """`value`, or about half of the time another one for the same slot."""
@@ -54,7 +54,7 @@ class ValuePools:
             title = chance.choice(self.titles[slot])
             return title.lower() if chance.random() < 0.4 else title
         if kind > 1 - _INVENTED:
-            return invented(self.words, chance)
+            return invented(self.names[slot], chance)
         return chance.choice(self.said[slot])
 
 
@@ -69,19 +69,27 @@ def mixed(first: str, second: str, chance: random.Random) -> str:
     return first[:cut] + second[len(second) // 2 :].lstrip()
 
 
-def invented(words: list[str], chance: random.Random) -> str:
-    """A name that nobody can know: one to four of `words`, all equally likely, however rare, and
-    half of them cut and put together anew. Only copying token by token gets it right."""
+def invented(names: list[str], chance: random.Random) -> str:
+    """A name that nobody can know, of the look of `names`: as many words as one of them has, each
+    out of any other, four in ten cut and put together anew. Only copying every token gets it right.
+    """
     made = []
-    for _ in range(chance.choice((1, 1, 2, 2, 2, 3, 4))):
-        word = chance.choice(words)
-        if chance.random() < 0.5:
-            other = chance.choice(words)
-            word = word[: chance.randint(1, len(word))] + other[chance.randrange(len(other)) :]
+    length = len(chance.choice(names).split())
+    for place in range(length):
+        end = place == length - 1
+        word = _word_of(chance.choice(names), place, end)
+        if chance.random() < 0.4:
+            other = _word_of(chance.choice(names), place, end)
+            word = word[: chance.randint(1, len(word))] + other[len(other) // 2 :]
         made.append(word)
     name = " ".join(made)
     name = name.rstrip(" .,:;!?") or name
     return name.lower() if chance.random() < 0.4 else name
+
+
+def _word_of(name: str, place: int, end: bool) -> str:
+    words = name.split()
+    return words[-1] if end else words[min(place, len(words) - 1)]
 
 
 def titles_by_slot(records: Iterable[Record], nouns: dict[str, list[str]]) -> dict[str, list[str]]:
