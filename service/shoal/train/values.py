@@ -9,14 +9,14 @@ from __future__ import annotations
 import random
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 Record = dict[str, Any]
 
 _SWAPPED = 0.55  # share of values that are replaced
 # of the replaced values of an open slot, titles where there are some
-_MIXED, _TITLED, _INVENTED = 0.2, 0.3, 0.3
+_MIXED, _TITLED, _INVENTED = 0.15, 0.25, 0.4
 _DEFINITION = re.compile(r"\b(?:is|was|are|were) (?:an?|the) ([^.,;()]{3,80})")
 _PREPOSITION = re.compile(r"\b(?:in|of|by|from|that|which|for|at|on|who|with|about|to)\b")
 _PARTICIPLES = re.compile(r"(?: \w+ed| written| made| known| best)+$")  # "a band [formed]"
@@ -37,6 +37,7 @@ class ValuePools:
         for record in records:
             for slot in record["slots"]:
                 self.said[slot["slot"]].append(slot["value"])
+        self.words = sorted({word for names in self.titles.values() for word in _words(names)})
         self.names = {
             slot: sorted({*self.said[slot], *self.titles.get(slot, ())}) for slot in self.open_slots
         }
@@ -54,7 +55,7 @@ class ValuePools:
             title = chance.choice(self.titles[slot])
             return title.lower() if chance.random() < 0.4 else title
         if kind > 1 - _INVENTED:
-            return invented(self.names[slot], chance)
+            return invented(self.names[slot], self.words, chance)
         return chance.choice(self.said[slot])
 
 
@@ -69,45 +70,46 @@ def mixed(first: str, second: str, chance: random.Random) -> str:
     return first[:cut] + second[len(second) // 2 :].lstrip()
 
 
-def invented(names: list[str], chance: random.Random) -> str:
+def invented(names: list[str], words: list[str], chance: random.Random) -> str:
     """A name that nobody can know, of the look of `names`: as many words as one of them has, each
-    out of any other, four in ten cut and put together anew. Only copying every token gets it right.
-    """
+    out of any other, four in ten with the end of one of `words`, and some of these whole. Those are
+    all equally likely, however rare, so that only copying every token gets the name right."""
     made = []
     length = len(chance.choice(names).split())
     for place in range(length):
-        end = place == length - 1
-        word = _word_of(chance.choice(names), place, end)
-        if chance.random() < 0.4:
-            other = _word_of(chance.choice(names), place, end)
-            word = word[: chance.randint(1, len(word))] + other[len(other) // 2 :]
+        like = chance.choice(names).split()
+        word = like[-1] if place == length - 1 else like[min(place, len(like) - 1)]
+        kind = chance.random()
+        if kind < 0.4:
+            rare = chance.choice(words) if words else word
+            word = word[: chance.randint(1, len(word))] + rare[len(rare) // 2 :]
+        elif kind < 0.55:
+            word = chance.choice(words) if words else word
         made.append(word)
     name = " ".join(made)
     name = name.rstrip(" .,:;!?") or name
     return name.lower() if chance.random() < 0.4 else name
 
 
-def _word_of(name: str, place: int, end: bool) -> str:
-    words = name.split()
-    return words[-1] if end else words[min(place, len(words) - 1)]
+def _words(names: Iterable[str]) -> Iterator[str]:
+    return (word for name in names for word in name.split())
 
 
 def titles_by_slot(records: Iterable[Record], nouns: dict[str, list[str]]) -> dict[str, list[str]]:
     """Titles of articles by slot, told by the noun of their first sentence.
 
-    `nouns` maps a slot to what its values are: {"artist": ["singer", "band"]}.
+    `nouns` maps a slot to what its values are: {"artist": ["singer", "band"]}. Titles that fit no
+    slot are under the empty name.
     """
     slots_of: dict[str, list[str]] = defaultdict(list)
     for slot, names in nouns.items():
         for name in names:
             slots_of[name].append(slot)
-    found: dict[str, list[str]] = {slot: [] for slot in nouns}
+    found: dict[str, list[str]] = {slot: [] for slot in [*nouns, ""]}
     for record in records:
-        told = _DEFINITION.search(record["text"][:500])
-        if told is None:
-            continue
         title = _QUALIFIER.sub("", record["title"])
-        phrase = _PREPOSITION.split(told.group(1), maxsplit=1)[0].lower().strip()
-        for slot in slots_of.get(_PARTICIPLES.sub("", phrase).split(" ")[-1], ()):
+        told = _DEFINITION.search(record["text"][:500])
+        phrase = _PREPOSITION.split(told.group(1), maxsplit=1)[0].lower().strip() if told else ""
+        for slot in slots_of.get(_PARTICIPLES.sub("", phrase).split(" ")[-1], [""]):
             found[slot].append(title)
     return found
