@@ -26,12 +26,20 @@ template <>
 struct KvLayout<Bf16> {
   static constexpr int slice_bytes = kBlock * kPanel * 2;
   static void store(const shoal::StoreKvArgs& a) {
-    std::uint16_t* k = reinterpret_cast<std::uint16_t*>(a.k);
+    std::uint16_t* k = reinterpret_cast<std::uint16_t*>(a.k) + a.offset * 2;
     std::uint16_t* v = reinterpret_cast<std::uint16_t*>(a.v) + a.offset / 2 * kPanel * 2 +
                        a.offset % 2;
-    for (int d = 0; d < a.head_dim; ++d) {
-      k[(d / 2 * kBlock + a.offset) * 2 + d % 2] = bf16_of(a.key[d]);
-      v[d / kPanel * kBlock * kPanel + d % kPanel * 2] = bf16_of(a.value[d]);
+    constexpr int kPiece = 64;  // dims rounded at once
+    std::uint16_t key[kPiece], value[kPiece];
+    for (int d0 = 0; d0 < a.head_dim; d0 += kPiece) {
+      const int n = a.head_dim - d0 < kPiece ? a.head_dim - d0 : kPiece;
+      to_bf16(a.key + d0, n, key);
+      to_bf16(a.value + d0, n, value);
+      for (int i = 0; i + 1 < n; i += 2)
+        __builtin_memcpy(k + (d0 + i) * kBlock, key + i, 2 * sizeof(*key));
+      if (n % 2) k[(d0 + n - 1) * kBlock] = key[n - 1];
+      for (int i = 0; i < n; ++i)
+        v[(d0 + i) / kPanel * kBlock * kPanel + i % kPanel * 2] = value[i];
     }
   }
 };
@@ -126,6 +134,27 @@ SHOAL_INLINE void value_tile(const shoal::AttendArgs& a, const float* scores, st
   }
 }
 
+// Scores of blocks b..last-1, up to NP at once, and fewer where fewer are left.
+template <class Format, int MR, int NP>
+SHOAL_INLINE void score_tiles(const shoal::AttendArgs& a, const Query (&queries)[MR], int b,
+                              int last, int start, std::size_t stride) {
+  for (; b + NP <= last; b += NP)
+    score_tile<Format, MR, NP>(a, queries, b, a.scratch + (b * kBlock - start), stride);
+  if constexpr (NP > 1)
+    if (b < last) score_tiles<Format, MR, NP / 2>(a, queries, b, last, start, stride);
+}
+
+template <class Format, int MR, int NS>
+SHOAL_INLINE void value_tiles(const shoal::AttendArgs& a, std::size_t stride, int start, int limit,
+                              int s, int slices, const float (&inverse)[MR],
+                              const Query (&queries)[MR]) {
+  for (; s + NS <= slices; s += NS)
+    value_tile<Format, MR, NS>(a, a.scratch, stride, start, limit, s, inverse, queries);
+  if constexpr (NS > 1)
+    if (s < slices)
+      value_tiles<Format, MR, NS / 2>(a, stride, start, limit, s, slices, inverse, queries);
+}
+
 template <class Format, int MR>
 void attend_tile(const shoal::AttendArgs& a, int j0) {
   constexpr int NP = Vec::panels_for(MR);
@@ -136,22 +165,12 @@ void attend_tile(const shoal::AttendArgs& a, int j0) {
   const int limit = queries[MR - 1].limit;
   const int end = shoal::round_up(limit, kBlock);
   const std::size_t stride = end - start;
-  int b = start / kBlock;
-  for (; b + NP <= end / kBlock; b += NP)
-    score_tile<Format, MR, NP>(a, queries, b, a.scratch + (b * kBlock - start), stride);
-  if constexpr (NP > 1)
-    for (; b < end / kBlock; ++b)
-      score_tile<Format, MR, 1>(a, queries, b, a.scratch + (b * kBlock - start), stride);
+  score_tiles<Format, MR, NP>(a, queries, start / kBlock, end / kBlock, start, stride);
   float inverse[MR];
   for (int m = 0; m < MR; ++m)
     inverse[m] = 1.0f / softmax(a.scratch + m * stride, queries[m], start, end);
   const int slices = (a.head_dim + kPanel - 1) / kPanel;
-  int s = 0;
-  for (; s + NP <= slices; s += NP)
-    value_tile<Format, MR, NP>(a, a.scratch, stride, start, limit, s, inverse, queries);
-  if constexpr (NP > 1)
-    for (; s < slices; ++s)
-      value_tile<Format, MR, 1>(a, a.scratch, stride, start, limit, s, inverse, queries);
+  value_tiles<Format, MR, NP>(a, stride, start, limit, 0, slices, inverse, queries);
 }
 
 template <class Format>

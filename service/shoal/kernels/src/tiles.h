@@ -181,10 +181,16 @@ struct Bf16Rows {
     for (int i = 0; i < NP; ++i) panels[i] = a.panels + (p + i) * stride;
     Sums<MR, NP> sums;
     resume(sums, part, m0);
+    // The first of several tiles also asks for the panels that come next. A lone tile is as fast as
+    // memory already.
+    const std::size_t ahead = m0 == 0 ? NP * stride : 0;
     for (int k = part.k0 / 2; k < (part.k1 + 1) / 2; ++k) {
       typename Vec::I w[NP];
 #pragma GCC unroll 16
       for (int j = 0; j < NP; ++j) w[j] = Vec::load_word(panels[j] + k * kPanel * 4);
+      if constexpr (MR > 1)
+#pragma GCC unroll 16
+        for (int j = 0; j < NP; ++j) __builtin_prefetch(panels[j] + k * kPanel * 4 + ahead, 0, 2);
 #pragma GCC unroll 8
       for (int m = 0; m < MR; ++m) {
         const typename Vec::I xm = Vec::broadcast_word(x[m] + k * 4);
@@ -322,19 +328,18 @@ void tile_rows(const shoal::LinearArgs& a, int p) {
   }
 }
 
-template <class Rows, int H>
-void linear_tall(const shoal::LinearArgs& a) {
-  constexpr int NP = Rows::panels_for(H);
-  int p = a.p0;
+// As many panels at once as there are left, down to one: a lone sum waits for its last addition.
+template <class Rows, int H, int NP>
+void linear_panels(const shoal::LinearArgs& a, int p) {
   for (; p + NP <= a.p1; p += NP) tile_rows<Rows, H, NP>(a, p);
   if constexpr (NP > 1)
-    for (; p < a.p1; ++p) tile_rows<Rows, H, 1>(a, p);
+    if (p < a.p1) linear_panels<Rows, H, NP / 2>(a, p);
 }
 
 // Finds the height that cuts the rows evenly, and runs the code made for it.
 template <class Rows, int H = Rows::max_rows>
 void linear_of_height(const shoal::LinearArgs& a, int height) {
-  if (height == H) return linear_tall<Rows, H>(a);
+  if (height == H) return linear_panels<Rows, H, Rows::panels_for(H)>(a, a.p0);
   if constexpr (H > 1) linear_of_height<Rows, H - 1>(a, height);
 }
 
