@@ -8,7 +8,6 @@ import random
 from shoal.train.commands import (
     answer_json,
     disturb,
-    joined,
     read_dialogue_state,
     read_intents,
     read_outside,
@@ -169,14 +168,6 @@ def test_disturbed_requests_keep_most_words() -> None:
     for seed in range(50):
         words = set(disturb(text, random.Random(seed)).lower().rstrip("?").split())
         assert len(words & set(text.split())) >= 5
-
-
-def test_joined_requests_begin_with_one_and_end_with_the_other() -> None:
-    first, second = "how much money is left in my account", "tell me the balance of my savings"
-    found = {joined(first, second, random.Random(seed)) for seed in range(40)}
-    assert len(found) > 3
-    assert all(text.startswith("how much") and text.endswith("my savings") for text in found)
-    assert joined("yes", "no", random.Random(1)) in {"yes", "no"}
 
 
 def test_intents_keep_their_label_through_every_variant() -> None:

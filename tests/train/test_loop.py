@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from shoal.train.lora import add_lora
-from shoal.train.optimizers import orthogonalize, rate_factor
+from shoal.train.network import Llama
+from shoal.train.optimizers import build_optimizers, orthogonalize, rate_factor
 from tests.train.builders import TINY, make_schedule, make_trainer
 
 
@@ -63,6 +64,20 @@ def test_muon_direction_is_nearly_orthogonal() -> None:
     strengths = torch.linalg.svdvals(orthogonalize(matrices))
     assert strengths.min() > 0.5
     assert strengths.max() < 1.4
+
+
+def test_tokens_that_only_get_tiny_pushes_stay_where_they_are() -> None:
+    network = Llama(TINY, vocab_size=8)
+    rows = network.model.embed_tokens.weight
+    before, other_lr = rows.detach().clone(), make_schedule().other_lr
+    for weight in network.parameters():
+        weight.grad = torch.full_like(weight, 1e-8)
+    rows.grad[3] = 1e-2
+    for optimizer in build_optimizers(network, make_schedule()):
+        optimizer.step()
+    moved = (rows.detach() - before).abs().amax(dim=1)
+    assert moved[3] == pytest.approx(other_lr, rel=0.01)
+    assert moved[[0, 1, 2, 4, 5, 6, 7]].max() < 0.01 * other_lr
 
 
 def test_adapters_learn_while_the_frozen_weights_stay(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 The answer is always `{"intent":...,"slots":{...}}` without blanks, slots in the order in which
 the request names them. The system text names the label set (option `task`); one reading in eight
 leaves it out. Variants of a request change what must not change the answer, swap slot values or
-join two requests of one intent.
+join pieces of two requests.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from shoal.train.config import Source
+from shoal.train.config import RecipeError, Source
 from shoal.train.pieces import Piece, Variant, plain, request_and_answer
 from shoal.train.tokenizer import END
 from shoal.train.values import ValuePools
@@ -90,26 +89,29 @@ def _change_case(text: str, slots: list[Slot], chance: random.Random) -> str:
 
 
 def read_intents(records: Iterable[Record], source: Source) -> Iterator[list[Variant]]:
-    """Requests with an intent and no slots. Variants: as said, slightly changed, and joined with
-    the end of another request of the same intent."""
+    """Requests with an intent and no slots. Variants: as said, slightly changed, and (option
+    `made_up`: how many) made of pieces of several requests, with the intent a judge gives them."""
     records = list(records)
-    said = defaultdict(list)
-    for record in records:
-        said[record["intent"]].append(record["text"])
-    for number, record in enumerate(records):
+    made = _made_up(records, source.options.get("made_up", 0))
+    for number, (record, others) in enumerate(zip(records, made, strict=True)):
         text, intent = record["text"], record["intent"]
         chance = random.Random(f"intents {number} {text}")
-        asked = [text] * 4 + [disturb(text, chance) for _ in range(12)]
-        for _ in range(8):
-            asked.append(disturb(joined(text, chance.choice(said[intent]), chance), chance))
-        yield [_ask_intent(request, intent, source, place) for place, request in enumerate(asked)]
+        asked = [(text, intent)] * 4
+        asked += [(disturb(text, chance), intent) for _ in range(12)]
+        asked += [(disturb(other, chance), named) for other, named in others]
+        yield [_ask_intent(*pair, source, place) for place, pair in enumerate(asked)]
 
 
-def joined(first: str, second: str, chance: random.Random) -> str:
-    """The beginning of one request and the end of another, cut at about the same share of both."""
-    begin, end = first.split(" "), second.split(" ")
-    share = chance.uniform(0.3, 0.7)
-    return " ".join(begin[: round(share * len(begin))] + end[round(share * len(end)) :]) or first
+def _made_up(records: list[Record], times: int) -> list[list[tuple[str, str]]]:
+    if not times:
+        return [[] for _ in records]
+    try:
+        from shoal.train.made_up import make_up  # only here: scikit-learn is slow to load
+    except ImportError as error:
+        raise RecipeError("option made_up needs scikit-learn: pip install scikit-learn") from error
+    return make_up(
+        [record["text"] for record in records], [record["intent"] for record in records], times
+    )
 
 
 def disturb(text: str, chance: random.Random) -> str:

@@ -54,6 +54,7 @@ def read_corpus(recipe: Recipe, data_dir: Path, held_out: bool = True) -> Corpus
         target = corpus.background if source.format == "background" else corpus.train
         target.extend(Document(found, source.repeat) for found in reader(learn, source))
         if held_out and keep_back:
+            source = replace(source, options={**source.options, "made_up": 0})
             back = [Document(found, 1.0) for found in reader(keep_back, source)]
             corpus.held_out.setdefault(_held_out_name(source), []).extend(back)
     if not corpus.train:

@@ -16,7 +16,7 @@ Record = dict[str, Any]
 
 _SWAPPED = 0.55  # share of values that are replaced
 # of the replaced values of an open slot, titles where there are some
-_MIXED, _TITLED, _INVENTED = 0.15, 0.25, 0.4
+_MIXED, _TITLED, _INVENTED = 0.12, 0.38, 0.3
 _DEFINITION = re.compile(r"\b(?:is|was|are|were) (?:an?|the) ([^.,;()]{3,80})")
 _PREPOSITION = re.compile(r"\b(?:in|of|by|from|that|which|for|at|on|who|with|about|to)\b")
 _PARTICIPLES = re.compile(r"(?: \w+ed| written| made| known| best)+$")  # "a band [formed]"
