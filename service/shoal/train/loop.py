@@ -21,7 +21,7 @@ from torch import Tensor
 
 from shoal.train.config import Schedule
 from shoal.train.network import Llama
-from shoal.train.optimizers import build_optimizers, rate_factor, set_rate
+from shoal.train.optimizers import build_optimizers, fast_bf16, rate_factor, set_rate
 from shoal.train.packing import IGNORED, TokenizedDocument, TokenizedVariant, epoch_batches, pad
 
 
@@ -122,7 +122,7 @@ class Trainer:
             targets = targets.masked_fill(~learned, IGNORED)
         learned = learned[targets >= 0]
         set_rate(self.optimizers, rate_factor(self.share_done(), self.progress.step, self.schedule))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=fast_bf16(self.device)):
             losses = self.network.losses(inputs, targets)
         loss = _weighted_mean(losses, learned, self.schedule.prompt_weight)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
