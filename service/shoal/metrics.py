@@ -1,5 +1,7 @@
 """Every metric declared once. Names are part of the API; buckets fit CPU speeds (1 ms to 60 s)."""
 
+from typing import NamedTuple
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from shoal.protocol.messages import StepOutputs
@@ -10,12 +12,21 @@ _SECONDS = (
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
+class _OfSteps(NamedTuple):
+    """What every step of one model adds to, looked up once."""
+
+    batch_size: Histogram
+    step_seconds: Histogram
+    generation_tokens: Counter
+
+
 class Metrics:
     """The metrics of one server process, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._preemptions_seen: dict[str, int] = {}
+        self._of_steps: dict[str, _OfSteps] = {}
         by_model = ("model",)
 
         def counter(name: str, text: str, labels: tuple[str, ...] = by_model) -> Counter:
@@ -55,9 +66,15 @@ class Metrics:
     def on_step(self, outputs: StepOutputs) -> None:
         """A StepObserver: the numbers of one engine step."""
         model, stats = outputs.model, outputs.stats
-        self.batch_size.labels(model).observe(outputs.batch_size)
-        self.step_seconds.labels(model).observe(outputs.step_s)
-        self.generation_tokens.labels(model).inc(len(outputs.token_ids))
+        if (of_steps := self._of_steps.get(model)) is None:
+            of_steps = self._of_steps[model] = _OfSteps(
+                self.batch_size.labels(model),
+                self.step_seconds.labels(model),
+                self.generation_tokens.labels(model),
+            )
+        of_steps.batch_size.observe(outputs.batch_size)
+        of_steps.step_seconds.observe(outputs.step_s)
+        of_steps.generation_tokens.inc(len(outputs.token_ids))
         before = self._preemptions_seen.get(model, 0)
         if stats.num_preemptions != before:
             # A restarted engine counts from zero again.

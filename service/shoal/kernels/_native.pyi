@@ -80,6 +80,7 @@ def make_model(
     max_tokens: int,
     threads: int,
     spin_us: int,
+    cache_bytes: int | None,
     /,
 ) -> Model: ...
 def make_sampler(vocab_size: int, kernel_set: str, /) -> Sampler: ...

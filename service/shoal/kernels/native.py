@@ -77,7 +77,10 @@ class NativeModel:
         num_threads: int,
         kernel_set: KernelSet = "auto",
         spin_us: int = 50,
+        cache_bytes: int | None = None,
     ) -> None:
+        """`cache_bytes`: of the last-level cache; bf16 weights that it does not hold are packed
+        tighter where the kernel set can. None asks the machine."""
         if not _BUILT:
             raise RuntimeError("the native kernels are not built; available() says so beforehand")
         for name, value in (("num_blocks", num_blocks), ("max_tokens", max_tokens),
@@ -89,8 +92,9 @@ class NativeModel:
         self.num_blocks = num_blocks
         self.max_tokens = max_tokens
         self._model = _native.make_model(
-            _flat(spec), dtype, kernel_set, num_blocks, max_tokens, num_threads, spin_us
-        )
+            _flat(spec), dtype, kernel_set, num_blocks, max_tokens, num_threads, spin_us,
+            cache_bytes,
+        )  # fmt: skip
         _Packer(spec, weights, self._model).pack()
 
     @property

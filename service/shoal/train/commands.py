@@ -54,7 +54,10 @@ def read_snips(records: Iterable[Record], source: Source) -> Iterator[list[Varia
     Option `open_slots`: slots that may hold any name. Option `titles`: titles that fit, by slot.
     """
     records = list(records)
-    pools = ValuePools(records, source.options.get("open_slots", ()), source.options.get("titles"))
+    options = source.options
+    pools = ValuePools(
+        records, options.get("open_slots", ()), options.get("titles"), options.get("words", ())
+    )
     for number, record in enumerate(records):
         chance = random.Random(f"snips {number} {record['text']}")
         asked = [(record["text"], record["slots"])] * 5
@@ -90,9 +93,10 @@ def _change_case(text: str, slots: list[Slot], chance: random.Random) -> str:
 
 def read_intents(records: Iterable[Record], source: Source) -> Iterator[list[Variant]]:
     """Requests with an intent and no slots. Variants: as said, slightly changed, and (option
-    `made_up`: how many) made of pieces of several requests, with the intent a judge gives them."""
+    `made_up`: how many) made of pieces of several requests, with the intent that judges give them.
+    With the option `base_judges` the model that is trained further is one of the judges."""
     records = list(records)
-    made = _made_up(records, source.options.get("made_up", 0))
+    made = _made_up(records, source)
     for number, (record, others) in enumerate(zip(records, made, strict=True)):
         text, intent = record["text"], record["intent"]
         chance = random.Random(f"intents {number} {text}")
@@ -102,16 +106,19 @@ def read_intents(records: Iterable[Record], source: Source) -> Iterator[list[Var
         yield [_ask_intent(*pair, source, place) for place, pair in enumerate(asked)]
 
 
-def _made_up(records: list[Record], times: int) -> list[list[tuple[str, str]]]:
+def _made_up(records: list[Record], source: Source) -> list[list[tuple[str, str]]]:
+    times = source.options.get("made_up", 0)
     if not times:
         return [[] for _ in records]
     try:
-        from shoal.train.made_up import make_up  # only here: scikit-learn is slow to load
+        from shoal.train.judges import Committee  # only here: scikit-learn is slow to load
+        from shoal.train.made_up import make_up
     except ImportError as error:
         raise RecipeError("option made_up needs scikit-learn: pip install scikit-learn") from error
-    return make_up(
-        [record["text"] for record in records], [record["intent"] for record in records], times
-    )
+    texts = [record["text"] for record in records]
+    intents = [record["intent"] for record in records]
+    base, task = source.options.get("base"), source.options.get("task", "")
+    return make_up(texts, intents, times, Committee(texts, intents, base, task))
 
 
 def disturb(text: str, chance: random.Random) -> str:

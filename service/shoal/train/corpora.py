@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TextIO
 from shoal.train import commands, stories
 from shoal.train.config import Recipe, RecipeError, Source
 from shoal.train.pieces import Variant, chat, plain, read_twice
-from shoal.train.values import titles_by_slot
+from shoal.train.values import common_words, titles_by_slot
 
 Record = dict[str, Any]
 Reader = Callable[[Iterable[Record], Source], Iterator[list[Variant]]]
@@ -40,8 +40,10 @@ class Corpus(NamedTuple):
     background: list[Document]  # never trained on: tokenizer and warm start of the embedding
 
 
-def read_corpus(recipe: Recipe, data_dir: Path, held_out: bool = True) -> Corpus:
-    """Read every source of `recipe` below `data_dir`.
+def read_corpus(
+    recipe: Recipe, data_dir: Path, held_out: bool = True, base: Path | None = None
+) -> Corpus:
+    """Read every source of `recipe` below `data_dir`. `base`: the folder that is trained further.
 
     Raises `RecipeError` that lists each missing or altered file with its origin and licence.
     """
@@ -50,6 +52,8 @@ def read_corpus(recipe: Recipe, data_dir: Path, held_out: bool = True) -> Corpus
     for source in recipe.sources:
         reader = _reader(source, recipe.read_twice)
         source = _with_titles(source, recipe, data_dir)
+        if base is not None and source.options.get("base_judges"):
+            source = replace(source, options={**source.options, "base": base})
         learn, keep_back = _split(read_records(data_dir / source.file), source)
         target = corpus.background if source.format == "background" else corpus.train
         target.extend(Document(found, source.repeat) for found in reader(learn, source))
@@ -76,14 +80,17 @@ def _reader(source: Source, twice: bool) -> Reader:
 
 
 def _with_titles(source: Source, recipe: Recipe, data_dir: Path) -> Source:
-    """Option `titles` (slot -> nouns) becomes slot -> titles in the source named `titles_from`."""
+    """Option `titles` (slot -> nouns) becomes slot -> titles in the source named `titles_from`, and
+    `words` the words of its texts."""
     if "titles_from" not in source.options:
         return source
     file = source.options["titles_from"]
     if all(other.file != file for other in recipe.sources):
         raise RecipeError(f"titles_from = {file!r} is not the file of a source of this recipe")
-    titles = titles_by_slot(read_records(data_dir / file), source.options["titles"])
-    return replace(source, options={**source.options, "titles": titles})
+    articles = list(read_records(data_dir / file))
+    titles = titles_by_slot(articles, source.options["titles"])
+    words = common_words(articles)
+    return replace(source, options={**source.options, "titles": titles, "words": words})
 
 
 def read_records(path: Path) -> Iterator[Record]:

@@ -1,78 +1,66 @@
-"""Requests made of pieces of real ones, and a linear judge that names their intents.
+"""Requests made of pieces of real ones, and what judges say that they ask for.
 
-A network that learns from a hundred requests for each intent is left to guess between them. A
-linear classifier over words and pieces of words guesses better, and its judgement of as many
-made-up requests as one likes teaches the network what lies between (distillation, Hinton et al.
-2015; from made-up inputs, Tang et al. 2019, "Distilling task-specific knowledge from BERT").
+A network that learns from a hundred requests for each intent is left to guess between them. Judges
+guess better (`judges.py`), and their judgement of as many made-up requests as one likes teaches the
+network what lies between (distillation, Hinton et al. 2015; from made-up inputs, Tang et al. 2019,
+"Distilling task-specific knowledge from BERT").
 """
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
-from typing import NamedTuple
+from typing import Protocol
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.pipeline import make_pipeline, make_union
-from sklearn.svm import LinearSVC
 
-_SURE = 0.25  # least lead of the best intent, in margins, for a judgement to be taught
+from shoal.train.judges import Odds
 
-
-class Judgement(NamedTuple):
-    """What a request asks for, what it may ask for instead, and how far the first leads."""
-
-    intent: str
-    rival: str
-    lead: float
+_LIKELY = 0.02  # an intent less likely than this is never drawn
 
 
-class Judge:
-    """Names the intent of a request as the requests it was made from teach. Case is ignored."""
+class Judge(Protocol):
+    """Says how likely each of `names` is."""
 
-    def __init__(self, texts: list[str], intents: list[str]) -> None:
-        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\S+")
-        pieces = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
-        self._classifier = make_pipeline(make_union(words, pieces), LinearSVC(C=0.5))
-        self._classifier.fit([text.lower() for text in texts], intents)
+    names: list[str]
 
-    def judge(self, texts: list[str]) -> list[Judgement]:
-        """One judgement for each text."""
-        names = self._classifier.classes_
-        found: list[Judgement] = []
-        for start in range(0, len(texts), 8192):  # scores are texts x intents
-            some = [text.lower() for text in texts[start : start + 8192]]
-            scores = self._classifier.decision_function(some)
-            rivals, best = np.argpartition(scores, -2, axis=1)[:, -2:].T
-            row = np.arange(len(some))
-            leads = scores[row, best] - scores[row, rivals]
-            found += map(Judgement, names[best].tolist(), names[rivals].tolist(), leads.tolist())
-        return found
+    def odds(self, texts: list[str]) -> Odds:
+        """(texts, names)"""
+        ...
 
 
-def make_up(texts: list[str], intents: list[str], times: int) -> list[list[tuple[str, str]]]:
-    """For each request some made-up ones, each with its intent: at most `times`, fewer where the
-    judge is not sure. The same requests give the same."""
-    judge = Judge(texts, intents)
+def make_up(
+    texts: list[str], intents: list[str], times: int, judge: Judge
+) -> list[list[tuple[str, str]]]:
+    """For each request `times` made-up ones, each with an intent drawn as likely as the judge holds
+    it, so that where it doubts the network learns the doubt. The same requests give the same."""
+    names = judge.names
     said = defaultdict(list)
     for text, intent in zip(texts, intents, strict=True):
         said[intent].append(text)
+    likely = judge.odds(texts)
+    likely[:, [name not in said for name in names]] = -np.inf  # nothing to take a piece of
+    rivals = np.argsort(likely, axis=1)[:, -2:]
     chance = random.Random(f"made up {len(texts)} {times}")
-    made = [
-        _one(text, said[intent], said[judged.rival], texts, chance)
-        for text, intent, judged in zip(texts, intents, judge.judge(texts), strict=True)
-        for _ in range(times)
-    ]
-    judged = judge.judge(made)
+    made = []
+    for place, (text, intent) in enumerate(zip(texts, intents, strict=True)):
+        second, first = (names[rival] for rival in rivals[place].tolist())
+        other = second if first == intent else first
+        made += [_one(text, said[intent], said[other], texts, chance) for _ in range(times)]
+    drawn = _draw(judge.odds(made), names, chance)
     return [
-        [
-            (made[place], judged[place].intent)
-            for place in range(start, start + times)
-            if judged[place].lead > _SURE
-        ]
+        list(zip(made[start : start + times], drawn[start : start + times], strict=True))
         for start in range(0, len(made), times)
     ]
+
+
+def _draw(odds: Odds, names: list[str], chance: random.Random) -> list[str]:
+    """One name for each row, as likely as its odds say."""
+    shares = np.exp(odds.astype(np.float64))
+    shares[shares < _LIKELY] = 0.0
+    edges = shares.cumsum(axis=1)
+    points = np.array([chance.random() for _ in range(len(odds))]) * edges[:, -1]
+    return [names[place] for place in (points[:, None] >= edges).sum(axis=1).tolist()]
 
 
 def _one(

@@ -220,6 +220,25 @@ class Llama(nn.Module):
         return functional.cross_entropy(logits, targets[wanted], reduction="none")
 
 
+def with_twins(network: Llama, twins: dict[int, int]) -> Llama:
+    """The same network with twins in its embedding: the blank is what they differ by in the mean,
+    and of each pair the bare one stays as it is. Tied networks only; others come back as given."""
+    if network.lm_head is not None or not twins:
+        return network
+    weights = network.state_dict()
+    plain = weights.pop("model.embed_tokens.weight")
+    shared = Llama(network.shape, network.vocab_size, twins=twins)
+    embedding = shared.model.embed_tokens
+    assert isinstance(embedding, TwinEmbedding)
+    bare, spaced = embedding.spaced == 0, embedding.spaced == 1
+    with torch.no_grad():
+        embedding.rows[embedding.row_of[bare]] = plain[bare]
+        embedding.blank.copy_((plain - embedding.rows[embedding.row_of])[spaced].mean(dim=0))
+    kept = embedding.state_dict(prefix="model.embed_tokens.")
+    shared.load_state_dict({**weights, **kept})
+    return shared
+
+
 def rotary_tables(shape: ModelShape) -> tuple[Tensor, Tensor]:
     """Cosines and sines, each (context, head_dim); both halves of a row are equal."""
     powers = torch.arange(0, shape.head_dim, 2, dtype=torch.float64) / shape.head_dim

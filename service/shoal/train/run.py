@@ -21,7 +21,7 @@ from shoal.train.export import export_folder
 from shoal.train.loop import Progress, StepReport, Trainer, Watch
 from shoal.train.lora import add_lora
 from shoal.train.material import held_out_check, tokenizer_for, warm_start
-from shoal.train.network import Llama
+from shoal.train.network import Llama, with_twins
 from shoal.train.packing import TokenizedDocument, tokenize_documents
 from shoal.train.report import write_loss_plot
 from shoal.train.tokenizer import twins
@@ -68,7 +68,7 @@ def run_training(
     if request.base is not None and reads_twice(request.base):
         recipe = replace(recipe, read_twice=True)
     run_dir = request.run_dir or Path("runs") / recipe.name
-    corpus = read_corpus(recipe, data_dir)
+    corpus = read_corpus(recipe, data_dir, base=request.base)
     network, tokenizer = _network(request, recipe, corpus, run_dir)
     recipe = replace(recipe, model=network.shape)
     documents = tokenize_documents(corpus.train, tokenizer, recipe.model.context)
@@ -124,6 +124,8 @@ def _network(
 ) -> tuple[Llama, Tokenizer]:
     if request.base is not None:
         network, tokenizer = load_base(request.base, recipe.model.dropout)
+        if recipe.tokenizer.style == "fields" and not request.lora_rank:
+            network = with_twins(network, twins(tokenizer))
         if request.lora_rank:
             torch.manual_seed(recipe.schedule.seed)
             add_lora(network, request.lora_rank)
@@ -142,7 +144,8 @@ def _network(
 def _schedule(
     request: TrainingRequest, schedule: Schedule, documents: list[TokenizedDocument]
 ) -> Schedule:
-    if request.base is not None:  # gentle: most of what the base knows is to stay
+    if request.base is not None and request.recipe is None:
+        # gentle: most of what the base knows is to stay
         schedule = replace(
             schedule, matrix_lr=schedule.matrix_lr / 10, other_lr=schedule.other_lr / 4
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -20,24 +20,29 @@ _MIXED, _TITLED, _INVENTED = 0.12, 0.38, 0.3
 _DEFINITION = re.compile(r"\b(?:is|was|are|were) (?:an?|the) ([^.,;()]{3,80})")
 _PREPOSITION = re.compile(r"\b(?:in|of|by|from|that|which|for|at|on|who|with|about|to)\b")
 _PARTICIPLES = re.compile(r"(?: \w+ed| written| made| known| best)+$")  # "a band [formed]"
+_WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
 _QUALIFIER = re.compile(r" \(.*|, .*")  # "Lincoln[, New Hampshire]"
 
 
 class ValuePools:
-    """Values by slot. Slots in `open_slots` take mixed and invented values and `titles` too."""
+    """Values by slot. Slots in `open_slots` take mixed and invented values and `titles` too;
+    invented ones are made of `words` and those of titles."""
 
     def __init__(
         self,
         records: Iterable[Record],
         open_slots: Iterable[str] = (),
         titles: dict[str, list[str]] | None = None,
+        words: Iterable[str] = (),
     ) -> None:
         self.open_slots, self.titles = frozenset(open_slots), titles or {}
         self.said: dict[str, list[str]] = defaultdict(list)
         for record in records:
             for slot in record["slots"]:
                 self.said[slot["slot"]].append(slot["value"])
-        self.words = sorted({word for names in self.titles.values() for word in _words(names)})
+        self.words = sorted(
+            {*words, *(word for names in self.titles.values() for word in _words(names))}
+        )
         self.names = {
             slot: sorted({*self.said[slot], *self.titles.get(slot, ())}) for slot in self.open_slots
         }
@@ -83,7 +88,7 @@ def invented(names: list[str], words: list[str], chance: random.Random) -> str:
         if kind < 0.4:
             rare = chance.choice(words) if words else word
             word = word[: chance.randint(1, len(word))] + rare[len(rare) // 2 :]
-        elif kind < 0.55:
+        elif kind < 0.65:
             word = chance.choice(words) if words else word
         made.append(word)
     name = " ".join(made)
@@ -93,6 +98,13 @@ def invented(names: list[str], words: list[str], chance: random.Random) -> str:
 
 def _words(names: Iterable[str]) -> Iterator[str]:
     return (word for name in names for word in name.split())
+
+
+def common_words(records: Iterable[Record]) -> list[str]:
+    """Words that stand three times or more in the beginnings of texts, as they are written there:
+    among them nearly every token that an English word may be made of."""
+    seen = Counter(word for record in records for word in _WORD.findall(record["text"][:1500]))
+    return sorted(word for word, count in seen.items() if count >= 3)
 
 
 def titles_by_slot(records: Iterable[Record], nouns: dict[str, list[str]]) -> dict[str, list[str]]:

@@ -188,15 +188,17 @@ inline shoal::Kernels make_kernels(const char* name) {
 #if defined(SHOAL_VNNI)
   constexpr bool bf16_rows = true;
   using Bf16Linear = Bf16Rows;
+  constexpr auto float12_linear = linear<Float12Rows>;
 #else
   constexpr bool bf16_rows = false;
   using Bf16Linear = FloatRows<Bf16>;
+  constexpr void (*float12_linear)(const shoal::LinearArgs&) = nullptr;
 #endif
   return {name,
           bf16_rows,
-          Vec::fixed_rows,
-          {linear<FloatRows<F32>>, linear<Bf16Linear>, linear<Int8Rows>,
-           linear<FixedRows>},
+          Vec::bf16_weights,
+          {linear<FloatRows<F32>>, linear<Bf16Linear>, linear<Int8Rows>, linear<FixedRows>,
+           float12_linear},
           {attend<F32>, attend<Bf16>},
           {store_kv<F32>, store_kv<Bf16>},
           rms_norm,
@@ -205,6 +207,7 @@ inline shoal::Kernels make_kernels(const char* name) {
           gated,
           activate,
           to_bf16,
+          to_raised_bf16,
           to_int8,
           to_fixed16,
           max_of,

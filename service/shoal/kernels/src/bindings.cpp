@@ -75,7 +75,8 @@ std::vector<float>& vector_of(Model& model, int layer, const std::string& name) 
 }
 
 Model* make_model(const nb::dict& config, const std::string& format, const std::string& kernel_set,
-                  int num_blocks, int max_tokens, int threads, int spin_us) {
+                  int num_blocks, int max_tokens, int threads, int spin_us,
+                  std::optional<std::size_t> cache_bytes) {
   const auto number = [&](const char* name) { return nb::cast<int>(config[name]); };
   const auto real = [&](const char* name) { return nb::cast<float>(config[name]); };
   const auto flag = [&](const char* name) { return nb::cast<bool>(config[name]); };
@@ -105,7 +106,8 @@ Model* make_model(const nb::dict& config, const std::string& format, const std::
                    : format == "int8"  ? Format::int8
                                        : Format::bf16;
   require(format == "float32" || format == "int8" || format == "bfloat16", "unknown dtype");
-  return new Model(c, f, kernels, num_blocks, max_tokens, threads, spin_us);
+  return new Model(c, f, kernels, num_blocks, max_tokens, threads, spin_us,
+                   cache_bytes.value_or(last_cache_bytes()));
 }
 
 void allocate(Model& model, int layer, const std::string& name, int outputs, int inputs) {
@@ -272,5 +274,6 @@ NB_MODULE(_native, module) {
       .def_prop_ro("kernel_set", [](const Model& model) { return model.kernels()->name; });
   nb::class_<Sampler>(module, "Sampler").def("sample", &sample).def("logprobs", &logprobs);
   module.def("make_sampler", &make_sampler, nb::rv_policy::take_ownership);
-  module.def("make_model", &make_model, nb::rv_policy::take_ownership);
+  module.def("make_model", &make_model, nb::rv_policy::take_ownership, nb::arg(), nb::arg(),
+             nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none());
 }

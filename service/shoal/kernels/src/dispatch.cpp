@@ -1,4 +1,6 @@
 // Which kernel sets this machine can run. Compiled without special flags: it must run anywhere.
+#include <unistd.h>
+
 #include <cstring>
 
 #include "kernels.h"
@@ -35,6 +37,15 @@ const Kernels* find_kernels(const char* name) {
 #endif
   if (any || std::strcmp(name, "portable") == 0) return portable_kernels();
   return nullptr;
+}
+
+std::size_t last_cache_bytes() {
+#if defined(_SC_LEVEL3_CACHE_SIZE)
+  const long bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
+  return bytes > 0 ? static_cast<std::size_t>(bytes) : 0;
+#else
+  return 0;
+#endif
 }
 
 }  // namespace shoal

@@ -10,9 +10,11 @@ namespace shoal {
 constexpr int kPanel = 16;  // output channels per packed weight panel, and lanes of every reduction
 constexpr int kBlock = 16;  // tokens per KV block
 
-// fixed16 is how bf16 weights are kept where multiplying 16-bit integers is faster than unpacking:
-// 13 bits and a sign at one power of two per output channel.
-enum class Format : int { f32 = 0, bf16 = 1, int8 = 2, fixed16 = 3 };
+// Two other ways to keep bf16 weights, each with one power of two per output channel:
+// fixed16 where multiplying 16-bit integers is faster than unpacking, 13 bits and a sign;
+// float12 where memory is slower than unpacking, a sign, 7 bits of mantissa, 4 of exponent.
+enum class Format : int { f32 = 0, bf16 = 1, int8 = 2, fixed16 = 3, float12 = 4 };
+constexpr int kFormats = 5;
 enum class Activation : int { silu = 0, gelu_tanh = 1, gelu_erf = 2, relu = 3 };
 
 constexpr int kSpan = 64;  // logits a sampler sums as one
@@ -28,9 +30,18 @@ constexpr std::size_t fixed_row_bytes(int k) {
   return round_up(k, kFixedBlock) * 2 + round_up(k, kFixedBlock) / kFixedBlock * sizeof(float);
 }
 
+// A float12 panel is a row of groups of 8 inputs. A group is 64 bytes of exponents, the 4 bits of four
+// pairs of inputs in each 16-bit lane, then 32 bytes of sign and mantissa for each pair.
+constexpr int kGroupInputs = 8, kGroupBytes = 192;
+
+// What float12 leaves of an exponent is too small for bf16 sums, so its rows are that much larger.
+constexpr int kRaise = 96;  // power of two
+
 // Bytes of one panel of `k` inputs. A 32-bit lane holds one float, a pair of bf16 or fixed16
 // (k, k+1), or four int8 (k..k+3) of the same output channel; a panel is [k / per_lane][16 lanes].
 constexpr std::size_t panel_bytes(Format format, int k) {
+  if (format == Format::float12)
+    return static_cast<std::size_t>(round_up(k, kGroupInputs) / kGroupInputs) * kGroupBytes;
   const int per_lane = format == Format::f32 ? 1 : format == Format::int8 ? 4 : 2;
   return static_cast<std::size_t>(round_up(k, per_lane) / per_lane) * kPanel * 4;
 }
@@ -40,10 +51,11 @@ constexpr int kMaxLinearRows = 96;  // of one call
 // out[m][16 * (p - p0) ...] (+)= x[m] . panel[p] + bias, rows 0..rows-1, panels p0..p1-1.
 struct LinearArgs {
   const void* x;         // [rows] of the format's row type: float, bf16, int8 or fixed16
+                         // (float12: bf16 times 2^kRaise)
   std::size_t x_stride;  // bytes between rows
   const float* x_scale;  // [rows], int8 only
   const char* panels;
-  const float* w_scale;       // [16 * panels], int8 and fixed16
+  const float* w_scale;       // [16 * panels], int8, fixed16 and float12
   const std::int32_t* w_sum;  // [16 * panels], int8 only: sum of a channel's int8 weights
   const float* bias;          // [16 * panels] or null
   int k, rows, p0, p1;
@@ -88,8 +100,8 @@ struct StoreKvArgs {
 struct Kernels {
   const char* name;
   bool bf16_rows;   // the bf16 linear reads bf16 rows (else float rows)
-  bool fixed_rows;  // bf16 weights are better kept as fixed16
-  void (*linear[4])(const LinearArgs&);  // by format
+  Format bf16_weights;  // how bf16 weights are kept: bf16, fixed16 or float12
+  void (*linear[kFormats])(const LinearArgs&);  // by format; null where no weights are kept so
   void (*attend[2])(const AttendArgs&);     // by KV format: f32, bf16
   void (*store_kv[2])(const StoreKvArgs&);  // by KV format: f32, bf16
   // Rows are padded with zeros to a multiple of 16, weights too: `width` counts real elements.
@@ -104,6 +116,7 @@ struct Kernels {
   void (*gated)(const float* pairs, int groups, Activation act, float* out);
   void (*activate)(float* x, int groups, Activation act);
   void (*to_bf16)(const float* x, int padded, std::uint16_t* out);
+  void (*to_raised_bf16)(const float* x, int padded, std::uint16_t* out);  // times 2^kRaise
   float (*to_int8)(const float* x, int padded, std::int8_t* out);  // returns the scale
   void (*to_fixed16)(const float* x, int padded, char* out);
   float (*max)(const float* x, int groups);
@@ -125,5 +138,8 @@ const Kernels* avx512bf16_kernels();  // the same and bf16, VNNI
 
 // The table of that name, the best one for "auto"; null when this machine cannot run it.
 const Kernels* find_kernels(const char* name);
+
+// Bytes of this machine's third-level cache; 0 where it does not say.
+std::size_t last_cache_bytes();
 
 }  // namespace shoal

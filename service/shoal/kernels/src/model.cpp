@@ -19,14 +19,26 @@ bool within(const std::int32_t* values, int n, int limit) {
   return std::all_of(values, values + n, [=](std::int32_t v) { return v >= 0 && v < limit; });
 }
 
+// Unpacking float12 takes time that only a slow memory gives back.
+Format choose_linear_format(const Config& c, Format format, const Kernels& kernels,
+                            std::size_t cache_bytes) {
+  if (format != Format::bf16 || kernels.bf16_weights != Format::float12)
+    return format == Format::bf16 ? kernels.bf16_weights : format;
+  const std::size_t heads = static_cast<std::size_t>(c.head_dim) * (2 * c.heads + 2 * c.kv_heads);
+  const std::size_t outputs = heads + static_cast<std::size_t>(c.mlp_width) * (c.gated ? 3 : 2);
+  const std::size_t weights = c.width * (c.layers * outputs + c.vocab);
+  return 2 * weights <= cache_bytes / 2 ? Format::bf16 : Format::float12;
+}
+
 }  // namespace
 
 Model::Model(const Config& c, Format format, const Kernels* kernels, int num_blocks, int max_tokens,
-             int threads, int spin_us)
+             int threads, int spin_us, std::size_t cache_bytes)
     : config(c),
       layers(c.layers),
       format_(format),
       kv_format_(format == Format::f32 ? Format::f32 : Format::bf16),
+      linear_format_(choose_linear_format(c, format, *kernels, cache_bytes)),
       kernels_(kernels),
       num_blocks_(num_blocks),
       max_tokens_(max_tokens),

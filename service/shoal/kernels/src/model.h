@@ -60,8 +60,10 @@ struct StepOutputs {
 
 class Model {
  public:
+  // Weights of which half of `cache_bytes` holds all stay bf16; larger ones are kept as the kernels
+  // like it.
   Model(const Config& config, Format format, const Kernels* kernels, int num_blocks, int max_tokens,
-        int threads, int spin_us);
+        int threads, int spin_us, std::size_t cache_bytes);
 
   Config config;
   std::vector<Layer> layers;
@@ -77,9 +79,7 @@ class Model {
   const Kernels* kernels() const { return kernels_; }
   Format format() const { return format_; }
   // What linear layers begin as; a `Packed` may have become another.
-  Format linear_format() const {
-    return format_ == Format::bf16 && kernels_->fixed_rows ? Format::fixed16 : format_;
-  }
+  Format linear_format() const { return linear_format_; }
 
  private:
   struct Member {  // what one thread of the team writes to
@@ -133,7 +133,7 @@ class Model {
                   int p1) const;
   char* kv_at(int layer) const { return kv_.data() + layer * layer_block_bytes_ * num_blocks_; }
 
-  const Format format_, kv_format_;
+  const Format format_, kv_format_, linear_format_;
   const Kernels* const kernels_;
   const int num_blocks_, max_tokens_;
   int qkv_stride_, attention_stride_, width_stride_, mlp_stride_, widest_;

@@ -143,6 +143,11 @@ void to_bf16(const float* x, int padded, std::uint16_t* out) {
   for (int i = 0; i < padded; ++i) out[i] = bf16_of(x[i]);
 }
 
+void to_raised_bf16(const float* x, int padded, std::uint16_t* out) {
+  for (int i = 0; i < padded; ++i) out[i] = bf16_of(x[i] * 0x1p96f);
+  static_assert(shoal::kRaise == 96, "the factor");
+}
+
 SHOAL_INLINE float max_lanes(const Lanes& lanes) {
   float s[kPanel];
   for (int j = 0; j < kVecs; ++j) Vec::store(s + j * Vec::width, lanes.at[j]);

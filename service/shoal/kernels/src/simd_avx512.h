@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels.h"
+
 namespace {
 
 struct Vec {
@@ -17,9 +19,9 @@ struct Vec {
   static constexpr int panels_for_int8(int rows) { return rows == 1 ? 4 : 2; }
   static constexpr int panels_for_fixed(int rows) { return rows == 1 ? 4 : 2; }
 #if defined(SHOAL_VNNI)
-  static constexpr bool fixed_rows = false;  // it multiplies bf16 as they are
+  static constexpr shoal::Format bf16_weights = shoal::Format::float12;
 #else
-  static constexpr bool fixed_rows = true;
+  static constexpr shoal::Format bf16_weights = shoal::Format::fixed16;
 #endif
   using F = __m512;
   using I = __m512i;
@@ -70,6 +72,19 @@ struct Vec {
     return _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(load_word(w_sum), 7));
   }
   static I dot(I acc, I w, const Quad& x) { return _mm512_dpbusd_epi32(acc, x, w); }
+
+  // One pair of inputs of a float12 group, as bf16 whose exponents are the 4 bits alone.
+  template <int Pair>
+  static I float12(const char* group) {
+    const I low = _mm512_cvtepi8_epi16(
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(group + 64 + 32 * Pair)));
+    const I nibbles = load_word(group);
+    const I high = Pair < 2 ? _mm512_slli_epi16(nibbles, Pair < 2 ? 7 - 4 * Pair : 0)
+                            : _mm512_srli_epi16(nibbles, Pair < 2 ? 0 : 4 * Pair - 7);
+    const I sign_and_mantissa = _mm512_and_si512(low, _mm512_set1_epi16(static_cast<short>(0x807f)));
+    // a | (b & c)
+    return _mm512_ternarylogic_epi32(sign_and_mantissa, high, _mm512_set1_epi16(0x0780), 0xf8);
+  }
 
   // Products of pairs of bf16 (k, k+1), added to the sums.
   static F dot_bf16(F acc, I w, I x) {

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels.h"
+
 namespace {
 
 struct Vec {
@@ -14,7 +16,7 @@ struct Vec {
   static constexpr int panels_for_bf16(int) { return 1; }
   static constexpr int panels_for_int8(int) { return 1; }
   static constexpr int panels_for_fixed(int) { return 1; }
-  static constexpr bool fixed_rows = false;
+  static constexpr shoal::Format bf16_weights = shoal::Format::bf16;
   typedef float F __attribute__((vector_size(16)));
   typedef std::int32_t I __attribute__((vector_size(16)));
   struct Quad {

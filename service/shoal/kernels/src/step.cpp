@@ -66,6 +66,7 @@ std::size_t Model::row_bytes(const Input& input) const {
   const int padded = round_up(input.width, kPanel);
   if (input.format == Format::int8) return padded;
   if (input.format == Format::fixed16) return fixed_row_bytes(padded);
+  if (input.format == Format::float12) return padded * 2;
   return padded * (input.format == Format::bf16 && kernels_->bf16_rows ? 2 : 4);
 }
 
@@ -89,6 +90,8 @@ void Model::prepare_row(Member& member, const Input& input, int row, char* to,
     if (!input.norm) std::memcpy(to, x, sizeof(float) * padded);
   } else if (input.format == Format::bf16) {
     kernels_->to_bf16(x, padded, reinterpret_cast<std::uint16_t*>(to));
+  } else if (input.format == Format::float12) {
+    kernels_->to_raised_bf16(x, padded, reinterpret_cast<std::uint16_t*>(to));
   } else if (input.format == Format::fixed16) {
     kernels_->to_fixed16(x, padded, to);
   } else {

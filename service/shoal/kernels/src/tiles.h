@@ -112,6 +112,7 @@ SHOAL_INLINE void store_tile(const Sums<MR, NP>& sums, const shoal::LinearArgs& 
 struct Part {
   int k0, k1;
   float* sums;
+  char* unpacked = nullptr;  // this part's weights, where a format unpacks them for all tiles
 };
 
 template <int MR, int NP>
@@ -135,12 +136,22 @@ SHOAL_INLINE void finish(const Sums<MR, NP>& sums, const shoal::LinearArgs& a, c
       Vec::store(part.sums + (m0 + m) * NP * kPanel + j * Vec::width, sums.at[m][j]);
 }
 
+template <int MR, int NP>
+SHOAL_INLINE void scale_channels(Sums<MR, NP>& sums, const float* scales) {
+#pragma GCC unroll 8
+  for (int m = 0; m < MR; ++m)
+#pragma GCC unroll 16
+    for (int j = 0; j < NP * kVecs; ++j)
+      sums.at[m][j] = Vec::mul(sums.at[m][j], Vec::load(scales + j * Vec::width));
+}
+
 // How one format computes a tile of a linear layer. `part_inputs` inputs of one panel fit half of
-// the first-level cache, where they stay while tile after tile of rows goes by.
+// the first-level cache, where they stay while tile after tile of rows goes by. For `unpack_tiles`
+// tiles and more they are unpacked to there first.
 template <class Weights>
 struct FloatRows {
   static constexpr bool kIsBf16 = __is_same(Weights, Bf16);
-  static constexpr int part_inputs = 256;
+  static constexpr int part_inputs = 256, unpack_tiles = 0;
   static constexpr int max_rows = kIsBf16 ? Vec::max_rows_bf16 : Vec::max_rows;
   static constexpr int panels_for(int rows) {
     return kIsBf16 ? Vec::panels_for_bf16(rows) : Vec::panels_for(rows);
@@ -166,46 +177,13 @@ struct FloatRows {
 };
 
 #if defined(SHOAL_VNNI)
-// bf16 weights and bf16 rows, two products per lane and instruction.
-struct Bf16Rows {
-  static constexpr int part_inputs = 512;
-  static constexpr int max_rows = Vec::max_rows;
-  static constexpr int panels_for(int rows) { return Vec::panels_for(rows); }
-
-  template <int MR, int NP>
-  static void tile(const shoal::LinearArgs& a, const Part& part, int m0, int p) {
-    const std::size_t stride = shoal::panel_bytes(shoal::Format::bf16, a.k);
-    const char* x[MR];
-    const char* panels[NP];
-    for (int m = 0; m < MR; ++m) x[m] = static_cast<const char*>(a.x) + (m0 + m) * a.x_stride;
-    for (int i = 0; i < NP; ++i) panels[i] = a.panels + (p + i) * stride;
-    Sums<MR, NP> sums;
-    resume(sums, part, m0);
-    // The first of several tiles also asks for the panels that come next. A lone tile is as fast as
-    // memory already.
-    const std::size_t ahead = m0 == 0 ? NP * stride : 0;
-    for (int k = part.k0 / 2; k < (part.k1 + 1) / 2; ++k) {
-      typename Vec::I w[NP];
-#pragma GCC unroll 16
-      for (int j = 0; j < NP; ++j) w[j] = Vec::load_word(panels[j] + k * kPanel * 4);
-      if constexpr (MR > 1)
-#pragma GCC unroll 16
-        for (int j = 0; j < NP; ++j) __builtin_prefetch(panels[j] + k * kPanel * 4 + ahead, 0, 2);
-#pragma GCC unroll 8
-      for (int m = 0; m < MR; ++m) {
-        const typename Vec::I xm = Vec::broadcast_word(x[m] + k * 4);
-#pragma GCC unroll 16
-        for (int j = 0; j < NP; ++j) sums.at[m][j] = Vec::dot_bf16(sums.at[m][j], w[j], xm);
-      }
-    }
-    finish(sums, a, part, m0, p);
-  }
-};
+#include "tiles_bf16.h"
 #endif
 
 // int8 weights and rows: the integer sums are exact, so only the scaling rounds.
 struct Int8Rows {
   static constexpr int part_inputs = 0;  // all at once: a part's sums would be integers
+  static constexpr int unpack_tiles = 0;
   static constexpr int max_rows = Vec::max_rows_int8;
   static constexpr int panels_for(int rows) { return Vec::panels_for_int8(rows); }
 
@@ -252,7 +230,7 @@ struct Int8Rows {
 // are added as floats, in order. Rows keep 13 bits of the largest in their block: what is rounded
 // away is less than bf16 rows lose, unless one of 32 inputs is hundreds of times all others.
 struct FixedRows {
-  static constexpr int part_inputs = 512;
+  static constexpr int part_inputs = 512, unpack_tiles = 0;
   static constexpr int max_rows = Vec::max_rows_fixed;
   static constexpr int panels_for(int rows) { return Vec::panels_for_fixed(rows); }
 
@@ -301,13 +279,7 @@ struct FixedRows {
       }
       in_memory(sums);
     }
-    if (part.k1 == a.k)
-#pragma GCC unroll 8
-      for (int m = 0; m < MR; ++m)
-#pragma GCC unroll 16
-        for (int j = 0; j < NP * kVecs; ++j)
-          sums.at[m][j] =
-              Vec::mul(sums.at[m][j], Vec::load(a.w_scale + p * kPanel + j * Vec::width));
+    if (part.k1 == a.k) scale_channels(sums, a.w_scale + p * kPanel);
     finish(sums, a, part, m0, p);
   }
 };
@@ -317,10 +289,16 @@ template <class Rows, int H, int NP>
 void tile_rows(const shoal::LinearArgs& a, int p) {
   const int tiles = (a.rows + H - 1) / H;
   const int tall = a.rows - tiles * (H - 1);  // tiles of height H; the others are one row lower
-  const int step = Rows::part_inputs && tiles > 1 ? Rows::part_inputs / NP : a.k;
+  constexpr bool unpacks = Rows::unpack_tiles > 0;
+  const bool in_parts = Rows::part_inputs && tiles > 1;
+  const int step = in_parts ? Rows::part_inputs / NP : a.k;
   alignas(64) float sums[Rows::part_inputs ? shoal::kMaxLinearRows * NP * kPanel : 1];
+  alignas(64) char unpacked[unpacks ? Rows::part_inputs * kPanel * 2 : 1];
   for (int k = 0; k < a.k; k += step) {
-    const Part part{k, a.k - k < step ? a.k : k + step, sums};
+    const Part part{k, a.k - k < step ? a.k : k + step, sums,
+                    unpacks && tiles >= Rows::unpack_tiles ? unpacked : nullptr};
+    if constexpr (unpacks)
+      if (part.unpacked) Rows::template unpack<NP>(a, part, p);
     int m = 0;
     for (int i = 0; i < tall; ++i, m += H) Rows::template tile<H, NP>(a, part, m, p);
     if constexpr (H > 1)

@@ -84,6 +84,53 @@ bool to_fixed16_row(const std::vector<std::uint16_t>& row, std::int16_t* out, fl
          std::accumulate(energy, energy + kSums, 0.0f) * 0x1p-22f;  // not so if one is NaN
 }
 
+// Weights of one output as sign, mantissa and the last 15 exponents up to the largest; what is smaller
+// becomes zero. False where more would be lost than to_fixed16_row may lose.
+bool to_float12_row(std::vector<std::uint16_t>& row, float& unit) {
+  int largest = 0;
+  for (const std::uint16_t h : row) largest = std::max(largest, h >> 7 & 255);
+  if (largest > 200) return false;  // 2^73 and more, or not finite: no unit for it
+  const int lowest = largest - 15;
+  unit = std::ldexp(1.0f, lowest - kRaise);
+  float lost = 0.0f, energy = 0.0f;
+  for (std::uint16_t& h : row) {
+    const int exponent = h >> 7 & 255;
+    const bool kept = exponent > std::max(lowest, 0);
+    const float value = float_of_bf16(h);
+    (kept ? energy : lost) += value * value;
+    h = kept ? (h & 0x807f) | (exponent - lowest) << 7 : 0;
+  }
+  return lost <= energy * 0x1p-22f;
+}
+
+// Puts them where the groups of a panel have them: see kernels.h.
+void store_float12(const std::vector<std::uint16_t>& row, int lane, char* panel) {
+  const int k = static_cast<int>(row.size());
+  for (int first = 0; first < k; first += kGroupInputs, panel += kGroupBytes)
+    for (int odd = 0; odd < 2; ++odd) {
+      const int at = lane * 2 + odd;
+      std::uint16_t exponents = 0;
+      for (int pair = 0; pair < kGroupInputs / 2; ++pair) {
+        const int i = first + 2 * pair + odd;
+        const std::uint16_t bits = i < k ? row[i] : 0;
+        exponents |= (bits >> 7 & 15) << (4 * pair);
+        panel[64 + 32 * pair + at] = static_cast<char>((bits >> 8 & 0x80) | (bits & 0x7f));
+      }
+      std::memcpy(panel + at * 2, &exponents, 2);
+    }
+}
+
+float load_float12(int i, int lane, const char* panel, float unit) {
+  const char* group = panel + static_cast<std::size_t>(i / kGroupInputs) * kGroupBytes;
+  const int pair = i % kGroupInputs / 2, at = lane * 2 + i % 2;
+  std::uint16_t exponents;
+  std::memcpy(&exponents, group + at * 2, 2);
+  const int exponent = exponents >> (4 * pair) & 15, low = group[64 + 32 * pair + at];
+  if (exponent == 0) return 0.0f;
+  const float mantissa = 1.0f + (low & 0x7f) * 0x1p-7f;
+  return std::ldexp((low & 0x80 ? -mantissa : mantissa) * unit, exponent + kRaise - 127);
+}
+
 // Two neighbours at a time into one lane of a panel.
 template <typename Half>
 void store_pairs(const Half* row, int k, char* lane) {
@@ -112,7 +159,8 @@ void read_row(const Matrix& m, int row, float* out) {
 
 Packed::Packed(Format format, int n, int k)
     : format(format), n(n), k(k), data(panel_bytes(format, k) * panels(), true) {
-  if (format == Format::int8 || format == Format::fixed16) scale.resize(panels() * kPanel);
+  if (format == Format::int8 || format == Format::fixed16 || format == Format::float12)
+    scale.resize(panels() * kPanel);
   if (format == Format::int8) sum.resize(panels() * kPanel);
 }
 
@@ -155,6 +203,11 @@ bool Packed::add_row(const float* row, int at) {
     portable_kernels()->to_bf16(row, k, half.data());
     if (!to_fixed16_row(half, integers.data(), scale[at])) return false;
     store_pairs(integers.data(), k, panel + lane * 4);
+  } else if (format == Format::float12) {
+    std::vector<std::uint16_t> half(k);
+    portable_kernels()->to_bf16(row, k, half.data());
+    if (!to_float12_row(half, scale[at])) return false;
+    store_float12(half, lane, panel);
   } else {
     std::vector<std::int8_t> quantized(k);
     scale[at] = portable_kernels()->to_int8(row, k, quantized.data());
@@ -179,6 +232,8 @@ void Packed::unpack_row(int row, float* out) const {
   } else if (format == Format::fixed16) {
     const std::int16_t* p = reinterpret_cast<const std::int16_t*>(panel) + lane * 2;
     for (int i = 0; i < k; ++i) out[i] = scale[row] * p[i / 2 * kPanel * 2 + i % 2];
+  } else if (format == Format::float12) {
+    for (int i = 0; i < k; ++i) out[i] = load_float12(i, lane, panel, scale[row]);
   } else {
     const std::int8_t* p = reinterpret_cast<const std::int8_t*>(panel) + lane * 4;
     for (int i = 0; i < k; ++i) out[i] = scale[row] * p[i / 4 * kPanel * 4 + i % 4];

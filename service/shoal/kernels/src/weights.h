@@ -47,7 +47,7 @@ struct Packed {
   Packed(Format format, int n, int k);
 
   // Packs the matrix as outputs first..; part 1 and 2 of a gated layer alternate in groups of 16.
-  // Where fixed16 would lose too much of a row, everything becomes bf16.
+  // Where fixed16 or float12 would lose too much of a row, everything becomes bf16.
   void add(const Matrix& matrix, int first, int part);
   void unpack_row(int row, float* out) const;  // k floats
   int panels() const { return (n + kPanel - 1) / kPanel; }
@@ -56,7 +56,7 @@ struct Packed {
   Format format = Format::f32;
   int n = 0, k = 0;
   Region data;
-  std::vector<float> scale;       // int8 and fixed16: value = scale * integer
+  std::vector<float> scale;       // int8 and fixed16: value = scale * integer; float12: of sums
   std::vector<std::int32_t> sum;  // int8: sum of the integers of an output
   std::vector<float> bias;        // empty or 16 * panels
 
