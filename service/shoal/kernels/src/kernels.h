@@ -139,7 +139,7 @@ const Kernels* avx512bf16_kernels();  // the same and bf16, VNNI
 // The table of that name, the best one for "auto"; null when this machine cannot run it.
 const Kernels* find_kernels(const char* name);
 
-// Bytes of this machine's third-level cache; 0 where it does not say.
+// Bytes of the third-level cache that a core of this machine has; 0 where it does not say.
 std::size_t last_cache_bytes();
 
 }  // namespace shoal
