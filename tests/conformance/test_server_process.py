@@ -36,7 +36,7 @@ def test_an_engine_killed_mid_stream_then_a_drain_mid_stream(tmp_path: Path) -> 
     """One server for both: what is open ends openly, a new engine serves the same text, and
     SIGTERM lets the running stream finish before exit code 0."""
     # many layers, so that an answer takes longer than it takes to kill
-    folder = write_tiny_llama(tmp_path / "tiny", num_layers=12)
+    folder = write_tiny_llama(tmp_path / "tiny", num_layers=60)
     with serve_process(folder, "--dtype", "float32") as server:
         with stream(server, max_tokens=500) as response:
             assert response.status_code == 200

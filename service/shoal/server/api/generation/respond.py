@@ -83,7 +83,9 @@ class GenerationResponse(Response):
             self._services.open_requests.add(self._task)
         try:
             if self._stream:
-                await self._send_stream(send, context.send)
+                # In a task of its own: each chunk wakes its reader, and here a wake-up would pass
+                # through every layer that called this one.
+                await asyncio.create_task(self._send_stream(send, context.send))
             else:
                 await self._send_whole(send)
         except ShoalError as error:
