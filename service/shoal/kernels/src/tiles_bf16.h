@@ -57,7 +57,7 @@ struct Bf16Rows {
 struct Float12Rows {
   static constexpr int part_inputs = 512, unpack_tiles = 3;
   static constexpr int max_rows = Vec::max_rows;
-  static constexpr int panels_for(int rows) { return Vec::panels_for(rows); }
+  static constexpr int panels_for(int) { return 4; }  // more streams are no faster
 
   template <int NP>
   static void unpack(const shoal::LinearArgs& a, const Part& part, int p) {
