@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import lzma
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -125,12 +126,27 @@ def test_an_unreadable_record_is_named_by_its_number(tmp_path: Path) -> None:
         read_corpus(recipe_of(Source(file="own.jsonl")), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["minnow", "pilotfish"])
-def test_shipped_recipes_parse_and_state_origin_licence_and_checksum(name: str) -> None:
-    recipe = load_recipe(RECIPES / name / "recipe.toml")
-    assert recipe.name == name
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*/*.toml")), ids=lambda path: path.stem)
+def test_shipped_recipes_parse_and_state_origin_licence_and_checksum(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe.name == path.parent.name
     for source in recipe.sources:
         assert source.title
         assert source.origin
         assert source.licence
         assert len(source.sha256) == 64
+
+
+def test_a_recipe_may_extend_another_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(
+        'name = "a"\nread_twice = true\n[schedule]\ntokens = 7\nseed = 3\n[[sources]]\nfile = "x"\n'
+    )
+    (tmp_path / "further.toml").write_text(
+        'extends = "recipe.toml"\nsummary = "more"\n[schedule]\ntokens = 9\n'
+    )
+    first, further = (load_recipe(tmp_path / f"{name}.toml") for name in ("recipe", "further"))
+    assert further.schedule == replace(first.schedule, tokens=9)
+    assert further == replace(first, summary="more", schedule=further.schedule)
+    (tmp_path / "lost.toml").write_text('extends = "other.toml"\n')
+    with pytest.raises(RecipeError, match="no recipe at .*other.toml"):
+        load_recipe(tmp_path / "lost.toml")

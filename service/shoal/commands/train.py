@@ -36,7 +36,8 @@ def train(
         typer.Option(
             "--from",
             metavar="FOLDER",
-            help="Model to start from instead of anew.",
+            help="Model to start from instead of anew: with --recipe at the rates of the recipe, "
+            "else at gentle ones.",
             rich_help_panel=FINE_TUNING,
         ),
     ] = None,

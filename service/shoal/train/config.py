@@ -121,14 +121,27 @@ class Recipe:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe. Raises `RecipeError` for a missing file, an unknown key or a bad value."""
+    """Read a recipe. Raises `RecipeError` for a missing file, an unknown key or a bad value.
+
+    One that says `extends = "other.toml"`, a file beside it, is that one with what it says itself.
+    """
+    table = _read_table(path)
+    if "extends" in table:
+        first = _read_table(path.parent / str(table.pop("extends")))
+        for name, value in table.items():
+            both = isinstance(value, dict) and isinstance(first.get(name), dict)
+            first[name] = {**first[name], **value} if both else value
+        table = first
+    return parse_recipe(table)
+
+
+def _read_table(path: Path) -> dict[str, Any]:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RecipeError(f"no recipe at {path}") from error
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{path} is not valid TOML: {error}") from error
-    return parse_recipe(table)
 
 
 def parse_recipe(table: dict[str, Any]) -> Recipe:
