@@ -148,5 +148,5 @@ def test_a_recipe_may_extend_another_beside_it(tmp_path: Path) -> None:
     assert further.schedule == replace(first.schedule, tokens=9)
     assert further == replace(first, summary="more", schedule=further.schedule)
     (tmp_path / "lost.toml").write_text('extends = "other.toml"\n')
-    with pytest.raises(RecipeError, match="no recipe at .*other.toml"):
+    with pytest.raises(RecipeError, match=r"no recipe at .*other\.toml"):
         load_recipe(tmp_path / "lost.toml")
