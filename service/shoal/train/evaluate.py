@@ -56,7 +56,7 @@ class Marks:
 def held_out_cases(recipe_path: Path, data_dir: Path) -> dict[str, list[Case]]:
     """The held-out requests of a command recipe by set, e.g. `snips`, `clinc`, `clinc oos`."""
     recipe = load_recipe(recipe_path)
-    unneeded = {"made_up", "titles_from"}  # for training only, and slow
+    unneeded = {"made_up", "titles_from", "titles"}  # for training only, and slow
     sources = tuple(
         replace(source, options={k: v for k, v in source.options.items() if k not in unneeded})
         for source in recipe.sources
