@@ -28,9 +28,8 @@ from shoal.train.tokenizer import ASSISTANT
 
 Odds = NDArray[np.float32]  # (texts, intents) natural logarithms of probabilities
 
-_MARGIN_SCALE = (
-    8.0  # turns the linear judge's margins into odds that are right as often as they say
-)
+# Turns the linear judge's margins into odds that are right about as often as they say.
+_MARGIN_SCALE = 8.0
 _TOPICS, _TOPIC_SCALE = 400, 5.0
 _AT_ONCE = 8192  # texts whose scores are in memory together
 _BATCH_TOKENS = 8192
