@@ -29,7 +29,7 @@ def tokenizer_for(recipe: Recipe, corpus: Corpus, run_dir: Path) -> Tokenizer:
     kept = run_dir / "tokenizer.json"
     if kept.is_file():
         return Tokenizer.from_file(str(kept))
-    tokenizer = train_tokenizer(_texts(corpus), recipe.tokenizer)
+    tokenizer = train_tokenizer(tokenizer_texts(corpus), recipe.tokenizer)
     run_dir.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(kept))
     return tokenizer
@@ -85,7 +85,7 @@ def held_out_check(
     return check
 
 
-def _texts(corpus: Corpus) -> Iterator[str]:
+def tokenizer_texts(corpus: Corpus) -> Iterator[str]:
     """Texts for the tokenizer. Beside a background, what is trained on counts ten times; without
     one, of what is read seldom an even share counts."""
     if not corpus.background:
