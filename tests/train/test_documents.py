@@ -17,7 +17,12 @@ from shoal.train.commands import (
 )
 from shoal.train.config import Source
 from shoal.train.pieces import Variant
-from shoal.train.stories import read_books, read_stories, restore_capitals, subjects
+from shoal.train.stories import (
+    read_books,
+    read_encyclopaedia,
+    read_stories,
+    restore_capitals,
+)
 from shoal.train.values import ValuePools, invented, mixed, titles_by_slot
 
 SNIPS = {
@@ -52,19 +57,17 @@ def request_of(variant: Variant) -> str:
     return user.removeprefix("<|user|>").removesuffix("<|end|>")
 
 
-def test_named_one_and_often_said_thing_become_subjects() -> None:
-    story = "One day, a little girl named Lily found a kite. The kite was red. Lily flew the kite."
-    assert subjects(story, {"kite": 3.0, "day": 0.1}) == ["a little girl named Lily", "a kite"]
-
-
-def test_stories_are_read_plain_and_as_answers() -> None:
-    story = "There was a cat named Tim. Tim was sad."
-    (variants,) = read_stories([{"text": story}], Source(file="s"))
-    assert variants[0][1].text == story + "<|endoftext|>"
-    assert {request_of(variant) for variant in variants if len(variant) > 2} == {
-        "Tell me a story about a cat named Tim.",
-        "Tell me a story.",
-    }
+def test_stories_are_read_plain_and_as_answers_some_with_another_name() -> None:
+    stories = [f"There was a cat named {name}. {name} was sad." for name in ("Tim", "Max", "Tom")]
+    records = [{"text": story} for story in stories]
+    for story, variants in zip(stories, read_stories(records, Source(file="s")), strict=True):
+        assert variants[0][1].text == story + "<|endoftext|>"
+        asked = [variant for variant in variants if len(variant) > 2]
+        assert len(asked) >= len(variants) / 2
+        assert {answer[-1].text.removesuffix("<|end|>") for answer in asked} <= set(stories)
+        for variant in asked:
+            for name in ("Tim", "Max", "Tom"):
+                assert name not in request_of(variant) or name in variant[-1].text
 
 
 def test_capitals_come_back_at_starts_names_and_i() -> None:
@@ -77,6 +80,16 @@ def test_books_are_cut_at_headings_and_lines_are_joined() -> None:
     found = list(read_books([{"text": f"## ONE\n\n{part}\n\n## TWO\n\n{part}"}], Source(file="b")))
     assert len(found) == 2
     assert found[0][0][1].text.startswith("A fox saw some grapes. A fox saw some grapes.")
+
+
+def test_articles_give_whole_first_sentences() -> None:
+    lead = "Hirta is an island. " + "It lies far out in the sea and nobody lives there now. " * 20
+    record = {"text": lead + "More.", "lead_chars": len(lead)}
+    ((variant,),) = read_encyclopaedia([record], Source(file="w"))
+    text = variant[1].text.removesuffix("<|endoftext|>")
+    assert lead.startswith(text)
+    assert text.endswith("now.")
+    assert 500 < len(text) <= 600
 
 
 def test_swapped_slot_values_stay_verbatim_in_the_request() -> None:

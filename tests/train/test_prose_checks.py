@@ -1,10 +1,17 @@
-"""Shuffling keeps every sentence, copied runs are found, an n-gram model is measured on both."""
+"""Shuffling keeps every sentence, copied runs are found, an n-gram model is measured on both; what
+a story says of its subject is counted."""
 
 from tokenizers import Tokenizer
 
 from shoal.train.config import TokenizerChoice
-from shoal.train.prose_checks import copied_share, ngram_bits_per_byte, shuffle_sentences
-from shoal.train.samples import STORIES, write_stories
+from shoal.train.prose_checks import (
+    copied_share,
+    ngram_bits_per_byte,
+    repeated_share,
+    said_words,
+    shuffle_sentences,
+)
+from shoal.train.samples import STORIES, Told, held_out_subjects, write_stories
 from shoal.train.tokenizer import train_tokenizer
 
 _STORY = 'Tom had a ball. He lost it! "Where is it?" he said. Mia found the ball.\nThey were happy.'
@@ -32,6 +39,27 @@ def test_copied_runs_are_those_of_eight_words_in_a_row() -> None:
     assert copied_share(["too short"], training) == 0.0
 
 
+def test_a_story_says_words_of_its_subject_in_any_form() -> None:
+    assert said_words("a cat named Max", "Max was a good cat.") == (2, 2)
+    assert said_words("a cat named Max", "Lucy was a girl.") == (0, 2)
+    assert said_words("sharing toys", "They shared the toy.") == (1, 2)
+    assert said_words("two friends and a boat", "The boat sank.") == (1, 1)
+
+
+def test_repeated_runs_are_those_that_stood_in_the_same_text() -> None:
+    assert repeated_share(["one two three four five six"]) == 0.0
+    assert repeated_share(["a b c d", "a b c d"]) == 0.0
+    assert repeated_share(["a b c d a b c d"]) == 1 / 5
+
+
+def test_held_out_stories_give_subjects_that_they_say_themselves() -> None:
+    texts = [_STORY, "Nothing.", "There was a bird named Pip. Pip could not fly."]
+    found = held_out_subjects(texts, 5)
+    assert len(found) == 2
+    said, wanted = said_words(found[1], texts[2])
+    assert said == wanted > 0
+
+
 def test_seen_text_is_cheaper_than_unseen_for_the_ngram_model() -> None:
     unseen = "A dog ran. It was big!"
     costs = ngram_bits_per_byte([_STORY], {"seen": [_STORY], "unseen": [unseen]}, tokenizer())
@@ -39,7 +67,9 @@ def test_seen_text_is_cheaper_than_unseen_for_the_ngram_model() -> None:
 
 
 def test_the_samples_are_twenty_each_with_its_own_seed() -> None:
-    told = write_stories(lambda request, beginning, seed: f"{beginning}|{request}|{seed}")
+    told = write_stories(
+        lambda request, beginning, seed: Told(f"{beginning}|{request}|{seed}", True)
+    )
     assert len(told) == len(STORIES) == 20
     assert [story["text"].rsplit("|", 1)[1] for story in told] == [str(n) for n in range(20)]
     assert all(story["request"] for story in told)

@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 
 from shoal.train.config import RecipeError
-from shoal.train.evaluate import Case, mark_commands, measure_prose
+from shoal.train.corpora import Corpus, Document
+from shoal.train.evaluate import Case, mark_commands, measure_following, measure_prose
+from shoal.train.material import tokenizer_texts
+from shoal.train.pieces import plain
 from shoal.train.report import clock_text, progress_bar, smooth
 from shoal.train.run import TrainingRequest, run_training
+from shoal.train.samples import Told
 from tests.train.builders import make_stories, make_tokenizer, write_jsonl
 
 RECIPE = """
@@ -117,6 +121,28 @@ def test_bits_per_byte_of_a_uniform_model_over_pieces() -> None:
     )
     bits = measure_prose(texts, tokenizer, lambda ids: -math.log(2) * (len(ids) - 1), context=16)
     assert bits == pytest.approx(num_tokens / sum(len(text) for text in texts))
+
+
+def test_a_story_that_says_its_subject_follows_it() -> None:
+    subjects = ["a cat named Max", "a kite", "sharing", "two friends and a boat"]
+
+    def obedient(request: str | None, beginning: str, seed: int) -> Told:
+        return Told(f"It was {request}", ended=seed > 0)
+
+    marks = measure_following(subjects, obedient)
+    assert (marks["requests"], marks["ended"]) == (4, 0.75)
+    assert marks["whole_subject"] == marks["words_of_subject"] == 1.0
+    assert marks["words_of_another_subject"] == 0.0
+    deaf = measure_following(subjects, lambda request, beginning, seed: Told("Max sat.", True))
+    assert (deaf["whole_subject"], deaf["words_of_subject"]) == (0.0, 0.2)
+
+
+def test_what_is_read_seldom_counts_seldom_for_the_tokenizer() -> None:
+    often = [Document([plain("often")], 1.5)] * 4
+    seldom = [Document([plain("seldom")], 0.25)] * 400
+    texts = list(tokenizer_texts(Corpus(often + seldom, {}, [])))
+    assert texts.count("often") == 4
+    assert texts.count("seldom") == 100
 
 
 def test_progress_shows_time_and_smooth_losses() -> None:

@@ -19,20 +19,23 @@ from typing import Any, NamedTuple
 import httpx
 from tokenizers import Tokenizer
 
-from shoal.train.config import load_recipe
+from shoal.train.config import Recipe, load_recipe
 from shoal.train.corpora import Document, read_corpus
 from shoal.train.prose_checks import (
     RUN_WORDS,
     copied_share,
     ngram_bits_per_byte,
+    repeated_share,
+    said_words,
     shuffle_sentences,
 )
-from shoal.train.samples import TellStory, write_stories
+from shoal.train.samples import TellStory, Told, held_out_subjects, write_stories
 
 Messages = list[dict[str, str]]
 Ask = Callable[[Messages], str]  # a conversation -> the answer's text
 Score = Callable[[list[int]], float]  # token ids -> log-probability in nats of all but the first
 
+ASKED_STORIES = 300  # stories asked for by what held-out stories are about
 SHUFFLED_TEXTS = 300  # texts of a set that are also measured with shuffled sentences
 
 
@@ -150,16 +153,43 @@ def ask_story(url: str, model: str, api_key: str | None = None) -> TellStory:
     """Stories with the folder's own sampling settings, repeatable by seed."""
     client = _client(url, api_key)
 
-    def tell(request: str | None, beginning: str, seed: int) -> str:
+    def tell(request: str | None, beginning: str, seed: int) -> Told:
         body: dict[str, Any] = {"model": model, "max_tokens": 400, "seed": seed}
         if request is None:
             reply = client.post("/v1/completions", json={**body, "prompt": beginning})
-            return beginning + str(reply.raise_for_status().json()["choices"][0]["text"])
+            choice = reply.raise_for_status().json()["choices"][0]
+            return Told(beginning + str(choice["text"]), choice["finish_reason"] == "stop")
         body["messages"] = [{"role": "user", "content": request}]
         reply = client.post("/v1/chat/completions", json=body)
-        return str(reply.raise_for_status().json()["choices"][0]["message"]["content"])
+        choice = reply.raise_for_status().json()["choices"][0]
+        return Told(str(choice["message"]["content"]), choice["finish_reason"] == "stop")
 
     return tell
+
+
+def measure_following(
+    subjects: list[str], tell: TellStory, concurrency: int = 8
+) -> dict[str, float]:
+    """Stories told about subjects: how much of a subject they say, beside how much the story for
+    the subject before it says by chance; whether they end; how much they repeat themselves."""
+
+    def ask(place: int) -> Told:
+        return tell(f"Tell me a story about {subjects[place]}.", "", place)
+
+    with ThreadPoolExecutor(concurrency) as pool:
+        told = list(pool.map(ask, range(len(subjects))))
+    texts = [story.text for story in told]
+    found = [said_words(subject, text) for subject, text in zip(subjects, texts, strict=True)]
+    others = [*texts[-1:], *texts[:-1]]
+    chance = [said_words(subject, text) for subject, text in zip(subjects, others, strict=True)]
+    return {
+        "requests": len(subjects),
+        "whole_subject": round(_share(said == count for said, count in found), 4),
+        "words_of_subject": round(_ratio(found), 4),
+        "words_of_another_subject": round(_ratio(chance), 4),
+        "ended": round(_share(story.ended for story in told), 4),
+        "repeated_runs_of_4_words": round(repeated_share(texts), 4),
+    }
 
 
 def plain_texts(documents: Iterable[Document]) -> list[str]:
@@ -192,6 +222,10 @@ def _case(document: Document) -> Case:
 def _share(found: Iterable[bool]) -> float:
     values = list(found)
     return sum(values) / max(1, len(values))
+
+
+def _ratio(found: list[tuple[int, int]]) -> float:
+    return sum(said for said, _ in found) / max(1, sum(count for _, count in found))
 
 
 def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
@@ -229,19 +263,19 @@ def _evaluate_prose(options: argparse.Namespace) -> dict[str, Any]:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     context = json.loads((folder / "config.json").read_text())["max_position_embeddings"]
     score = score_server(options.url, name, options.api_key)
-    corpus = read_corpus(
-        load_recipe(options.models / "recipes" / name / "recipe.toml"), options.data
-    )
-    texts = {
+    recipe = load_recipe(options.models / "recipes" / name / "recipe.toml")
+    corpus = read_corpus(recipe, options.data)
+    held_out = {
         source: plain_texts(documents[: options.limit])
         for source, documents in corpus.held_out.items()
     }
-    for source in list(texts):
-        some = texts[source][:SHUFFLED_TEXTS]
+    texts = dict(held_out)
+    for source, found in held_out.items():
+        some = found[:SHUFFLED_TEXTS]
         texts[f"{source}, its first {len(some)}"] = some
         texts[f"{source}, the same with shuffled sentences"] = [*map(shuffle_sentences, some)]
     training = plain_texts(corpus.train)
-    baseline = ngram_bits_per_byte(training, texts, tokenizer)
+    baseline = ngram_bits_per_byte(_untold(recipe, options.data), texts, tokenizer)
     report: dict[str, Any] = {}
     for source, found in texts.items():
         bits = measure_prose(found, tokenizer, score, context, options.concurrency)
@@ -250,17 +284,32 @@ def _evaluate_prose(options: argparse.Namespace) -> dict[str, Any]:
             "bits_per_byte": round(bits, 4),
             "kneser_ney_5_bits_per_byte": round(baseline[source], 4),
         }
+    tell = ask_story(options.url, name, options.api_key)
+    for source, found in held_out.items():
+        if source.startswith(options.stories):
+            subjects = held_out_subjects(found, ASKED_STORIES)
+            report[f"{name} asked for stories about what {source} is about"] = {
+                **measure_following(subjects, tell, options.concurrency),
+                "repeated_in_held_out": round(repeated_share(found), 4),
+            }
     if options.samples:
-        stories = write_stories(ask_story(options.url, name, options.api_key))
+        stories = write_stories(tell)
         options.samples.write_text(json.dumps(stories, indent=1, ensure_ascii=False) + "\n")
         report[f"{name} runs of {RUN_WORDS} words that stand in the training texts"] = {
             "of its own stories": round(copied_share([s["text"] for s in stories], training), 4),
             **{
-                f"of {source}": round(copied_share(texts[source], training), 4)
-                for source in corpus.held_out
+                f"of {source}": round(copied_share(found, training), 4)
+                for source, found in held_out.items()
             },
         }
     return report
+
+
+def _untold(recipe: Recipe, data_dir: Path) -> list[str]:
+    """The training texts that people or other models wrote: what a program tells in thousands would
+    only mislead an n-gram model, which cannot be told to read it seldom."""
+    sources = tuple(source for source in recipe.sources if source.format != "tales")
+    return plain_texts(read_corpus(replace(recipe, sources=sources), data_dir, False).train)
 
 
 def main() -> None:
@@ -270,6 +319,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the corpora")
     parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--prose-model", default="minnow")
+    parser.add_argument("--stories", default="tinystories", help="held-out set to ask after")
     parser.add_argument("--commands-model", default="pilotfish")
     parser.add_argument("--api-key", default=None)
     parser.add_argument("--limit", type=int, default=None, help="cases of each set; all if absent")

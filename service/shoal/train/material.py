@@ -29,7 +29,7 @@ def tokenizer_for(recipe: Recipe, corpus: Corpus, run_dir: Path) -> Tokenizer:
     kept = run_dir / "tokenizer.json"
     if kept.is_file():
         return Tokenizer.from_file(str(kept))
-    tokenizer = train_tokenizer(_texts(corpus), recipe.tokenizer)
+    tokenizer = train_tokenizer(tokenizer_texts(corpus), recipe.tokenizer)
     run_dir.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(kept))
     return tokenizer
@@ -85,9 +85,18 @@ def held_out_check(
     return check
 
 
-def _texts(corpus: Corpus) -> Iterator[str]:
-    """Texts for the tokenizer. Beside a background, what is trained on counts ten times."""
-    for _ in range(10 if corpus.background else 1):
+def tokenizer_texts(corpus: Corpus) -> Iterator[str]:
+    """Texts for the tokenizer. Beside a background, what is trained on counts ten times; without
+    one, of what is read seldom an even share counts."""
+    if not corpus.background:
+        often = [
+            document
+            for place, document in enumerate(corpus.train)
+            if place * document.repeat % 1 < document.repeat
+        ]
+        yield from _texts_of(often)
+        return
+    for _ in range(10):
         yield from _texts_of(corpus.train)
     yield from _texts_of(corpus.background)
 

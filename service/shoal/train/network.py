@@ -7,6 +7,8 @@ RMSNorm (Zhang and Sennrich 2019), rotary positions (Su et al. 2021, half-split 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -42,14 +44,14 @@ class Attention(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention; all (rows, heads, length, head_dim). In float32 on the CPU, where PyTorch
-    takes three times as long for bfloat16."""
-    if q.is_cuda:
+    """Causal attention; all (rows, heads, length, head_dim). In bfloat16 on the CPU it is written
+    out as products of matrices, which take half the time of PyTorch's own kernel there."""
+    if q.is_cuda or not torch.is_autocast_enabled(q.device.type):
         return functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-    with torch.autocast(q.device.type, enabled=False):
-        return functional.scaled_dot_product_attention(
-            q.float(), k.float(), v.float(), is_causal=True
-        )
+    length = q.shape[-2]
+    later = torch.full((length, length), -math.inf, dtype=torch.bfloat16).triu(1)
+    scores = (q * q.shape[-1] ** -0.5).to(torch.bfloat16) @ k.to(torch.bfloat16).mT
+    return torch.softmax(scores + later, dim=-1).to(torch.bfloat16) @ v.to(torch.bfloat16)
 
 
 class MLP(nn.Module):

@@ -1,8 +1,13 @@
-"""The twenty stories of a prose model's card: the same requests every time, none chosen."""
+"""What a prose model is asked to write: the twenty stories of its card, the same requests every
+time and none chosen; and stories about what held-out stories are about."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from shoal.train.requests import find_features, rarity, subject_of
 
 STORIES = (
     *(
@@ -37,12 +42,29 @@ STORIES = (
     ),
 )  # (what the user asks, or None; how the text begins)
 Story = dict[str, str]
-TellStory = Callable[[str | None, str, int], str]  # request or None, beginning, seed -> text
+
+
+class Told(NamedTuple):
+    """A story, and whether the model ended it."""
+
+    text: str
+    ended: bool
+
+
+TellStory = Callable[[str | None, str, int], Told]  # request or None, beginning, seed -> story
 
 
 def write_stories(tell: TellStory) -> list[Story]:
     """The twenty samples of a card: not chosen, one seed each."""
     return [
-        {"request": request or beginning, "text": tell(request, beginning, seed)}
+        {"request": request or beginning, "text": tell(request, beginning, seed).text}
         for seed, (request, beginning) in enumerate(STORIES)
     ]
+
+
+def held_out_subjects(texts: Iterable[str], count: int) -> list[str]:
+    """One subject each of the first `count` texts that have one: `a bird who could not fly`."""
+    texts = list(texts)
+    rare = rarity(texts)
+    found = (subject_of(find_features(text, rare), random.Random(text)) for text in texts)
+    return [subject for subject in found if subject][:count]

@@ -1,45 +1,47 @@
 """Story corpora to documents: plain, and as the answer to "Tell me a story about ...".
 
-The subject of a request is taken from the story itself by a simple rule: someone who is named in
-it, and a thing that is said often in it and seldom elsewhere.
+What a story is asked for by is found in it (`requests.py`). Some of the answers have their hero
+renamed, so that the name must be read from the request.
 """
 
 from __future__ import annotations
 
-import math
+import random
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from shoal.train.config import Source
 from shoal.train.pieces import Variant, plain, request_and_answer
+from shoal.train.requests import (
+    Features,
+    find_features,
+    framed,
+    name_kind,
+    names_by_kind,
+    rarity,
+    request_for,
+    subject_of,
+)
 
-_NAMED = re.compile(
-    r"\b([Aa]n? (?:[a-z]+ ){0,3}?[a-z]+) (?:named|called|whose name was) ([A-Z][a-z]+)\b"
-)
-_PAIR = re.compile(r"^([A-Z][a-z]+) and ([A-Z][a-z]+)\b")
-_THING = re.compile(
-    r"\b[Aa]n? (?:[a-z]+ ){0,2}?([a-z]{3,})"
-    r"(?=[.,!?]| (?:in|on|at|and|with|to|that|who|was|is|from)\b)"
-)
-_REQUESTS = (
-    "Tell me a story about {}.",
-    "Tell me a story about {}",
-    "Please tell me a short story about {}.",
-    "Write a story about {}.",
-    "Can you tell me a story about {}?",
-    "I want to hear a story about {}.",
-)
+_PLAIN, _ASKED, _RENAMED = 5, 5, 2  # readings of a story in each form
 _HEADING = re.compile(r"^#+\s*(.+)$", re.MULTILINE)
 
 
 def read_stories(records: Iterable[dict[str, Any]], source: Source) -> Iterator[list[Variant]]:
-    """Records with a `text`. Variants: plain (twice as often) and requests by subject."""
+    """Records with a `text`. Variants: plain, and as the answer to requests made from it."""
     texts = [record["text"] for record in records]
-    rarity = _rarity(texts)
-    for number, text in enumerate(texts):
-        yield _variants(text, subjects(text, rarity), number)
+    rare = rarity(texts)
+    found = [find_features(text, rare) for text in texts]
+    names = names_by_kind(found)
+    for text, features in zip(texts, found, strict=True):
+        chance = random.Random(text)
+        asked = [(request_for(features, chance), text) for _ in range(_ASKED)]
+        if features.hero and features.name:
+            asked += [_renamed(text, features, names, chance) for _ in range(_RENAMED)]
+        asked_for = [request_and_answer(request, answer) for request, answer in asked]
+        yield [plain(text)] * _PLAIN + asked_for
 
 
 def read_lowercase_stories(
@@ -72,23 +74,14 @@ def read_books(records: Iterable[dict[str, Any]], source: Source) -> Iterator[li
                 yield [plain(text)]
 
 
-def subjects(text: str, rarity: dict[str, float]) -> list[str]:
-    """At most three subjects of a story, the named one first, e.g. `a little girl named Lily`."""
-    found = []
-    if named := _NAMED.search(text):
-        found.append(f"{_lower_article(named[1])} named {named[2]}")
-    elif pair := _PAIR.search(text):
-        found.append(f"{pair[1]} and {pair[2]}")
-    said = Counter(re.findall(r"[a-z]+", text))
-    things = {
-        word
-        for word in _THING.findall(text)
-        if said[word] >= 2 and rarity.get(word, 0.0) >= 1.5  # not `time`, not `day`
-    }
-    ranked = sorted(things, key=lambda word: (-said[word] * rarity.get(word, 0.0), word))
-    for word in ranked[:2]:
-        found.append(("an " if word[0] in "aeiou" else "a ") + word)
-    return found
+def read_encyclopaedia(
+    records: Iterable[dict[str, Any]], source: Source
+) -> Iterator[list[Variant]]:
+    """The first sentences of articles: whole ones, at most 600 characters of the introduction."""
+    for record in records:
+        lead = " ".join(record["text"][: record["lead_chars"]].split())
+        if whole := re.match(r".{80,600}[.](?= |$)", lead):
+            yield [plain(whole[0])]
 
 
 def restore_capitals(text: str, names: dict[str, str]) -> str:
@@ -99,21 +92,15 @@ def restore_capitals(text: str, names: dict[str, str]) -> str:
     return re.sub(starts, lambda found: found[1] + found[2] + found[3].upper(), text)
 
 
-def _variants(text: str, found: list[str], number: int) -> list[Variant]:
-    requests = [
-        _REQUESTS[(number + place) % len(_REQUESTS)].format(subject)
-        for place, subject in enumerate(found)
-    ]
-    if number % 8 == 0:
-        requests.append("Tell me a story.")
-    asked = [request_and_answer(request, text) for request in requests]
-    return [plain(text)] * (len(asked) + 1) + asked  # half of the readings are plain
-
-
-def _rarity(texts: list[str]) -> dict[str, float]:
-    seen = Counter(word for text in texts for word in set(re.findall(r"[a-z]+", text)))
-    return {word: math.log(len(texts) / count) for word, count in seen.items()}
-
-
-def _lower_article(phrase: str) -> str:
-    return phrase[0].lower() + phrase[1:]
+def _renamed(
+    text: str, found: Features, names: dict[str, list[str]], chance: random.Random
+) -> tuple[str, str]:
+    """A request with another name for the hero, and the story with that name."""
+    name = chance.choice(names[name_kind(found)])
+    if re.search(rf"\b{name}\b", text):
+        name = found.name
+    features = replace(found, name=name, pair=None)
+    subject = subject_of(features, chance)
+    if name not in subject:
+        subject = f"{found.hero} named {name}"
+    return framed(subject, chance), re.sub(rf"\b{found.name}\b", name, text)
