@@ -88,24 +88,10 @@ _LESSONS = (  # what a lesson says -> what it is about
     (r"\b(?:never give|give|giving) up\b", "not giving up"),
     (r"\bbest friends?\b|\bnew friends?\b", "friendship"),
 )
-_NO_NAME = {
-    *(
-        "He",
-        "She",
-        "It",
-        "They",
-        "There",
-        "The",
-        "Everyone",
-        "Mom",
-        "Mommy",
-        "Mum",
-        "Mama",
-        "Mother",
-    ),
-    *("Dad", "Daddy", "Papa", "Father", "Grandma", "Grandpa", "Mr", "Mrs", "Miss", "Dr", "Doctor"),
-    *("King", "Queen", "Prince", "Princess", "Captain", "Big", "Little"),
-}
+_NO_NAME = re.compile(  # begins a sentence like a name, and is none
+    r"(?:He|She|It|They|There|The|Everyone|Mom|Mommy|Mum|Mama|Mother|Dad|Daddy|Papa|Father|Grandma|"
+    r"Grandpa|Mr|Mrs|Miss|Dr|Doctor|King|Queen|Prince|Princess|Captain|Big|Little)$"
+)
 _NO_HERO = {"time", "day", "lot", "bit", "while", "thing"}
 
 _KINDS = {
@@ -143,7 +129,7 @@ def find_features(text: str, rare: dict[str, float]) -> Features:
     elif hero := _HERO.search(text[:250]):
         if hero[1].split()[-1] not in _NO_HERO:
             found.hero = hero[1]
-    elif (by_name := _BY_NAME.search(text)) and by_name[1] not in _NO_NAME:
+    elif (by_name := _BY_NAME.search(text)) and not _NO_NAME.match(by_name[1]):
         found.name = by_name[1]
     if pair := _PAIR.search(text):
         found.pair = (pair[1], pair[2])
@@ -189,7 +175,7 @@ def names_by_kind(found: list[Features]) -> dict[str, list[str]]:
     """Every name that a hero of each kind has somewhere."""
     names: dict[str, set[str]] = defaultdict(set)
     for features in found:
-        if features.hero and features.name and features.name not in _NO_NAME:
+        if features.hero and features.name and not _NO_NAME.match(features.name):
             names[name_kind(features)].add(features.name)
     return {kind: sorted(known) for kind, known in names.items()}
 
