@@ -23,7 +23,7 @@ from shoal.train.stories import (
     read_stories,
     restore_capitals,
 )
-from shoal.train.values import ValuePools, invented, mixed, titles_by_slot
+from shoal.train.values import ValuePools, common_words, invented, mixed, titles_by_slot
 
 SNIPS = {
     "text": "add nuba to my Metal Party playlist",
@@ -134,6 +134,16 @@ def test_titles_go_to_the_slot_that_their_first_sentence_names() -> None:
         "movie_name": ["Alien"],
         "": ["Joseph Cotten", "Nothing"],
     }
+
+
+def test_words_of_texts_are_those_said_three_times_and_make_invented_names() -> None:
+    records = [{"text": "A corner, a well-known corner."}, {"text": "The corner isn't well-known."}]
+    assert common_words(records) == ["corner"]
+    assert common_words([*records, *records]) == ["corner", "well-known"]
+    slots = [{"slot": "track", "value": "Old Song", "start": 0}]
+    pools = ValuePools([{"slots": slots}], ["track"], words=["astronaut"])
+    drawn = {pools.draw("track", "Old Song", random.Random(seed)) for seed in range(400)}
+    assert any("astronaut" in name.lower() for name in drawn)
 
 
 def test_invented_names_look_like_the_others_and_are_none_of_them() -> None:

@@ -30,8 +30,8 @@ constexpr std::size_t fixed_row_bytes(int k) {
   return round_up(k, kFixedBlock) * 2 + round_up(k, kFixedBlock) / kFixedBlock * sizeof(float);
 }
 
-// A float12 panel is a row of groups of 8 inputs. A group is 64 bytes of exponents, the 4 bits of four
-// pairs of inputs in each 16-bit lane, then 32 bytes of sign and mantissa for each pair.
+// A float12 panel is a row of groups of 8 inputs. A group is 64 bytes of exponents, the 4 bits of
+// four pairs of inputs in each 16-bit lane, then 32 bytes of sign and mantissa for each pair.
 constexpr int kGroupInputs = 8, kGroupBytes = 192;
 
 // What float12 leaves of an exponent is too small for bf16 sums, so its rows are that much larger.

@@ -19,7 +19,8 @@ struct Vec {
   static constexpr int panels_for_bf16(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
   static constexpr int panels_for_int8(int rows) { return rows <= 2 ? 2 : 1; }
   static constexpr int panels_for_fixed(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
-  static constexpr shoal::Format bf16_weights = shoal::Format::fixed16;  // twice the products of an FMA per instruction
+  // twice the products of an FMA per instruction
+  static constexpr shoal::Format bf16_weights = shoal::Format::fixed16;
   using F = __m256;
   using I = __m256i;
   struct Quad {

@@ -81,7 +81,8 @@ struct Vec {
     const I nibbles = load_word(group);
     const I high = Pair < 2 ? _mm512_slli_epi16(nibbles, Pair < 2 ? 7 - 4 * Pair : 0)
                             : _mm512_srli_epi16(nibbles, Pair < 2 ? 0 : 4 * Pair - 7);
-    const I sign_and_mantissa = _mm512_and_si512(low, _mm512_set1_epi16(static_cast<short>(0x807f)));
+    const I kept = _mm512_set1_epi16(static_cast<short>(0x807f));
+    const I sign_and_mantissa = _mm512_and_si512(low, kept);
     // a | (b & c)
     return _mm512_ternarylogic_epi32(sign_and_mantissa, high, _mm512_set1_epi16(0x0780), 0xf8);
   }

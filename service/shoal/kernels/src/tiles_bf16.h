@@ -1,11 +1,11 @@
-// Tiles of bf16 rows times bf16 weights, two products per lane and instruction: weights as they are,
-// and float12. Included by tiles.h where the instructions exist.
+// Tiles of bf16 rows times bf16 weights, two products per lane and instruction: weights as they
+// are, and float12. Included by tiles.h where the instructions exist.
 #pragma once
 
 namespace {
 
-// Adds `pairs` pairs of inputs of every panel. A group of panels that is read once per tile is asked
-// for `ahead` bytes early.
+// Adds `pairs` pairs of inputs of every panel, and asks for what lies `ahead` bytes further on
+// (0: for nothing).
 template <int MR, int NP>
 SHOAL_INLINE void add_pairs(Sums<MR, NP>& sums, const char* const (&x)[MR],
                             const char* const (&panels)[NP], int pairs, std::size_t ahead) {

@@ -84,8 +84,8 @@ bool to_fixed16_row(const std::vector<std::uint16_t>& row, std::int16_t* out, fl
          std::accumulate(energy, energy + kSums, 0.0f) * 0x1p-22f;  // not so if one is NaN
 }
 
-// Weights of one output as sign, mantissa and the last 15 exponents up to the largest; what is smaller
-// becomes zero. False where more would be lost than to_fixed16_row may lose.
+// Weights of one output as sign, mantissa and the last 15 exponents up to the largest; what is
+// smaller becomes zero. False where more would be lost than to_fixed16_row may lose.
 bool to_float12_row(std::vector<std::uint16_t>& row, float& unit) {
   int largest = 0;
   for (const std::uint16_t h : row) largest = std::max(largest, h >> 7 & 255);
