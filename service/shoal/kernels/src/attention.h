@@ -77,7 +77,7 @@ SHOAL_INLINE void score_tile(const shoal::AttendArgs& a, const Query (&queries)[
   for (int i = 0; i < NP; ++i) panels[i] = block_at(a, b + i);
   Sums<MR, NP> sums;
   clear(sums);
-  Format::template steps<MR, NP>(sums, x, panels, a.head_dim);
+  Format::template steps<MR, NP>(sums, x, panels, a.head_dim, a.tokens == 1 ? a.v_offset : 0);
   for (int m = 0; m < MR; ++m)
     for (int j = 0; j < NP * kVecs; ++j) {
       typename Vec::F s = sums.at[m][j];
@@ -122,7 +122,7 @@ SHOAL_INLINE void value_tile(const shoal::AttendArgs& a, const float* scores, st
     for (int m = 0; m < MR; ++m) x[m] = scores + m * stride + (key - start);
     for (int i = 0; i < NS; ++i) panels[i] = v + (s + i) * KvLayout<Format>::slice_bytes;
     const int n = limit - key < kBlock ? limit - key : kBlock;
-    Format::template steps<MR, NS>(sums, x, panels, n);
+    Format::template steps<MR, NS>(sums, x, panels, n, a.next);
   }
   const int dims = a.head_dim - s * kPanel;
   for (int m = 0; m < MR; ++m) {

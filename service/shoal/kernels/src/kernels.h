@@ -70,6 +70,7 @@ struct AttendArgs {
   const char* kv;           // this layer's KV cache at this KV head of block 0
   std::size_t block_bytes;  // between blocks
   std::size_t v_offset;     // bytes from K to V
+  std::size_t next;         // bytes from V to what is read after it: K of the next head; 0 = nothing
   const std::int32_t* table;
   int head_dim, group, tokens;
   int context;             // number of keys the first token sees (itself included)

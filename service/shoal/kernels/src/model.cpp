@@ -141,6 +141,10 @@ void Model::begin(const StepInputs& in, const StepOutputs& out) {
     for (int t = in.row_starts[r]; t < in.row_starts[r + 1]; t += size)
       chunks_.push_back({r, t, std::min(size, in.row_starts[r + 1] - t)});
   }
+  // Heads whose keys and values lie side by side, as many as leave everybody a few tasks.
+  const int wanted = 4 * team_.threads() / static_cast<int>(chunks_.size()) + 1;
+  heads_at_once_ = std::max(1, config.kv_heads / wanted);
+  while (config.kv_heads % heads_at_once_ != 0) --heads_at_once_;
   // 3. Room for scores and for what the head keeps.
   const int head_chunks = (head.panels() + kScratchPanels - 1) / kScratchPanels;
   chunk_max_.resize(static_cast<std::size_t>(head_chunks) * in.heads);

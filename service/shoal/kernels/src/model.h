@@ -114,7 +114,7 @@ class Model {
   void embed(int token);
   void store_token(int layer, int token);
   void store_head(const Layer& layer, char* kv, int token, int kv_head);
-  void attend(int member, int layer, int task, bool store);
+  void attend(int member, int layer, int task, bool store, bool goes_on);
   Split split(int rows, int panels, int k) const;
   bool reads_in_place(const Input& input) const;
   std::size_t row_bytes(const Input& input) const;
@@ -150,6 +150,7 @@ class Model {
   std::vector<Chunk> chunks_;
   std::vector<float> chunk_max_, chunk_sum_;
   bool one_token_rows_ = false;
+  int heads_at_once_ = 1;  // KV heads of a row in one attention task
   Team team_;  // last: its threads stop before the rest goes
 };
 

@@ -25,8 +25,10 @@ void Model::run(int member) {
       each((tokens + 3) / 4, [&](int i) {
         for (int t = 4 * i; t < std::min(tokens, 4 * i + 4); ++t) store_token(l, t);
       });
-    each(static_cast<int>(chunks_.size()) * config.kv_heads,
-         [&](int i) { attend(member, l, i, one_token_rows_); });
+    each(static_cast<int>(chunks_.size()) * (config.kv_heads / heads_at_once_), [&](int i) {
+      for (int h = 0; h < heads_at_once_; ++h)
+        attend(member, l, i * heads_at_once_ + h, one_token_rows_, h + 1 < heads_at_once_);
+    });
     const Input attended{attention_.as<float>(), static_cast<std::size_t>(attention_stride_),
                          nullptr, nullptr, tokens, config.heads * config.head_dim,
                          layer.output.format};
@@ -230,7 +232,7 @@ void Model::store_token(int layer, int token) {
   for (int h = 0; h < config.kv_heads; ++h) store_head(layers[layer], kv_at(layer), token, h);
 }
 
-void Model::attend(int member, int layer, int task, bool store) {
+void Model::attend(int member, int layer, int task, bool store, bool goes_on) {
   const Chunk& chunk = chunks_[task / config.kv_heads];
   const int kv_head = task % config.kv_heads, group = config.heads / config.kv_heads;
   if (store) store_head(layers[layer], kv_at(layer), chunk.first, kv_head);
@@ -238,6 +240,7 @@ void Model::attend(int member, int layer, int task, bool store) {
   a.kv = kv_at(layer) + kv_head * head_bytes_;
   a.block_bytes = layer_block_bytes_;
   a.v_offset = head_k_bytes_;
+  a.next = goes_on && chunk.count == 1 ? head_bytes_ - head_k_bytes_ : 0;
   a.table = in_.block_tables + static_cast<std::size_t>(chunk.row) * in_.table_width;
   a.head_dim = config.head_dim;
   a.group = group;

@@ -39,7 +39,7 @@ SHOAL_INLINE void add_products(Sums<MR, NP>& sums, const float* const (&x)[MR], 
 struct F32 {
   template <int MR, int NP>
   static SHOAL_INLINE void steps(Sums<MR, NP>& sums, const float* const (&x)[MR],
-                                 const char* const (&panels)[NP], int n) {
+                                 const char* const (&panels)[NP], int n, std::size_t = 0) {
     for (int k = 0; k < n; ++k) {
       typename Vec::F w[NP * kVecs];
 #pragma GCC unroll 16
@@ -62,11 +62,16 @@ SHOAL_INLINE void in_memory(T& value) {
 
 // bf16 weights, float rows: the pair in a 32-bit lane becomes two floats by a shift and a mask.
 struct Bf16 {
+  // `further` bytes behind the panels is what is needed next (0: nothing).
   template <int MR, int NP>
   static SHOAL_INLINE void steps(Sums<MR, NP>& sums, const float* const (&x)[MR],
-                                 const char* const (&panels)[NP], int n) {
+                                 const char* const (&panels)[NP], int n, std::size_t further = 0) {
     int k = 0;
     for (; k + 1 < n; k += 2) {
+      if (further)
+#pragma GCC unroll 16
+        for (int j = 0; j < NP; ++j)
+          __builtin_prefetch(panels[j] + further + static_cast<std::size_t>(k) * kPanel * 2, 0, 2);
       typename Vec::F w[NP * kVecs];
 #pragma GCC unroll 16
       for (int j = 0; j < NP * kVecs; ++j) w[j] = Vec::low_bf16(word(panels[j / kVecs], k, j));
