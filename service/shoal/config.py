@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     )
     max_batch_size: int = Field(64, ge=1, le=1024, description="Most sequences in one step.")
     token_budget: int = Field(
-        512, ge=16, le=65536, description="Most tokens one step computes; bounds a step's time."
+        192, ge=16, le=65536, description="Most tokens one step computes; bounds a step's time."
     )
     prefix_cache: bool = Field(True, description="Reuse KV blocks of equal prompt beginnings.")
     max_preemptions: int = Field(

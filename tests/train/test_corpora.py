@@ -147,6 +147,8 @@ def test_a_recipe_may_extend_another_beside_it(tmp_path: Path) -> None:
     first, further = (load_recipe(tmp_path / f"{name}.toml") for name in ("recipe", "further"))
     assert further.schedule == replace(first.schedule, tokens=9)
     assert further == replace(first, summary="more", schedule=further.schedule)
+    (tmp_path / "third.toml").write_text('extends = "further.toml"\ngrow = true\n')
+    assert load_recipe(tmp_path / "third.toml") == replace(further, grow=True)
     (tmp_path / "lost.toml").write_text('extends = "other.toml"\n')
     with pytest.raises(RecipeError, match=r"no recipe at .*other\.toml"):
         load_recipe(tmp_path / "lost.toml")

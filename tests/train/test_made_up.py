@@ -64,12 +64,12 @@ def test_made_up_requests_are_pieces_of_real_ones_the_same_each_time() -> None:
     assert all(words.issuperset(text.split()) for text in new)
 
 
-def test_an_intent_is_drawn_as_often_as_the_judges_hold_it_likely() -> None:
+def test_an_intent_is_drawn_by_the_square_of_its_odds() -> None:
     odds = np.log(np.array([[0.7, 0.29, 0.01]], np.float32)).repeat(5000, axis=0)
     made = make_up(TEXTS, INTENTS, 4000 // len(TEXTS) + 1, Known(sorted(SAID), odds))
     drawn = Counter(intent for found in made for _, intent in found)
     first, second, unlikely = sorted(SAID)
-    assert drawn[first] / drawn.total() == pytest.approx(0.7, abs=0.03)
+    assert drawn[first] / drawn.total() == pytest.approx(0.7**2 / (0.7**2 + 0.29**2), abs=0.03)
     assert drawn[second] > 0
     assert drawn[unlikely] == 0
 

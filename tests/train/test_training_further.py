@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from shoal.train.base import load_base
+from shoal.train.base import grow, load_base
 from shoal.train.commands import read_intents
-from shoal.train.config import Sampling, Source, TokenizerChoice
+from shoal.train.config import RecipeError, Sampling, Source, TokenizerChoice
 from shoal.train.export import export_folder
 from shoal.train.judges import OUTSIDE, Committee, ModelJudge
 from shoal.train.network import Llama, TwinEmbedding, with_twins
+from shoal.train.phrases import PhraseJudge
 from shoal.train.run import TrainingRequest, run_training
 from shoal.train.tokenizer import train_tokenizer, twins
 from tests.train.builders import TINY, write_jsonl
@@ -129,10 +130,75 @@ def test_a_committee_with_a_model_also_says_what_is_outside(base: Path) -> None:
     intents = [record["intent"] for record in RECORDS]
     committee = Committee(TEXTS, intents, base, "shop")
     assert committee.names == [*sorted(SAID), OUTSIDE]
-    shares = np.exp(committee.odds(TEXTS))
+    strange = ["what is the weather", "sing a song"]
+    shares = np.exp(committee.odds([*TEXTS, *strange]))
     np.testing.assert_allclose(shares.sum(axis=1), 1.0, atol=1e-4)
-    outside = np.exp(ModelJudge(base, "shop", committee.names).odds(TEXTS))[:, -1]
-    np.testing.assert_allclose(shares[:, -1], outside, atol=1e-5)
+    by_model = np.exp(ModelJudge(base, "shop", committee.names).odds([*TEXTS, *strange]))[:, -1]
+    kept = shares[:, -1] / by_model
+    # the others know what most of these ask for
+    assert np.median(kept[: len(TEXTS)]) < kept[len(TEXTS) :].min() / 3
+
+
+def test_the_phrase_judge_learns_what_words_in_their_order_ask_for() -> None:
+    asked = ("the {} breaks my heart", "my heart breaks the {}")
+    texts = [said.format(thing) for said in asked for thing in THINGS] * 8
+    intents = [name for name in ("first", "second") for _ in THINGS] * 8
+    tokenizer = train_tokenizer(texts, TokenizerChoice(vocab_size=400))
+    embedding = torch.randn(400, 16, generator=torch.Generator().manual_seed(0))
+    state = torch.get_rng_state()
+    judge = PhraseJudge(texts, intents, tokenizer, embedding)
+    assert torch.equal(torch.get_rng_state(), state)
+    shares = np.exp(judge.odds(["the Car breaks my heart", "my heart breaks the CAR", ""]))
+    np.testing.assert_allclose(shares.sum(axis=1), 1.0, atol=1e-4)
+    assert shares[0, 0] > 0.7
+    assert shares[1, 1] > 0.7
+    again = PhraseJudge(texts, intents, tokenizer, embedding)
+    assert np.array_equal(np.exp(again.odds(["the car"])), np.exp(judge.odds(["the car"])))
+
+
+def test_a_larger_network_says_at_first_what_the_smaller_one_says(base: Path) -> None:
+    network, tokenizer = load_base(base)
+    wanted = replace(network.shape, num_layers=5, intermediate_size=160)
+    larger = grow(network, wanted, seed=1)
+    assert larger.shape == wanted
+    ids = torch.tensor([tokenizer.encode(text).ids[:9] for text in TEXTS[:2]])
+    with torch.no_grad():
+        torch.testing.assert_close(larger.eval()(ids), network.eval()(ids), atol=1e-5, rtol=1e-5)
+    larger.train()
+    larger(ids).logsumexp(dim=-1).sum().backward()
+    assert all(layer.mlp.down_proj.weight.grad.norm() > 0 for layer in larger.model.layers)
+
+
+@pytest.mark.parametrize(
+    "change", [{"num_layers": 1}, {"hidden_size": 128}, {"num_kv_heads": 2}, {"rope_theta": 5e5}]
+)
+def test_a_network_grows_in_layers_and_mlps_only(base: Path, change: dict[str, float]) -> None:
+    network, _ = load_base(base)
+    with pytest.raises(RecipeError, match="a base of 2 layers, width 64, MLP 96"):
+        grow(network, replace(network.shape, **change), seed=1)  # type: ignore[arg-type]
+
+
+def test_a_recipe_grows_its_base_where_it_says_so(base: Path, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "said.jsonl", list(RECORDS))
+    (tmp_path / "recipe.toml").write_text(
+        'name = "larger"\ngrow = true\n'
+        "[model]\nhidden_size = 64\nintermediate_size = 128\nnum_layers = 3\nnum_heads = 2\n"
+        "num_kv_heads = 1\nhead_dim = 32\ncontext = 64\n"
+        "[schedule]\ntokens = 200\n"
+        '[[sources]]\nfile = "said.jsonl"\nformat = "intents"\n'
+    )
+    tuned = run_training(
+        TrainingRequest(
+            out=tmp_path / "out",
+            data=tmp_path,
+            recipe=tmp_path,
+            base=base,
+            run_dir=tmp_path / "run",
+            device="cpu",
+        )
+    )
+    shape = load_base(tuned.out)[0].shape
+    assert (shape.num_layers, shape.intermediate_size) == (3, 128)
 
 
 def test_a_base_judges_only_where_the_recipe_says_so(base: Path, tmp_path: Path) -> None:

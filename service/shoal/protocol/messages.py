@@ -40,7 +40,7 @@ class EngineConfig(_Message, frozen=True):
     """Tokens a KV block holds."""
     max_batch_size: int = 64
     """Most rows of one step."""
-    token_budget: int = 512
+    token_budget: int = 192
     """Most tokens one step computes."""
     max_model_len: int = 0
     """Upper bound on the context length; 0 = each model's own."""

@@ -8,6 +8,7 @@ tokenizer lacks are added to it, and to the embedding as the mean of all tokens.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,45 @@ def load_base(folder: Path, dropout: float = 0.0) -> tuple[Llama, Tokenizer]:
     except RuntimeError as error:
         raise RecipeError(f"the weights of {folder} do not fit its config.json: {error}") from error
     return _with_control_tokens(network, tokenizer)
+
+
+def grow(network: Llama, shape: ModelShape, seed: int) -> Llama:
+    """The same function as a network of more layers or wider MLPs (Chen et al. 2016, "Net2Net").
+
+    New layers and channels add nothing at first: their output projections are zero. New layers
+    stand evenly between the old ones. Raises `RecipeError` where `shape` differs otherwise.
+    """
+    old = network.shape
+    grown = replace(
+        old,
+        num_layers=max(old.num_layers, shape.num_layers),
+        intermediate_size=max(old.intermediate_size, shape.intermediate_size),
+    )
+    if replace(shape, dropout=old.dropout, context=old.context) != grown:
+        raise RecipeError(
+            f"a base of {_sizes(old)} cannot grow to {_sizes(shape)}: only layers and "
+            "intermediate_size can become more"
+        )
+    larger = Llama(grown, network.vocab_size, network.lm_head is None)
+    larger.initialize(seed)
+    more = grown.num_layers - old.num_layers
+    before = [-(-(place + 1) * old.num_layers // (more + 1)) for place in range(more)]
+    place_of = [layer + sum(new <= layer for new in before) for layer in range(old.num_layers)]
+    weights = larger.state_dict()
+    for name, known in network.state_dict().items():
+        parts = name.split(".")
+        if parts[1] == "layers":
+            name = ".".join([*parts[:2], str(place_of[int(parts[2])]), *parts[3:]])
+        weights[name][tuple(slice(size) for size in known.shape)] = known
+    larger.load_state_dict(weights)
+    return larger
+
+
+def _sizes(shape: ModelShape) -> str:
+    return (
+        f"{shape.num_layers} layers, width {shape.hidden_size}, MLP {shape.intermediate_size}, "
+        f"{shape.num_heads} heads of {shape.head_dim}, {shape.num_kv_heads} KV heads"
+    )
 
 
 def reads_twice(folder: Path) -> bool:

@@ -112,6 +112,7 @@ class Recipe:
 
     name: str
     summary: str = ""
+    grow: bool = False  # a base with fewer layers or narrower MLPs than `model` is grown to it first
     read_twice: bool = False  # the chat template writes every request twice: see `pieces.py`
     sources: tuple[Source, ...] = ()
     model: ModelShape = field(default_factory=ModelShape)
@@ -125,14 +126,18 @@ def load_recipe(path: Path) -> Recipe:
 
     One that says `extends = "other.toml"`, a file beside it, is that one with what it says itself.
     """
+    return parse_recipe(_whole_table(path))
+
+
+def _whole_table(path: Path) -> dict[str, Any]:
     table = _read_table(path)
     if "extends" in table:
-        first = _read_table(path.parent / str(table.pop("extends")))
+        first = _whole_table(path.parent / str(table.pop("extends")))
         for name, value in table.items():
             both = isinstance(value, dict) and isinstance(first.get(name), dict)
             first[name] = {**first[name], **value} if both else value
         table = first
-    return parse_recipe(table)
+    return table
 
 
 def _read_table(path: Path) -> dict[str, Any]:

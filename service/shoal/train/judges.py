@@ -1,8 +1,9 @@
 """Judges that say how likely each intent is for a request; a committee of them teaches a network.
 
-A linear classifier and a small network over words and pieces of words, and, where there is one, a
-trained model of this package. They err in different places, so their mean is better than each
-(Hansen and Salamon 1990, "Neural network ensembles"), and sure as often as it is right.
+A linear classifier and a small network over words and pieces of words, and, where there is a trained
+model of this package, that and a network over phrases that begins with its embedding. They err in
+different places, so their mean is better than each (Hansen and Salamon 1990, "Neural network
+ensembles"), and sure as often as it is right.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import FeatureUnion, make_union
 from sklearn.svm import LinearSVC
+from torch import Tensor
 
 from shoal.train.base import load_base, reads_twice
 from shoal.train.optimizers import fast_bf16
+from shoal.train.phrases import PhraseJudge
 from shoal.train.pieces import Variant, chat, read_twice
 from shoal.train.tokenizer import ASSISTANT
 
@@ -34,32 +37,41 @@ _TOPICS, _TOPIC_SCALE = 400, 5.0
 _AT_ONCE = 8192  # texts whose scores are in memory together
 _BATCH_TOKENS = 8192
 
-
 OUTSIDE = "oos"  # the intent of requests that none of the others covers
 
 
 class Committee:
-    """A `WordJudge` of labelled requests, and with `base` a `ModelJudge` too, which also says how
-    likely a request is outside of all intents: nobody else has seen such."""
+    """A `WordJudge` of labelled requests, and with `base` a `PhraseJudge` and a `ModelJudge` too.
+
+    That a request is outside of all intents only the model can say, for nobody else has seen such.
+    It is believed the more, the less the others find an intent that fits.
+    """
 
     def __init__(
         self, texts: list[str], intents: list[str], base: Path | None = None, task: str = ""
     ) -> None:
-        names = sorted(set(intents))
+        self.names = sorted(set(intents))
         self._words = WordJudge(texts, intents)
-        self._model = None if base is None else ModelJudge(base, task, [*names, OUTSIDE])
-        self.names = names if base is None else [*names, OUTSIDE]
+        self._model: ModelJudge | None = None
+        if base is not None:
+            self.names.append(OUTSIDE)
+            self._model = ModelJudge(base, task, self.names)
+            self._phrases = PhraseJudge(
+                texts, intents, self._model.tokenizer, self._model.embedding
+            )
 
     def odds(self, texts: list[str]) -> Odds:
         """(texts, names)"""
         by_words = self._words.odds(texts)
         if self._model is None:
             return by_words
+        others = [by_words, self._phrases.odds(texts)]
         by_model = self._model.odds(texts)
-        outside = by_model[:, -1:]
-        inside = mean_odds([by_words, _odds_of(by_model[:, :-1])])
-        inside += np.log1p(-np.minimum(np.exp(outside), 1 - 1e-6))
-        found: Odds = np.concatenate([inside, outside], axis=1)
+        inside = mean_odds([*others, _odds_of(by_model[:, :-1])])
+        surest = np.exp(mean_odds(others).max(axis=1, keepdims=True))
+        outside = by_model[:, -1:] + np.log1p(-np.minimum(surest, 0.999))
+        inside += np.log1p(-np.exp(np.minimum(by_model[:, -1:], -1e-6)))
+        found: Odds = _odds_of(np.concatenate([inside, outside], axis=1))
         return found
 
 
@@ -103,11 +115,16 @@ class ModelJudge:
     """A model folder that this package trained on requests; `task` is its system text."""
 
     def __init__(self, folder: Path, task: str, intents: Iterable[str]) -> None:
-        self._network, self._tokenizer = load_base(folder)
+        self._network, self.tokenizer = load_base(folder)
         self._network.eval()
         self._task, self._twice = task, reads_twice(folder)
-        firsts = [self._tokenizer.encode(name, add_special_tokens=False).ids[0] for name in intents]
+        firsts = [self.tokenizer.encode(name, add_special_tokens=False).ids[0] for name in intents]
         self._firsts = torch.tensor(firsts)
+
+    @property
+    def embedding(self) -> Tensor:
+        """(vocabulary, hidden)"""
+        return self._network.output_weight
 
     @torch.no_grad()
     def odds(self, texts: list[str]) -> Odds:
@@ -131,7 +148,7 @@ class ModelJudge:
         if self._twice:
             variant = read_twice(variant)
         said = "".join(piece.text for piece in variant) + ASSISTANT + '{"intent":"'
-        ids: list[int] = self._tokenizer.encode(said, add_special_tokens=False).ids
+        ids: list[int] = self.tokenizer.encode(said, add_special_tokens=False).ids
         return ids
 
     def _batch(self, prompts: list[list[int]], device: torch.device) -> Odds:

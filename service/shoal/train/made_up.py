@@ -17,6 +17,7 @@ import numpy as np
 from shoal.train.judges import Odds
 
 _LIKELY = 0.02  # an intent less likely than this is never drawn
+_SHARPNESS = 2.0  # odds are raised to this: less chance in what is learned, the same best answer
 
 
 class Judge(Protocol):
@@ -32,8 +33,8 @@ class Judge(Protocol):
 def make_up(
     texts: list[str], intents: list[str], times: int, judge: Judge
 ) -> list[list[tuple[str, str]]]:
-    """For each request `times` made-up ones, each with an intent drawn as likely as the judge holds
-    it, so that where it doubts the network learns the doubt. The same requests give the same."""
+    """For each request `times` made-up ones, each with an intent drawn by the judge's odds, so
+    that where it doubts the network learns the doubt. The same requests give the same."""
     names = judge.names
     said = defaultdict(list)
     for text, intent in zip(texts, intents, strict=True):
@@ -55,9 +56,9 @@ def make_up(
 
 
 def _draw(odds: Odds, names: list[str], chance: random.Random) -> list[str]:
-    """One name for each row, as likely as its odds say."""
+    """One name for each row, as likely as the square of its odds says."""
     shares = np.exp(odds.astype(np.float64))
-    shares[shares < _LIKELY] = 0.0
+    shares = np.where(shares < _LIKELY, 0.0, shares**_SHARPNESS)
     edges = shares.cumsum(axis=1)
     points = np.array([chance.random() for _ in range(len(odds))]) * edges[:, -1]
     return [names[place] for place in (points[:, None] >= edges).sum(axis=1).tolist()]

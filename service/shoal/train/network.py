@@ -54,6 +54,25 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.softmax(scores + later, dim=-1).to(torch.bfloat16) @ v.to(torch.bfloat16)
 
 
+class Dropout(nn.Module):
+    """Drops elements and scales the others up. Eight of them share one random number, so the share
+    is rounded to a 256th; PyTorch's own takes a tenth of all time on the CPU."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.dropped = round(share * 256)  # of 256
+        if not 0 <= self.dropped < 256:
+            raise ValueError(f"dropout of {share} is not from 0 to below 1")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.dropped:
+            return x
+        draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
+        draws.random_(-(2**63), None)
+        kept = (draws.view(torch.uint8)[: x.numel()] >= self.dropped).view(x.shape)
+        return x * (kept.to(x.dtype) * (256 / (256 - self.dropped)))
+
+
 class MLP(nn.Module):
     """SwiGLU: down(silu(gate(x)) * up(x))."""
 
@@ -77,7 +96,7 @@ class Layer(nn.Module):
         self.self_attn = Attention(shape)
         self.post_attention_layernorm = nn.RMSNorm(shape.hidden_size, eps=shape.norm_eps)
         self.mlp = MLP(shape)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         x = x + self.dropout(self.self_attn(self.input_layernorm(x), cos, sin))
@@ -170,7 +189,7 @@ class Llama(nn.Module):
         self.vocab_size = vocab_size
         self.model = Trunk(shape, vocab_size, twins or {})
         self.lm_head = None if tied else nn.Linear(shape.hidden_size, vocab_size, bias=False)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
         cos, sin = rotary_tables(shape)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)

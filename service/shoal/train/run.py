@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from tokenizers import Tokenizer
 
-from shoal.train.base import load_base, reads_twice
+from shoal.train.base import grow, load_base, reads_twice
 from shoal.train.card import write_card
 from shoal.train.config import Recipe, RecipeError, Schedule, Source, load_recipe
 from shoal.train.corpora import Corpus, read_corpus
@@ -124,6 +124,8 @@ def _network(
 ) -> tuple[Llama, Tokenizer]:
     if request.base is not None:
         network, tokenizer = load_base(request.base, recipe.model.dropout)
+        if recipe.grow:
+            network = grow(network, recipe.model, recipe.schedule.seed)
         if recipe.tokenizer.style == "fields" and not request.lora_rank:
             network = with_twins(network, twins(tokenizer))
         if request.lora_rank:
