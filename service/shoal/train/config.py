@@ -112,7 +112,7 @@ class Recipe:
 
     name: str
     summary: str = ""
-    grow: bool = False  # a base with fewer layers or narrower MLPs than `model` is grown to it first
+    grow: bool = False  # a base with fewer layers or narrower MLPs is grown to `model` first
     read_twice: bool = False  # the chat template writes every request twice: see `pieces.py`
     sources: tuple[Source, ...] = ()
     model: ModelShape = field(default_factory=ModelShape)

@@ -1,8 +1,8 @@
 """Judges that say how likely each intent is for a request; a committee of them teaches a network.
 
-A linear classifier and a small network over words and pieces of words, and, where there is a trained
-model of this package, that and a network over phrases that begins with its embedding. They err in
-different places, so their mean is better than each (Hansen and Salamon 1990, "Neural network
+A linear classifier and a small network over words and pieces of words, and, where there is a
+trained model of this package, that and a network over phrases that begins with its embedding. They
+err in different places, so their mean is better than each (Hansen and Salamon 1990, "Neural network
 ensembles"), and sure as often as it is right.
 """
 

@@ -1,4 +1,4 @@
-"""A judge that reads words in their order: a convolutional network over a trained model's embedding.
+"""A judge that reads words in their order: a convolutional network over a trained embedding.
 
 Kim 2014, "Convolutional neural networks for sentence classification": filters over one, two and
 three tokens, the strongest answer of each, much dropout. The mean of all tokens stands beside them.
