@@ -63,7 +63,7 @@ class _Network(nn.Module):
         super().__init__()
         size = embedding.shape[1]
         tokens = torch.cat((torch.zeros(2, size), embedding / embedding.norm(dim=1).mean()))
-        self.tokens = nn.Embedding.from_pretrained(tokens, freeze=False, padding_idx=0)
+        self.tokens = nn.Embedding(len(tokens), size, padding_idx=0, _weight=tokens)
         self.filters = nn.ModuleList(
             nn.Conv1d(size, _FILTERS, width, padding=width // 2) for width in _WIDTHS
         )
@@ -111,7 +111,7 @@ def _train(
 
 def _epochs(count: int) -> Iterator[Tensor]:
     for _ in range(_EPOCHS):
-        yield from torch.randperm(count).split(_ROWS)
+        yield from torch.split(torch.randperm(count), _ROWS)
 
 
 def _pad(rows: list[list[int]]) -> Tensor:
