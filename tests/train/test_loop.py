@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from shoal.train.lora import add_lora
-from shoal.train.network import Llama
+from shoal.train.network import Dropout, Llama
 from shoal.train.optimizers import build_optimizers, orthogonalize, rate_factor
 from tests.train.builders import TINY, make_schedule, make_trainer
 
@@ -92,3 +92,19 @@ def test_adapters_learn_while_the_frozen_weights_stay(tmp_path: Path) -> None:
     for name, weight in trainer.network.state_dict().items():
         changed = not torch.equal(weight, before[name])
         assert changed == (".lora_" in name), name
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean_while_training_only() -> None:
+    dropout = Dropout(0.1)
+    ones = torch.ones(1001, 101)  # no multiple of eight
+    assert torch.equal(dropout.eval()(ones), ones)
+    dropout.train()
+    torch.manual_seed(3)
+    found = dropout(ones)
+    assert float((found == 0).float().mean()) == pytest.approx(26 / 256, abs=0.004)
+    assert float(found.mean()) == pytest.approx(1.0, abs=0.005)
+    torch.manual_seed(3)
+    assert torch.equal(dropout(ones), found)
+    assert not torch.equal(dropout(ones), found)
+    with pytest.raises(ValueError, match="dropout of 1"):
+        Dropout(1.0)

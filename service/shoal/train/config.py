@@ -124,7 +124,8 @@ class Recipe:
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe. Raises `RecipeError` for a missing file, an unknown key or a bad value.
 
-    One that says `extends = "other.toml"`, a file beside it, is that one with what it says itself.
+    One that says `extends = "other.toml"`, a file beside it, is that one with what it says itself;
+    that one may extend another.
     """
     return parse_recipe(_whole_table(path))
 

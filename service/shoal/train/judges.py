@@ -68,6 +68,7 @@ class Committee:
         others = [by_words, self._phrases.odds(texts)]
         by_model = self._model.odds(texts)
         inside = mean_odds([*others, _odds_of(by_model[:, :-1])])
+        # the share that the others leave for anything but their best guess
         surest = np.exp(mean_odds(others).max(axis=1, keepdims=True))
         outside = by_model[:, -1:] + np.log1p(-np.minimum(surest, 0.999))
         inside += np.log1p(-np.exp(np.minimum(by_model[:, -1:], -1e-6)))
