@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from shoal.train import commands, stories, tales
+from shoal.train import commands, stories
 from shoal.train.config import Recipe, RecipeError, Source
 from shoal.train.pieces import Variant, chat, plain, read_twice
 from shoal.train.values import common_words, titles_by_slot
@@ -185,7 +185,6 @@ READERS: dict[str, Reader] = {
     "titled-stories": stories.read_titled_stories,
     "books": stories.read_books,
     "encyclopaedia": stories.read_encyclopaedia,
-    "tales": tales.read_tales,
     "snips": commands.read_snips,
     "intents": commands.read_intents,
     "dialogue-state": commands.read_dialogue_state,

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import httpx
 from tokenizers import Tokenizer
 
-from shoal.train.config import Recipe, load_recipe
+from shoal.train.config import load_recipe
 from shoal.train.corpora import Document, read_corpus
 from shoal.train.prose_checks import (
     RUN_WORDS,
@@ -275,7 +275,7 @@ def _evaluate_prose(options: argparse.Namespace) -> dict[str, Any]:
         texts[f"{source}, its first {len(some)}"] = some
         texts[f"{source}, the same with shuffled sentences"] = [*map(shuffle_sentences, some)]
     training = plain_texts(corpus.train)
-    baseline = ngram_bits_per_byte(_untold(recipe, options.data), texts, tokenizer)
+    baseline = ngram_bits_per_byte(training, texts, tokenizer)
     report: dict[str, Any] = {}
     for source, found in texts.items():
         bits = measure_prose(found, tokenizer, score, context, options.concurrency)
@@ -303,13 +303,6 @@ def _evaluate_prose(options: argparse.Namespace) -> dict[str, Any]:
             },
         }
     return report
-
-
-def _untold(recipe: Recipe, data_dir: Path) -> list[str]:
-    """The training texts that people or other models wrote: what a program tells in thousands would
-    only mislead an n-gram model, which cannot be told to read it seldom."""
-    sources = tuple(source for source in recipe.sources if source.format != "tales")
-    return plain_texts(read_corpus(replace(recipe, sources=sources), data_dir, False).train)
 
 
 def main() -> None:

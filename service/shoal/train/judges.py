@@ -38,6 +38,8 @@ _AT_ONCE = 8192  # texts whose scores are in memory together
 _BATCH_TOKENS = 8192
 
 OUTSIDE = "oos"  # the intent of requests that none of the others covers
+# nats; who is told that nothing fits has lost more than who hears a neighbour of what was meant
+_OUTSIDE_DOUBT = 0.4
 
 
 class Committee:
@@ -70,7 +72,7 @@ class Committee:
         inside = mean_odds([*others, _odds_of(by_model[:, :-1])])
         # the share that the others leave for anything but their best guess
         surest = np.exp(mean_odds(others).max(axis=1, keepdims=True))
-        outside = by_model[:, -1:] + np.log1p(-np.minimum(surest, 0.999))
+        outside = by_model[:, -1:] + np.log1p(-np.minimum(surest, 0.999)) - _OUTSIDE_DOUBT
         inside += np.log1p(-np.exp(np.minimum(by_model[:, -1:], -1e-6)))
         found: Odds = _odds_of(np.concatenate([inside, outside], axis=1))
         return found
