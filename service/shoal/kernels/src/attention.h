@@ -78,7 +78,9 @@ SHOAL_INLINE void score_tile(const shoal::AttendArgs& a, const Query (&queries)[
   Sums<MR, NP> sums;
   clear(sums);
   Format::template steps<MR, NP>(sums, x, panels, a.head_dim, a.tokens == 1 ? a.v_offset : 0);
+#pragma GCC unroll 4
   for (int m = 0; m < MR; ++m)
+#pragma GCC unroll 16
     for (int j = 0; j < NP * kVecs; ++j) {
       typename Vec::F s = sums.at[m][j];
       if (a.soft_cap > 0.0f)
@@ -125,8 +127,10 @@ SHOAL_INLINE void value_tile(const shoal::AttendArgs& a, const float* scores, st
     Format::template steps<MR, NS>(sums, x, panels, n, a.next);
   }
   const int dims = a.head_dim - s * kPanel;
+#pragma GCC unroll 4
   for (int m = 0; m < MR; ++m) {
     float row[NS * kPanel];
+#pragma GCC unroll 16
     for (int j = 0; j < NS * kVecs; ++j)
       Vec::store(row + j * Vec::width, Vec::mul(sums.at[m][j], Vec::set(inverse[m])));
     __builtin_memcpy(queries[m].out + s * kPanel, row,

@@ -111,7 +111,7 @@ Model* make_model(const nb::dict& config, const std::string& format, const std::
 }
 
 void allocate(Model& model, int layer, const std::string& name, int outputs, int inputs) {
-  linear_of(model, layer, name) = Packed(model.linear_format(), outputs, inputs);
+  linear_of(model, layer, name) = model.make_linear(outputs, inputs);
 }
 
 void pack(Model& model, int layer, const std::string& name, const AnyMatrix& array,

@@ -11,7 +11,7 @@ namespace shoal {
 void Model::run(int member) {
   const int tokens = in_.tokens;
   int stage = 0;
-  const auto each = [&](int count, const auto& work) { team_.stage(stage++, count, work); };
+  const auto each = [&](int count, const auto& work) { team_.stage(member, stage++, count, work); };
 
   each((tokens + 7) / 8, [&](int i) {
     for (int t = 8 * i; t < std::min(tokens, 8 * i + 8); ++t) embed(t);
@@ -114,22 +114,22 @@ template <class Task>
 void Model::with_input(int member, int& stage, const Input& input, int tasks, const Task& task) {
   if (reads_in_place(input)) {
     const Ready ready{input.rows, input.stride * sizeof(float), nullptr};
-    team_.stage(stage++, tasks, [&](int i) { task(i, ready); });
+    team_.stage(member, stage++, tasks, [&](int i) { task(i, ready); });
   } else if (input.count <= kFewRows) {
     Member& mine = members_[member];
     Ready ready{};
-    team_.stage(stage++, tasks, [&](int i) {
+    team_.stage(member, stage++, tasks, [&](int i) {
       if (!ready.x) ready = prepare_all(mine, input, mine.rows.data(), mine.scales.data());
       task(i, ready);
     });
   } else {
     const Ready ready{ready_.data(), row_bytes(input), ready_scales_.data()};
-    team_.stage(stage++, (input.count + 3) / 4, [&](int i) {
+    team_.stage(member, stage++, (input.count + 3) / 4, [&](int i) {
       for (int r = 4 * i; r < std::min(input.count, 4 * i + 4); ++r)
         prepare_row(members_[member], input, r, ready_.data() + r * ready.stride,
                     ready_scales_.data() + r);
     });
-    team_.stage(stage++, tasks, [&](int i) { task(i, ready); });
+    team_.stage(member, stage++, tasks, [&](int i) { task(i, ready); });
   }
 }
 
@@ -139,7 +139,7 @@ LinearArgs Model::args(const Packed& weights, const Ready& ready, int row, int r
   a.x = static_cast<const char*>(ready.x) + row * ready.stride;
   a.x_stride = ready.stride;
   a.x_scale = ready.scale ? ready.scale + row : nullptr;
-  a.panels = weights.data.data();
+  a.panels = weights.data;
   a.w_scale = weights.scale.data();
   a.w_sum = weights.sum.data();
   a.bias = weights.bias.empty() ? nullptr : weights.bias.data();
@@ -147,6 +147,7 @@ LinearArgs Model::args(const Packed& weights, const Ready& ready, int row, int r
   a.rows = rows;
   a.p0 = p0;
   a.p1 = p1;
+  a.ahead = ahead_;
   return a;
 }
 
@@ -265,7 +266,7 @@ void Model::run_head(int member, int& stage) {
               in_.head_tokens, in_.heads, config.width, head.format};
   if (out_.hidden) {
     input.format = Format::f32;
-    team_.stage(stage++, in_.heads, [&](int r) {
+    team_.stage(member, stage++, in_.heads, [&](int r) {
       float* row = members_[member].row.data();
       prepare_row(members_[member], input, r, reinterpret_cast<char*>(row), nullptr);
       std::memcpy(out_.hidden + static_cast<std::size_t>(r) * config.width, row,

@@ -20,11 +20,9 @@ Team::~Team() {
 
 void Team::settle(int stages) {
   while (inside_.load() > 0) std::this_thread::yield();
-  if (static_cast<int>(stages_.size()) < stages) stages_ = std::vector<Stage>(stages);
-  for (int i = 0; i < stages; ++i) {
-    stages_[i].next.store(0, std::memory_order_relaxed);
-    stages_[i].done.store(0, std::memory_order_relaxed);
-  }
+  const std::size_t wanted = static_cast<std::size_t>(stages) * (threads_ + 1);
+  if (counters_.size() < wanted) counters_ = std::vector<Counter>(wanted);
+  for (std::size_t i = 0; i < wanted; ++i) counters_[i].value.store(0, std::memory_order_relaxed);
 }
 
 void Team::run(void (*body)(void*, int), void* context, bool wake) {

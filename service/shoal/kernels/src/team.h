@@ -1,6 +1,8 @@
 // A persistent team of threads that walks through the stages of a step together.
-// A stage is a list of tasks taken by whoever is free; it ends when its last task is done, not when
-// every thread has arrived, so a thread that wakes late or loses its core holds nobody up.
+// A stage is a list of tasks. Every thread has a part of it, whose tasks follow each other so that
+// what one asks for ahead is what it needs next; who is done with its own takes from the others. A
+// stage ends when its last task is done, not when every thread has arrived, so a thread that wakes
+// late or loses its core holds nobody up.
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -36,28 +38,33 @@ class Team {
 
   // Called in the body, by every member in the same order: does tasks 0..count-1 of stage `index`.
   template <class Work>
-  void stage(int index, int count, const Work& work) {
-    Stage& stage = stages_[index];
-    for (int i; (i = stage.next.fetch_add(1, std::memory_order_relaxed)) < count;) {
-      work(i);
-      stage.done.fetch_add(1, std::memory_order_release);
+  void stage(int member, int index, int count, const Work& work) {
+    std::atomic<int>& done = counters_[index * (threads_ + 1)].value;
+    for (int j = 0; j < threads_; ++j) {
+      const int part = (member + j) % threads_;
+      const int begin = count * part / threads_, end = count * (part + 1) / threads_;
+      std::atomic<int>& taken = counters_[index * (threads_ + 1) + 1 + part].value;
+      if (taken.load(std::memory_order_relaxed) >= end - begin) continue;
+      for (int i; (i = begin + taken.fetch_add(1, std::memory_order_relaxed)) < end;) {
+        work(i);
+        done.fetch_add(1, std::memory_order_release);
+      }
     }
-    for (int spins = 0; stage.done.load(std::memory_order_acquire) < count; ++spins)
+    for (int spins = 0; done.load(std::memory_order_acquire) < count; ++spins)
       if (spins < 4000) cpu_relax();
       else std::this_thread::yield();
   }
 
  private:
-  struct alignas(64) Stage {
-    std::atomic<int> next{0};
-    alignas(64) std::atomic<int> done{0};
+  struct alignas(64) Counter {
+    std::atomic<int> value{0};
   };
 
   void work(int member);
   bool await_step(unsigned seen);
 
   const int threads_, spin_us_;
-  std::vector<Stage> stages_;
+  std::vector<Counter> counters_;  // of each stage: tasks done, tasks taken of each part
   void (*body_)(void*, int) = nullptr;
   void* context_ = nullptr;
   std::atomic<unsigned> step_{0};

@@ -18,7 +18,7 @@ struct Sums {
 
 template <int MR, int NP>
 SHOAL_INLINE void clear(Sums<MR, NP>& sums) {
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 16
     for (int j = 0; j < NP * kVecs; ++j) sums.at[m][j] = Vec::zero();
@@ -28,7 +28,7 @@ SHOAL_INLINE void clear(Sums<MR, NP>& sums) {
 template <int MR, int NP>
 SHOAL_INLINE void add_products(Sums<MR, NP>& sums, const float* const (&x)[MR], int k,
                                const typename Vec::F (&w)[NP * kVecs]) {
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int m = 0; m < MR; ++m) {
     const typename Vec::F xm = Vec::set(x[m][k]);
 #pragma GCC unroll 16
@@ -100,7 +100,7 @@ struct Bf16 {
 template <int MR, int NP>
 SHOAL_INLINE void store_tile(const Sums<MR, NP>& sums, const shoal::LinearArgs& a, int m0, int p) {
   float* out = a.out + static_cast<std::size_t>(m0) * a.out_stride + (p - a.p0) * kPanel;
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int m = 0; m < MR; ++m, out += a.out_stride) {
 #pragma GCC unroll 16
     for (int j = 0; j < NP * kVecs; ++j) {
@@ -117,13 +117,12 @@ SHOAL_INLINE void store_tile(const Sums<MR, NP>& sums, const shoal::LinearArgs& 
 struct Part {
   int k0, k1;
   float* sums;
-  char* unpacked = nullptr;  // this part's weights, where a format unpacks them for all tiles
 };
 
 template <int MR, int NP>
 SHOAL_INLINE void resume(Sums<MR, NP>& sums, const Part& part, int m0) {
   if (part.k0 == 0) return clear(sums);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 16
     for (int j = 0; j < NP * kVecs; ++j)
@@ -134,7 +133,7 @@ template <int MR, int NP>
 SHOAL_INLINE void finish(const Sums<MR, NP>& sums, const shoal::LinearArgs& a, const Part& part,
                          int m0, int p) {
   if (part.k1 == a.k) return store_tile(sums, a, m0, p);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 16
     for (int j = 0; j < NP * kVecs; ++j)
@@ -143,7 +142,7 @@ SHOAL_INLINE void finish(const Sums<MR, NP>& sums, const shoal::LinearArgs& a, c
 
 template <int MR, int NP>
 SHOAL_INLINE void scale_channels(Sums<MR, NP>& sums, const float* scales) {
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 16
     for (int j = 0; j < NP * kVecs; ++j)
@@ -151,13 +150,14 @@ SHOAL_INLINE void scale_channels(Sums<MR, NP>& sums, const float* scales) {
 }
 
 // How one format computes a tile of a linear layer. `part_inputs` inputs of one panel fit half of
-// the first-level cache, where they stay while tile after tile of rows goes by. For `unpack_tiles`
-// tiles and more they are unpacked to there first.
+// the first-level cache, where they stay while tile after tile of rows goes by. No tile has more
+// than `max_rows` rows, and of `rows` in all none has more than `most_of(rows)`.
 template <class Weights>
 struct FloatRows {
   static constexpr bool kIsBf16 = __is_same(Weights, Bf16);
-  static constexpr int part_inputs = 256, unpack_tiles = 0;
+  static constexpr int part_inputs = 256;
   static constexpr int max_rows = kIsBf16 ? Vec::max_rows_bf16 : Vec::max_rows;
+  static constexpr int most_of(int) { return max_rows; }
   static constexpr int panels_for(int rows) {
     return kIsBf16 ? Vec::panels_for_bf16(rows) : Vec::panels_for(rows);
   }
@@ -188,8 +188,8 @@ struct FloatRows {
 // int8 weights and rows: the integer sums are exact, so only the scaling rounds.
 struct Int8Rows {
   static constexpr int part_inputs = 0;  // all at once: a part's sums would be integers
-  static constexpr int unpack_tiles = 0;
   static constexpr int max_rows = Vec::max_rows_int8;
+  static constexpr int most_of(int) { return max_rows; }
   static constexpr int panels_for(int rows) { return Vec::panels_for_int8(rows); }
 
   template <int MR, int NP>
@@ -201,7 +201,7 @@ struct Int8Rows {
     for (int m = 0; m < MR; ++m)
       x[m] = static_cast<const std::int8_t*>(a.x) + (m0 + m) * a.x_stride;
     for (int i = 0; i < NP; ++i) panels[i] = a.panels + (p + i) * stride;
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 16
       for (int j = 0; j < NP * kVecs; ++j)
@@ -212,7 +212,7 @@ struct Int8Rows {
       for (int j = 0; j < NP * kVecs; ++j)
         w[j] = Vec::load_word(panels[j / kVecs] + static_cast<std::size_t>(k) * kPanel * 4 +
                               j % kVecs * Vec::width * 4);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
       for (int m = 0; m < MR; ++m) {
         const typename Vec::Quad xm = Vec::quad(x[m] + 4 * k);
 #pragma GCC unroll 16
@@ -220,7 +220,7 @@ struct Int8Rows {
       }
     }
     Sums<MR, NP> sums;
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 16
       for (int j = 0; j < NP * kVecs; ++j)
@@ -235,8 +235,9 @@ struct Int8Rows {
 // are added as floats, in order. Rows keep 13 bits of the largest in their block: what is rounded
 // away is less than bf16 rows lose, unless one of 32 inputs is hundreds of times all others.
 struct FixedRows {
-  static constexpr int part_inputs = 512, unpack_tiles = 0;
+  static constexpr int part_inputs = 512;
   static constexpr int max_rows = Vec::max_rows_fixed;
+  static constexpr int most_of(int) { return max_rows; }
   static constexpr int panels_for(int rows) { return Vec::panels_for_fixed(rows); }
 
   template <int MR, int NP>
@@ -257,7 +258,7 @@ struct FixedRows {
     in_memory(sums);
     for (int k = part.k0; k < part.k1; k += kBlock) {
       typename Vec::I acc[MR][NP * kVecs];
-#pragma GCC unroll 8
+#pragma GCC unroll 12
       for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 16
         for (int j = 0; j < NP * kVecs; ++j) acc[m][j] = Vec::no_sum();
@@ -268,14 +269,14 @@ struct FixedRows {
         for (int j = 0; j < NP * kVecs; ++j)
           w[j] = Vec::load_word(panels[j / kVecs] + static_cast<std::size_t>(pair) * kPanel * 4 +
                                 j % kVecs * Vec::width * 4);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
         for (int m = 0; m < MR; ++m) {
           const typename Vec::I xm = Vec::broadcast_word(x[m] + 4 * pair);
 #pragma GCC unroll 16
           for (int j = 0; j < NP * kVecs; ++j) acc[m][j] = Vec::dot_fixed(acc[m][j], w[j], xm);
         }
       }
-#pragma GCC unroll 8
+#pragma GCC unroll 12
       for (int m = 0; m < MR; ++m) {
         const typename Vec::F scale = Vec::set(scales[m][k / kBlock]);
 #pragma GCC unroll 16
@@ -294,16 +295,11 @@ template <class Rows, int H, int NP>
 void tile_rows(const shoal::LinearArgs& a, int p) {
   const int tiles = (a.rows + H - 1) / H;
   const int tall = a.rows - tiles * (H - 1);  // tiles of height H; the others are one row lower
-  constexpr bool unpacks = Rows::unpack_tiles > 0;
   const bool in_parts = Rows::part_inputs && tiles > 1;
   const int step = in_parts ? Rows::part_inputs / NP : a.k;
   alignas(64) float sums[Rows::part_inputs ? shoal::kMaxLinearRows * NP * kPanel : 1];
-  alignas(64) char unpacked[unpacks ? Rows::part_inputs * kPanel * 2 : 1];
   for (int k = 0; k < a.k; k += step) {
-    const Part part{k, a.k - k < step ? a.k : k + step, sums,
-                    unpacks && tiles >= Rows::unpack_tiles ? unpacked : nullptr};
-    if constexpr (unpacks)
-      if (part.unpacked) Rows::template unpack<NP>(a, part, p);
+    const Part part{k, a.k - k < step ? a.k : k + step, sums};
     int m = 0;
     for (int i = 0; i < tall; ++i, m += H) Rows::template tile<H, NP>(a, part, m, p);
     if constexpr (H > 1)
@@ -328,7 +324,8 @@ void linear_of_height(const shoal::LinearArgs& a, int height) {
 
 template <class Rows>
 void linear(const shoal::LinearArgs& a) {
-  const int tiles = (a.rows + Rows::max_rows - 1) / Rows::max_rows;
+  const int most = Rows::most_of(a.rows);
+  const int tiles = (a.rows + most - 1) / most;
   if (tiles > 0) linear_of_height<Rows>(a, (a.rows + tiles - 1) / tiles);
 }
 

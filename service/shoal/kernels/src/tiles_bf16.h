@@ -4,19 +4,44 @@
 
 namespace {
 
-// Adds `pairs` pairs of inputs of every panel, and asks for what lies `ahead` bytes further on
-// (0: for nothing).
+// What the first tile asks for while it computes, `offset` bytes behind the beginnings of its panels.
+// One of few rows asks for what lies a little further on, and near the end of a panel for the
+// beginning of the one that comes next. One of many has time for more: for the same place of the
+// next.
+template <int MR, int NP>
+struct Ahead {
+  static constexpr bool kNear = MR <= Vec::max_rows;
+  static constexpr std::ptrdiff_t kReach = 2048;
+  bool wanted;
+  std::ptrdiff_t next, turn;  // bytes to the panel that comes next; where to ask for it
+
+  Ahead(const shoal::LinearArgs& a, int m0, std::size_t stride)
+      : wanted(a.ahead && m0 == 0),
+        next(NP * static_cast<std::ptrdiff_t>(stride)),
+        turn(static_cast<std::ptrdiff_t>(stride) - kReach) {}
+
+  SHOAL_INLINE void ask(const char* at, std::ptrdiff_t offset) const {
+    if constexpr (kNear)
+      __builtin_prefetch(at + (offset < turn ? kReach : next - turn), 0, 3);
+    else
+      __builtin_prefetch(at + next, 0, 2);
+  }
+};
+
+// Adds `pairs` pairs of inputs of every panel, from byte `offset` of it on.
 template <int MR, int NP>
 SHOAL_INLINE void add_pairs(Sums<MR, NP>& sums, const char* const (&x)[MR],
-                            const char* const (&panels)[NP], int pairs, std::size_t ahead) {
+                            const char* const (&panels)[NP], int pairs, std::ptrdiff_t offset,
+                            const Ahead<MR, NP>& ahead) {
   for (int k = 0; k < pairs; ++k) {
     typename Vec::I w[NP];
 #pragma GCC unroll 16
     for (int j = 0; j < NP; ++j) w[j] = Vec::load_word(panels[j] + k * kPanel * 4);
-    if (ahead)
+    if (ahead.wanted)
 #pragma GCC unroll 16
-      for (int j = 0; j < NP; ++j) __builtin_prefetch(panels[j] + k * kPanel * 4 + ahead, 0, 2);
-#pragma GCC unroll 8
+      for (int j = 0; j < NP; ++j)
+        ahead.ask(panels[j] + k * kPanel * 4, offset + k * kPanel * 4);
+#pragma GCC unroll 12
     for (int m = 0; m < MR; ++m) {
       const typename Vec::I xm = Vec::broadcast_word(x[m] + k * 4);
 #pragma GCC unroll 16
@@ -32,9 +57,12 @@ SHOAL_INLINE void rows_at(const shoal::LinearArgs& a, int m0, int k, const char*
 }
 
 struct Bf16Rows {
-  static constexpr int part_inputs = 512, unpack_tiles = 0;
-  static constexpr int max_rows = Vec::max_rows;
-  static constexpr int panels_for(int rows) { return Vec::panels_for(rows); }
+  static constexpr int part_inputs = 512, max_rows = 12;
+  // Two low tiles of four panels read less than a tall one of two, but weights twice.
+  static constexpr int most_of(int rows) { return rows <= max_rows ? max_rows : Vec::max_rows; }
+  static constexpr int panels_for(int rows) {
+    return rows > Vec::max_rows ? 2 : Vec::panels_for(rows);
+  }
 
   template <int MR, int NP>
   static void tile(const shoal::LinearArgs& a, const Part& part, int m0, int p) {
@@ -42,12 +70,11 @@ struct Bf16Rows {
     const char* x[MR];
     const char* panels[NP];
     rows_at(a, m0, part.k0, x);
-    for (int i = 0; i < NP; ++i) panels[i] = a.panels + (p + i) * stride + part.k0 / 2 * kPanel * 4;
+    const std::ptrdiff_t offset = part.k0 / 2 * kPanel * 4;
+    for (int i = 0; i < NP; ++i) panels[i] = a.panels + (p + i) * stride + offset;
     Sums<MR, NP> sums;
     resume(sums, part, m0);
-    // The first tile also asks for the panels that come next.
-    const std::size_t ahead = m0 == 0 ? NP * stride : 0;
-    add_pairs(sums, x, panels, (part.k1 + 1) / 2 - part.k0 / 2, ahead);
+    add_pairs(sums, x, panels, (part.k1 + 1) / 2 - part.k0 / 2, offset, {a, m0, stride});
     finish(sums, a, part, m0, p);
   }
 };
@@ -55,27 +82,9 @@ struct Bf16Rows {
 // bf16 weights in 12 bits. The products and their sums are those of the bf16 weights, at other
 // powers of two.
 struct Float12Rows {
-  static constexpr int part_inputs = 512, unpack_tiles = 3;
-  static constexpr int max_rows = Vec::max_rows;
-  static constexpr int panels_for(int) { return 4; }  // more streams are no faster
-
-  template <int NP>
-  static void unpack(const shoal::LinearArgs& a, const Part& part, int p) {
-    const std::size_t stride = shoal::panel_bytes(shoal::Format::float12, a.k);
-    const int groups = groups_of(part);
-    for (int i = 0; i < NP; ++i) {
-      const char* group = group_at(a.panels + (p + i) * stride, part.k0);
-      char* to = part.unpacked + static_cast<std::size_t>(i) * groups * kUnpackedGroup;
-      for (int g = 0; g < groups; ++g, group += shoal::kGroupBytes, to += kUnpackedGroup) {
-        for (int line = 0; line < 3; ++line)
-          __builtin_prefetch(group + NP * stride + 64 * line, 0, 2);
-        store(to, Vec::float12<0>(group));
-        store(to + 64, Vec::float12<1>(group));
-        store(to + 128, Vec::float12<2>(group));
-        store(to + 192, Vec::float12<3>(group));
-      }
-    }
-  }
+  static constexpr int part_inputs = 1024, max_rows = 12;
+  static constexpr int most_of(int) { return max_rows; }  // unpacked once for as many as can be
+  static constexpr int panels_for(int rows) { return rows > Vec::max_rows ? 2 : 4; }
 
   template <int MR, int NP>
   static void tile(const shoal::LinearArgs& a, const Part& part, int m0, int p) {
@@ -84,49 +93,34 @@ struct Float12Rows {
     rows_at(a, m0, part.k0, x);
     Sums<MR, NP> sums;
     resume(sums, part, m0);
-    const int groups = groups_of(part);
-    if (part.unpacked) {
-      for (int i = 0; i < NP; ++i)
-        panels[i] = part.unpacked + static_cast<std::size_t>(i) * groups * kUnpackedGroup;
-      add_pairs(sums, x, panels, groups * kPairs, 0);
-    } else {
-      const std::size_t stride = shoal::panel_bytes(shoal::Format::float12, a.k);
-      for (int i = 0; i < NP; ++i) panels[i] = group_at(a.panels + (p + i) * stride, part.k0);
-      // All sums at once leave no registers to unpack with where there are more than sixteen.
-      constexpr int kAtOnce = MR * NP > 16 ? NP / 2 : NP;
-      const std::size_t ahead = m0 == 0 ? NP * stride : 0;
-      unpack_and_add<0, kAtOnce>(sums, x, panels, groups, ahead);
-      if constexpr (kAtOnce < NP) unpack_and_add<kAtOnce, NP>(sums, x, panels, groups, ahead);
-    }
+    const std::size_t stride = shoal::panel_bytes(shoal::Format::float12, a.k);
+    const std::ptrdiff_t offset = part.k0 / shoal::kGroupInputs * shoal::kGroupBytes;
+    for (int i = 0; i < NP; ++i) panels[i] = a.panels + (p + i) * stride + offset;
+    const int groups = (part.k1 - part.k0 + shoal::kGroupInputs - 1) / shoal::kGroupInputs;
+    const Ahead<MR, NP> ahead(a, m0, stride);
+    // Four panels' weights and more than sixteen sums do not fit the registers together.
+    constexpr int kAtOnce = NP == 4 && MR > 4 ? 2 : NP;
+    unpack_and_add<0, kAtOnce>(sums, x, panels, groups, offset, ahead);
+    if constexpr (kAtOnce < NP) unpack_and_add<kAtOnce, NP>(sums, x, panels, groups, offset, ahead);
     if (part.k1 == a.k) scale_channels(sums, a.w_scale + p * kPanel);
     finish(sums, a, part, m0, p);
   }
 
  private:
-  static constexpr int kPairs = shoal::kGroupInputs / 2, kUnpackedGroup = kPairs * kPanel * 4;
-
-  static int groups_of(const Part& part) {
-    return (part.k1 - part.k0 + shoal::kGroupInputs - 1) / shoal::kGroupInputs;
-  }
-  static const char* group_at(const char* panel, int k) {
-    return panel + static_cast<std::size_t>(k / shoal::kGroupInputs) * shoal::kGroupBytes;
-  }
-  static void store(char* to, typename Vec::I w) { _mm512_store_si512(to, w); }
-
   // Panels First..Last-1 of the tile.
   template <int First, int Last, int MR, int NP>
   static SHOAL_INLINE void unpack_and_add(Sums<MR, NP>& sums, const char* const (&rows)[MR],
                                           const char* const (&panels)[NP], int groups,
-                                          std::size_t ahead) {
+                                          std::ptrdiff_t offset, const Ahead<MR, NP>& ahead) {
     const char* x[MR];
     const char* at[Last - First];
     for (int m = 0; m < MR; ++m) x[m] = rows[m];
     for (int j = First; j < Last; ++j) at[j - First] = panels[j];
-    for (int g = 0; g < groups; ++g) {
-      if (ahead)
+    for (int g = 0; g < groups; ++g, offset += shoal::kGroupBytes) {
+      if (ahead.wanted)
         for (int j = 0; j < Last - First; ++j)
           for (int line = 0; line < shoal::kGroupBytes; line += 64)
-            __builtin_prefetch(at[j] + ahead + line, 0, 2);
+            ahead.ask(at[j] + line, offset + line);
       add_pair<0, First>(sums, x, at);
       add_pair<1, First>(sums, x, at);
       add_pair<2, First>(sums, x, at);
@@ -142,7 +136,7 @@ struct Float12Rows {
     typename Vec::I w[Count];
 #pragma GCC unroll 16
     for (int j = 0; j < Count; ++j) w[j] = Vec::float12<Pair>(groups[j]);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int m = 0; m < MR; ++m) {
       const typename Vec::I xm = Vec::broadcast_word(x[m] + Pair * 4);
 #pragma GCC unroll 16

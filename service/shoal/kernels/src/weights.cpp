@@ -13,18 +13,21 @@ namespace shoal {
 
 Region::Region(std::size_t bytes, bool huge_pages) : bytes_(bytes) {
   if (bytes == 0) return;
-  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (p == MAP_FAILED) throw std::bad_alloc();
-  data_ = static_cast<char*>(p);
+  constexpr std::size_t kHugePage = std::size_t{1} << 21;
+  if (bytes < kHugePage) huge_pages = false;
+  mapped_bytes_ = bytes + (huge_pages ? kHugePage : 0);
+  mapped_ = mmap(nullptr, mapped_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped_ == MAP_FAILED) throw std::bad_alloc();
+  data_ = static_cast<char*>(mapped_);
+  if (!huge_pages) return;
+  data_ += (kHugePage - reinterpret_cast<std::uintptr_t>(mapped_) % kHugePage) % kHugePage;
 #if defined(MADV_HUGEPAGE)
-  if (huge_pages && bytes >= (std::size_t{1} << 21)) madvise(p, bytes, MADV_HUGEPAGE);
-#else
-  (void)huge_pages;
+  madvise(data_, bytes, MADV_HUGEPAGE);
 #endif
 }
 
 Region::~Region() {
-  if (data_) munmap(data_, bytes_);
+  if (data_) munmap(mapped_, mapped_bytes_);
 }
 
 Region::Region(Region&& other) noexcept { *this = std::move(other); }
@@ -32,7 +35,16 @@ Region::Region(Region&& other) noexcept { *this = std::move(other); }
 Region& Region::operator=(Region&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);
+  std::swap(mapped_, other.mapped_);
+  std::swap(mapped_bytes_, other.mapped_bytes_);
   return *this;
+}
+
+char* Arena::take(std::size_t bytes) {
+  bytes = (bytes + 63) / 64 * 64;
+  if (taken_ + bytes > region_.bytes()) return nullptr;
+  taken_ += bytes;
+  return region_.data() + taken_ - bytes;
 }
 
 namespace {
@@ -166,8 +178,12 @@ void read_row(const Matrix& m, int row, float* out) {
     for (int i = 0; i < m.cols; ++i) out[i] = float_of_f16(p[i * m.col_stride]);
 }
 
-Packed::Packed(Format format, int n, int k)
-    : format(format), n(n), k(k), data(panel_bytes(format, k) * panels(), true) {
+Packed::Packed(Format format, int n, int k, Arena* arena) : format(format), n(n), k(k) {
+  data = arena ? arena->take(data_bytes()) : nullptr;
+  if (!data) {
+    own_ = Region(data_bytes(), true);
+    data = own_.data();
+  }
   if (format == Format::int8 || format == Format::fixed16 || format == Format::float12)
     scale.resize(panels() * kPanel);
   if (format == Format::int8) sum.resize(panels() * kPanel);
@@ -197,7 +213,7 @@ void Packed::become_bf16() {
 }
 
 bool Packed::add_row(const float* row, int at) {
-  char* panel = data.data() + panel_bytes(format, k) * (at / kPanel);
+  char* panel = data + panel_bytes(format, k) * (at / kPanel);
   const int lane = at % kPanel;
   if (format == Format::f32) {
     float* p = reinterpret_cast<float*>(panel) + lane;
@@ -230,7 +246,7 @@ bool Packed::add_row(const float* row, int at) {
 }
 
 void Packed::unpack_row(int row, float* out) const {
-  const char* panel = data.data() + panel_bytes(format, k) * (row / kPanel);
+  const char* panel = data + panel_bytes(format, k) * (row / kPanel);
   const int lane = row % kPanel;
   if (format == Format::f32) {
     const float* p = reinterpret_cast<const float*>(panel) + lane;

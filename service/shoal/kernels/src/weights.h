@@ -8,7 +8,8 @@
 
 namespace shoal {
 
-// Zeroed pages from the system; a page costs memory once it is written. 64-byte aligned.
+// Zeroed pages from the system; a page costs memory once it is written. 64-byte aligned, with huge
+// pages aligned to one of them.
 class Region {
  public:
   Region() = default;
@@ -27,6 +28,20 @@ class Region {
  private:
   char* data_ = nullptr;
   std::size_t bytes_ = 0;
+  void* mapped_ = nullptr;
+  std::size_t mapped_bytes_ = 0;
+};
+
+// Pieces of one region: matrices smaller than a huge page share it.
+class Arena {
+ public:
+  Arena() = default;
+  explicit Arena(std::size_t bytes) : region_(bytes, true) {}
+  char* take(std::size_t bytes);  // 64-byte aligned; null when there is no room left
+
+ private:
+  Region region_;
+  std::size_t taken_ = 0;
 };
 
 enum class Source : int { f32 = 0, bf16 = 1, f16 = 2 };
@@ -44,18 +59,20 @@ void read_row(const Matrix& matrix, int row, float* out);
 // The weights of one linear layer, n outputs by k inputs, in panels of 16 outputs.
 struct Packed {
   Packed() = default;
-  Packed(Format format, int n, int k);
+  // In the arena if there is room, which must live as long, else in a region of its own.
+  Packed(Format format, int n, int k, Arena* arena = nullptr);
 
   // Packs the matrix as outputs first..; part 1 and 2 of a gated layer alternate in groups of 16.
   // Where fixed16 or float12 would lose too much of a row, everything becomes bf16.
   void add(const Matrix& matrix, int first, int part);
   void unpack_row(int row, float* out) const;  // k floats
   int panels() const { return (n + kPanel - 1) / kPanel; }
-  std::size_t memory_bytes() const { return data.bytes() + (scale.size() + sum.size()) * 4; }
+  std::size_t data_bytes() const { return panel_bytes(format, k) * panels(); }
+  std::size_t memory_bytes() const { return data_bytes() + (scale.size() + sum.size()) * 4; }
 
   Format format = Format::f32;
   int n = 0, k = 0;
-  Region data;
+  char* data = nullptr;
   std::vector<float> scale;       // int8 and fixed16: value = scale * integer; float12: of sums
   std::vector<std::int32_t> sum;  // int8: sum of the integers of an output
   std::vector<float> bias;        // empty or 16 * panels
@@ -63,6 +80,7 @@ struct Packed {
  private:
   bool add_row(const float* row, int at);  // false: the format does not suit the row
   void become_bf16();
+  Region own_;
 };
 
 // Rows to look up, kept as float or bf16.
