@@ -59,7 +59,6 @@ struct LinearArgs {
   const std::int32_t* w_sum;  // [16 * panels], int8 only: sum of a channel's int8 weights
   const float* bias;          // [16 * panels] or null
   int k, rows, p0, p1;
-  bool ahead;  // the panels that come next are asked for
   float* out;
   std::size_t out_stride;  // floats between rows
   bool add;                // add to what is in `out` instead of replacing it

@@ -57,7 +57,6 @@ Model::Model(const Config& c, Format format, const Kernels* kernels, int num_blo
       kernels_(kernels),
       num_blocks_(num_blocks),
       max_tokens_(max_tokens),
-      cache_bytes_(cache_bytes),
       arena_(arena_bytes(c, linear_format_)),
       members_(threads),
       team_(threads, spin_us) {
@@ -151,12 +150,10 @@ void Model::begin(const StepInputs& in, const StepOutputs& out) {
   chunks_.clear();
   one_token_rows_ = in.tokens == in.rows;
   int longest = 0;
-  std::size_t keys = 0;
   const int group = config.heads / config.kv_heads;
   const int size = std::max(1, kPrefillQueries / group);
   for (int r = 0; r < in.rows; ++r) {
     longest = std::max(longest, in.context_lens[r]);
-    keys += in.context_lens[r];
     for (int t = in.row_starts[r]; t < in.row_starts[r + 1]; t += size)
       chunks_.push_back({r, t, std::min(size, in.row_starts[r + 1] - t)});
   }
@@ -164,10 +161,7 @@ void Model::begin(const StepInputs& in, const StepOutputs& out) {
   const int wanted = 4 * team_.threads() / static_cast<int>(chunks_.size()) + 1;
   heads_at_once_ = std::max(1, config.kv_heads / wanted);
   while (config.kv_heads % heads_at_once_ != 0) --heads_at_once_;
-  // 3. Asking for weights takes time. Four tokens and more have it; fewer ask only where weights,
-  // keys and values of a step fill more than three quarters of the cache.
-  ahead_ = in.tokens > 3 || weight_bytes() + keys * block_bytes() / kBlock > cache_bytes_ / 4 * 3;
-  // 4. Room for scores and for what the head keeps.
+  // 3. Room for scores and for what the head keeps.
   const int head_chunks = (head.panels() + kScratchPanels - 1) / kScratchPanels;
   chunk_max_.resize(static_cast<std::size_t>(head_chunks) * in.heads);
   chunk_sum_.resize(chunk_max_.size());
@@ -177,7 +171,7 @@ void Model::begin(const StepInputs& in, const StepOutputs& out) {
     member.top_ids.assign(static_cast<std::size_t>(out.top) * in.heads, -1);
     member.top_values.assign(static_cast<std::size_t>(out.top) * in.heads, -INFINITY);
   }
-  // 5. Cosines and sines up to the last position, as float32 angles like the PyTorch models.
+  // 4. Cosines and sines up to the last position, as float32 angles like the PyTorch models.
   const int half = static_cast<int>(config.inverse_frequencies.size());
   const int last = *std::max_element(in.positions, in.positions + in.tokens);
   for (; half > 0 && rope_filled_ <= last; ++rope_filled_)

@@ -137,7 +137,6 @@ class Model {
   const Format format_, kv_format_, linear_format_;
   const Kernels* const kernels_;
   const int num_blocks_, max_tokens_;
-  const std::size_t cache_bytes_;
   Arena arena_;  // of all linear layers
   int qkv_stride_, attention_stride_, width_stride_, mlp_stride_, widest_;
   std::size_t head_k_bytes_, head_bytes_, layer_block_bytes_;
@@ -152,7 +151,7 @@ class Model {
   std::vector<std::int32_t> integers_, row_of_;
   std::vector<Chunk> chunks_;
   std::vector<float> chunk_max_, chunk_sum_;
-  bool one_token_rows_ = false, ahead_ = false;
+  bool one_token_rows_ = false;
   int heads_at_once_ = 1;  // KV heads of a row in one attention task
   Team team_;  // last: its threads stop before the rest goes
 };

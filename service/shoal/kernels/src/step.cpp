@@ -147,7 +147,6 @@ LinearArgs Model::args(const Packed& weights, const Ready& ready, int row, int r
   a.rows = rows;
   a.p0 = p0;
   a.p1 = p1;
-  a.ahead = ahead_;
   return a;
 }
 

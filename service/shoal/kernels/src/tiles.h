@@ -149,6 +149,30 @@ SHOAL_INLINE void scale_channels(Sums<MR, NP>& sums, const float* scales) {
       sums.at[m][j] = Vec::mul(sums.at[m][j], Vec::load(scales + j * Vec::width));
 }
 
+// What the first tile asks for while it computes, `offset` bytes behind the beginnings of its panels.
+// One of few rows asks for what lies a little further on, and near the end of a panel for the
+// beginning of the one that comes next. One of many has time for more: for the same place of the
+// next.
+template <int MR, int NP>
+struct Ahead {
+  static constexpr bool kNear = MR <= Vec::max_rows;
+  static constexpr std::ptrdiff_t kReach = 3072;
+  bool wanted;
+  std::ptrdiff_t next, turn;  // bytes to the panel that comes next; where to ask for it
+
+  Ahead(int m0, std::size_t stride)
+      : wanted(m0 == 0),
+        next(NP * static_cast<std::ptrdiff_t>(stride)),
+        turn(static_cast<std::ptrdiff_t>(stride) - kReach) {}
+
+  SHOAL_INLINE void ask(const char* at, std::ptrdiff_t offset) const {
+    if constexpr (kNear)
+      __builtin_prefetch(at + (offset < turn ? kReach : next - turn), 0, 3);
+    else
+      __builtin_prefetch(at + next, 0, 2);
+  }
+};
+
 // How one format computes a tile of a linear layer. `part_inputs` inputs of one panel fit half of
 // the first-level cache, where they stay while tile after tile of rows goes by. No tile has more
 // than `max_rows` rows, and of `rows` in all none has more than `most_of(rows)`.
@@ -206,7 +230,12 @@ struct Int8Rows {
 #pragma GCC unroll 16
       for (int j = 0; j < NP * kVecs; ++j)
         acc[m][j] = Vec::dot_init(a.w_sum + p * kPanel + j * Vec::width);
+    const Ahead<MR, NP> ahead(m0, stride);
     for (int k = 0; k < (a.k + 3) / 4; ++k) {
+      if (MR > 1 && ahead.wanted)  // one row has no time for it
+#pragma GCC unroll 4
+        for (int i = 0; i < NP; ++i)
+          ahead.ask(panels[i] + static_cast<std::ptrdiff_t>(k) * kPanel * 4, k * kPanel * 4);
       typename Vec::I w[NP * kVecs];
 #pragma GCC unroll 16
       for (int j = 0; j < NP * kVecs; ++j)
@@ -256,6 +285,7 @@ struct FixedRows {
     resume(sums, part, m0);
     // Float sums live in memory while the integers of a block need the registers.
     in_memory(sums);
+    const Ahead<MR, NP> ahead(m0, stride);
     for (int k = part.k0; k < part.k1; k += kBlock) {
       typename Vec::I acc[MR][NP * kVecs];
 #pragma GCC unroll 12
@@ -264,6 +294,11 @@ struct FixedRows {
         for (int j = 0; j < NP * kVecs; ++j) acc[m][j] = Vec::no_sum();
       const int end = k + kBlock < part.k1 ? k + kBlock : part.k1;
       for (int pair = k / 2; pair < (end + 1) / 2; ++pair) {
+        if (ahead.wanted)
+#pragma GCC unroll 4
+          for (int i = 0; i < NP; ++i)
+            ahead.ask(panels[i] + static_cast<std::ptrdiff_t>(pair) * kPanel * 4,
+                      pair * kPanel * 4);
         typename Vec::I w[NP * kVecs];
 #pragma GCC unroll 16
         for (int j = 0; j < NP * kVecs; ++j)

@@ -4,30 +4,6 @@
 
 namespace {
 
-// What the first tile asks for while it computes, `offset` bytes behind the beginnings of its panels.
-// One of few rows asks for what lies a little further on, and near the end of a panel for the
-// beginning of the one that comes next. One of many has time for more: for the same place of the
-// next.
-template <int MR, int NP>
-struct Ahead {
-  static constexpr bool kNear = MR <= Vec::max_rows;
-  static constexpr std::ptrdiff_t kReach = 2048;
-  bool wanted;
-  std::ptrdiff_t next, turn;  // bytes to the panel that comes next; where to ask for it
-
-  Ahead(const shoal::LinearArgs& a, int m0, std::size_t stride)
-      : wanted(a.ahead && m0 == 0),
-        next(NP * static_cast<std::ptrdiff_t>(stride)),
-        turn(static_cast<std::ptrdiff_t>(stride) - kReach) {}
-
-  SHOAL_INLINE void ask(const char* at, std::ptrdiff_t offset) const {
-    if constexpr (kNear)
-      __builtin_prefetch(at + (offset < turn ? kReach : next - turn), 0, 3);
-    else
-      __builtin_prefetch(at + next, 0, 2);
-  }
-};
-
 // Adds `pairs` pairs of inputs of every panel, from byte `offset` of it on.
 template <int MR, int NP>
 SHOAL_INLINE void add_pairs(Sums<MR, NP>& sums, const char* const (&x)[MR],
@@ -74,7 +50,7 @@ struct Bf16Rows {
     for (int i = 0; i < NP; ++i) panels[i] = a.panels + (p + i) * stride + offset;
     Sums<MR, NP> sums;
     resume(sums, part, m0);
-    add_pairs(sums, x, panels, (part.k1 + 1) / 2 - part.k0 / 2, offset, {a, m0, stride});
+    add_pairs(sums, x, panels, (part.k1 + 1) / 2 - part.k0 / 2, offset, {m0, stride});
     finish(sums, a, part, m0, p);
   }
 };
@@ -97,7 +73,7 @@ struct Float12Rows {
     const std::ptrdiff_t offset = part.k0 / shoal::kGroupInputs * shoal::kGroupBytes;
     for (int i = 0; i < NP; ++i) panels[i] = a.panels + (p + i) * stride + offset;
     const int groups = (part.k1 - part.k0 + shoal::kGroupInputs - 1) / shoal::kGroupInputs;
-    const Ahead<MR, NP> ahead(a, m0, stride);
+    const Ahead<MR, NP> ahead(m0, stride);
     // Four panels' weights and more than sixteen sums do not fit the registers together.
     constexpr int kAtOnce = NP == 4 && MR > 4 ? 2 : NP;
     unpack_and_add<0, kAtOnce>(sums, x, panels, groups, offset, ahead);
