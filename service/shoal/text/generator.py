@@ -174,6 +174,8 @@ class Generation:
         self._pending: list[Delta] = []
         self._error: ShoalError | None = None
         self._wakeup: asyncio.Future[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """Asked for once: each question is a system call."""
         self._sequences = [
             SequenceText(self, index, client.new_seq_id()) for index in range(task.num_sequences)
         ]
@@ -219,7 +221,9 @@ class Generation:
                 raise self._error
             if self._num_open == 0:
                 raise StopAsyncIteration
-            self._wakeup = asyncio.get_running_loop().create_future()
+            if self._loop is None:
+                self._loop = asyncio.get_running_loop()
+            self._wakeup = self._loop.create_future()
             try:
                 await self._wakeup
             finally:
