@@ -60,6 +60,7 @@ bool Team::await_step(unsigned seen) {
       if (step_.load() != seen) return true;
       cpu_relax();
     }
+    std::this_thread::yield();  // to whoever waits for this core, while no task is held up by it
   } while (Clock::now() < until);
   std::unique_lock<std::mutex> lock(mutex_);
   ++asleep_;
