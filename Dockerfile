@@ -5,8 +5,12 @@ ARG BASE_IMAGE=python:3.11-slim
 FROM ${BASE_IMAGE} AS build
 # Handed to pip: where PyTorch's CPU wheels are, if pip does not find them by itself.
 ARG PIP_ARGS=""
-RUN command -v c++ > /dev/null \
-    || { apt-get update && apt-get install --yes --no-install-recommends g++; }
+# The native kernels need a compiler and Python's headers; Debian has those in a package of their own.
+RUN headers=$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))') \
+    && packages="$(command -v c++ > /dev/null || echo g++) \
+        $(test -e "$headers/Python.h" || echo python3-dev)" \
+    && if [ -n "$(echo $packages)" ]; then \
+        apt-get update && apt-get install --yes --no-install-recommends $packages; fi
 WORKDIR /src
 COPY requirements requirements
 COPY deploy/install.sh deploy/

@@ -83,12 +83,15 @@ def test_it_answers_without_root_privileges_or_a_place_to_write(image: Image) ->
     began = time.monotonic()
     with serving(image) as (url, server):
         print(f"\nready {time.monotonic() - began:.1f} s after its start")
-        request = {"prompt": "Once upon a time", "max_tokens": 16}
+        request = {"model": "minnow", "prompt": "Once upon a time", "max_tokens": 16}
         answer = httpx.post(f"{url}/v1/completions", json=request, headers=KEY, timeout=60)
         assert answer.status_code == 200, answer.text
         assert answer.json()["usage"]["completion_tokens"] == 16
         assert len(answer.json()["choices"][0]["text"].split()) > 5
         assert httpx.post(f"{url}/v1/completions", json=request).status_code == 401
+        models = httpx.get(f"{url}/version", headers=KEY).json()["models"]
+        assert len(models) == 2
+        assert all(model["kernels"] != "torch" for model in models.values()), models
 
         shoal = processes_below(server.pid)[1:]  # unshare itself stays outside
         assert len(shoal) >= 2, "the HTTP side and the engine"
