@@ -81,7 +81,7 @@ def test_logits_do_not_depend_on_company_chunks_or_threads(
 
 
 @pytest.mark.parametrize(("dtype", "cache_bytes"), PACKED)
-@pytest.mark.parametrize("batch", [2, 3, 5, 6, 7, 8, 12, 13, 16, 31, 64])
+@pytest.mark.parametrize("batch", [2, 3, 5, 6, 7, 8, 9, 12, 13, 16, 31, 64])
 def test_a_decode_row_is_the_same_alone_and_in_a_batch(
     batch: int, dtype: Dtype, cache_bytes: int
 ) -> None:

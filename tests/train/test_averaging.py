@@ -1,4 +1,4 @@
-"""The mean of two folders: between both, served like any other, and refused where they differ."""
+"""The mean of two folders: between both, and refused where they do not fit."""
 
 import subprocess
 import sys

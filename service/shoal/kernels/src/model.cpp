@@ -19,20 +19,6 @@ bool within(const std::int32_t* values, int n, int limit) {
   return std::all_of(values, values + n, [=](std::int32_t v) { return v >= 0 && v < limit; });
 }
 
-std::size_t num_weights(const Config& c) {
-  const std::size_t heads = static_cast<std::size_t>(c.head_dim) * (2 * c.heads + 2 * c.kv_heads);
-  const std::size_t outputs = heads + static_cast<std::size_t>(c.mlp_width) * (c.gated ? 3 : 2);
-  return c.width * (c.layers * outputs + c.vocab);
-}
-
-// Unpacking float12 takes time that only a slow memory gives back.
-Format choose_linear_format(const Config& c, Format format, const Kernels& kernels,
-                            std::size_t cache_bytes) {
-  if (format != Format::bf16 || kernels.bf16_weights != Format::float12)
-    return format == Format::bf16 ? kernels.bf16_weights : format;
-  return 2 * num_weights(c) <= cache_bytes / 2 ? Format::bf16 : Format::float12;
-}
-
 // Room for all linear layers.
 std::size_t arena_bytes(const Config& c, Format format) {
   const auto linear = [&](int outputs, int inputs) {
@@ -43,6 +29,14 @@ std::size_t arena_bytes(const Config& c, Format format) {
                             linear(c.width, heads) + linear(c.width, c.mlp_width) +
                             linear(round_up(c.mlp_width, kPanel) * (c.gated ? 2 : 1), c.width);
   return layer * c.layers + linear(c.vocab, c.width);
+}
+
+// Unpacking float12 takes time that only a slow memory gives back.
+Format choose_linear_format(const Config& c, Format format, const Kernels& kernels,
+                            std::size_t cache_bytes) {
+  if (format != Format::bf16 || kernels.bf16_weights != Format::float12)
+    return format == Format::bf16 ? kernels.bf16_weights : format;
+  return arena_bytes(c, Format::bf16) <= cache_bytes / 2 ? Format::bf16 : Format::float12;
 }
 
 }  // namespace
