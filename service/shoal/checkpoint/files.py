@@ -1,0 +1,83 @@
+"""What a model on disk offers, whatever its format."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One tensor as it lies in the file, a view without a copy."""
+
+    dtype: str
+    """F32, F16 or BF16 (then `array` is uint16 that holds the bits)."""
+    array: NDArray[Any]
+    file: str
+    """Name of the file it lies in, for errors."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerFiles:
+    """What the text side builds a tokenizer from."""
+
+    definition: str
+    """tokenizer.json of the `tokenizers` library, as text."""
+    settings: Mapping[str, Any]
+    """tokenizer_config.json (special_tokens_map.json filled in); empty where there is none."""
+    where: str
+    """Folder and file, for errors."""
+
+
+class ModelFiles(Protocol):
+    """One model's files. Reading is lazy; every method raises ModelFolderError that names the
+    file, the key and what to do."""
+
+    name: str
+    """Of the folder or file, for errors."""
+    path: Path
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """config.json, or a single file's metadata under the same keys."""
+        ...
+
+    @property
+    def config_file(self) -> str:
+        """Where the config came from, for errors: "folder/config.json"."""
+        ...
+
+    @property
+    def generation_config(self) -> Mapping[str, Any]:
+        """generation_config.json; empty where there is none."""
+        ...
+
+    @property
+    def tokenizer(self) -> TokenizerFiles: ...
+
+    @property
+    def chat_templates(self) -> Mapping[str, str]:
+        """Jinja sources by name; the usual one is "default"."""
+        ...
+
+    @property
+    def quality(self) -> Mapping[str, Any] | None:
+        """quality.json: what a smaller number format was measured to cost; None where absent."""
+        ...
+
+    @property
+    def created(self) -> int:
+        """Unix time of the model's config."""
+        ...
+
+    def tensors(self, on_progress: Callable[[float], None]) -> Mapping[str, StoredTensor]:
+        """All tensors by their names in the file; the lock file has been compared."""
+        ...
+
+    @property
+    def weights_hash(self) -> str:
+        """First 16 hex digits of the SHA-256 over the weight file; of several files, over their
+        SHA-256 digests in order of names."""
+        ...
