@@ -174,6 +174,7 @@ class Generation:
         self._pending: list[Delta] = []
         self._error: ShoalError | None = None
         self._wakeup: asyncio.Future[None] | None = None
+        self._interrupted = False
         self._loop: asyncio.AbstractEventLoop | None = None
         """Asked for once: each question is a system call."""
         self._sequences = [
@@ -216,11 +217,24 @@ class Generation:
         return self
 
     async def __anext__(self) -> list[Delta]:
+        while True:
+            deltas = await self.wait()
+            if deltas:
+                return deltas
+            if deltas is not None:
+                raise StopAsyncIteration
+
+    async def wait(self) -> list[Delta] | None:
+        """The deltas that are ready, waiting for some; empty after the last one, None where
+        `interrupt_wait` ended the wait. Raises the ShoalError that ended the request."""
         while not self._pending:
             if self._error is not None:
                 raise self._error
             if self._num_open == 0:
-                raise StopAsyncIteration
+                return []
+            if self._interrupted:
+                self._interrupted = False
+                return None
             if self._loop is None:
                 self._loop = asyncio.get_running_loop()
             self._wakeup = self._loop.create_future()
@@ -228,8 +242,14 @@ class Generation:
                 await self._wakeup
             finally:
                 self._wakeup = None
+        self._interrupted = False
         deltas, self._pending = self._pending, []
         return deltas
+
+    def interrupt_wait(self) -> None:
+        """Ends a `wait` that nothing has ended by now."""
+        self._interrupted = True
+        self._wake()
 
     def close(self) -> None:
         """Aborts what still runs; safe to call again."""

@@ -7,9 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from shoal.errors import InvalidRequest
 from shoal.server.api.chat.messages import ChatPrompt, chat_text
-from shoal.server.api.generation.build import check_prompt_chars, off_loop
 from shoal.server.api.generation.fields import MAX_IGNORED_NAMES, Int, printable
 from shoal.server.api.generation.openapi import json_docs
+from shoal.server.api.generation.params import check_prompt_chars, off_loop
 from shoal.server.body import parse, read_json
 from shoal.server.errors import from_validation
 from shoal.server.services import services_of

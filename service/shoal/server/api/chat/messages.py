@@ -6,8 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from shoal.errors import InvalidRequest, NotSupportedByModel
 from shoal.protocol.messages import LoadedModel
-from shoal.server.api.generation.build import check_prompt_chars, off_loop
 from shoal.server.api.generation.fields import without_nulls
+from shoal.server.api.generation.params import check_prompt_chars, off_loop
 from shoal.server.errors import FieldProblem
 from shoal.text.task import Prompt, start_prompt
 from shoal.text.text_model import TextModel

@@ -1,4 +1,4 @@
-"""The common path of a generation route: model, place, task, submission, response."""
+"""The common path of a generation route: model, reservation, task, submission, response."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -8,10 +8,10 @@ from fastapi import Request
 from shoal.config import Settings
 from shoal.errors import ShoalError, Unavailable
 from shoal.protocol.messages import LoadedModel
-from shoal.server.admission import Ticket
+from shoal.server.admission import Reservation
 from shoal.server.api.generation.fields import GenerationFields
-from shoal.server.api.generation.pieces import RenderOptions
-from shoal.server.api.generation.respond import GenerationResponse, Renderer
+from shoal.server.api.generation.response import GenerationResponse, Renderer
+from shoal.server.api.generation.serialize import RenderOptions
 from shoal.server.context import RequestContext, context_of
 from shoal.server.services import Services, services_of, shutting_down
 from shoal.text.generator import Generation
@@ -33,17 +33,17 @@ async def start_generation(
     make_task: "MakeTask[Fields]",
     make_renderer: MakeRenderer,
 ) -> GenerationResponse:
-    """Takes a place, builds and submits the task. Raises the ShoalError that refuses it."""
+    """Reserves capacity, builds and submits the task. Raises the ShoalError that refuses it."""
     services, context = services_of(request), context_of(request.scope)
     model = services.find_model(fields.model)
     context.model = model.name
     ignored = fields.check_extra_fields()
     fields.check_limits(services.settings)
-    ticket = _enter(services, context, fields, num_sequences)
+    reservation = _reserve(services, context, fields, num_sequences)
     try:
         loaded = services.find_loaded(model.name)
         task = await make_task(fields, model, loaded, context, services.settings)
-        ticket.add_tokens(task.num_prompt_tokens)
+        reservation.add_tokens(task.num_prompt_tokens)
         generation = Generation(
             services.client, task, buffer_chunks=services.settings.stream_buffer_chunks
         )
@@ -51,23 +51,23 @@ async def start_generation(
         renderer = make_renderer(generation, options)
         generation.submit()
     except BaseException as error:
-        ticket.leave()
+        reservation.release()
         _count_refusal(services, model.name, error)
         raise
     return GenerationResponse(
         services,
         generation,
-        ticket,
+        reservation,
         renderer,
         stream=fields.stream,
         ignored=ignored,
     )
 
 
-def _enter(
+def _reserve(
     services: Services, context: RequestContext, fields: GenerationFields, num_sequences: int
-) -> Ticket:
-    """A place before any work. Raises Unavailable or RateLimited."""
+) -> Reservation:
+    """Capacity before any work. Raises Unavailable or RateLimited."""
     try:
         if services.draining:
             raise shutting_down()
@@ -77,7 +77,7 @@ def _enter(
                 f"the request could not start within max_time ({fields.max_time} s)",
                 retry_after_s=wait_s,
             )
-        return services.admission.enter(context.model, context.tenant, num_sequences)
+        return services.admission.reserve(context.model, context.tenant, num_sequences)
     except ShoalError as error:
         _count_refusal(services, context.model, error)
         raise
