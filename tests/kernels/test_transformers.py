@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from shoal.kernels.spec import ModelSpec
 
 from shoal.kernels.native import available, kernel_sets
-from shoal.kernels.spec import ModelSpec
 from tests.kernels.twin import GPT2, LLAMA, logits_of, make_model, random_tokens, rotary
 
 pytestmark = pytest.mark.skipif(not available(), reason="native kernels are not built")
