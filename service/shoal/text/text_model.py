@@ -3,12 +3,12 @@
 Reads JSON files only; weights are the engine's business.
 """
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shoal.errors import ModelFolderError
+from shoal.checkpoint.open import open_model
 from shoal.protocol.messages import ModelSource
 from shoal.text.chat_template import ChatTemplate
 from shoal.text.tokenizer import Tokenizer
@@ -37,18 +37,17 @@ class TextModel:
 
 def load_text_model(source: ModelSource) -> TextModel:
     """Raises ModelFolderError for missing or malformed files."""
-    folder = Path(source.path)
-    tokenizer = Tokenizer(folder)
-    config = _read_json(folder / "config.json")
-    settings = _read_json(folder / "tokenizer_config.json", optional=True)
-    generation = _read_json(folder / "generation_config.json", optional=True)
+    files = open_model(Path(source.path))
+    tokenizer = Tokenizer(files.tokenizer)
+    config, generation = files.config, files.generation_config
+    settings = files.tokenizer.settings
     names = {key: _token_name(settings.get(key)) for key in ("bos_token", "eos_token", "pad_token")}
     end_ids = _ids(generation.get("eos_token_id", config.get("eos_token_id")))
     eos_id = tokenizer.special_id(names["eos_token"])
     if not end_ids and eos_id is not None:
         end_ids = (eos_id,)
     starts = (tokenizer.special_id(names["bos_token"]), *_ids(config.get("bos_token_id")), eos_id)
-    template = _chat_template(folder, settings)
+    template = files.chat_templates.get("default")
     return TextModel(
         name=source.name,
         tokenizer=tokenizer,
@@ -56,12 +55,12 @@ def load_text_model(source: ModelSource) -> TextModel:
         end_token_ids=end_ids,
         start_token_id=next((start for start in starts if start is not None), None),
         defaults=_defaults(generation),
-        created=int((folder / "config.json").stat().st_mtime),
+        created=files.created,
         **names,
     )
 
 
-def _defaults(generation: dict[str, Any]) -> dict[str, float]:
+def _defaults(generation: Mapping[str, Any]) -> dict[str, float]:
     if generation.get("do_sample") is False:
         return {"temperature": 0.0}
     return {
@@ -70,26 +69,6 @@ def _defaults(generation: dict[str, Any]) -> dict[str, float]:
         if isinstance(generation.get(key), (int, float))
         and not isinstance(generation.get(key), bool)
     }
-
-
-def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
-    own_file = folder / "chat_template.jinja"
-    if own_file.is_file():
-        return own_file.read_text(encoding="utf-8")
-    template = settings.get("chat_template")
-    return template if isinstance(template, str) else None
-
-
-def _read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
-    if optional and not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelFolderError(f"{path.parent.name}: {path.name} cannot be read") from error
-    if not isinstance(value, dict):
-        raise ModelFolderError(f"{path.parent.name}: {path.name} is not a JSON object")
-    return value
 
 
 def _token_name(value: Any) -> str | None:
