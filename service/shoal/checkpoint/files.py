@@ -56,6 +56,11 @@ class ModelFiles(Protocol):
         ...
 
     @property
+    def generation_config_file(self) -> str:
+        """Where that came from, for errors."""
+        ...
+
+    @property
     def tokenizer(self) -> TokenizerFiles: ...
 
     @property

@@ -52,6 +52,10 @@ class HuggingFaceFolder:
     def generation_config(self) -> Mapping[str, Any]:
         return self._optional_json(GENERATION_CONFIG)
 
+    @property
+    def generation_config_file(self) -> str:
+        return where(self.path / GENERATION_CONFIG)
+
     @cached_property
     def tokenizer(self) -> TokenizerFiles:
         path = self.path / TOKENIZER
