@@ -3,17 +3,15 @@
 Weights are the engine's business.
 """
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from shoal.checkpoint.files import ModelFiles
 from shoal.checkpoint.open import open_model
 from shoal.protocol.messages import ModelSource
 from shoal.text.chat_template import ChatTemplate
 from shoal.text.model_defaults import read_defaults, token_name
 from shoal.text.tokenizer import Tokenizer
-
-log = logging.getLogger("shoal.text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +31,22 @@ class TextModel:
     """Sampling defaults that the model's files name."""
     created: int
     """Unix time of the model's config."""
+    remarks: tuple[str, ...] = ()
+    """What of its files is left out and why, for the operator."""
 
 
 def load_text_model(source: ModelSource) -> TextModel:
     """Raises ModelFolderError for missing or malformed files."""
-    files = open_model(Path(source.path))
+    return read_text_model(open_model(Path(source.path)), source.name)
+
+
+def read_text_model(files: ModelFiles, name: str) -> TextModel:
+    """The same of a model that is open already."""
     tokenizer = Tokenizer(files.tokenizer)
     defaults = read_defaults(files, tokenizer)
-    for remark in defaults.remarks:
-        log.warning(remark, extra={"model": source.name})
     template = files.chat_templates.get("default")
     return TextModel(
-        name=source.name,
+        name=name,
         tokenizer=tokenizer,
         chat_template=ChatTemplate(template) if template else None,
         end_token_ids=defaults.end_token_ids,
@@ -54,4 +56,5 @@ def load_text_model(source: ModelSource) -> TextModel:
         start_token_id=defaults.start_token_id,
         defaults=defaults.sampling,
         created=files.created,
+        remarks=defaults.remarks,
     )
