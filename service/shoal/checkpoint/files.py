@@ -56,6 +56,11 @@ class ModelFiles(Protocol):
         ...
 
     @property
+    def generation_config_file(self) -> str:
+        """Where that came from, for errors."""
+        ...
+
+    @property
     def tokenizer(self) -> TokenizerFiles: ...
 
     @property
@@ -82,4 +87,14 @@ class ModelFiles(Protocol):
     def weights_hash(self) -> str:
         """First 16 hex digits of the SHA-256 over the weight file; of several files, over their
         SHA-256 digests in order of names."""
+        ...
+
+    @property
+    def is_locked(self) -> bool:
+        """Is there a lock, and does every file agree with it? Raises where one does not."""
+        ...
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of the weights on disk."""
         ...

@@ -16,7 +16,7 @@ from shoal.model.weights import load_weights, num_parameters, stored_format
 from shoal.protocol.messages import EngineConfig, LoadedModel, ModelSource
 from shoal.runner.device import available_bytes, choose_device, choose_dtype, usable_cores
 from shoal.runner.inputs import Backend
-from shoal.runner.kernel_choice import choose_kernels
+from shoal.runner.kernel_choice import KernelChoice, choose_kernels
 from shoal.runner.model_runner import ModelRunner
 from shoal.runner.sampling import Sampling
 
@@ -33,6 +33,8 @@ class _Model:
     """Ids the tokenizer knows; the embedding may have more rows."""
     max_tokens: int
     """Of one sequence."""
+    unused_keys: list[str]
+    """Of the config."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +58,10 @@ def load_runner(
     files = open_model(Path(source.path))
     is_quantized = config.quantize != "none"
     quality_loss = read_quality_loss(files, config.quantize) if is_quantized else None
-    model = _read(files, source.name, config, on_progress)
+    model = _read(files, config, on_progress)
     choice = choose_kernels(config, model.spec)
-    if choice.reason is not None:
-        _log.warning("model %s: %s computes: %s", source.name, choice.kernels, choice.reason)
+    for remark in _remarks(model, choice):
+        _log.warning("model %s: %s", source.name, remark)
     sampling: Sampling | None = None
     if choice.kernels == "native":
         from shoal.runner.native_sampling import NativeSampling
@@ -95,23 +97,39 @@ def load_runner(
     return runner, loaded, built.num_blocks
 
 
+def check_model(files: ModelFiles, config: EngineConfig) -> list[str]:
+    """Reads and checks all that `load_runner` would, and builds nothing; returns remarks for the
+    operator. Raises ModelFolderError or ConfigError."""
+    model = _read(files, config, lambda progress: None)
+    return _remarks(model, choose_kernels(config, model.spec))
+
+
 def _read(
-    files: ModelFiles, name: str, config: EngineConfig, on_progress: Callable[[float], None]
+    files: ModelFiles, config: EngineConfig, on_progress: Callable[[float], None]
 ) -> _Model:
     max_model_len = config.max_model_len or None
-    description = read_model(files.config, files.config_file, max_model_len)
-    spec = description.spec
-    if description.unused_keys:
-        keys = ", ".join(key[:60] for key in description.unused_keys)
-        _log.warning("model %s: keys of %s are not used: %s", name, files.config_file, keys)
+    architecture, spec, unused_keys = read_model(files.config, files.config_file, max_model_len)
     tensors = files.tensors(lambda progress: on_progress(0.6 * progress))
     longest = spec.max_position_embeddings
     return _Model(
         spec=spec,
-        weights=load_weights(spec, description.architecture, tensors, files.name),
+        weights=load_weights(spec, architecture, tensors, files.name),
         num_token_ids=_num_token_ids(files, spec),
         max_tokens=min(longest, max_model_len or longest),
+        unused_keys=unused_keys,
     )
+
+
+def _remarks(model: _Model, choice: KernelChoice) -> list[str]:
+    """What an operator should know and would not expect."""
+    remarks = []
+    if model.unused_keys:
+        keys = ", ".join(key[:60] for key in model.unused_keys)
+        remarks.append(f"keys of config.json that are not used: {keys}")
+    if choice.reason is not None:
+        computes = "PyTorch" if choice.kernels == "torch" else "the CPU"
+        remarks.append(f"{computes} computes, because {choice.reason}")
+    return remarks
 
 
 def num_kv_blocks(
