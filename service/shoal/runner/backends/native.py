@@ -1,19 +1,17 @@
 """The native CPU library as a backend: a whole step is one call, and torch is never imported."""
 
-from dataclasses import fields, replace
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shoal.checkpoint.files import StoredTensor
 from shoal.errors import ConfigError
 from shoal.kernels import native
-from shoal.kernels.spec import Dtype, ModelSpec
-from shoal.model.config import ModelConfig
-from shoal.model.loader import Checkpoint
+from shoal.kernels.native import Dtype
+from shoal.model.spec import DecoderSpec, Role
 from shoal.runner.inputs import Float32, HeadOutputs, StepInputs
 
-_VOCABULARY = ("embed_tokens.weight", "wte.weight", "lm_head.weight")
-"""Weights with a row per token id."""
 _NO_IDS: NDArray[np.int32] = np.empty(0, np.int32)
 
 
@@ -22,7 +20,8 @@ class NativeBackend:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        spec: DecoderSpec,
+        weights: Mapping[Role, StoredTensor],
         *,
         dtype: Dtype,
         num_blocks: int,
@@ -30,32 +29,30 @@ class NativeBackend:
         num_threads: int,
         num_token_ids: int | None = None,
     ) -> None:
-        """`max_step_tokens`: most tokens of one step. `num_token_ids`: the rest of a padded
-        vocabulary is left out. Raises ConfigError when the library is not built."""
+        """`max_step_tokens`: most tokens of one step. `num_token_ids`: rows of the vocabulary that
+        are tokens, the others are padding that is never picked; None = all. Raises ConfigError
+        when the library is not built, ValueError for a spec that `native.supports` has something
+        against."""
         if not native.available():
             raise ConfigError(
-                "kernels=native was asked for, and the native library is not built: reinstall "
+                "kernels=native is set, and the native library is not built: reinstall "
                 "Shoal with a C++ compiler at hand"
             )
-        spec = _spec(checkpoint.config)
-        vocab_size = num_token_ids or spec.vocab_size
-        self._no_logits = np.empty((0, vocab_size), np.float32)
+        self._no_logits = np.empty((0, spec.vocab_size), np.float32)
         self._model = native.NativeModel(
-            replace(spec, vocab_size=vocab_size),
-            {
-                name: tensor.array[:vocab_size] if name.endswith(_VOCABULARY) else tensor.array
-                for name, tensor in checkpoint.tensors.items()
-            },
+            spec,
+            {role: tensor.array for role, tensor in weights.items()},
             dtype=dtype,
             num_blocks=num_blocks,
             max_tokens=max_step_tokens,
             num_threads=num_threads,
+            num_token_ids=num_token_ids,
         )
         self.name = self._model.kernel_set
         self.weight_bytes = self._model.weight_bytes
 
     def forward(self, inputs: StepInputs) -> Float32:
-        """float32 logits [L, vocab]."""
+        """float32 logits [L, vocab_size], padded rows of the vocabulary included."""
         return self._model.forward(
             inputs.token_ids,
             inputs.positions,
@@ -67,7 +64,7 @@ class NativeBackend:
         )
 
     def forward_best(self, inputs: StepInputs, num_logits: int) -> HeadOutputs:
-        """Best ids of all L tokens; logits of the first `num_logits` only."""
+        """Best ids of all L tokens; logits [num_logits, vocab_size] of the first ones only."""
         if len(inputs.logit_indices) == 0:
             self.forward(inputs)
             return HeadOutputs(_NO_IDS, self._no_logits[:, 0], self._no_logits)
@@ -82,8 +79,8 @@ class NativeBackend:
             num_logits=num_logits,
             top=1,
         )
-        assert head.top_ids is not None, "the best ids were asked for"
-        assert head.top_logits is not None, "the best logits were asked for"
+        assert head.top_ids is not None, "the best ids were requested"
+        assert head.top_logits is not None, "the best logits were requested"
         logits = self._no_logits if head.logits is None else head.logits
         return HeadOutputs(head.top_ids[:, 0], head.top_logits[:, 0], logits)
 
@@ -100,10 +97,3 @@ def native_dtype(wanted: str, stored: str, quantize: str = "none") -> Dtype:
     if wanted == "bfloat16":
         return "bfloat16"
     return "bfloat16" if stored == "bfloat16" else "float32"
-
-
-def _spec(config: ModelConfig) -> ModelSpec:
-    shared = {field.name for field in fields(ModelSpec)} & {
-        field.name for field in fields(ModelConfig)
-    }
-    return ModelSpec(**{name: getattr(config, name) for name in shared})
