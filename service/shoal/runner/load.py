@@ -104,9 +104,7 @@ def check_model(files: ModelFiles, config: EngineConfig) -> list[str]:
     return _remarks(model, choose_kernels(config, model.spec))
 
 
-def _read(
-    files: ModelFiles, config: EngineConfig, on_progress: Callable[[float], None]
-) -> _Model:
+def _read(files: ModelFiles, config: EngineConfig, on_progress: Callable[[float], None]) -> _Model:
     max_model_len = config.max_model_len or None
     architecture, spec, unused_keys = read_model(files.config, files.config_file, max_model_len)
     tensors = files.tensors(lambda progress: on_progress(0.6 * progress))
