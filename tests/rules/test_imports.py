@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "runner": {"model", "kernels", "checkpoint"} | SHARED,
     "model": {"checkpoint"} | SHARED,
     "checkpoint": {"protocol", "errors"},
-    "kernels": SHARED,
+    "kernels": SHARED,  # and model/spec.py: SPEC_IN_KERNELS
     **dict.fromkeys(SHARED, SHARED),
     # A command calls any part; see LOADED_WHEN_RUN.
     "commands": {"client", "server", "text", "bridge", "engine", "runner", "checkpoint", "train"}
@@ -33,6 +33,8 @@ MAY_IMPORT = {
 }
 # The wiring files know both sides of a border and hold no logic.
 WIRING = {("bridge/local.py", "engine"), ("engine/process.py", "runner")}
+# The kernels execute a spec: the numbers of a network, which import nothing.
+SPEC_IN_KERNELS = ("kernels/native.py", "shoal.model.spec")
 
 # These load what they call only when it is called: `shoal --help` and `import shoal` stay quick.
 LOADED_WHEN_RUN = {"commands", "cli", "__init__"}
@@ -72,6 +74,7 @@ RULES = {
             found.target not in ("", found.place)
             and found.target not in MAY_IMPORT.get(found.place, set())
             and (found.file, found.target) not in WIRING
+            and (found.file, found.module) != SPEC_IN_KERNELS
         ),
         ("engine/scheduler.py", "from shoal.runner import sampler"),
     ),
@@ -95,12 +98,8 @@ RULES = {
         ("protocol/params.py", "import pydantic"),
     ),
     "torch": Rule(
-        "torch only in runner, model, kernels/reference.py and train",
-        lambda found: (
-            imports_torch(found)
-            and found.place not in {"runner", "model", "train"}
-            and found.file != "kernels/reference.py"
-        ),
+        "torch only in runner, model and train",
+        lambda found: imports_torch(found) and found.place not in {"runner", "model", "train"},
         ("server/serve.py", "def f():\n    import torch"),
     ),
     "web": Rule(
@@ -154,3 +153,4 @@ def test_the_rule_notices_a_breach(name: str) -> None:
 def test_every_exception_is_in_use() -> None:
     used = {(found.file, found.target) for found in package_imports()}
     assert used >= WIRING | {LOADED_BY_THE_DOCTOR}
+    assert SPEC_IN_KERNELS in {(found.file, found.module) for found in package_imports()}

@@ -145,7 +145,7 @@ def num_kv_blocks(
 
 def _native_backend(model: _Model, config: EngineConfig, kv_bytes: int) -> _Built:
     from shoal.kernels.native import BLOCK_SIZE as NATIVE_BLOCK_SIZE
-    from shoal.runner.native_backend import NativeBackend, native_dtype
+    from shoal.runner.backends.native import NativeBackend, native_dtype
 
     if config.block_size != NATIVE_BLOCK_SIZE:
         raise ConfigError(f"block_size must be {NATIVE_BLOCK_SIZE} with native kernels")
