@@ -73,22 +73,22 @@ def make_backend(folder: Path, kind: str = "torch", *, num_blocks: int = NUM_BLO
 
 
 def reference_model(folder: Path) -> Any:
-    """The folder in `transformers`, float64, with all weights found and none left over."""
+    """The folder in `transformers`, float32, with all weights found and none left over."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     network, report = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
     )
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
-    return network.double().eval()
+    return network.eval()
 
 
-def reference_logits(network: Any, token_ids: list[int]) -> NDArray[np.float64]:
+def reference_logits(network: Any, token_ids: list[int]) -> Float32:
     """[n, vocab] of a reference model."""
     import torch
 
     with torch.inference_mode():
-        logits: NDArray[np.float64] = network(torch.tensor([token_ids])).logits[0].numpy()
+        logits: Float32 = network(torch.tensor([token_ids])).logits[0].numpy()
     return logits
 
 

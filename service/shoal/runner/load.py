@@ -34,7 +34,7 @@ class _Model:
     max_tokens: int
     """Of one sequence."""
     unused_keys: list[str]
-    """Of its config."""
+    """Of the config."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,27 +106,27 @@ def check_model(files: ModelFiles, config: EngineConfig) -> list[str]:
 
 def _read(files: ModelFiles, config: EngineConfig, on_progress: Callable[[float], None]) -> _Model:
     max_model_len = config.max_model_len or None
-    description = read_model(files.config, files.config_file, max_model_len)
-    spec = description.spec
+    architecture, spec, unused_keys = read_model(files.config, files.config_file, max_model_len)
     tensors = files.tensors(lambda progress: on_progress(0.6 * progress))
     longest = spec.max_position_embeddings
     return _Model(
         spec=spec,
-        weights=load_weights(spec, description.architecture, tensors, files.name),
+        weights=load_weights(spec, architecture, tensors, files.name),
         num_token_ids=_num_token_ids(files, spec),
         max_tokens=min(longest, max_model_len or longest),
-        unused_keys=description.unused_keys,
+        unused_keys=unused_keys,
     )
 
 
 def _remarks(files: ModelFiles, model: _Model, choice: KernelChoice) -> list[str]:
-    """What the operator should know of a model that loads."""
+    """What an operator should know and would not expect."""
     remarks = []
     if model.unused_keys:
         keys = ", ".join(key[:60] for key in model.unused_keys)
-        remarks.append(f"keys of {files.config_file} are not used: {keys}")
+        remarks.append(f"keys of {files.config_file} that are not used: {keys}")
     if choice.reason is not None:
-        remarks.append(f"{choice.kernels} kernels compute it: {choice.reason}")
+        computes = "PyTorch" if choice.kernels == "torch" else "the CPU"
+        remarks.append(f"{computes} computes, because {choice.reason}")
     return remarks
 
 
