@@ -140,8 +140,11 @@ async def _announce(client: RemoteEngine, server: _Server, services: Services) -
     host, port = server.config.host, server.config.port
     shown_host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     url = f"http://{shown_host}:{port}"
-    for line in (*_model_lines(client.loaded), *_failure_lines(services)):
+    served = [model.name for model in services.served_models()]
+    for line in (*_model_lines(client.loaded, served), *_failure_lines(services)):
         print(line, flush=True)
+    if not served:  # the engine can compute some and the text side others
+        return
     model = services.default_model
     auth = " -H 'Authorization: Bearer YOUR_KEY'" if services.keys else ""
     print(
@@ -152,11 +155,11 @@ async def _announce(client: RemoteEngine, server: _Server, services: Services) -
     )
 
 
-def _model_lines(models: Mapping[str, LoadedModel]) -> list[str]:
+def _model_lines(loaded: Mapping[str, LoadedModel], names: list[str]) -> list[str]:
     return [
         f"  {model.name}: {model.num_parameters / 1e6:.1f} M parameters, {model.dtype} on "
         f"{model.device} ({model.kernels} kernels), context {model.max_model_len}"
-        for model in models.values()
+        for model in (loaded[name] for name in names if name in loaded)
     ]
 
 
