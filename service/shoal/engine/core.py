@@ -6,7 +6,6 @@ A step is plan, run, apply, for the model whose turn it is. Knows no process, so
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 import msgspec
 
@@ -15,21 +14,11 @@ from shoal.engine.scheduler import Applied, Limits, Scheduler
 from shoal.engine.stats import SpeedMeter
 from shoal.engine.stopping import failed
 from shoal.protocol.messages import EngineConfig, EngineStats, LoadedModel, StepOutputs, Submit
-from shoal.protocol.step import StepPlan, StepResult
+from shoal.protocol.step import LoadedRunner, Runner, StepPlan, StepResult
 
 _log = logging.getLogger(__name__)
 
 _NO_PLAN, _NOTHING_APPLIED, _NO_RESULT = StepPlan(), Applied(), StepResult([])
-
-
-class Runner(Protocol):
-    """Computes plans of one model."""
-
-    def run(self, plan: StepPlan) -> StepResult:
-        """Computes the plan's rows. A row that fails alone is in `errors`; an exception means
-        that the whole step failed. Unknown ids in `plan.released` are no error: after a failed
-        step the scheduler does not know how far the runner came."""
-        ...
 
 
 class EngineCore:
@@ -37,15 +26,15 @@ class EngineCore:
 
     def __init__(
         self,
-        models: Mapping[str, tuple[Runner, int, LoadedModel]],
+        models: Mapping[str, LoadedRunner],
         config: EngineConfig,
         clock: Callable[[], float],
     ) -> None:
-        """`models`: name -> (runner, KV blocks it has, what it is). `clock`: seconds, monotonic."""
+        """`models`: by name. `clock`: seconds, monotonic."""
         self._clock = clock
         self._models = {
             name: _Model(runner, _fit(loaded, num_blocks, config), num_blocks, config)
-            for name, (runner, num_blocks, loaded) in models.items()
+            for name, (runner, loaded, num_blocks) in models.items()
         }
         self._arbiter = Arbiter(list(self._models))
         self._unknown: list[Submit] = []  # for a model that is not here; to be answered

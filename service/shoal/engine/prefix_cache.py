@@ -2,7 +2,7 @@
 
 Key: SHA-256 over the key of the block before, the salt (first block) and the token ids; never
 Python's hash(). On a hit the tokens and the chain are compared too, so a collision is a miss.
-Knows block numbers, not who holds them; the model is implicit, each has its own cache.
+Knows block ids, not who uses them; the model is implicit, each has its own cache.
 """
 
 from array import array
@@ -75,8 +75,8 @@ class PrefixCache:
             return None
         return entry
 
-    def holder_of(self, digest: bytes) -> int | None:
-        """The block that stands in the way of a new entry with this digest."""
+    def block_with(self, digest: bytes) -> int | None:
+        """The block of the entry with this digest, whatever its tokens and parent."""
         entry = self._by_digest.get(digest)
         return None if entry is None else entry.block_id
 

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from shoal.engine.core import EngineCore, Runner
+from shoal.engine.core import EngineCore
 from shoal.errors import ShoalError
 from shoal.protocol import codec
 from shoal.protocol.messages import (
@@ -28,7 +28,6 @@ from shoal.protocol.messages import (
     EngineFailed,
     FromEngine,
     Heartbeat,
-    LoadedModel,
     Loading,
     ModelSource,
     Ready,
@@ -36,11 +35,10 @@ from shoal.protocol.messages import (
     Submit,
     ToEngine,
 )
+from shoal.protocol.step import LoadedRunner
 
-Load = Callable[
-    [ModelSource, EngineConfig, int, Callable[[float], None]], tuple[Runner, LoadedModel, int]
-]
-"""(source, config, bytes for the KV cache, on_progress) -> (runner, what it is, KV blocks)."""
+Load = Callable[[ModelSource, EngineConfig, int, Callable[[float], None]], LoadedRunner]
+"""(source, config, bytes for the KV cache, on_progress) -> a model that is ready."""
 
 EXIT_OK, EXIT_BROKEN_FRAME, EXIT_BAD_MODEL = 0, 1, 3
 
@@ -150,9 +148,9 @@ def main(fd: int, load: Load | None = None) -> int:
     except ParentGoneError:
         return EXIT_OK
     except codec.FrameError as error:
-        return _give_up(link, "invalid_frame", str(error), EXIT_BROKEN_FRAME)
+        return _fail_and_exit(link, "invalid_frame", str(error), EXIT_BROKEN_FRAME)
     except LoadError as error:
-        return _give_up(link, error.code, str(error), EXIT_BAD_MODEL)
+        return _fail_and_exit(link, error.code, str(error), EXIT_BAD_MODEL)
     return EXIT_OK
 
 
@@ -179,8 +177,7 @@ def _load_models(link: Link, config: EngineConfig, load: Load) -> EngineCore:
     models = {}
     for source in config.models:
         share = config.kv_cache_bytes // len(config.models)
-        runner, loaded, num_blocks = _load_one(link, config, load, source, share)
-        models[source.name] = (runner, num_blocks, loaded)
+        models[source.name] = _load_one(link, config, load, source, share)
     core = EngineCore(models, config, time.monotonic)
     # What lives now lives as long as the process: the collector need not look at it again.
     # From here it runs only where it delays nobody, see _serve.
@@ -193,7 +190,7 @@ def _load_models(link: Link, config: EngineConfig, load: Load) -> EngineCore:
 
 def _load_one(
     link: Link, config: EngineConfig, load: Load, source: ModelSource, kv_bytes: int
-) -> tuple[Runner, LoadedModel, int]:
+) -> LoadedRunner:
     reported = 0.0
 
     def on_progress(progress: float) -> None:
@@ -211,7 +208,7 @@ def _load_one(
         raise LoadError(f"model {source.name}: {error.message}", error.code or "") from error
     except MemoryError as error:
         raise LoadError(f"model {source.name}: not enough memory", "out_of_memory") from error
-    except Exception as error:  # a fault of ours or of a library: also ends with a plain word
+    except Exception as error:  # a fault of ours or of a library: it too ends with a message
         _log.exception("loading %s failed", source.name)
         message = f"model {source.name} could not be loaded: {type(error).__name__}: {error}"
         raise LoadError(message, "internal_error") from error
@@ -226,7 +223,7 @@ def _serve(link: Link, core: EngineCore, heartbeat_s: float, messages: list[ToEn
     num_steps = 0
     last_beat_s = link.last_sent_s
     while True:
-        if _take_in(core, messages):
+        if _handle_messages(core, messages):
             return
         may_step = core.has_work and link.num_unsent_bytes < _MAX_UNSENT_BYTES
         if may_step and (outputs := core.step()) is not None:
@@ -247,7 +244,7 @@ def _serve(link: Link, core: EngineCore, heartbeat_s: float, messages: list[ToEn
         messages = link.receive(max(heartbeat_s - quiet_s, 0.0))
 
 
-def _take_in(core: EngineCore, messages: list[ToEngine]) -> bool:
+def _handle_messages(core: EngineCore, messages: list[ToEngine]) -> bool:
     """True for Shutdown."""
     for message in messages:
         if isinstance(message, Submit):
@@ -264,7 +261,7 @@ def _take_in(core: EngineCore, messages: list[ToEngine]) -> bool:
 # --- ends ----------------------------------------------------------------------------------------
 
 
-def _give_up(link: Link, code: str, message: str, exit_code: int) -> int:
+def _fail_and_exit(link: Link, code: str, message: str, exit_code: int) -> int:
     try:
         link.send(EngineFailed(code, message))
         link.drain(_EXIT_GRACE_S)

@@ -1,4 +1,4 @@
-"""One prompt being continued once: what was asked, and how far it has come.
+"""One prompt being continued once: what was requested, and how far it has come.
 
 A record without behaviour; its one owner is the scheduler. It has no mode: it is in prefill
 while more than one known token is left to compute.
@@ -32,9 +32,9 @@ class Sequence:
 
     block_keys: list[BlockKey] = field(default_factory=list)
     """Prefix cache keys of the first full blocks, as far as they were needed."""
-    num_published_blocks: int = 0
+    num_cached_blocks: int = 0
     """Leading blocks that the prefix cache knows, from here or from another sequence."""
-    last_published: int | str = ""
+    last_cached: int | str = ""
     """Cache serial of the last of them; the salt before the first."""
 
     num_cached_tokens: int = 0
@@ -45,7 +45,7 @@ class Sequence:
     admitted_s: float | None = None
     """First time it left the waiting queue."""
     prompt_logprobs: list[TokenLogprobs | None] | None = None
-    """While they are wanted and not yet sent."""
+    """Those computed so far, while they are requested and not yet sent."""
 
     @property
     def num_tokens(self) -> int:
@@ -79,7 +79,7 @@ def make_sequence(submit: Submit, max_model_len: int, arrival: int, now: float) 
         max_num_tokens=min(num_prompt_tokens + submit.stop.max_tokens, max_model_len),
         stop_ids=frozenset(submit.stop.all_stop_ids),
         token_ids=list(submit.prompt_token_ids),
-        last_published=submit.cache_salt,
+        last_cached=submit.cache_salt,
         # The first position has no log-probability.
         prompt_logprobs=[None] if wants_prompt_logprobs else None,
     )

@@ -16,9 +16,12 @@ def failed(error_code: str) -> Finished:
 
 def refusal(submit: Submit, vocab_size: int, max_model_len: int) -> str | None:
     """Error code of a sequence that could never run. The HTTP side checks the same before;
-    this is the last guard, so that one bad sequence cannot break the step of others."""
+    this is the last guard, so that one bad sequence cannot break the step of others. End ids are
+    the model's, not the caller's: one that the vocabulary lacks just never comes."""
     prompt = submit.prompt_token_ids
-    if not prompt or min(prompt) < 0 or max(prompt) >= vocab_size:
+    biased = [token_id for token_id, _ in submit.sampling.logit_bias]
+    token_ids = [*prompt, *biased, *submit.stop.stop_token_ids]
+    if not prompt or min(token_ids) < 0 or max(token_ids) >= vocab_size:
         return "invalid_value"
     if len(prompt) + min(submit.stop.max_tokens, 1) > max_model_len:
         return "context_length_exceeded"

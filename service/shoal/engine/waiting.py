@@ -57,9 +57,9 @@ class TenantShares:
                 tenant = seq.submit.tenant
                 served[tenant] = served.get(tenant, self._level) + OUTPUT_WEIGHT
 
-    def charge_steady(self, num_decodes: Mapping[str, int]) -> None:
-        """One token of so many sequences of each tenant, none of which is a recomputed one."""
-        for tenant, count in num_decodes.items():
+    def charge_continued(self, num_rows: Mapping[str, int]) -> None:
+        """One new token of so many sequences of each tenant is computed now."""
+        for tenant, count in num_rows.items():
             self._served[tenant] = self.served(tenant) + OUTPUT_WEIGHT * count
 
     def charge_prefill(self, seq: Sequence, num_new_tokens: int) -> None:
@@ -101,7 +101,7 @@ class WaitingQueue:
 
     def put_back(self, seq: Sequence) -> None:
         """A sequence that was popped and could not start, or that was preempted: to the front
-        of its kind. Put several back in the opposite order of popping."""
+        of its queue. Put several back in the opposite order of popping."""
         self._enter(seq)
         fifo = self._preempted if seq.num_preemptions else self._fifo(seq)
         fifo.appendleft(seq)

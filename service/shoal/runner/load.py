@@ -9,6 +9,7 @@ from shoal.model.config import ModelConfig
 from shoal.model.fields import read_json
 from shoal.model.loader import Checkpoint, load_checkpoint
 from shoal.protocol.messages import EngineConfig, LoadedModel, ModelSource
+from shoal.protocol.step import LoadedRunner
 from shoal.runner.device import (
     available_bytes,
     choose_device,
@@ -19,7 +20,7 @@ from shoal.runner.device import (
 from shoal.runner.inputs import Backend
 from shoal.runner.model_runner import ModelRunner
 from shoal.runner.quality import read_quality_loss
-from shoal.runner.sampling import Sampling
+from shoal.sampling.sampler import Sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,8 @@ def load_runner(
     config: EngineConfig,
     kv_bytes: int,
     on_progress: Callable[[float], None],
-) -> tuple[ModelRunner, LoadedModel, int]:
-    """(runner, what it is, number of KV blocks). Raises ModelFolderError or ConfigError."""
+) -> LoadedRunner:
+    """Raises ModelFolderError or ConfigError."""
     folder = Path(source.path)
     checkpoint = load_checkpoint(folder, on_progress)
     num_token_ids = _num_token_ids(folder, checkpoint.config)
@@ -48,12 +49,12 @@ def load_runner(
         max_tokens = min(max_tokens, config.max_model_len)
     is_quantized = config.quantize != "none"
     quality_loss = read_quality_loss(folder, config.quantize) if is_quantized else None
-    sampling: Sampling | None = None
+    sampler: Sampler | None = None
     if _uses_native(config):
-        from shoal.runner.native_sampling import NativeSampling
+        from shoal.sampling.native import NativeSampler
 
         built = _native_backend(checkpoint, config, kv_bytes, max_tokens, num_token_ids)
-        sampling = NativeSampling(num_token_ids)
+        sampler = NativeSampler(num_token_ids)
     else:
         built = _torch_backend(checkpoint, config, kv_bytes, max_tokens)
     on_progress(0.9)
@@ -63,7 +64,7 @@ def load_runner(
         max_rows=config.max_batch_size,
         max_tokens=max_tokens,
         block_size=config.block_size,
-        sampling=sampling,
+        sampler=sampler,
     )
     on_progress(1.0)
     loaded = LoadedModel(
@@ -79,7 +80,7 @@ def load_runner(
         quantization=config.quantize,
         quality_loss=quality_loss,
     )
-    return runner, loaded, built.num_blocks
+    return LoadedRunner(runner, loaded, built.num_blocks)
 
 
 def num_kv_blocks(
