@@ -267,11 +267,12 @@ class Scheduler:
     def apply(self, plan: StepPlan, result: StepResult, now: float) -> Applied:
         """Takes over what the runner computed for the last plan."""
         applied = Applied()
-        errors, block_size = result.errors, self.limits.block_size
+        seq_ids, sampled = applied.seq_ids, applied.token_ids
+        block_size = self.limits.block_size
         rows = zip(self._planned, plan.num_new_tokens, result.token_ids, strict=True)
         for seq, num_new_tokens, token_id in rows:
-            if errors and seq.seq_id in errors:
-                self._fail(seq, errors[seq.seq_id])
+            if token_id is None and seq.seq_id in result.errors:
+                self._fail(seq, result.errors[seq.seq_id])
                 continue
             num_computed_tokens = seq.num_computed_tokens + num_new_tokens
             seq.num_computed_tokens = num_computed_tokens
@@ -279,20 +280,20 @@ class Scheduler:
                 self._blocks.cache_full_blocks(seq)
             if num_computed_tokens <= seq.num_prompt_tokens:
                 self._apply_prompt(seq, result, applied, now)
+                if num_computed_tokens == seq.max_num_tokens:  # no output token was asked for
+                    self._finish(seq, Finished(FinishReason.LENGTH))
+                    continue
             token_ids = seq.token_ids
-            if num_computed_tokens < len(token_ids):
+            if token_id is None:
+                if num_computed_tokens == len(token_ids):
+                    self._fail(seq, "internal_error")
                 continue
-            if len(token_ids) >= seq.max_num_tokens:  # no output token was asked for
-                self._finish(seq, Finished(FinishReason.LENGTH))
-            elif token_id is None:
-                self._fail(seq, "internal_error")
-            else:
-                token_ids.append(token_id)
-                applied.seq_ids.append(seq.seq_id)
-                applied.token_ids.append(token_id)
-                may_end = token_id in seq.stop_ids or len(token_ids) >= seq.max_num_tokens
-                if may_end and (finished := finish_after(seq, token_id)) is not None:
-                    self._finish(seq, finished)
+            token_ids.append(token_id)
+            seq_ids.append(seq.seq_id)
+            sampled.append(token_id)
+            may_end = token_id in seq.stop_ids or len(token_ids) >= seq.max_num_tokens
+            if may_end and (finished := finish_after(seq, token_id)) is not None:
+                self._finish(seq, finished)
         return applied
 
     def _apply_prompt(

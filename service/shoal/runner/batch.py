@@ -63,15 +63,17 @@ class Batch:
         )
         """The arrays of the step; `advance` changes them."""
         self._sampled: Int32 | None = None
+        self._counters: Int32 | None = None
 
     def advance(self, plan: StepPlan) -> None:
         """On to a plan that continues this one."""
         assert self._sampled is not None, "a step without tokens is not continued"
         inputs, size = self.inputs, self._block_size
         inputs.token_ids = self._sampled
-        inputs.positions += 1
-        inputs.context_lens += 1
-        inputs.slots += 1
+        if self._counters is None:  # one array, so one addition a step
+            self._counters = np.stack([inputs.positions, inputs.context_lens, inputs.slots])
+            inputs.positions, inputs.context_lens, inputs.slots = self._counters
+        self._counters += 1
         for seq_id, (block_id,) in plan.new_block_ids.items():
             index = self._index_of[seq_id]
             block_index = inputs.positions[index] // size
