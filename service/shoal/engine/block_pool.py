@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 
 class InvariantError(Exception):
-    """The engine's own bookkeeping is wrong; going on would mix up sequences."""
+    """The engine's own bookkeeping is wrong; continuing could mix up sequences."""
 
 
 def ensure(condition: bool, message: str) -> None:
@@ -23,10 +23,10 @@ class BlockPool:
     """Hands out `num_blocks` blocks, counts references, evicts the least recently used."""
 
     def __init__(self, num_blocks: int, on_evict: Callable[[int], object]) -> None:
-        """`on_evict(block_id)` is called when a cached block is taken for new content."""
+        """`on_evict(block_id)` is called when a cached block is reused for new content."""
         self.num_blocks = num_blocks
         self._on_evict = on_evict
-        # A stack: the block freed last is the one most likely still in the processor's cache.
+        # A stack: the block freed last is most likely still in the CPU's cache.
         self._free = list(range(num_blocks - 1, -1, -1))
         self._evictable: OrderedDict[int, None] = OrderedDict()  # least recently used first
         self._ref_counts = [0] * num_blocks

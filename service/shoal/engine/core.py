@@ -1,7 +1,7 @@
 """The engine: every model's scheduler and runner, stepped one at a time.
 
 A step is plan, run, apply, for the model whose turn it is. Knows no process, socket or text:
-`process.py` and `bridge/local.py` drive it. Read `scheduler.py` next.
+`process.py` and `bridge/local.py` call it. Read `scheduler.py` next.
 """
 
 import logging
@@ -37,11 +37,11 @@ class EngineCore:
             for name, (runner, loaded, num_blocks) in models.items()
         }
         self._arbiter = Arbiter(list(self._models))
-        self._unknown: list[Submit] = []  # for a model that is not here; to be answered
+        self._unknown: list[Submit] = []  # for a model that is not served; to be refused
 
     @property
     def loaded_models(self) -> list[LoadedModel]:
-        """As the engine serves them: `max_model_len` is the smallest of the model's own, the
+        """As the engine serves them: `max_model_len` is the minimum of the model's own, the
         configured one and what its KV blocks hold."""
         return [model.loaded for model in self._models.values()]
 
@@ -118,14 +118,14 @@ class _Model:
         )
 
     def step(self, clock: Callable[[], float]) -> StepOutputs:
-        """Plan, run, apply. An exception of the runner ends the sequences of this step alone;
-        InvariantError afterwards means that going on would be wrong."""
+        """Plan, run, apply. An exception of the runner fails the sequences of this step only;
+        InvariantError afterwards means that the bookkeeping is damaged."""
         scheduler = self.scheduler
         started_s = clock()
         plan = scheduler.plan(started_s)
         try:
             result = self._runner.run(plan)
-        except Exception:  # whatever a backend raises, its step is lost and the engine goes on
+        except Exception:  # whatever a backend raises: this step fails, the engine continues
             _log.exception("step of %s failed, %d rows", self.loaded.name, len(plan.seq_ids))
             scheduler.fail_step(plan, "internal_error")
             scheduler.check()
@@ -142,7 +142,7 @@ class _Model:
         result: StepResult = _NO_RESULT,
         step_s: float = 0.0,
     ) -> StepOutputs:
-        """One step's outputs and whoever finished since the last ones."""
+        """One step's outputs, and the sequences that finished since the last ones."""
         return StepOutputs(
             model=self.loaded.name,
             seq_ids=applied.seq_ids,
@@ -172,7 +172,7 @@ class _Model:
 
 
 def _fit(loaded: LoadedModel, num_blocks: int, config: EngineConfig) -> LoadedModel:
-    """A sequence that had the whole pool for itself must fit it, or it could never end."""
+    """A sequence must fit the whole block pool, or it could never finish."""
     lengths = [loaded.max_model_len, num_blocks * config.block_size]
     if config.max_model_len > 0:
         lengths.append(config.max_model_len)
@@ -180,7 +180,7 @@ def _fit(loaded: LoadedModel, num_blocks: int, config: EngineConfig) -> LoadedMo
 
 
 def _refuse_model(submit: Submit) -> StepOutputs:
-    """The HTTP side checks the name before; this is the last guard."""
+    """The HTTP side checks the name before; this is a second guard."""
     return StepOutputs(
         model=submit.model,
         seq_ids=[],

@@ -24,12 +24,12 @@ class KVBlocks:
         return -(-num_tokens // self.block_size)
 
     def may_grow(self, seq: Sequence) -> bool:
-        """Can the sequence ask for another block some day?"""
+        """May the sequence need another block later?"""
         return len(seq.block_ids) < self.blocks_for(seq.max_computed_tokens)
 
     def find_prefix(self, seq: Sequence) -> list[CachedBlock]:
-        """Cached blocks the sequence can start from; at least one token is left to compute.
-        Not read for prompt log-probabilities: those need every position computed."""
+        """Cached blocks the sequence can start from; at least one token is left to compute. None
+        for prompt log-probabilities: those need every position computed."""
         if not (self._is_shared(seq) and seq.prompt_logprobs is None):
             return []
         num_usable = (seq.num_tokens - 1) // self.block_size
@@ -84,8 +84,8 @@ class KVBlocks:
         self.cache.extend_keys(seq.block_keys, seq.token_ids, seq.submit.cache_salt, num_full)
         for index in range(seq.num_cached_blocks, num_full):
             key = seq.block_keys[index]
-            # None is there, or the same content from another sequence: ours stays private then,
-            # and the chain goes on from the other.
+            # There is none yet, or one with the same content from another sequence: then our block
+            # stays private, and the next key follows the other's entry.
             entry = self.cache.get(key, seq.last_cached)
             if entry is None:
                 self._forget(self.cache.block_with(key.digest))  # unreachable, or a collision
@@ -96,7 +96,7 @@ class KVBlocks:
         seq.num_cached_blocks = num_full
 
     def release(self, seq: Sequence) -> None:
-        """The sequence ended or goes back to waiting."""
+        """The sequence ended or is preempted."""
         for key in seq.block_keys[seq.num_cached_blocks :]:
             self._remove_pending(key.digest, seq)
         self.pool.release(seq.block_ids)

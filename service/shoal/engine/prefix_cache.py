@@ -1,4 +1,4 @@
-"""Finds full KV blocks again by what was computed into them.
+"""Finds full KV blocks again by the tokens they were computed from.
 
 Key: SHA-256 over the key of the block before, the salt (first block) and the token ids; never
 Python's hash(). On a hit the tokens and the chain are compared too, so a collision is a miss.
@@ -14,7 +14,7 @@ from shoal.engine.block_pool import ensure
 
 
 class BlockKey(NamedTuple):
-    """What a full block is found by, and what a hit is compared with."""
+    """What a full block is looked up by, and what a hit is compared with."""
 
     digest: bytes
     token_bytes: bytes
@@ -58,15 +58,15 @@ class PrefixCache:
 
     def find(self, keys: list[BlockKey], salt: str) -> list[CachedBlock]:
         """The longest run of cached blocks from the start of a chain."""
-        found: list[CachedBlock] = []
+        blocks: list[CachedBlock] = []
         parent: int | str = salt
         for key in keys:
             entry = self.get(key, parent)
             if entry is None:
                 break
-            found.append(entry)
+            blocks.append(entry)
             parent = entry.serial
-        return found
+        return blocks
 
     def get(self, key: BlockKey, parent: int | str) -> CachedBlock | None:
         """The entry with these tokens after this parent."""
@@ -90,8 +90,8 @@ class PrefixCache:
         return entry
 
     def forget(self, block_id: int) -> bool:
-        """The block's content is gone or not to be trusted. False if it was not cached.
-        Entries after it can then not be reached any more and are evicted in their turn."""
+        """The block's content is overwritten or wrong. False if it was not cached. The entries
+        that follow it can no longer be reached, and are evicted in their turn."""
         entry = self._by_block.pop(block_id, None)
         if entry is None:
             return False

@@ -1,9 +1,9 @@
 """Main of the engine process: load models, then read frames, step, write one frame per step.
 
-Started by the HTTP side as `python -m shoal.engine.process FD`, FD being its end of a socket
-pair. A wiring file: it alone here knows sockets and how a runner is built. The loop never waits
-for a reader or a writer while there is work. Exit codes: 0 told to or parent gone, 1 broken
-frame or a mistake of ours, 3 a model could not be loaded.
+Started by the HTTP side as `python -m shoal.engine.process FD`, FD being this process's end of a
+socket pair. A wiring file: no other file of the engine knows sockets or how a runner is built. The
+loop never waits for a reader or a writer while there is work. Exit codes: 0 after Shutdown or when
+the parent is gone, 1 for a broken frame or a bug, 3 when a model could not be loaded.
 """
 
 import faulthandler
@@ -45,7 +45,7 @@ EXIT_OK, EXIT_BROKEN_FRAME, EXIT_BAD_MODEL = 0, 1, 3
 _READ_BYTES = 1 << 18
 _SEND_BUFFER_BYTES = 1 << 20
 _MAX_UNSENT_BYTES = 64 << 20
-"""With so much unread by the parent the engine stops stepping, or memory would grow."""
+"""With more than this unread by the parent no further step is run, or memory would grow."""
 _STEPS_PER_COLLECTION = 1000
 _EXIT_GRACE_S = 1.0
 
@@ -53,7 +53,7 @@ _log = logging.getLogger(__name__)
 
 
 class ParentGoneError(Exception):
-    """The other end of the socket is closed: nobody is left to work for."""
+    """The other end of the socket is closed."""
 
 
 class LoadError(Exception):
@@ -132,11 +132,11 @@ class Link:
 def main(fd: int, load: Load | None = None) -> int:
     """Runs the engine on the socket `fd` until told to stop; returns the exit code.
     `load` is the model loader, for tests; None is the real one."""
-    # Signals to stop often reach the whole group. The parent decides when work is drained; its
-    # end of the socket closing ends this process.
+    # SIGINT and SIGTERM often reach the whole process group. The parent decides when the work is
+    # drained: this process ends when the parent closes its end of the socket.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    faulthandler.enable()  # SIGABRT from the supervisor shows where a hung engine is
+    faulthandler.enable()  # on SIGABRT from the supervisor it prints where a hung engine is
     connection = socket.socket(fileno=fd)
     threading.Thread(target=_watch_parent, args=(fd,), daemon=True).start()
     link = Link(connection)
@@ -164,7 +164,7 @@ def _real_loader() -> Load:
 
 
 def _first_frames(link: Link) -> tuple[EngineConfig, list[ToEngine]]:
-    """The config, and what came with it."""
+    """The config, and the messages that arrived with it."""
     while not (messages := link.receive(timeout_s=None)):
         pass
     if not isinstance(messages[0], EngineConfig):
@@ -179,8 +179,8 @@ def _load_models(link: Link, config: EngineConfig, load: Load) -> EngineCore:
         share = config.kv_cache_bytes // len(config.models)
         models[source.name] = _load_one(link, config, load, source, share)
     core = EngineCore(models, config, time.monotonic)
-    # What lives now lives as long as the process: the collector need not look at it again.
-    # From here it runs only where it delays nobody, see _serve.
+    # All objects so far live as long as the process: the garbage collector need not visit them
+    # again. From here on it runs only where it delays no request, see _serve.
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -218,8 +218,8 @@ def _load_one(
 
 
 def _serve(link: Link, core: EngineCore, heartbeat_s: float, messages: list[ToEngine]) -> None:
-    """Until Shutdown. Deadlines need no timer: a sequence that has one is work, and deadlines
-    are looked at in every step."""
+    """Runs until Shutdown. Deadlines need no timer: a sequence with a deadline is work, and every
+    step checks them."""
     num_steps = 0
     last_beat_s = link.last_sent_s
     while True:
@@ -245,7 +245,7 @@ def _serve(link: Link, core: EngineCore, heartbeat_s: float, messages: list[ToEn
 
 
 def _handle_messages(core: EngineCore, messages: list[ToEngine]) -> bool:
-    """True for Shutdown."""
+    """True if one of them is Shutdown."""
     for message in messages:
         if isinstance(message, Submit):
             core.add(message)
@@ -271,8 +271,8 @@ def _fail_and_exit(link: Link, code: str, message: str, exit_code: int) -> int:
 
 
 def _watch_parent(fd: int) -> None:
-    """Ends the process if the parent is gone and the main thread is too busy, loading or in a
-    long step, to see it in time. Waits for the hang-up alone; costs nothing meanwhile."""
+    """Ends the process if the parent is gone and the main thread, loading or in a long step, does
+    not notice in time. Waits for the hang-up event only, so it costs nothing meanwhile."""
     poll = select.poll()
     poll.register(fd, 0)
     poll.poll()

@@ -44,7 +44,7 @@ class Limits:
 
 @dataclass(slots=True)
 class Applied:
-    """What one step produced; `seq_ids[i]` got `token_ids[i]`."""
+    """What one step produced; `seq_ids[i]` got the token `token_ids[i]`."""
 
     seq_ids: list[int] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
@@ -53,8 +53,8 @@ class Applied:
 
 
 class Scheduler:
-    """Owns the sequences of one model and their blocks. `add`, `abort` and `expire` at any
-    time between steps; then `plan`, run, `apply` (or `fail_step`)."""
+    """Owns the sequences of one model and their blocks. `add`, `abort` and `expire` may be called
+    between steps; a step is `plan`, run, then `apply` or `fail_step`."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -79,7 +79,7 @@ class Scheduler:
 
     @property
     def has_finished(self) -> bool:
-        """Is there something for `take_finished`?"""
+        """Does `take_finished` have something to return?"""
         return bool(self._finished)
 
     @property
@@ -98,11 +98,11 @@ class Scheduler:
     def num_used_blocks(self) -> int:
         return self._blocks.pool.num_used
 
-    # --- arrivals and departures ---------------------------------------------------------------
+    # --- arrivals and aborts -------------------------------------------------------------------
 
     def add(self, submit: Submit, now: float) -> None:
-        """A new sequence; it finishes at once with an error code if it could never run."""
-        assert submit.seq_id not in self._sequences, f"sequence {submit.seq_id} came twice"
+        """A new sequence; one that could never run finishes at once with an error code."""
+        assert submit.seq_id not in self._sequences, f"sequence {submit.seq_id} was added twice"
         code = refusal(submit, self.limits.vocab_size, self.limits.max_model_len)
         if code is not None:
             self._finished[submit.seq_id] = failed(code)
@@ -114,7 +114,7 @@ class Scheduler:
         self._deadlines.add(seq)
 
     def abort(self, seq_id: int) -> None:
-        """Ends the sequence without an answer; unknown ids are ignored."""
+        """Ends the sequence without reporting it as finished; unknown ids are ignored."""
         self._finished.pop(seq_id, None)
         if (seq := self._sequences.get(seq_id)) is not None:
             self._drop(seq)
@@ -203,7 +203,7 @@ class Scheduler:
         return prefilling
 
     def _plan_prefill(self, plan: StepPlan, seq: Sequence, budget: int) -> int:
-        """A row with as much of what is left to compute as the budget allows: how much."""
+        """A row that computes as many of the remaining tokens as the budget allows; how many."""
         num_new_tokens = min(seq.num_tokens - seq.num_computed_tokens, budget)
         self._planned.append(seq)
         plan.seq_ids.append(seq.seq_id)
@@ -213,8 +213,8 @@ class Scheduler:
         return num_new_tokens
 
     def _grow(self, seq: Sequence) -> bool:
-        """A block for `seq`, if need be from the sequence admitted last. False if that is
-        `seq` itself: it is then waiting again, or failed."""
+        """A block for `seq`; while there is none, the sequence admitted last is preempted. False if
+        that is `seq` itself: it is then waiting again, or failed."""
         while not self._blocks.grow(seq):
             newest = self._running[-1]
             self._preempt(newest)
@@ -234,8 +234,8 @@ class Scheduler:
         self._waiting.put_back(seq)
 
     def _admit(self, plan: StepPlan, budget: int, now: float) -> None:
-        """Lets waiting sequences join while there are rows, tokens and blocks for them. The
-        first that finds no blocks ends this: nobody overtakes it, so it cannot starve."""
+        """Admits waiting sequences while there are rows, tokens and blocks for them. Stops at the
+        first that finds no blocks: nobody overtakes it, so it cannot starve."""
         held: list[Sequence] = []
         max_rows = self.limits.max_rows
         while budget > 0 and len(self._waiting) and len(self._running) < max_rows > len(held):
@@ -244,7 +244,7 @@ class Scheduler:
             if self._blocks.should_wait_for_prefix(seq, len(prefix)):
                 held.append(seq)
                 continue
-            # Leave each running sequence its next block, or admission would cause preemption.
+            # Reserve the next block of each running sequence, or admission would cause preemption.
             num_reserved = sum(map(self._blocks.may_grow, self._running))
             if not self._blocks.admit(seq, prefix, num_reserved):
                 held.append(seq)
@@ -265,7 +265,7 @@ class Scheduler:
     # --- apply ---------------------------------------------------------------------------------
 
     def apply(self, plan: StepPlan, result: StepResult, now: float) -> Applied:
-        """Takes over what the runner computed for the last plan."""
+        """Records what the runner computed for the last plan."""
         applied = Applied()
         seq_ids, sampled = applied.seq_ids, applied.token_ids
         block_size = self.limits.block_size
@@ -280,7 +280,7 @@ class Scheduler:
                 self._blocks.cache_full_blocks(seq)
             if num_computed_tokens <= seq.num_prompt_tokens:
                 self._apply_prompt(seq, result, applied, now)
-                if num_computed_tokens == seq.max_num_tokens:  # no output token was asked for
+                if num_computed_tokens == seq.max_num_tokens:  # no output token is wanted
                     self._finish(seq, Finished(FinishReason.LENGTH))
                     continue
             token_ids = seq.token_ids
@@ -299,7 +299,7 @@ class Scheduler:
     def _apply_prompt(
         self, seq: Sequence, result: StepResult, applied: Applied, now: float
     ) -> None:
-        """A part of the prompt is computed, perhaps the last one."""
+        """Tokens of the prompt were computed: reports the start once they all are."""
         if seq.prompt_logprobs is not None:
             seq.prompt_logprobs += result.prompt_logprobs.get(seq.seq_id, ())
         if seq.num_computed_tokens < seq.num_prompt_tokens or seq.num_output_tokens > 0:

@@ -1,7 +1,7 @@
 """One prompt being continued once: what was requested, and how far it has come.
 
-A record without behaviour; its one owner is the scheduler. It has no mode: it is in prefill
-while more than one known token is left to compute.
+A record without behaviour, owned by the scheduler. It has no mode flag: it is in prefill while
+more than one known token is left to compute.
 """
 
 from dataclasses import dataclass, field
@@ -27,20 +27,20 @@ class Sequence:
     token_ids: list[int]
     """Prompt, then output."""
     num_computed_tokens: int = 0
-    """Tokens whose keys and values lie in the blocks."""
+    """Tokens whose keys and values are in the blocks."""
     block_ids: list[int] = field(default_factory=list)
 
     block_keys: list[BlockKey] = field(default_factory=list)
-    """Prefix cache keys of the first full blocks, as far as they were needed."""
+    """Prefix cache keys of the first full blocks, computed when needed."""
     num_cached_blocks: int = 0
-    """Leading blocks that the prefix cache knows, from here or from another sequence."""
+    """Leading blocks with an entry in the prefix cache, from this or another sequence."""
     last_cached: int | str = ""
-    """Cache serial of the last of them; the salt before the first."""
+    """Serial of the last of these entries; the salt if there is none."""
 
     num_cached_tokens: int = 0
     """Prompt tokens that were not computed, because the cache had them."""
     num_charged_tokens: int = 0
-    """Tokens that the tenant paid for or got free; recomputing costs the tenant nothing."""
+    """Tokens already charged to the tenant, or found in the cache; recomputing them is free."""
     num_preemptions: int = 0
     admitted_s: float | None = None
     """First time it left the waiting queue."""
@@ -57,7 +57,7 @@ class Sequence:
 
     @property
     def max_computed_tokens(self) -> int:
-        """Most tokens that ever lie in blocks; the last token of all is never computed."""
+        """Most tokens that are ever in blocks; the very last token is never computed."""
         return max(self.num_prompt_tokens, self.max_num_tokens - 1)
 
     @property

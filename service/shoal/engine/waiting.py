@@ -23,7 +23,7 @@ class TenantShares:
     """Weighted tokens computed for each tenant, on a common scale.
 
     `_level` is the count of the tenant served last (the virtual time of fair queueing). A
-    tenant that comes back starts there at least: time without demand gives no claim.
+    tenant that returns starts there at least: idle time earns no credit.
     """
 
     def __init__(self) -> None:
@@ -34,10 +34,10 @@ class TenantShares:
         return self._served.get(tenant, self._level)
 
     def join(self, tenant: str) -> None:
-        """The tenant has something waiting again."""
+        """The tenant has a waiting sequence again."""
         self._served[tenant] = max(self.served(tenant), self._level)
         if len(self._served) > _MAX_IDLE_TENANTS:
-            # Those at or below the level lose nothing: they would come back at the level.
+            # Those at or below the level lose nothing: they would restart at the level.
             self._served = {
                 name: count
                 for name, count in self._served.items()
@@ -49,7 +49,7 @@ class TenantShares:
         self._level = max(self._level, self.served(tenant))
 
     def charge_decodes(self, seqs: list[Sequence]) -> None:
-        """One token of each is computed now; a recomputed one is free."""
+        """One token of each is computed now; recomputed ones are free."""
         served = self._served
         for seq in seqs:
             if seq.num_computed_tokens >= seq.num_charged_tokens:

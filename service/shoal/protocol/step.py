@@ -66,8 +66,8 @@ class StepResult:
 
     token_ids: list[int | None]
     """The sampled token; None while known tokens are left to compute, and for a failed row. A
-    runner does not know of `max_tokens`: what it samples for a sequence that asked for no token
-    is ignored."""
+    runner does not look at `max_tokens`: what it samples for a sequence that wants no token is
+    ignored."""
     logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
     prompt_logprobs: dict[int, list[TokenLogprobs]] = field(default_factory=dict)
     """For the prompt tokens computed in this step: the log-probability of the NEXT prompt
