@@ -28,6 +28,7 @@ from shoal.protocol.messages import (
     EngineFailed,
     FromEngine,
     Heartbeat,
+    LoadFailed,
     Loading,
     ModelSource,
     Ready,
@@ -173,11 +174,24 @@ def _first_frames(link: Link) -> tuple[EngineConfig, list[ToEngine]]:
 
 
 def _load_models(link: Link, config: EngineConfig, load: Load) -> EngineCore:
-    """Loads all models in the order of the config; each gets an even share of the KV budget."""
+    """Loads all models in the order of the config; each gets an even share of the KV budget that
+    is left. Raises LoadError for one that must load, and when none could be."""
     models = {}
-    for source in config.models:
-        share = config.kv_cache_bytes // len(config.models)
-        models[source.name] = _load_one(link, config, load, source, share)
+    failure: LoadError | None = None
+    left_bytes = config.kv_cache_bytes
+    for index, source in enumerate(config.models):
+        share = left_bytes // (len(config.models) - index)
+        try:
+            models[source.name] = _load_one(link, config, load, source, share)
+        except LoadError as error:
+            if not source.may_fail:
+                raise
+            failure = error
+            link.send(LoadFailed(source.name, str(error)))
+        else:
+            left_bytes -= share
+    if not models and failure is not None:
+        raise failure
     core = EngineCore(models, config, time.monotonic)
     # All objects so far live as long as the process: the garbage collector need not visit them
     # again. From here on it runs only where it delays no request, see _serve.

@@ -13,6 +13,7 @@ from shoal.protocol.messages import TokenLogprobs
 from shoal.protocol.step import NewRow
 from shoal.sampling.arrays import Float32, Int32, UInt32
 from shoal.sampling.processors import build_processors
+from shoal.sampling.processors.base import LogitsProcessor
 
 
 class SamplingState:
@@ -24,6 +25,17 @@ class SamplingState:
         self.processors = build_processors(new, num_token_ids)
         for token_id in new.output_token_ids:
             self.accept(token_id)
+
+    @property
+    def changes_logits(self) -> bool:
+        """Does a processor do more than mask?"""
+        return any(type(p).apply is not LogitsProcessor.apply for p in self.processors)
+
+    @property
+    def has_mask(self) -> bool:
+        """May `allow_mask` be other than None?"""
+        own = (type(p).allow_mask is not LogitsProcessor.allow_mask for p in self.processors)
+        return any(own)
 
     @property
     def takes_best(self) -> bool:

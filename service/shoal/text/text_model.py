@@ -1,19 +1,17 @@
-"""The text side of a model folder: tokenizer, chat template, end tokens, default settings.
+"""The text side of a model: tokenizer, chat template, end tokens, default settings.
 
-Reads JSON files only; weights are the engine's business.
+Weights are the engine's business.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from shoal.errors import ModelFolderError
+from shoal.checkpoint.files import ModelFiles
+from shoal.checkpoint.open import open_model
 from shoal.protocol.messages import ModelSource
 from shoal.text.chat_template import ChatTemplate
+from shoal.text.model_defaults import read_defaults, token_name
 from shoal.text.tokenizer import Tokenizer
-
-_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,75 +28,33 @@ class TextModel:
     start_token_id: int | None
     """What an empty prompt starts from: BOS, else EOS, else nothing."""
     defaults: dict[str, float]
-    """Sampling defaults of generation_config.json that Shoal understands."""
+    """Sampling defaults that the model's files name."""
     created: int
-    """Unix time of the weights' folder."""
+    """Unix time of the model's config."""
+    remarks: tuple[str, ...] = ()
+    """What of its files is left out and why, for the operator."""
 
 
 def load_text_model(source: ModelSource) -> TextModel:
     """Raises ModelFolderError for missing or malformed files."""
-    folder = Path(source.path)
-    tokenizer = Tokenizer(folder)
-    config = _read_json(folder / "config.json")
-    settings = _read_json(folder / "tokenizer_config.json", optional=True)
-    generation = _read_json(folder / "generation_config.json", optional=True)
-    names = {key: _token_name(settings.get(key)) for key in ("bos_token", "eos_token", "pad_token")}
-    end_ids = _ids(generation.get("eos_token_id", config.get("eos_token_id")))
-    eos_id = tokenizer.special_id(names["eos_token"])
-    if not end_ids and eos_id is not None:
-        end_ids = (eos_id,)
-    starts = (tokenizer.special_id(names["bos_token"]), *_ids(config.get("bos_token_id")), eos_id)
-    template = _chat_template(folder, settings)
+    return read_text_model(open_model(Path(source.path)), source.name)
+
+
+def read_text_model(files: ModelFiles, name: str) -> TextModel:
+    """The same of a model that is open already."""
+    tokenizer = Tokenizer(files.tokenizer)
+    defaults = read_defaults(files, tokenizer)
+    template = files.chat_templates.get("default")
     return TextModel(
-        name=source.name,
+        name=name,
         tokenizer=tokenizer,
         chat_template=ChatTemplate(template) if template else None,
-        end_token_ids=end_ids,
-        start_token_id=next((start for start in starts if start is not None), None),
-        defaults=_defaults(generation),
-        created=int((folder / "config.json").stat().st_mtime),
-        **names,
+        end_token_ids=defaults.end_token_ids,
+        bos_token=token_name(files, "bos_token"),
+        eos_token=token_name(files, "eos_token"),
+        pad_token=token_name(files, "pad_token"),
+        start_token_id=defaults.start_token_id,
+        defaults=defaults.sampling,
+        created=files.created,
+        remarks=defaults.remarks,
     )
-
-
-def _defaults(generation: dict[str, Any]) -> dict[str, float]:
-    if generation.get("do_sample") is False:
-        return {"temperature": 0.0}
-    return {
-        key: generation[key]
-        for key in _DEFAULTS
-        if isinstance(generation.get(key), (int, float))
-        and not isinstance(generation.get(key), bool)
-    }
-
-
-def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
-    own_file = folder / "chat_template.jinja"
-    if own_file.is_file():
-        return own_file.read_text(encoding="utf-8")
-    template = settings.get("chat_template")
-    return template if isinstance(template, str) else None
-
-
-def _read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
-    if optional and not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelFolderError(f"{path.parent.name}: {path.name} cannot be read") from error
-    if not isinstance(value, dict):
-        raise ModelFolderError(f"{path.parent.name}: {path.name} is not a JSON object")
-    return value
-
-
-def _token_name(value: Any) -> str | None:
-    """Tokens stand as plain text or as an object with `content`."""
-    if isinstance(value, dict):
-        value = value.get("content")
-    return value if isinstance(value, str) else None
-
-
-def _ids(value: Any) -> tuple[int, ...]:
-    values = value if isinstance(value, list) else [value]
-    return tuple(item for item in values if isinstance(item, int) and not isinstance(item, bool))

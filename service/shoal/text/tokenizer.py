@@ -7,11 +7,12 @@ bytes: exact for byte-level BPE and for byte-fallback (SentencePiece-like) vocab
 import json
 import re
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as HfTokenizer
+from tokenizers import __version__ as TOKENIZERS_VERSION
 
+from shoal.checkpoint.files import TokenizerFiles
 from shoal.errors import ModelFolderError
 
 CONTENT_MARK = "\ufdd0"
@@ -23,16 +24,18 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 class Tokenizer:
     """The tokenizer of one model. Thread-safe: nothing changes after construction."""
 
-    def __init__(self, folder: Path) -> None:
-        """Raises ModelFolderError when tokenizer.json is missing or unreadable."""
-        path = folder / "tokenizer.json"
+    def __init__(self, files: TokenizerFiles) -> None:
+        """Raises ModelFolderError for a definition that the `tokenizers` library cannot read."""
+        definition = files.definition
         try:
-            definition = path.read_text(encoding="utf-8")
             self._tokenizer = HfTokenizer.from_str(definition)
-        except OSError as error:
-            raise ModelFolderError(f"{folder.name}: tokenizer.json cannot be read") from error
-        except Exception as error:  # the library raises plain Exception for bad JSON
-            raise ModelFolderError(f"{folder.name}: tokenizer.json is not valid") from error
+        except Exception as error:  # the library raises plain Exception for whatever it is
+            raise ModelFolderError(
+                f"{files.where} is not valid for tokenizers {TOKENIZERS_VERSION} "
+                f"({str(error)[:100]}): upgrade that package if the file is newer, or save the "
+                "tokenizer again with transformers, "
+                "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+            ) from error
         self._definition = definition
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()

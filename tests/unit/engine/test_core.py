@@ -124,17 +124,17 @@ def test_an_impossible_prompt_fails_alone(prompt: list[int]) -> None:
 
 
 @pytest.mark.parametrize("token_id", [64, -1, 128009, 1 << 70])
-def test_an_id_of_the_caller_that_the_vocabulary_lacks_fails_alone(token_id: int) -> None:
-    heard = Engine().run(
-        make_submit(1, stop_token_ids=(3, token_id)),
-        make_submit(2, logit_bias=((token_id, 1.0),)),
-        make_submit(3),
-    )
-    assert [heard.finished[i].error_code for i in (1, 2)] == ["invalid_value"] * 2
-    assert heard.tokens[3] == solo_output([1, 2, 3], 4, SEED_0)
+@pytest.mark.parametrize("place", ["stop_token_ids", "logit_bias"])
+def test_an_id_of_the_caller_beyond_the_vocabulary_ends_its_own_sequence_alone(
+    place: str, token_id: int
+) -> None:
+    ids = ((3, 1.0), (token_id, -100.0)) if place == "logit_bias" else (3, token_id)
+    heard = Engine().run(make_submit(1, min_tokens=2, **{place: ids}), make_submit(2, max_tokens=9))
+    assert heard.finished[1].error_code == "invalid_value"
+    assert heard.tokens == {2: solo_output([1, 2, 3], 9, SEED_0)}
 
 
-def test_an_end_id_of_the_model_that_the_vocabulary_lacks_just_never_comes() -> None:
+def test_an_end_id_of_the_model_beyond_the_vocabulary_is_never_sampled() -> None:
     heard = Engine().run(make_submit(1, end_token_ids=(128009, -5), min_tokens=2))
     assert heard.finished[1] == Finished(FinishReason.LENGTH)
     assert heard.tokens[1] == solo_output([1, 2, 3], 4, SEED_0)
