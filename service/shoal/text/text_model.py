@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shoal.checkpoint.files import TokenizerFiles
 from shoal.errors import ModelFolderError
 from shoal.protocol.messages import ModelSource
-from shoal.text.chat_template import ChatTemplate
+from shoal.text.chat import Chat
 from shoal.text.tokenizer import Tokenizer
 
 _DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty")
@@ -22,7 +23,7 @@ class TextModel:
 
     name: str
     tokenizer: Tokenizer
-    chat_template: ChatTemplate | None
+    chat: Chat
     end_token_ids: tuple[int, ...]
     bos_token: str | None
     eos_token: str | None
@@ -38,21 +39,21 @@ class TextModel:
 def load_text_model(source: ModelSource) -> TextModel:
     """Raises ModelFolderError for missing or malformed files."""
     folder = Path(source.path)
-    tokenizer = Tokenizer(folder)
     config = _read_json(folder / "config.json")
     settings = _read_json(folder / "tokenizer_config.json", optional=True)
+    tokenizer = Tokenizer(_tokenizer_files(folder, settings))
     generation = _read_json(folder / "generation_config.json", optional=True)
-    names = {key: _token_name(settings.get(key)) for key in ("bos_token", "eos_token", "pad_token")}
+    keys = ("bos_token", "eos_token", "pad_token")
+    names = {key: tokenizer.special_tokens.get(key) for key in keys}
     end_ids = _ids(generation.get("eos_token_id", config.get("eos_token_id")))
     eos_id = tokenizer.special_id(names["eos_token"])
     if not end_ids and eos_id is not None:
         end_ids = (eos_id,)
     starts = (tokenizer.special_id(names["bos_token"]), *_ids(config.get("bos_token_id")), eos_id)
-    template = _chat_template(folder, settings)
     return TextModel(
         name=source.name,
         tokenizer=tokenizer,
-        chat_template=ChatTemplate(template) if template else None,
+        chat=Chat(source.name, _chat_templates(folder, settings), tokenizer),
         end_token_ids=end_ids,
         start_token_id=next((start for start in starts if start is not None), None),
         defaults=_defaults(generation),
@@ -72,12 +73,24 @@ def _defaults(generation: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
+def _tokenizer_files(folder: Path, settings: dict[str, Any]) -> TokenizerFiles:
+    where = f"{folder.name}: tokenizer.json"
+    special = _read_json(folder / "special_tokens_map.json", optional=True)
+    try:
+        definition = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ModelFolderError(f"{where} cannot be read") from error
+    return TokenizerFiles(definition, {**special, **settings}, where)
+
+
+def _chat_templates(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
     own_file = folder / "chat_template.jinja"
     if own_file.is_file():
-        return own_file.read_text(encoding="utf-8")
+        return {"default": own_file.read_text(encoding="utf-8")}
     template = settings.get("chat_template")
-    return template if isinstance(template, str) else None
+    if isinstance(template, list):
+        return {entry["name"]: entry["template"] for entry in template}
+    return {"default": template} if isinstance(template, str) else {}
 
 
 def _read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
@@ -90,13 +103,6 @@ def _read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelFolderError(f"{path.parent.name}: {path.name} is not a JSON object")
     return value
-
-
-def _token_name(value: Any) -> str | None:
-    """Tokens stand as plain text or as an object with `content`."""
-    if isinstance(value, dict):
-        value = value.get("content")
-    return value if isinstance(value, str) else None
 
 
 def _ids(value: Any) -> tuple[int, ...]:
