@@ -13,10 +13,11 @@ class StoredTensor:
     """One tensor as it lies in the file, a view without a copy."""
 
     dtype: str
-    """F32, F16 or BF16 (then `array` is uint16 that holds the bits)."""
+    """F32, F16 or BF16 (then `array` is uint16 that holds the bits). Others that a file may hold
+    are buffers, not weights: F64, BOOL (bytes, as uint8), I8 to I64, U8 to U64."""
     array: NDArray[Any]
     file: str
-    """Name of the file it lies in, for errors."""
+    """Folder and file it lies in, for errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,11 @@ class ModelFiles(Protocol):
         ...
 
     @property
+    def generation_config_file(self) -> str:
+        """Where that came from, for errors."""
+        ...
+
+    @property
     def tokenizer(self) -> TokenizerFiles: ...
 
     @property
@@ -73,7 +79,8 @@ class ModelFiles(Protocol):
         ...
 
     def tensors(self, on_progress: Callable[[float], None]) -> Mapping[str, StoredTensor]:
-        """All tensors by their names in the file; the lock file has been compared."""
+        """All tensors by their names in the file; the lock file has been compared. `on_progress`
+        is told which part of that is done, up to 1."""
         ...
 
     @property

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from shoal.checkpoint.fields import Fields
+from shoal.checkpoint.open import open_model
 from shoal.errors import ModelFolderError
-from shoal.model.fields import Fields, read_json
 from shoal.model.rope import read_rope
 
 Architecture = Literal["llama", "gpt2"]
@@ -56,7 +57,8 @@ class ModelConfig:
 
 def read_config(folder: Path) -> ModelConfig:
     """Raises ModelFolderError that names file, field and value."""
-    return parse_config(read_json(folder / "config.json"), folder.name)
+    files = open_model(folder)
+    return parse_config(dict(files.config), files.name)
 
 
 def parse_config(fields: dict[str, Any], name: str) -> ModelConfig:

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shoal.checkpoint.files import StoredTensor
 from shoal.model.config import Activation
-from shoal.model.safetensors_file import StoredTensor
 
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,

@@ -4,7 +4,6 @@
 another shape is refused before a network is built.
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,23 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from shoal.checkpoint.files import StoredTensor
+from shoal.checkpoint.open import open_model
 from shoal.errors import ModelFolderError
-from shoal.model.config import ModelConfig, read_config
-from shoal.model.fields import read_json
-from shoal.model.safetensors_file import StoredTensor, read_safetensors
+from shoal.model.config import ModelConfig, parse_config
 
 MAX_NAMED = 10
-USED_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "chat_template.json",
-)
-"""What a model is made of, beside its weights."""
-_READ_BYTES = 1 << 22
 _NUMBERS_AT_ONCE = 1 << 20
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -48,72 +36,19 @@ class Checkpoint:
 
 
 def load_checkpoint(folder: Path, on_progress: Callable[[float], None]) -> Checkpoint:
-    """Reads and checks a folder. Raises ModelFolderError."""
-    config = read_config(folder)
-    files = _weight_files(folder)
-    digests = verify_lock(folder)
-    on_progress(0.1)
-    tensors: dict[str, StoredTensor] = {}
-    hashes: list[str] = []
-    for index, path in enumerate(files):
-        found = read_safetensors(path)
-        _refuse_any(folder.name, "tensors stand in two files", [n for n in found if n in tensors])
-        tensors.update(found)
-        hashes.append(digests.get(path.name) or file_sha256(path))
-        on_progress(0.1 + 0.5 * (index + 1) / len(files))
-    tensors = _canonical(folder.name, config, tensors)
-    _check_tensors(folder.name, config, tensors)
+    """Reads and checks a model. Raises ModelFolderError."""
+    files = open_model(folder)
+    config = parse_config(dict(files.config), files.name)
+    stored = files.tensors(lambda part: on_progress(0.6 * part))
+    tensors = _canonical(files.name, config, dict(stored))
+    _check_tensors(files.name, config, tensors)
     return Checkpoint(
         config=config,
         tensors=tensors,
         num_parameters=sum(tensor.array.size for tensor in tensors.values()),
-        weights_hash=_joined_hash(hashes)[:16],
+        weights_hash=files.weights_hash,
         dtype=_DTYPES[tensors[_embedding_name(config)].dtype],
     )
-
-
-def verify_lock(folder: Path) -> dict[str, str]:
-    """SHA-256 of the locked files by name, each compared with the file; empty without a lock.
-    Raises ModelFolderError for a difference, and for a file in use that is not locked."""
-    lock_path = folder / "lock.json"
-    if not lock_path.is_file():
-        return {}
-    try:
-        files = read_json(lock_path)["files"]
-        locked = {str(name): (str(e["sha256"]), int(e["bytes"])) for name, e in files.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelFolderError(f"{folder.name}/lock.json is not valid") from error
-    used = [folder / name for name in USED_FILES if (folder / name).is_file()]
-    for path in (*used, *_weight_files(folder)):
-        if path.name not in locked:
-            raise ModelFolderError(f"{folder.name}/{path.name} is not in lock.json")
-    for name, (digest, size) in locked.items():
-        path = folder / name
-        if Path(name).name != name or not path.is_file():
-            raise ModelFolderError(f"{folder.name}/{name} is in lock.json but not in the folder")
-        if path.stat().st_size != size or file_sha256(path) != digest:
-            raise ModelFolderError(
-                f"{folder.name}/{name} differs from lock.json: restore the file or remake the lock"
-            )
-    return {name: digest for name, (digest, _) in locked.items()}
-
-
-def file_sha256(path: Path) -> str:
-    """Hex digits. Raises ModelFolderError for a file that cannot be read."""
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while piece := file.read(_READ_BYTES):
-                digest.update(piece)
-    except OSError as error:
-        raise ModelFolderError(f"{path.name} cannot be read: {error.strerror}") from error
-    return digest.hexdigest()
-
-
-def _joined_hash(hashes: list[str]) -> str:
-    if len(hashes) == 1:
-        return hashes[0]
-    return hashlib.sha256(b"".join(bytes.fromhex(each) for each in hashes)).hexdigest()
 
 
 def expected_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -212,6 +147,11 @@ def _check_tensors(folder: str, config: ModelConfig, tensors: dict[str, StoredTe
     )
     _refuse_any(
         folder,
+        "tensors are not F32, F16 or BF16",
+        [f"{n} {t.dtype}" for n, t in tensors.items() if t.dtype not in _DTYPES],
+    )
+    _refuse_any(
+        folder,
         "tensors hold NaN or infinity",
         [name for name, tensor in tensors.items() if not _is_finite(tensor)],
     )
@@ -233,18 +173,3 @@ def _refuse_any(folder: str, what: str, names: list[str]) -> None:
     if names:
         more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
         raise ModelFolderError(f"{folder}: {what}: {', '.join(names[:MAX_NAMED])}{more}")
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    if not index.is_file():
-        raise ModelFolderError(f"{folder.name} has no model.safetensors")
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise ModelFolderError(f"{folder.name}/{index.name} has no weight_map")
-    for name in weight_map.values():
-        if not isinstance(name, str) or Path(name).name != name:
-            raise ModelFolderError(f"{folder.name}/{index.name} names a file outside the folder")
-    return [folder / name for name in sorted(set(weight_map.values()))]

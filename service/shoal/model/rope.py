@@ -8,7 +8,7 @@ sequence's length begins beyond `max_position_embeddings`, where no sequence get
 import math
 from typing import NamedTuple
 
-from shoal.model.fields import Fields
+from shoal.checkpoint.fields import Fields
 
 _KINDS = ("default", "linear", "dynamic", "llama3", "yarn")
 

@@ -4,9 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from shoal.checkpoint.files import ModelFiles
+from shoal.checkpoint.open import open_model
+from shoal.checkpoint.quality import read_quality_loss
+from shoal.checkpoint.tokenizer import num_token_ids
 from shoal.errors import ConfigError, ModelFolderError
 from shoal.model.config import ModelConfig
-from shoal.model.fields import read_json
 from shoal.model.loader import Checkpoint, load_checkpoint
 from shoal.protocol.messages import EngineConfig, LoadedModel, ModelSource
 from shoal.runner.device import (
@@ -18,7 +21,6 @@ from shoal.runner.device import (
 )
 from shoal.runner.inputs import Backend
 from shoal.runner.model_runner import ModelRunner
-from shoal.runner.quality import read_quality_loss
 from shoal.runner.sampling import Sampling
 
 
@@ -40,14 +42,14 @@ def load_runner(
     on_progress: Callable[[float], None],
 ) -> tuple[ModelRunner, LoadedModel, int]:
     """(runner, what it is, number of KV blocks). Raises ModelFolderError or ConfigError."""
-    folder = Path(source.path)
-    checkpoint = load_checkpoint(folder, on_progress)
-    num_token_ids = _num_token_ids(folder, checkpoint.config)
+    files = open_model(Path(source.path))
+    checkpoint = load_checkpoint(files.path, on_progress)
+    num_token_ids = _num_token_ids(files, checkpoint.config)
     max_tokens = checkpoint.config.max_positions
     if config.max_model_len > 0:
         max_tokens = min(max_tokens, config.max_model_len)
     is_quantized = config.quantize != "none"
-    quality_loss = read_quality_loss(folder, config.quantize) if is_quantized else None
+    quality_loss = read_quality_loss(files, config.quantize) if is_quantized else None
     sampling: Sampling | None = None
     if _uses_native(config):
         from shoal.runner.native_sampling import NativeSampling
@@ -185,20 +187,13 @@ def _refuse_too_large(checkpoint: Checkpoint, bytes_per_number: int) -> None:
         )
 
 
-def _num_token_ids(folder: Path, config: ModelConfig) -> int:
+def _num_token_ids(files: ModelFiles, config: ModelConfig) -> int:
     """Ids the tokenizer knows, for columns of the embedding beyond them. Raises
     ModelFolderError for a tokenizer with more ids than the embedding has rows."""
-    tokenizer = read_json(folder / "tokenizer.json")
-    try:
-        vocab = tokenizer["model"]["vocab"]
-        pieces = vocab.values() if isinstance(vocab, dict) else range(len(vocab))
-        added = (token["id"] for token in tokenizer.get("added_tokens", ()))
-        num_ids = max((*pieces, *added)) + 1
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelFolderError(f"{folder.name}/tokenizer.json is not valid") from error
+    num_ids = num_token_ids(files.tokenizer)
     if num_ids > config.vocab_size:
         raise ModelFolderError(
-            f"{folder.name}: tokenizer.json has {num_ids} ids, "
+            f"{files.tokenizer.where} has {num_ids} ids, "
             f"the embedding only {config.vocab_size} rows"
         )
-    return int(num_ids)
+    return num_ids

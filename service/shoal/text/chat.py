@@ -17,11 +17,18 @@ _SAMPLE_ROLES = (("user", "assistant", "user"), ("system", "user"), ("tool",))
 class Chat:
     """The chat templates of one model, and its control tokens."""
 
-    def __init__(self, name: str, templates: Mapping[str, str], tokenizer: Tokenizer) -> None:
-        """`templates`: Jinja sources by name. One that is not valid is logged; the model serves
-        everything else."""
+    def __init__(
+        self,
+        name: str,
+        templates: Mapping[str, str],
+        tokenizer: Tokenizer,
+        *,
+        problem: str | None = None,
+    ) -> None:
+        """`templates`: Jinja sources by name; `problem`: why there are none. A template that is
+        not valid is logged, and the model serves everything else."""
         self._name = name
-        self._problems: dict[str, str] = {}
+        self._problems = {"default": problem} if problem else {}
         self._variables: dict[str, Any] = dict(tokenizer.special_tokens)
         if tokenizer.additional_special_tokens:
             self._variables["additional_special_tokens"] = tokenizer.additional_special_tokens
@@ -30,11 +37,9 @@ class Chat:
             try:
                 self._templates[template_name] = ChatTemplate(source)
             except ModelFolderError as error:
-                self._problems[template_name] = error.message
-                log.warning(
-                    "chat template cannot be used",
-                    extra={"model": name, "template": template_name, "reason": error.message},
-                )
+                self._problems[template_name] = f"chat template {template_name!r}: {error.message}"
+        for reason in self._problems.values():
+            log.warning("model cannot chat", extra={"model": name, "reason": reason})
         self._control = ControlTokens(tokenizer, self._template_texts())
 
     @property
@@ -101,7 +106,7 @@ class Chat:
                 return self._templates[name]
             if name in self._problems:
                 raise NotSupportedByModel(
-                    f"model {self._name} cannot chat: its {self._problems[name]}"[:500],
+                    f"model {self._name} cannot chat: {self._problems[name]}"[:500],
                     param="messages",
                     hint="use /v1/completions, or correct the template in the model's folder",
                 )

@@ -73,7 +73,7 @@ class ChatTemplate:
             parsed = environment.parse(source)
             self._template = environment.from_string(source)
         except (*_FAILURES, SyntaxError) as error:  # SyntaxError: `break` outside of a loop
-            raise ModelFolderError(f"chat template is not valid: {error}") from error
+            raise ModelFolderError(f"chat template is not valid Jinja: {error}") from error
         self.source = source
         constants = (node.value for node in parsed.find_all(nodes.Const))
         self.literals = [

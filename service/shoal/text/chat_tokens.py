@@ -207,11 +207,10 @@ class ControlTokens:
     @cached_property
     def _id_of_aliased(self) -> dict[int, int]:
         """The copy may number added tokens anew."""
-        ids: dict[int, int] = {}
-        for token_id, token in self._tokenizer.added_tokens.items():
-            name = self._aliases.get(token.content, token.content)
-            ids[self._aliased.token_to_id(name)] = token_id
-        return ids
+        added = self._tokenizer.added_tokens.items()
+        names = {i: self._aliases.get(token.content, token.content) for i, token in added}
+        pairs = ((self._aliased.token_to_id(name), i) for i, name in names.items())
+        return {alias_id: i for alias_id, i in pairs if alias_id is not None}
 
 
 def _rename(model: dict[str, Any], aliases: dict[str, str]) -> None:

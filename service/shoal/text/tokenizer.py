@@ -8,6 +8,7 @@ from typing import Any
 
 from tokenizers import AddedToken, processors
 from tokenizers import Tokenizer as HfTokenizer
+from tokenizers import __version__ as TOKENIZERS_VERSION
 
 from shoal.checkpoint.files import TokenizerFiles
 from shoal.errors import ModelFolderError
@@ -25,7 +26,12 @@ class Tokenizer:
         try:
             self.library = HfTokenizer.from_str(files.definition)
         except Exception as error:  # the library raises plain Exception for bad JSON
-            raise ModelFolderError(f"{files.where} is not valid: {str(error)[:200]}") from error
+            raise ModelFolderError(
+                f"{files.where} is not valid for tokenizers {TOKENIZERS_VERSION} "
+                f"({str(error)[:100]}): upgrade that package if the file is newer, or save the "
+                "tokenizer again with transformers, "
+                "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+            ) from error
         self.definition = files.definition
         self.library.no_padding()
         self.library.no_truncation()

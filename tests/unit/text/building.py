@@ -8,6 +8,7 @@ import pytest
 from tokenizers import AddedToken, decoders, models, normalizers
 from tokenizers import Tokenizer as HfTokenizer
 
+from shoal.checkpoint.hf import HuggingFaceFolder
 from shoal.text.text_model import TextModel
 from shoal.text.tokenizer import Tokenizer
 from tests.fakes.text_folder import byte_tokenizer
@@ -18,12 +19,17 @@ needs_stories = pytest.mark.skipif(
 )
 
 
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder that may hold nothing else."""
+    return Tokenizer(HuggingFaceFolder(folder).tokenizer)
+
+
 def byte_level(folder: Path, specials: Iterable[str] = ()) -> Tokenizer:
     """One token per byte, as GPT-2 spells them, and more special tokens."""
     tokenizer = byte_tokenizer()
     tokenizer.add_special_tokens([AddedToken(name, special=True) for name in specials])
     tokenizer.save(str(folder / "tokenizer.json"))
-    return Tokenizer(folder)
+    return read_tokenizer(folder)
 
 
 def byte_fallback(folder: Path) -> Tokenizer:
@@ -51,7 +57,7 @@ def byte_fallback(folder: Path) -> Tokenizer:
     )
     tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
     tokenizer.save(str(folder / "tokenizer.json"))
-    return Tokenizer(folder)
+    return read_tokenizer(folder)
 
 
 def text_model(tokenizer: Tokenizer, **fields: Any) -> TextModel:

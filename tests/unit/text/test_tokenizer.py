@@ -12,7 +12,13 @@ from shoal.errors import ModelFolderError
 from shoal.text.detokenizer import Detokenizer
 from shoal.text.tokenizer import CONTENT_MARK, Tokenizer
 from tests.fakes.text_folder import END_ID
-from tests.unit.text.building import STORIES, byte_fallback, byte_level, needs_stories
+from tests.unit.text.building import (
+    STORIES,
+    byte_fallback,
+    byte_level,
+    needs_stories,
+    read_tokenizer,
+)
 
 TEXTS = ["", "a", " a", "ab a  ab", "héé ab", "日本 🎉 e\u0301", "\n\t\x00", "\u202eab", "a" * 500]
 
@@ -22,7 +28,7 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     if request.param == "stories260k":
         if not STORIES.is_dir():
             pytest.skip("needs ../shared/data/models/stories260k")
-        return Tokenizer(STORIES)
+        return read_tokenizer(STORIES)
     make = {"byte_level": byte_level, "byte_fallback": byte_fallback}[request.param]
     return make(tmp_path_factory.mktemp(request.param))
 
@@ -89,7 +95,7 @@ def test_a_character_that_never_became_whole_is_shown_at_the_end(tmp_path: Path)
 
 @needs_stories
 def test_decoding_equals_the_reference_texts() -> None:
-    tokenizer = Tokenizer(STORIES)
+    tokenizer = read_tokenizer(STORIES)
     cases = json.loads((STORIES / "reference-greedy.json").read_text())["cases"]
     assert cases
     for case in cases:
@@ -187,4 +193,4 @@ def test_a_damaged_tokenizer_is_named(tmp_path: Path, content: str | None) -> No
     if content is not None:
         (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(ModelFolderError, match=r"tokenizer\.json"):
-        Tokenizer(tmp_path)
+        read_tokenizer(tmp_path)
