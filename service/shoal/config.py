@@ -173,26 +173,6 @@ def load_settings(config_file: Path | None = None, **flags: Any) -> Settings:
     return FileSettings(**flags)
 
 
-def find_models(settings: Settings) -> tuple[ModelSource, ...]:
-    """The model folders to load, in order, names unique. Raises ConfigError."""
-    if settings.models:
-        sources = [_parse_model(entry) for entry in settings.models]
-    else:
-        sources = [
-            ModelSource(folder.name, str(folder))
-            for folder in sorted(_models_dir(settings).iterdir())
-            if (folder / "config.json").is_file()
-        ]
-    names = [source.name for source in sources]
-    if not names:
-        raise ConfigError("no model folder found: name one with --model PATH")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"two models are named {twice[0]}: use --model NAME=PATH")
-    if settings.default_model is not None and settings.default_model not in names:
-        raise ConfigError(f"default_model {settings.default_model} is none of {', '.join(names)}")
-    return tuple(sources)
-
-
 def engine_config(settings: Settings, models: tuple[ModelSource, ...]) -> EngineConfig:
     """What the engine process needs to know of the settings."""
     return EngineConfig(
@@ -209,20 +189,3 @@ def engine_config(settings: Settings, models: tuple[ModelSource, ...]) -> Engine
         prefix_cache=settings.prefix_cache,
         max_preemptions=settings.max_preemptions,
     )
-
-
-def _parse_model(entry: str) -> ModelSource:
-    name, equals, path = entry.partition("=")
-    folder = Path(path if equals else entry)
-    if not (folder / "config.json").is_file():
-        raise ConfigError(f"model folder {folder} has no config.json")
-    return ModelSource(name if equals else folder.resolve().name, str(folder))
-
-
-def _models_dir(settings: Settings) -> Path:
-    beside_code = Path(__file__).resolve().parents[2] / "models"
-    candidates = [settings.models_dir] if settings.models_dir else [Path("models"), beside_code]
-    for candidate in candidates:
-        if candidate.is_dir():
-            return candidate
-    raise ConfigError(f"models_dir {candidates[0]} is not a folder: name a model with --model PATH")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from shoal.config import Settings, engine_config, find_models, load_settings
+from shoal.config import Settings, engine_config, load_settings
 from shoal.errors import ConfigError
 from shoal.protocol.messages import ModelSource
 
@@ -110,52 +110,6 @@ def test_keys_are_never_printed() -> None:
 def test_every_setting_says_what_it_is_for() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
-
-
-# --- model folders -------------------------------------------------------------------------------
-
-
-def test_every_folder_of_models_dir_is_a_model(tmp_path: Path) -> None:
-    for name in ("b", "a"):
-        model_folder(tmp_path / "all", name)
-    (tmp_path / "all" / "recipes").mkdir()
-    sources = find_models(load_settings(models_dir=tmp_path / "all"))
-    assert [source.name for source in sources] == ["a", "b"]
-
-
-def test_named_folders_are_taken_in_order_and_may_get_names(tmp_path: Path) -> None:
-    b, a = model_folder(tmp_path, "b"), model_folder(tmp_path, "a")
-    sources = find_models(load_settings(models=[str(b), f"other={a}"]))
-    assert sources == (ModelSource("b", str(b)), ModelSource("other", str(a)))
-
-
-def test_two_models_of_one_name_are_refused(tmp_path: Path) -> None:
-    a, b = model_folder(tmp_path / "x", "m"), model_folder(tmp_path / "y", "m")
-    with pytest.raises(ConfigError, match="two models are named m"):
-        find_models(load_settings(models=[str(a), str(b)]))
-
-
-def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match=r"config\.json"):
-        find_models(load_settings(models=[str(tmp_path / "empty")]))
-
-
-def test_a_folder_of_no_models_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "none").mkdir()
-    with pytest.raises(ConfigError, match="no model folder found"):
-        find_models(load_settings(models_dir=tmp_path / "none"))
-
-
-def test_a_models_dir_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="models_dir"):
-        find_models(load_settings(models_dir=tmp_path / "nowhere"))
-
-
-def test_a_default_model_must_be_one_of_them(tmp_path: Path) -> None:
-    folder = model_folder(tmp_path, "a")
-    with pytest.raises(ConfigError, match="default_model x is none of a"):
-        find_models(load_settings(models=[str(folder)], default_model="x"))
 
 
 def test_the_engine_is_told_its_settings(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from shoal.protocol.messages import (
     FromEngine,
     Heartbeat,
     LoadedModel,
+    LoadFailed,
     Loading,
     Ready,
     StepOutputs,
@@ -58,7 +59,7 @@ class RemoteEngine:
         self._heard = time.monotonic()
         self._closing = False
         self.ready = asyncio.Event()
-        """Set while every model is loaded."""
+        """Set while every model is loaded or has failed."""
         self._watchdog: asyncio.Task[None] | None = None
 
     # --- EngineClient --------------------------------------------------------------------------
@@ -137,6 +138,9 @@ class RemoteEngine:
                     self._dispatcher.stats[stats.model] = stats
             case Loading():
                 self._states[message.model].progress = message.progress
+            case LoadFailed():
+                log.error("model failed", extra={"model": message.model, "reason": message.message})
+                self._states[message.model] = ModelState("failed", reason=message.message)
             case Ready():
                 self._supervisor.came_up()
                 for model in message.models:

@@ -88,3 +88,13 @@ class ModelFiles(Protocol):
         """First 16 hex digits of the SHA-256 over the weight file; of several files, over their
         SHA-256 digests in order of names."""
         ...
+
+    @property
+    def is_locked(self) -> bool:
+        """Is there a lock, and does every file agree with it? Raises where one does not."""
+        ...
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of the weights on disk."""
+        ...

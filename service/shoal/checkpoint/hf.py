@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.checkpoint.files import StoredTensor, TokenizerFiles
-from shoal.checkpoint.lock import file_sha256, verify_lock
+from shoal.checkpoint.lock import LOCK_FILE, file_sha256, verify_lock
 from shoal.checkpoint.read import read_json, read_text, where
 from shoal.checkpoint.safetensors import read_safetensors
 from shoal.errors import ModelFolderError
@@ -108,19 +108,18 @@ class HuggingFaceFolder:
 
     @property
     def is_locked(self) -> bool:
-        """Is there a lock file, and does every file agree? Raises ModelFolderError where one
-        does not."""
         return self._locked is not None
 
     @property
     def weight_bytes(self) -> int:
-        """Size of the weight files."""
         return sum(path.stat().st_size for path in self._weight_files)
 
     # --- files ---------------------------------------------------------------------------------
 
     @cached_property
     def _locked(self) -> dict[str, str] | None:
+        if not (self.path / LOCK_FILE).is_file():
+            return None
         names = (CONFIG, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP,
                  CHAT_TEMPLATE)  # fmt: skip
         used = [path for name in names if (path := self.path / name).is_file()]

@@ -11,12 +11,10 @@ LOCK_FILE = "lock.json"
 _READ_BYTES = 1 << 22
 
 
-def verify_lock(folder: Path, used: Collection[Path]) -> dict[str, str] | None:
-    """SHA-256 of the locked files by name, each compared with the file; None without a lock.
-    Raises ModelFolderError for a difference, and for a file of `used` that is not locked."""
+def verify_lock(folder: Path, used: Collection[Path]) -> dict[str, str]:
+    """SHA-256 of the locked files by name, each compared with the file. Raises ModelFolderError
+    for a difference, and for a file of `used` that is not locked."""
     lock_path = folder / LOCK_FILE
-    if not lock_path.is_file():
-        return None
     name_of_lock = where(lock_path)
     try:
         files = read_json(lock_path)["files"]

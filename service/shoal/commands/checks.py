@@ -10,12 +10,11 @@ import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from shoal.commands import machine
-from shoal.commands.model_folders import read_folder
-from shoal.config import Settings, find_models
-from shoal.errors import ConfigError
+from shoal.commands.model_folders import ModelFolder, read_folder
+from shoal.config import Settings, engine_config
+from shoal.errors import ConfigError, ModelFolderError
 
 SERVER_PACKAGES = ("fastapi", "uvicorn", "pydantic-settings", "msgspec", "safetensors")
 FAST_PACKAGES = {"uvloop": "a faster event loop", "httptools": "faster HTTP parsing"}
@@ -96,20 +95,36 @@ def check_kernels() -> Finding:
 
 
 def check_models(settings: Settings) -> Iterator[Finding]:
-    """The folders `shoal serve` would load with these settings."""
+    """The folders `shoal serve` would load with these settings, read as it would read them."""
+    from shoal.checkpoint.find import find_models
+
     try:
-        sources = find_models(settings)
+        found = find_models(settings.models, settings.models_dir, settings.default_model)
     except ConfigError as error:
         advice = "give a folder with --model PATH, or train one: shoal train --help"
         yield Finding("models", False, error.message, advice, True)
         return
+    except ModelFolderError as error:
+        yield Finding("models", False, error.message, essential=True)
+        return
+    config = engine_config(settings, found.sources)
+    num_bad = 0
+    for source in found.sources:
+        model = read_folder(source, config)
+        num_bad += bool(model.problems)
+        yield _about_model(model, essential=not source.may_fail)
+    for name, reason in found.failed.items():
+        yield Finding(f"model {name}", False, reason)
+    if num_bad == len(found.sources):
+        yield Finding("models", False, "none can be served", essential=True)
+
+
+def _about_model(model: ModelFolder, *, essential: bool) -> Finding:
     locks = {"verified": "lock verified", "none": "no lock file", "damaged": "damaged"}
-    for source in sources:
-        model = read_folder(Path(source.path))
-        size = f"{model.num_parameters / 1e6:,.1f} M parameters"
-        found = "; ".join((f"{size}, {locks[model.lock]}", *model.problems))
-        advice = f"restore the files of {source.path}"
-        yield Finding(f"model {source.name}", not model.problems, found, advice, True)
+    size = f"{model.num_parameters / 1e6:,.1f} M parameters"
+    notes = model.problems or (size, locks[model.lock], *model.remarks)
+    name = f"model {model.name}"
+    return Finding(name, not model.problems, "; ".join(notes), essential=essential)
 
 
 def check_port(host: str, port: int) -> Finding:

@@ -40,7 +40,7 @@ def doctor(
         mark = ("✓", "green") if finding.ok else ("✗", "red" if finding.essential else "yellow")
         line = Text.assemble(mark, " ", (f"{finding.name:<16}", "bold"), " ", finding.found)
         if not finding.ok:
-            line.append(f" → {finding.advice}", style="cyan")
+            line.append(f" → {finding.advice}" if finding.advice else "", style="cyan")
             line.append("" if finding.essential else " (optional)", style="dim")
         console.print(line)
     if broken:

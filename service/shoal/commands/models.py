@@ -32,16 +32,21 @@ def models(
     """
     if folder is None:
         with connected(base_url, api_key) as client:
-            listed = [model.model_dump(mode="json") for model in client.models.list().data]
+            answer = client.models.list()
+        listed = [model.model_dump(mode="json") for model in answer.data]
+        listed += [{**model, "ready": False} for model in getattr(answer, "failed", [])]
         _show(listed, _server_table(listed), as_json)
         return
     from shoal.commands.model_folders import find_folders, read_folder
+    from shoal.protocol.messages import ModelSource
 
     if not folder.is_dir():
         fail(f"folder {folder} does not exist", 2)
-    found = [read_folder(path) for path in find_folders(folder)]
+    found = [
+        read_folder(ModelSource(path.resolve().name, str(path))) for path in find_folders(folder)
+    ]
     if not found:
-        fail(f"no model in {folder}: a model folder has a config.json")
+        fail(f"no model in {folder}")
     _show([asdict(model) for model in found], _folder_table(found), as_json)
     if any(model.problems for model in found):
         raise typer.Exit(1)
@@ -65,10 +70,14 @@ def _server_table(listed: list[dict[str, Any]]) -> Table:
         table.add_row(
             str(model.get("id")),
             str(model.get("max_model_len") or "–"),
-            "–" if ready is None else "yes" if ready else "loading",
+            "–" if ready is None else "yes" if ready else _why_not(model),
             ", ".join(model.get("capabilities") or []) or "–",
         )
     return table
+
+
+def _why_not(model: dict[str, Any]) -> str:
+    return f"failed: {model['reason']}" if model.get("reason") else "loading"
 
 
 def _folder_table(found: list[ModelFolder]) -> Table:

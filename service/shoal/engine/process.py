@@ -29,6 +29,7 @@ from shoal.protocol.messages import (
     FromEngine,
     Heartbeat,
     LoadedModel,
+    LoadFailed,
     Loading,
     ModelSource,
     Ready,
@@ -175,12 +176,23 @@ def _first_frames(link: Link) -> tuple[EngineConfig, list[ToEngine]]:
 
 
 def _load_models(link: Link, config: EngineConfig, load: Load) -> EngineCore:
-    """Loads all models in the order of the config; each gets an even share of the KV budget."""
+    """Loads all models in the order of the config; each gets an even share of the KV budget.
+    Raises LoadError for one that must load, and when none is left."""
     models = {}
+    failure: LoadError | None = None
     for source in config.models:
         share = config.kv_cache_bytes // len(config.models)
-        runner, loaded, num_blocks = _load_one(link, config, load, source, share)
-        models[source.name] = (runner, num_blocks, loaded)
+        try:
+            runner, loaded, num_blocks = _load_one(link, config, load, source, share)
+        except LoadError as error:
+            if not source.may_fail:
+                raise
+            failure = error
+            link.send(LoadFailed(source.name, str(error)))
+        else:
+            models[source.name] = (runner, num_blocks, loaded)
+    if not models and failure is not None:
+        raise failure
     core = EngineCore(models, config, time.monotonic)
     # What lives now lives as long as the process: the collector need not look at it again.
     # From here it runs only where it delays nobody, see _serve.

@@ -20,6 +20,9 @@ def refusal(submit: Submit, vocab_size: int, max_model_len: int) -> str | None:
     prompt = submit.prompt_token_ids
     if not prompt or min(prompt) < 0 or max(prompt) >= vocab_size:
         return "invalid_value"
+    named = (*submit.stop.all_stop_ids, *(token_id for token_id, _ in submit.sampling.logit_bias))
+    if named and not (min(named) >= 0 and max(named) < vocab_size):
+        return "invalid_value"
     if len(prompt) + min(submit.stop.max_tokens, 1) > max_model_len:
         return "context_length_exceeded"
     return None

@@ -1,7 +1,7 @@
 """Every message between the HTTP side and the engine.
 
 HTTP side to engine: `EngineConfig` (once, first), `Submit`, `Abort`, `Shutdown`.
-Engine to HTTP side: `Loading`, `Ready`, `StepOutputs`, `Heartbeat`, `EngineFailed`.
+Engine to HTTP side: `Loading`, `LoadFailed`, `Ready`, `StepOutputs`, `Heartbeat`, `EngineFailed`.
 """
 
 import msgspec
@@ -18,6 +18,8 @@ class ModelSource(msgspec.Struct, frozen=True, array_like=True):
 
     name: str
     path: str
+    may_fail: bool = False
+    """Are the others served when this one cannot be loaded?"""
 
 
 class EngineConfig(_Message, frozen=True):
@@ -150,6 +152,13 @@ class Loading(_Message, frozen=True):
     progress: float
 
 
+class LoadFailed(_Message, frozen=True):
+    """A model that may fail cannot be loaded; the others go on."""
+
+    model: str
+    message: str
+
+
 class LoadedModel(msgspec.Struct, frozen=True, array_like=True):
     """What the HTTP side must know of a model that is ready."""
 
@@ -173,7 +182,7 @@ class LoadedModel(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Ready(_Message, frozen=True):
-    """All models are loaded and warm."""
+    """Every model is loaded and warm, or was reported as failed."""
 
     models: list[LoadedModel]
 
@@ -192,4 +201,4 @@ class EngineFailed(_Message, frozen=True):
 
 
 ToEngine = EngineConfig | Submit | Abort | Shutdown
-FromEngine = Loading | Ready | StepOutputs | Heartbeat | EngineFailed
+FromEngine = Loading | LoadFailed | Ready | StepOutputs | Heartbeat | EngineFailed

@@ -84,6 +84,15 @@ def load_runner(
     return runner, loaded, built.num_blocks
 
 
+def check_model(files: ModelFiles, config: EngineConfig) -> list[str]:
+    """Reads and checks all that `load_runner` would, and builds nothing; returns remarks for the
+    operator. Raises ModelFolderError or ConfigError."""
+    checkpoint = load_checkpoint(files.path, lambda progress: None)
+    _num_token_ids(files, checkpoint.config)
+    _uses_native(config)
+    return []
+
+
 def num_kv_blocks(
     model: ModelConfig, config: EngineConfig, kv_bytes: int, bytes_per_number: int, max_tokens: int
 ) -> int:

@@ -13,14 +13,16 @@ from types import FrameType
 import uvicorn
 
 from shoal.bridge.remote import RemoteEngine
+from shoal.checkpoint.find import FoundModels
 from shoal.config import Settings
+from shoal.errors import ModelFolderError
 from shoal.metrics import Metrics
-from shoal.protocol.messages import LoadedModel, ModelSource
+from shoal.protocol.messages import LoadedModel
 from shoal.server.admission import Admission
 from shoal.server.app import create_app
 from shoal.server.auth import KeyRing
 from shoal.server.services import Services
-from shoal.text.text_model import load_text_model
+from shoal.text.text_model import TextModel, load_text_model
 
 log = logging.getLogger("shoal.server")
 
@@ -31,7 +33,7 @@ KEPT_OPEN_S = 0.5
 
 async def serve_http(
     settings: Settings,
-    sources: tuple[ModelSource, ...],
+    found: FoundModels,
     client: RemoteEngine,
     metrics: Metrics,
     listener: socket.socket,
@@ -39,10 +41,12 @@ async def serve_http(
 ) -> None:
     """Answers until `stop` or a signal. Raises ModelFolderError for a folder whose text side
     cannot be used."""
+    models, failed = _text_models(found)
     services = Services(
         settings=settings,
         client=client,
-        models={source.name: load_text_model(source) for source in sources},
+        models=models,
+        failed=failed,
         admission=Admission(
             client.stats,
             max_batch_size=settings.max_batch_size,
@@ -64,6 +68,26 @@ async def serve_http(
     finally:
         for helper in helpers:
             helper.cancel()
+
+
+def _text_models(found: FoundModels) -> tuple[dict[str, TextModel], dict[str, str]]:
+    """(text side of each model, why each of the others cannot be served). Raises
+    ModelFolderError for a model that must load, and when none is left."""
+    models: dict[str, TextModel] = {}
+    failed = dict(found.failed)
+    for source in found.sources:
+        try:
+            models[source.name] = load_text_model(source)
+        except ModelFolderError as error:
+            if not source.may_fail or (source is found.sources[-1] and not models):
+                raise
+            failed[source.name] = error.message
+    for model in models.values():
+        for remark in model.remarks:
+            log.warning(remark, extra={"model": model.name})
+    for name, reason in failed.items():
+        log.error("model failed", extra={"model": name, "reason": reason})
+    return models, failed
 
 
 class _Server(uvicorn.Server):
@@ -116,7 +140,7 @@ async def _announce(client: RemoteEngine, server: _Server, services: Services) -
     host, port = server.config.host, server.config.port
     shown_host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     url = f"http://{shown_host}:{port}"
-    for line in _model_lines(client.loaded):
+    for line in (*_model_lines(client.loaded), *_failure_lines(services)):
         print(line, flush=True)
     model = services.default_model
     auth = " -H 'Authorization: Bearer YOUR_KEY'" if services.keys else ""
@@ -134,6 +158,10 @@ def _model_lines(models: Mapping[str, LoadedModel]) -> list[str]:
         f"{model.device} ({model.kernels} kernels), context {model.max_model_len}"
         for model in models.values()
     ]
+
+
+def _failure_lines(services: Services) -> list[str]:
+    return [f"  {name}: not served: {reason}" for name, reason in services.failures().items()]
 
 
 def _uvicorn_config(

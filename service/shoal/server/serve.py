@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable
 
 from shoal.bridge.remote import RemoteEngine
-from shoal.config import Settings, engine_config, find_models
+from shoal.checkpoint.find import find_models
+from shoal.config import Settings, engine_config
 from shoal.errors import ShoalError
 from shoal.logs import configure_logging
 from shoal.metrics import Metrics
@@ -26,7 +27,7 @@ def run(settings: Settings) -> int:
 
 
 async def _serve(settings: Settings) -> int:
-    sources = find_models(settings)
+    found = find_models(settings.models, settings.models_dir, settings.default_model)
     metrics = Metrics()
     fatal: list[str] = []
     stop = asyncio.Event()
@@ -36,7 +37,7 @@ async def _serve(settings: Settings) -> int:
         stop.set()
 
     client = RemoteEngine(
-        engine_config(settings, sources), observer=metrics, on_fatal=engine_failed
+        engine_config(settings, found.sources), observer=metrics, on_fatal=engine_failed
     )
     with _listen(settings) as listener:
         await client.start()
@@ -44,7 +45,7 @@ async def _serve(settings: Settings) -> int:
             await asyncio.sleep(0)  # what the engine is to load has left before the import begins
             from shoal.server.http_server import serve_http
 
-            await serve_http(settings, sources, client, metrics, listener, stop)
+            await serve_http(settings, found, client, metrics, listener, stop)
         finally:
             await client.close()
     if fatal:

@@ -1,6 +1,5 @@
 """A model's chats: from messages to the text and the token ids of a prompt."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,8 +7,6 @@ from shoal.errors import InvalidRequest, ModelFolderError, NotSupportedByModel
 from shoal.text.chat_template import ChatTemplate
 from shoal.text.chat_tokens import CONTINUE_TAG, ControlTokens, RenderedChat
 from shoal.text.tokenizer import Tokenizer
-
-log = logging.getLogger("shoal.text")
 
 _SAMPLE_ROLES = (("user", "assistant", "user"), ("system", "user"), ("tool",))
 
@@ -26,7 +23,7 @@ class Chat:
         problem: str | None = None,
     ) -> None:
         """`templates`: Jinja sources by name; `problem`: why there are none. A template that is
-        not valid is logged, and the model serves everything else."""
+        not valid makes no error before a chat needs it: the model serves everything else."""
         self._name = name
         self._problems = {"default": problem} if problem else {}
         self._variables: dict[str, Any] = dict(tokenizer.special_tokens)
@@ -38,9 +35,12 @@ class Chat:
                 self._templates[template_name] = ChatTemplate(source)
             except ModelFolderError as error:
                 self._problems[template_name] = f"chat template {template_name!r}: {error.message}"
-        for reason in self._problems.values():
-            log.warning("model cannot chat", extra={"model": name, "reason": reason})
         self._control = ControlTokens(tokenizer, self._template_texts())
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Templates that cannot be used and why, for the operator."""
+        return tuple(f"cannot be used: {problem}" for problem in self._problems.values())
 
     @property
     def source(self) -> str | None:

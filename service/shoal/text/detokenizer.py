@@ -146,14 +146,13 @@ class _WindowDetokenizer:
     """For every other decoder: the library decodes the last tokens together with each new one;
     what their text has gained is new."""
 
-    __slots__ = ("_hidden", "_run", "_shown", "_text", "_tokens")
+    __slots__ = ("_hidden", "_shown", "_text", "_tokens")
 
     def __init__(
         self, text: TokenText, prompt_token_ids: Sequence[int], hidden_ids: frozenset[int]
     ) -> None:
         self._text = text
         self._hidden = hidden_ids
-        self._run = _ByteRunJoiner(text)
         visible = (i for i in reversed(prompt_token_ids) if i not in hidden_ids)
         tokens = [text.token(i) for i in islice(visible, _KEPT_WINDOW)]
         self._tokens = [token for token in reversed(tokens) if token is not None]
@@ -164,18 +163,10 @@ class _WindowDetokenizer:
         token = self._text.token(token_id)
         if token is None or token_id in self._hidden:
             return ""
-        if token_id in self._text.byte_ids:
-            # The decoder gets the characters that bytes make, not a run that may still break.
-            completed = self._run.push(token_id, self._text.byte_ids[token_id])
-            if not completed:
-                return ""
-            self._tokens += completed
-        else:
-            self._tokens += self._run.push(token_id, b"")
-            self._tokens.append(token)
+        self._tokens.append(token)
         num_unsettled = self._text.num_unsettled
-        if num_unsettled is None:
-            return ""
+        if num_unsettled is None or token_id in self._text.byte_ids:
+            return ""  # a run of bytes has its text when it is whole
         text = self._text.decode(self._tokens)
         # A byte-level token may end in the middle of a character.
         num_held = max(num_unsettled, self._text.byte_level and text.endswith(BROKEN))
@@ -185,7 +176,6 @@ class _WindowDetokenizer:
         return piece
 
     def finish(self) -> str:
-        self._tokens += self._run.finish()
         text = self._text.decode(self._tokens)
         return self._give(text, len(text))
 

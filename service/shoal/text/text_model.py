@@ -3,7 +3,6 @@
 Weights are the engine's business.
 """
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +13,6 @@ from shoal.protocol.messages import ModelSource
 from shoal.text.chat import Chat
 from shoal.text.model_defaults import read_defaults, token_name
 from shoal.text.tokenizer import Tokenizer
-
-log = logging.getLogger("shoal.text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +32,24 @@ class TextModel:
     """Sampling defaults that the model's files name."""
     created: int
     """Unix time of the model's config."""
+    remarks: tuple[str, ...] = ()
+    """What of its files is left out and why, for the operator."""
 
 
 def load_text_model(source: ModelSource) -> TextModel:
     """Raises ModelFolderError for missing or malformed files."""
-    files = open_model(Path(source.path))
+    return read_text_model(open_model(Path(source.path)), source.name)
+
+
+def read_text_model(files: ModelFiles, name: str) -> TextModel:
+    """The same of a model that is open already."""
     tokenizer = Tokenizer(files.tokenizer)
     defaults = read_defaults(files, tokenizer)
-    for remark in defaults.remarks:
-        log.warning(remark, extra={"model": source.name})
+    chat = _chat(name, files, tokenizer)
     return TextModel(
-        name=source.name,
+        name=name,
         tokenizer=tokenizer,
-        chat=_chat(source.name, files, tokenizer),
+        chat=chat,
         end_token_ids=defaults.end_token_ids,
         bos_token=token_name(files, "bos_token"),
         eos_token=token_name(files, "eos_token"),
@@ -55,6 +57,7 @@ def load_text_model(source: ModelSource) -> TextModel:
         start_token_id=defaults.start_token_id,
         defaults=defaults.sampling,
         created=files.created,
+        remarks=(*defaults.remarks, *chat.remarks),
     )
 
 

@@ -46,7 +46,9 @@ class TokenText:
 
     def decode(self, tokens: list[str]) -> str:
         """Text of vocabulary entries, as the `tokenizers` library decodes them."""
-        text: str = " ".join(tokens) if self._decoder is None else self._decoder.decode(tokens)
+        if self._decoder is None or not tokens:
+            return " ".join(tokens)
+        text: str = self._decoder.decode(tokens)
         return text
 
     def plain_texts(self, *, skip_special_tokens: bool) -> dict[int, str]:

@@ -27,7 +27,8 @@ async def live(request: Request) -> JSONResponse:
 @router.get("/readyz")
 @router.get("/health/ready", include_in_schema=False)
 async def ready(request: Request) -> JSONResponse:
-    """200 when every start-up model serves and the engine is heard of."""
+    """200 when every start-up model serves and the engine is heard of. A model of models_dir that
+    cannot be loaded is listed as failed, and keeps the others from nothing."""
     return _readiness(services_of(request))
 
 
@@ -81,7 +82,7 @@ async def load(request: Request) -> dict[str, Any]:
 
 
 def _readiness(services: Services) -> JSONResponse:
-    states = services.client.states
+    states = services.states()
     models = {
         name: {
             "state": state.state,
@@ -92,8 +93,10 @@ def _readiness(services: Services) -> JSONResponse:
     }
     if services.draining:
         status = "shutting_down"
-    elif not states or any(state.state != "ready" for state in states.values()):
+    elif not states or any(state.state == "loading" for state in states.values()):
         status = "loading"
+    elif all(state.state == "failed" for state in states.values()):
+        status = "failed"
     elif services.client.silent_s > MAX_ENGINE_SILENCE_S:
         status = "engine_silent"
     else:
@@ -110,6 +113,6 @@ def _refresh_gauges(services: Services) -> None:
         metrics.queue_tokens.labels(name).set(stats.waiting_tokens)
         metrics.kv_used.labels(name).set(stats.num_used_blocks)
         metrics.kv_total.labels(name).set(stats.num_blocks)
-    for name, model in services.client.states.items():
+    for name, model in services.states().items():
         for state in ("loading", "ready", "failed"):
             metrics.model_state.labels(name, state).set(1 if model.state == state else 0)

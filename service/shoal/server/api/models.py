@@ -12,13 +12,16 @@ router = APIRouter(tags=["Models"])
 
 @router.get("/v1/models")
 async def list_models(request: Request) -> dict[str, Any]:
-    """Every configured model, the default first; those still loading have ready false."""
+    """Every configured model, the default first; those still loading have ready false. Those of
+    models_dir that cannot be loaded stand apart, under `failed`."""
     services = services_of(request)
     default = services.default_model
-    models = sorted(services.models.values(), key=lambda model: model.name != default)
+    models = sorted(services.served_models(), key=lambda model: model.name != default)
+    failed = [{"id": name, "reason": reason} for name, reason in services.failures().items()]
     return {
         "object": "list",
         "data": [_model_object(services, model) for model in models],
+        **({"failed": failed} if failed else {}),
     }
 
 
