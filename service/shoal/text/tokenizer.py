@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from tokenizers import AddedToken, processors
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as HfTokenizer
 from tokenizers import __version__ as TOKENIZERS_VERSION
 
@@ -38,15 +38,13 @@ class Tokenizer:
         self.special_tokens = _special_tokens(files.settings)
         """Named special tokens of the settings: "bos_token" to its text, and so on."""
         self.additional_special_tokens = _additional_special_tokens(files.settings)
-        named = [*self.special_tokens.values(), *self.additional_special_tokens]
-        self._mark_special(named)
-        self._apply_bos_and_eos(files.settings)
+        special = self._add_named_tokens(files.settings)
         self.added_tokens: Mapping[int, AddedToken] = self.library.get_added_tokens_decoder()
         """By id: tokens that are found in a text before the model's vocabulary is used."""
         self.special_ids = frozenset(
             token_id
             for token_id, token in self.added_tokens.items()
-            if token.special or token.content in named
+            if token.special or token.content in special
         )
         self._text = TokenText(self.library, self.special_ids)
         self._garbled_ids = frozenset(self._text.garbled_ids)
@@ -117,28 +115,18 @@ class Tokenizer:
         except Exception:  # the library raises plain Exception for a word it has no token for
             return []
 
-    def _mark_special(self, names: Sequence[str]) -> None:
-        """Tokens that the settings name are special, whatever tokenizer.json says. One that is in
-        no vocabulary has no row in the model either: it stays unknown."""
-        known = [name for name in names if self.library.token_to_id(name) is not None]
-        self.library.add_special_tokens(
-            [AddedToken(name, special=True, normalized=False) for name in known]
-        )
-
-    def _apply_bos_and_eos(self, settings: Mapping[str, Any]) -> None:
-        """add_bos_token and add_eos_token, where given, win over tokenizer.json."""
-        if "add_bos_token" not in settings and "add_eos_token" not in settings:
-            return
-        ids = {
-            name: self.special_id(self.special_tokens.get(f"{name}_token"))
-            for name in ("bos", "eos")
-            if settings.get(f"add_{name}_token") is True
-        }
-        pieces = ["bos:0", "$A:0", "eos:0"]
-        self.library.post_processor = processors.TemplateProcessing(
-            single=[piece for piece in pieces if ids.get(piece[:3]) is not None or piece[0] == "$"],
-            special_tokens=[(name, i) for name, i in ids.items() if i is not None],
-        )
+    def _add_named_tokens(self, settings: Mapping[str, Any]) -> frozenset[str]:
+        """The settings may make entries of the vocabulary added tokens, and added tokens special,
+        whatever tokenizer.json says. Returns those that are special by it. A token that is in no
+        vocabulary has no row in the model either, and stays unknown."""
+        tokens = _listed_tokens(settings)
+        added = {token.content for token in self.library.get_added_tokens_decoder().values()}
+        further = (name for name in self.additional_special_tokens if name not in added)
+        named = (*self.special_tokens.values(), *further)
+        tokens += [AddedToken(name, special=True, normalized=False) for name in named]
+        tokens = [t for t in tokens if self.library.token_to_id(t.content) is not None]
+        self.library.add_tokens(tokens)
+        return frozenset(token.content for token in tokens if token.special)
 
 
 def _special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -154,6 +142,18 @@ def _additional_special_tokens(settings: Mapping[str, Any]) -> list[str]:
     lists = (settings.get(name) for name in ("additional_special_tokens", "extra_special_tokens"))
     values = [value for items in lists if isinstance(items, list) for value in items]
     return [text for text in map(_content, values) if text]
+
+
+def _listed_tokens(settings: Mapping[str, Any]) -> list[AddedToken]:
+    """The tokens of added_tokens_decoder, in order of their ids."""
+    listed = settings.get("added_tokens_decoder")
+    entries = listed.items() if isinstance(listed, Mapping) else ()
+    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    return [
+        AddedToken(entry["content"], **{flag: entry[flag] for flag in flags if flag in entry})
+        for _, entry in sorted(entries, key=lambda pair: int(pair[0]))
+        if _content(entry)
+    ]
 
 
 def _content(value: Any) -> str | None:
