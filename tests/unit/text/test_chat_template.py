@@ -14,8 +14,9 @@ HELLO = [{"role": "user", "content": "hello"}]
 
 
 def render(source: str, messages: Any = HELLO, **options: Any) -> str:
-    values = {"variables": {}, "add_generation_prompt": True, "max_chars": 10_000, **options}
-    return ChatTemplate(source).render(messages, **values)
+    variables = {"messages": messages, "add_generation_prompt": True}
+    variables |= options.pop("variables", {})
+    return ChatTemplate(source).render(variables, **{"max_chars": 10_000, **options})
 
 
 def test_messages_and_variables_are_rendered() -> None:
