@@ -30,7 +30,7 @@ context = 128
 [tokenizer]
 vocab_size = 420
 [schedule]
-tokens = 12_000
+tokens = 6_000
 batch_tokens = 1024
 warmup_steps = 2
 evaluate_every = 1000

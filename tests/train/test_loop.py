@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,8 @@ def test_without_a_checkpoint_nothing_is_resumed(tmp_path: Path) -> None:
 
 def test_time_limit_ends_the_run_with_a_decayed_rate(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, tokens=10_000_000)
+    seconds = count(step=0.01)
+    trainer.watch = replace(trainer.watch, clock=lambda: next(seconds))
     trainer.limit_s = 1.0
     trainer.run()
     assert trainer.progress.tokens < 10_000_000
