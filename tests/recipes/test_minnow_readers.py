@@ -37,17 +37,17 @@ def test_stories_are_read_plain_and_as_answers_some_with_another_name() -> None:
 
 
 def test_capitals_come_back_at_starts_names_and_i() -> None:
-    found = restore_capitals('once tim sat. "i am mom," said tim. he ran.', {"tim": "Tim"})
-    assert found == 'Once Tim sat. "I am mom," said Tim. He ran.'
+    text = restore_capitals('once tim sat. "i am mom," said tim. he ran.', {"tim": "Tim"})
+    assert text == 'Once Tim sat. "I am mom," said Tim. He ran.'
 
 
 def test_books_are_cut_at_headings_and_lines_are_joined() -> None:
     part = "A fox saw\nsome grapes. " * 12
-    found = list(
+    chapters = list(
         read_books([{"text": f"## ONE\n\n{part}\n\n## TWO\n\n{part}"}], Source(file="b"), CONTEXT)
     )
-    assert len(found) == 2
-    assert found[0][0][1].text.startswith("A fox saw some grapes. A fox saw some grapes.")
+    assert len(chapters) == 2
+    assert chapters[0][0][1].text.startswith("A fox saw some grapes. A fox saw some grapes.")
 
 
 def test_articles_give_whole_first_sentences() -> None:

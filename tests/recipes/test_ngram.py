@@ -28,16 +28,16 @@ def test_the_probabilities_of_the_vocabulary_add_up_to_one(order: int) -> None:
     rng = np.random.default_rng(1)
     for length in (0, 1, 2, 3, 6, 9):
         for _ in range(5):
-            found = model.distribution(rng.integers(0, 7, length).tolist())
-            assert found.min() > 0
-            assert found.sum() == pytest.approx(1.0, abs=1e-12)
+            probs = model.distribution(rng.integers(0, 7, length).tolist())
+            assert probs.min() > 0
+            assert probs.sum() == pytest.approx(1.0, abs=1e-12)
 
 
 def test_a_text_costs_what_the_distributions_along_it_say() -> None:
     model = NgramModel(random_texts(60), 7)
     text = random_texts(1, seed=5)[0]
-    wanted = [model.distribution(text[:place])[token] for place, token in enumerate(text)]
-    assert model.probabilities(text) == pytest.approx(wanted, rel=1e-12)
+    expected = [model.distribution(text[:index])[token] for index, token in enumerate(text)]
+    assert model.probabilities(text) == pytest.approx(expected, rel=1e-12)
 
 
 def slow_bigram(texts: list[list[int]], vocab: int, before: int, token: int) -> float:
@@ -72,9 +72,9 @@ def test_a_bigram_model_equals_a_slow_reading_of_the_definition() -> None:
     texts = [[*(1 + rng.zipf(1.4, 12) % 39).tolist(), 0] for _ in range(60)]
     model = NgramModel(texts, 40, order=2)
     for before in range(1, 40):
-        found = model.distribution([before])
+        probs = model.distribution([before])
         for token in range(0, 40, 3):
-            assert found[token] == pytest.approx(slow_bigram(texts, 40, before, token), rel=1e-9)
+            assert probs[token] == pytest.approx(slow_bigram(texts, 40, before, token), rel=1e-9)
 
 
 def test_a_longer_memory_helps_on_text_that_has_one_and_not_on_noise() -> None:

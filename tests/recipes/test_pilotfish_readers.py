@@ -54,8 +54,8 @@ OTHER = {
 
 def answer_of(variant: Variant) -> dict[str, object]:
     text = "".join(segment.text for segment in variant).split("<|assistant|>")[1]
-    found: dict[str, object] = json.loads(text.removesuffix("<|end|>"))
-    return found
+    answer: dict[str, object] = json.loads(text.removesuffix("<|end|>"))
+    return answer
 
 
 def request_of(variant: Variant) -> str:
@@ -83,8 +83,8 @@ def test_swapped_slot_values_stay_verbatim_in_the_request() -> None:
 
 
 def test_mixed_values_are_a_beginning_and_an_end() -> None:
-    found = {mixed("Magic Sam", "Bill Szymczyk", random.Random(seed)) for seed in range(9)}
-    assert found == {"Magic Szymczyk"}
+    names = {mixed("Magic Sam", "Bill Szymczyk", random.Random(seed)) for seed in range(9)}
+    assert names == {"Magic Szymczyk"}
     assert mixed("Haigler", "Emmons", random.Random(1)) == "Haions"
     assert mixed("Bath", "If You Say So", random.Random(1)) == "BaSay So"
 
@@ -119,18 +119,18 @@ def test_words_of_texts_are_those_that_occur_three_times_and_make_invented_names
 
 def test_invented_names_look_like_the_others_and_are_none_of_them() -> None:
     names = ["Andy Hunter", "Tierney Sutton", "Toyan", "Allen Toussaint", "Too Poetic!"]
-    found = [invented(names, [], random.Random(seed)) for seed in range(300)]
-    assert all(name and name == name.strip() and len(name.split()) <= 2 for name in found)
-    assert not any(name[-1] in ".,:;!?" for name in found)
+    drawn = [invented(names, [], random.Random(seed)) for seed in range(300)]
+    assert all(name and name == name.strip() and len(name.split()) <= 2 for name in drawn)
+    assert not any(name[-1] in ".,:;!?" for name in drawn)
     first, last = {"andy", "tierney", "allen", "too"}, {"hunter", "sutton", "toussaint", "poetic"}
-    two = [name.lower().split() for name in found if " " in name]
+    two = [name.lower().split() for name in drawn if " " in name]
     assert not any(words[0] in last or words[1] in first for words in two)
     rare = ["Zugspitze", "quux"]
-    found = [invented(names, rare, random.Random(seed)) for seed in range(300)]
-    heard = {word for name in found for word in name.lower().split()}
-    assert {"zugspitze", "quux", "hunter", "andy"} <= heard
-    assert any(word.endswith("pitze") and not word.startswith("zug") for word in heard)
-    assert len(heard) > 60
+    drawn = [invented(names, rare, random.Random(seed)) for seed in range(300)]
+    used = {word for name in drawn for word in name.lower().split()}
+    assert {"zugspitze", "quux", "hunter", "andy"} <= used
+    assert any(word.endswith("pitze") and not word.startswith("zug") for word in used)
+    assert len(used) > 60
 
 
 def test_every_snips_variant_answers_with_values_of_its_own_request() -> None:
@@ -171,7 +171,9 @@ def test_intents_keep_their_label_through_every_variant() -> None:
         '{"intent": "balance", "slots": {}}'
     }
     assert request_of(variants[0]) == "What is my balance?"
-    in_loss = ["".join(segment.text for segment in found if segment.in_loss) for found in variants]
+    in_loss = [
+        "".join(segment.text for segment in variant if segment.in_loss) for variant in variants
+    ]
     assert in_loss[0] == '{"intent":"balance","slots":{}}<|end|>'
     assert in_loss[1] == "balance"  # the rest is always the same
 

@@ -20,13 +20,13 @@ from shoal.train.recipe import Recipe, RecipeError, Source
 from tests.train.builders import write_jsonl
 
 THINGS = ("ball", "boat", "lamp", "shirt", "phone", "car", "chair", "book")
-SAID = {
+PATTERNS = {
     "buy": "i would like to buy a {}",
     "sell": "who will take my old {} for money",
     "mend": "the {} is broken and must be mended",
 }
-TEXTS = [pattern.format(thing) for pattern in SAID.values() for thing in THINGS]
-INTENTS = [intent for intent in SAID for _ in THINGS]
+TEXTS = [pattern.format(thing) for pattern in PATTERNS.values() for thing in THINGS]
+INTENTS = [intent for intent in PATTERNS for _ in THINGS]
 RECORDS = [{"text": text, "intent": intent} for text, intent in zip(TEXTS, INTENTS, strict=True)]
 
 
@@ -47,7 +47,7 @@ class Fixed(NamedTuple):
 def test_the_teacher_labels_new_requests_and_says_how_sure_it_is() -> None:
     clear, mixed = np.exp(TEACHER.log_probs(["The ladder is BROKEN", "buy broken money"]))
     assert clear.sum() == pytest.approx(1.0, abs=1e-5)
-    assert clear[sorted(SAID).index("mend")] > 0.8 > mixed.max()
+    assert clear[sorted(PATTERNS).index("mend")] > 0.8 > mixed.max()
 
 
 def test_teachers_that_differ_are_sure_of_nothing() -> None:
@@ -69,10 +69,10 @@ def test_synthetic_requests_are_parts_of_real_ones_the_same_each_time() -> None:
 def test_a_label_is_drawn_by_the_square_of_its_probability() -> None:
     log_probs = np.log(np.array([[0.7, 0.29, 0.01]], np.float32)).repeat(5000, axis=0)
     synthetic = label_synthetic(
-        TEXTS, INTENTS, 4000 // len(TEXTS) + 1, Fixed(sorted(SAID), log_probs)
+        TEXTS, INTENTS, 4000 // len(TEXTS) + 1, Fixed(sorted(PATTERNS), log_probs)
     )
     drawn = Counter(intent for group in synthetic for _, intent in group)
-    first, second, unlikely = sorted(SAID)
+    first, second, unlikely = sorted(PATTERNS)
     assert drawn[first] / drawn.total() == pytest.approx(0.7**2 / (0.7**2 + 0.29**2), abs=0.03)
     assert drawn[second] > 0
     assert drawn[unlikely] == 0
@@ -82,7 +82,7 @@ def test_a_request_made_of_two_may_get_the_intent_of_the_second() -> None:
     synthetic = label_synthetic(TEXTS, INTENTS, 12, TEACHER)
     pairs = zip(INTENTS, synthetic, strict=True)
     labels = {(first, intent) for first, group in pairs for _, intent in group}
-    assert {intent for _, intent in labels} == set(SAID)
+    assert {intent for _, intent in labels} == set(PATTERNS)
     assert any(first != intent for first, intent in labels)
 
 
@@ -116,16 +116,16 @@ def test_without_scikit_learn_the_recipe_says_what_is_missing(
 
 def test_joined_requests_begin_with_one_and_end_with_the_other() -> None:
     first, second = "how much money is left in my account", "tell me the balance of my savings"
-    found = {joined(first, second, random.Random(seed)) for seed in range(40)}
-    assert len(found) > 3
-    assert all(text.startswith("how much") and text.endswith("my savings") for text in found)
+    texts = {joined(first, second, random.Random(seed)) for seed in range(40)}
+    assert len(texts) > 3
+    assert all(text.startswith("how much") and text.endswith("my savings") for text in texts)
     assert joined("yes", "no", random.Random(1)) in {"yes", "no"}
 
 
 def test_a_part_is_at_least_half_of_the_words_in_their_order() -> None:
     text = "how much money is left in my account"
     for seed in range(40):
-        found = part(text, random.Random(seed))
-        assert found in text
-        assert len(found.split()) >= 4
+        words = part(text, random.Random(seed))
+        assert words in text
+        assert len(words.split()) >= 4
     assert part("yes", random.Random(1)) == "yes"

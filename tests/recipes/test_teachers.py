@@ -22,11 +22,11 @@ from shoal.train.recipe import Sampling, Source, TokenizerChoice
 from shoal.train.tokenizer import train_tokenizer, twins
 from tests.train.builders import TINY
 
-SAID = {"buy": "i would like to buy a {}", "mend": "the {} is broken"}
+PATTERNS = {"buy": "i would like to buy a {}", "mend": "the {} is broken"}
 THINGS = ("ball", "boat", "lamp", "shirt", "phone", "car", "chair", "book")
 RECORDS = [
-    {"text": said.format(thing), "intent": intent}
-    for intent, said in SAID.items()
+    {"text": pattern.format(thing), "intent": intent}
+    for intent, pattern in PATTERNS.items()
     for thing in THINGS
 ]
 TEXTS = [record["text"] for record in RECORDS]
@@ -36,7 +36,7 @@ TEXTS = [record["text"] for record in RECORDS]
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that reads requests twice; its weights are random."""
     tokenizer = train_tokenizer(
-        [*TEXTS, *SAID, OUT_OF_SCOPE] * 3, TokenizerChoice(vocab_size=400, style="fields")
+        [*TEXTS, *PATTERNS, OUT_OF_SCOPE] * 3, TokenizerChoice(vocab_size=400, style="fields")
     )
     network = Llama(TINY, tokenizer.get_vocab_size(), twins=twins(tokenizer))
     network.initialize(seed=1)
@@ -51,7 +51,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_model_teaches_what_its_own_prompt_gives(base: Path) -> None:
     network, tokenizer = load_base(base)
-    names = [*sorted(SAID), OUT_OF_SCOPE]
+    names = [*sorted(PATTERNS), OUT_OF_SCOPE]
     log_probs = ModelTeacher(base, "shop", names).log_probs(TEXTS[:3])
     firsts = [tokenizer.encode(name, add_special_tokens=False).ids[0] for name in names]
     for text, by_model in zip(TEXTS, log_probs, strict=False):
@@ -67,7 +67,7 @@ def test_the_model_teaches_what_its_own_prompt_gives(base: Path) -> None:
 def test_an_ensemble_with_a_model_also_tells_what_is_out_of_scope(base: Path) -> None:
     intents = [record["intent"] for record in RECORDS]
     ensemble = Ensemble(TEXTS, intents, base, "shop")
-    assert ensemble.names == [*sorted(SAID), OUT_OF_SCOPE]
+    assert ensemble.names == [*sorted(PATTERNS), OUT_OF_SCOPE]
     strange = ["what is the weather", "sing a song"]
     shares = np.exp(ensemble.log_probs([*TEXTS, *strange]))
     np.testing.assert_allclose(shares.sum(axis=1), 1.0, atol=1e-4)
@@ -80,8 +80,8 @@ def test_an_ensemble_with_a_model_also_tells_what_is_out_of_scope(base: Path) ->
 
 
 def test_the_phrase_teacher_learns_from_the_order_of_words() -> None:
-    asked = ("the {} breaks my heart", "my heart breaks the {}")
-    texts = [said.format(thing) for said in asked for thing in THINGS] * 8
+    patterns = ("the {} breaks my heart", "my heart breaks the {}")
+    texts = [pattern.format(thing) for pattern in patterns for thing in THINGS] * 8
     intents = [name for name in ("first", "second") for _ in THINGS] * 8
     tokenizer = train_tokenizer(texts, TokenizerChoice(vocab_size=400))
     embedding = torch.randn(400, 16, generator=torch.Generator().manual_seed(0))

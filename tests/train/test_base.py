@@ -55,8 +55,8 @@ def test_what_a_folder_of_transformers_knows_is_kept(tmp_path: Path, tied: bool)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     ids = torch.randint(theirs.config.vocab_size, (2, 30))
     with torch.no_grad():
-        found = network.eval()(ids)[..., : theirs.config.vocab_size]
-        torch.testing.assert_close(found, theirs(ids).logits, atol=2e-4, rtol=1e-4)
+        logits = network.eval()(ids)[..., : theirs.config.vocab_size]
+        torch.testing.assert_close(logits, theirs(ids).logits, atol=2e-4, rtol=1e-4)
     assert network.vocab_size == theirs.config.vocab_size + len(CONTROL_TOKENS)
     assert tokenizer.encode("Tom").ids[0] == tokenizer.token_to_id(END_OF_TEXT)
 

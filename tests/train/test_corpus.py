@@ -20,7 +20,7 @@ def text_of(variant: Variant) -> str:
     return "".join(segment.text for segment in variant)
 
 
-def learned_text(variant: Variant) -> str:
+def loss_text(variant: Variant) -> str:
     return "".join(segment.text for segment in variant if segment.in_loss)
 
 
@@ -74,10 +74,10 @@ def test_held_out_records_by_field_and_by_share_are_not_trained_on(tmp_path: Pat
     write_jsonl(tmp_path / "s.jsonl", records)
     source = Source(file="s.jsonl", hold_out={"part": ["test"]}, hold_out_share=0.2)
     corpus = read_corpus(recipe_of(source), tmp_path)
-    learned = {text_of(document.variants[0]) for document in corpus.train}
+    trained = {text_of(document.variants[0]) for document in corpus.train}
     held_out = {text_of(document.variants[0]) for document in corpus.held_out["s"]}
-    assert not learned & held_out
-    assert len(learned) + len(held_out) == 400
+    assert not trained & held_out
+    assert len(trained) + len(held_out) == 400
     assert 80 < len(held_out) < 150  # 40 by field, a fifth of the rest by hash
     assert "<|endoftext|>Story number 10.<|endoftext|>" in held_out
 
@@ -90,13 +90,13 @@ def test_own_records_may_be_texts_prompts_or_conversations(tmp_path: Path) -> No
             '{"role": "assistant", "content": "Hello"}]}\n'
         )
     corpus = read_corpus(recipe_of(Source(file="own.jsonl.xz")), tmp_path)
-    found = [document.variants[0] for document in corpus.train]
-    assert [text_of(variant) for variant in found] == [
+    variants = [document.variants[0] for document in corpus.train]
+    assert [text_of(variant) for variant in variants] == [
         "<|endoftext|>plain<|endoftext|>",
         "<|endoftext|><|user|>1+1?<|end|><|assistant|>2<|end|>",
         "<|endoftext|><|user|>Hi<|end|><|assistant|>Hello<|end|>",
     ]
-    assert [learned_text(variant) for variant in found] == [
+    assert [loss_text(variant) for variant in variants] == [
         "plain<|endoftext|>",
         "2<|end|>",
         "Hello<|end|>",
@@ -108,12 +108,12 @@ def test_a_recipe_may_have_every_request_read_twice(tmp_path: Path) -> None:
         tmp_path / "own.jsonl", [{"text": "plain"}, {"prompt": "1+1?", "completion": "<|user|>2"}]
     )
     recipe = Recipe(name="test", sources=(Source(file="own.jsonl"),), read_twice=True)
-    found = [document.variants[0] for document in read_corpus(recipe, tmp_path).train]
-    assert [text_of(variant) for variant in found] == [
+    variants = [document.variants[0] for document in read_corpus(recipe, tmp_path).train]
+    assert [text_of(variant) for variant in variants] == [
         "<|endoftext|>plain<|endoftext|>",
         "<|endoftext|><|user|>1+1?<|end|><|user|>1+1?<|end|><|assistant|><|user|>2<|end|>",
     ]
-    assert [learned_text(variant) for variant in found] == [
+    assert [loss_text(variant) for variant in variants] == [
         "plain<|endoftext|>",
         "<|user|>2<|end|>",
     ]

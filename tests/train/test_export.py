@@ -88,7 +88,7 @@ def test_a_template_that_reads_twice_writes_what_training_read(tmp_path: Path) -
         {"role": "assistant", "content": "{}"},
     ]
     text = tokenizer.apply_chat_template(messages, tokenize=False)
-    assert text == "".join(piece.text for piece in read_twice(chat(messages)))
+    assert text == "".join(segment.text for segment in read_twice(chat(messages)))
     assert text.count("<|user|>Hi there<|end|>") == 2
     assert (text.count("<|system|>"), text.count("<|assistant|>")) == (1, 1)
 

@@ -31,9 +31,9 @@ def test_a_value_is_the_same_tokens_in_request_and_answer_but_for_the_first_spac
         asked = tokenizer.encode(f"play {value}", add_special_tokens=False).ids
         answer = tokenizer.encode(f'{{"artist":"{value}"}}', add_special_tokens=False).ids
         quoted = tokenizer.encode(value, add_special_tokens=False).ids
-        said = asked[-len(quoted) :]
-        assert said[1:] == quoted[1:]
-        assert pairs[said[0]] == quoted[0]
+        in_request = asked[-len(quoted) :]
+        assert in_request[1:] == quoted[1:]
+        assert pairs[in_request[0]] == quoted[0]
         assert any(answer[i : i + len(quoted)] == quoted for i in range(len(answer)))
 
 
@@ -57,11 +57,11 @@ def test_the_loss_over_shared_rows_is_the_loss_over_tokens() -> None:
             weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(4)))
     ids = torch.arange(12)[None]
     targets = torch.tensor([[7, 2, 0, 9, 3, 8, 5, 11, 10, -1, 1, 4]])
-    found = network.losses(ids, targets)
+    losses = network.losses(ids, targets)
     expected = torch.nn.functional.cross_entropy(
         network(ids)[targets >= 0], targets[targets >= 0], reduction="none"
     )
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(losses, expected)
     plain = Llama(network.shape, 12)
     plain.load_state_dict(merged_weights(network))
     torch.testing.assert_close(plain.losses(ids, targets), expected)

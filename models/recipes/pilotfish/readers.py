@@ -42,18 +42,18 @@ def read_snips(
     the file of another source whose articles about such nouns give titles as values.
     """
     records, task = list(records), _task(source)
-    values = None if context.held_out else _slot_values(records, source, context)
+    pool = None if context.held_out else _slot_values(records, source, context)
     for number, record in enumerate(records):
         text, slots = record["text"], record["slots"]
         requests: list[tuple[str, list[Slot]]] = [(text, slots)] * 5
-        if values is not None:
+        if pool is not None:
             rng = random.Random(f"snips {number} {text}")
             for _ in range(25):
-                swapped, new_slots = swap_values(text, slots, values, rng)
+                swapped, new_slots = swap_values(text, slots, pool, rng)
                 requests.append((_change_case(swapped, new_slots, rng), new_slots))
         yield [
-            write_request(said, answer_json(record["intent"], slots_object(found)), task, index)
-            for index, (said, found) in enumerate(requests)
+            write_request(request, answer_json(record["intent"], slots_object(values)), task, index)
+            for index, (request, values) in enumerate(requests)
         ]
 
 
@@ -110,8 +110,8 @@ def read_intents(
         requests += [(disturb(text, rng), intent) for _ in range(12)]
         requests += [(disturb(other, rng), label) for other, label in labelled]
         yield [
-            write_intent_request(said, label, task, index)
-            for index, (said, label) in enumerate(requests)
+            write_intent_request(request, label, task, index)
+            for index, (request, label) in enumerate(requests)
         ]
 
 
@@ -192,8 +192,8 @@ def read_out_of_scope(
         for text in _out_of_scope_texts(record, source, rng):
             requests = [text.lower(), disturb(text, rng), disturb(text, rng), text.lower()] * 2
             yield [
-                write_intent_request(said, OUT_OF_SCOPE, task, index)
-                for index, said in enumerate(requests)
+                write_intent_request(request, OUT_OF_SCOPE, task, index)
+                for index, request in enumerate(requests)
             ]
 
 

@@ -110,7 +110,7 @@ def common_words(records: Iterable[Record]) -> list[str]:
 
 
 def titles_by_slot(records: Iterable[Record], nouns: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Titles of articles by slot, told by the noun that defines them in their first sentence.
+    """Titles of articles by slot, decided by the noun that defines them in the first sentence.
 
     `nouns` maps a slot to what its values are: {"artist": ["singer", "band"]}. Titles that fit no
     slot are under the empty name.

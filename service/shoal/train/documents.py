@@ -70,7 +70,7 @@ def plain(text: str) -> Variant:
 
 
 def chat(messages: list[dict[str, str]]) -> Variant:
-    """A conversation as the chat template renders it; what the assistant says is learned."""
+    """A conversation as the chat template renders it; what the assistant says is in the loss."""
     segments = [Segment(END_OF_TEXT, False)]
     for message in messages:
         role, content = message["role"], message["content"]

@@ -26,7 +26,7 @@ Initialize = Callable[[Llama, Corpus, Tokenizer], None]
 
 @dataclass(frozen=True, slots=True)
 class RecipeHooks:
-    """The places where a recipe's code takes part in a run."""
+    """What a recipe's code provides to a run."""
 
     readers: Mapping[str, Reader] = field(default_factory=dict)
     """Formats of sources besides "text": name -> reader."""
@@ -45,7 +45,7 @@ def load_hooks(code: Path | None) -> RecipeHooks:
     if not code.is_file():
         raise RecipeError(f"the recipe's code {code} does not exist")
     folder = code.resolve().parent
-    # A name of its own for each place, so that recipes of equal names never mix.
+    # Named by the folder above, so that recipes of equal names elsewhere are other modules.
     above = _package(f"_recipes_{_digest(folder.parent)}", folder.parent)
     package = _package(f"{above}.{folder.name.replace('.', '_')}", folder)
     try:

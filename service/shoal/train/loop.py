@@ -108,10 +108,9 @@ class Trainer:
     def share_done(self) -> float:
         """0 to 1: by tokens or by time, whichever is further."""
         by_tokens = self.progress.tokens / self.schedule.tokens
-        here_s = (
-            self.progress.elapsed_s - self._resumed_at_s
-        )  # a resumed run gets the whole limit anew
-        by_time = here_s / self.limit_s if self.limit_s else 0.0
+        # a resumed run gets the whole limit again
+        elapsed_s = self.progress.elapsed_s - self._resumed_at_s
+        by_time = elapsed_s / self.limit_s if self.limit_s else 0.0
         return min(1.0, max(by_tokens, by_time))
 
     def step(self) -> float:

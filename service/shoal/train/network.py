@@ -76,8 +76,8 @@ class Dropout(nn.Module):
             return x
         random = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
         random.random_(-(2**63), None)
-        kept = (random.view(torch.uint8)[: x.numel()] >= self.dropped).view(x.shape)
-        return x * (kept.to(x.dtype) * (256 / (256 - self.dropped)))
+        mask = (random.view(torch.uint8)[: x.numel()] >= self.dropped).view(x.shape)
+        return x * (mask.to(x.dtype) * (256 / (256 - self.dropped)))
 
 
 class MLP(nn.Module):
@@ -210,8 +210,8 @@ def with_twins(network: Llama, twins: dict[int, int]) -> Llama:
     embedding = shared.model.embed_tokens
     assert isinstance(embedding, TwinEmbedding)
     embedding.load_plain(plain)
-    kept = embedding.state_dict(prefix="model.embed_tokens.")
-    shared.load_state_dict({**weights, **kept})
+    own = embedding.state_dict(prefix="model.embed_tokens.")
+    shared.load_state_dict({**weights, **own})
     return shared
 
 
