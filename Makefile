@@ -28,12 +28,12 @@ test-all: $(VENV)/dev.stamp ## also the slow tests: processes, container, traini
 	$(BIN)/python -m pytest -q -m "not peers" $(ARGS)
 
 fix: $(VENV)/dev.stamp ## format and repair what can be repaired
-	$(BIN)/ruff format service tests deploy
-	$(BIN)/ruff check --fix service tests deploy
+	$(BIN)/ruff format service tests deploy models/recipes
+	$(BIN)/ruff check --fix service tests deploy models/recipes
 
 check: $(VENV)/dev.stamp ## format, lint, types, import rules; changes nothing
-	$(BIN)/ruff format --check service tests deploy
-	$(BIN)/ruff check service tests deploy
+	$(BIN)/ruff format --check service tests deploy models/recipes
+	$(BIN)/ruff check service tests deploy models/recipes
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/rules
 
@@ -44,7 +44,7 @@ bench-peers: $(VENV)/dev.stamp ## measure beside llama.cpp, OpenVINO, vLLM; buil
 	$(BIN)/python -m tests.benchmarks.peers $(ARGS)
 
 evaluate: $(VENV)/dev.stamp ## measure the default models on held-out text in DATA, as in their cards
-	deploy/with-server.sh $(BIN)/python -m shoal.train.evaluate --url URL --data $(DATA) $(ARGS)
+	deploy/with-server.sh $(BIN)/python -m models.recipes.evaluate --url URL --data $(DATA) $(ARGS)
 
 lock: ## resolve requirements/*.lock anew from pyproject.toml
 	test -x .cache/lock/bin/uv || { $(PYTHON) -m venv .cache/lock && .cache/lock/bin/pip install -q uv; }
@@ -52,7 +52,7 @@ lock: ## resolve requirements/*.lock anew from pyproject.toml
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) build dist .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find service tests deploy -name __pycache__ -prune -exec rm -rf {} +
+	find service tests deploy models -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -1,5 +1,5 @@
-"""What no file of the package may hold: too many lines, a way to run code from data, or, outside
-of `checkpoint`, the name of a model's file."""
+"""What no file of the package or of a recipe may hold: too many lines, a way to run code from data,
+or, outside of `checkpoint`, the name of a model's file."""
 
 import ast
 import re
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.rules.imports import source_files
+from tests.rules.imports import recipe_files, source_files
 
 MAX_LINES = 450  # the aim is 400
 
@@ -66,14 +66,15 @@ def resumes_training(file: str, called: str, keywords: dict[str | None, str]) ->
 def test_no_file_is_longer_than_one_can_read() -> None:
     long = {
         file: lines
-        for file, text in source_files().items()
+        for file, text in (source_files() | recipe_files()).items()
         if (lines := text.count("\n")) > MAX_LINES
     }
     assert not long
 
 
 def test_nothing_turns_data_into_code() -> None:
-    found = [danger for file, text in source_files().items() for danger in dangers(file, text)]
+    files = source_files() | recipe_files()
+    found = [danger for file, text in files.items() for danger in dangers(file, text)]
     assert not found, "\n".join(found)
 
 
