@@ -9,8 +9,8 @@
 for your tests are in `shoal.client.testing`. Needs httpx and pydantic, nothing else of Shoal.
 """
 
-from ._async_client import AsyncClient
-from ._client import Client
+from ._async.client import AsyncClient
+from ._async.stream import AsyncStream
 from ._errors import (
     AuthenticationFailed,
     BadRequest,
@@ -37,7 +37,8 @@ from ._errors import (
 from ._params import ChatParams, CompletionParams, Prompt, TokenizeParams
 from ._retry import Clock
 from ._settings import Timeouts
-from ._stream_io import AsyncStream, Stream
+from ._sync.client import Client
+from ._sync.stream import Stream
 from ._types import (
     ChatChoice,
     ChatChunk,

@@ -1,49 +1,83 @@
-"""Every endpoint as data: which path, which body, which result. No I/O; one place for both
-clients."""
+"""Every endpoint as data: the path, the body and the type of the result. Does no I/O."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic
 from urllib.parse import quote
 
-from ._flow import Call
+from ._collect import ResultT
 from ._params import (
     ChatParams,
     CompletionParams,
     Extras,
+    Messages,
     Prompt,
     TokenizeParams,
     check_names,
 )
-from ._types import ChatCompletion, Completion, Health, Model, ModelList, Text, Tokens
+from ._types import (
+    ChatChunk,
+    ChatCompletion,
+    Chunk,
+    Completion,
+    CompletionChunk,
+    Health,
+    Model,
+    ModelList,
+    Text,
+    Tokens,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from ._settings import Timeouts
+
+
+@dataclass(frozen=True)
+class Call(Generic[ResultT]):
+    """What a method of the client requests from the server."""
+
+    method: str
+    path: str
+    result: type[ResultT]
+    chunk: type[Chunk] | None = None
+    """Type of a stream's events; None if the endpoint does not generate."""
+    body: Mapping[str, Any] | None = field(default=None, repr=False)
+    extra_headers: Mapping[str, str | None] | None = field(default=None, repr=False)
+    timeout: float | Timeouts | None = None
+    stream: bool = False
+    num_choices: int = 1
+    """Choices that a stream must finish."""
+    hide_usage: bool = False
+    """Usage is requested for the result only, so the stream does not yield its chunk."""
+    raw: bool = False
+    """Return the HTTP library's response instead of a result."""
+    retried: bool = True
+    accepted_statuses: tuple[int, ...] = ()
+    """Error statuses that count as a result."""
+    ready_within_s: float | None = None
+    """Repeat until the server is ready, for at most so many seconds."""
+
 
 def completion(
-    prompt: Prompt,
-    *,
-    model: str | None = None,
-    stream: bool = False,
-    **params: Unpack[CompletionParams],
+    prompt: Prompt, *, stream: bool = False, **params: Unpack[CompletionParams]
 ) -> Call[Completion]:
     check_names("completions.create", params, CompletionParams)
-    fields: dict[str, Any] = {"model": model, "prompt": prompt}
-    return _generation("/v1/completions", Completion, fields, stream, params)
+    return _generation(
+        "/v1/completions", Completion, CompletionChunk, {"prompt": prompt}, stream, params
+    )
 
 
 def chat(
-    messages: Sequence[Mapping[str, Any]],
-    *,
-    model: str | None = None,
-    stream: bool = False,
-    **params: Unpack[ChatParams],
+    messages: Messages, *, stream: bool = False, **params: Unpack[ChatParams]
 ) -> Call[ChatCompletion]:
     check_names("chat.create", params, ChatParams)
-    fields: dict[str, Any] = {"model": model, "messages": messages}
-    return _generation("/v1/chat/completions", ChatCompletion, fields, stream, params)
+    return _generation(
+        "/v1/chat/completions", ChatCompletion, ChatChunk, {"messages": messages}, stream, params
+    )
 
 
 def list_models(**extras: Unpack[Extras]) -> Call[ModelList]:
@@ -61,14 +95,13 @@ def retrieve_model(model: str, **extras: Unpack[Extras]) -> Call[Model]:
 def tokenize(
     prompt: str | None = None,
     *,
-    messages: Sequence[Mapping[str, Any]] | None = None,
-    model: str | None = None,
+    messages: Messages | None = None,
     **params: Unpack[TokenizeParams],
 ) -> Call[Tokens]:
     check_names("tokenize", params, TokenizeParams)
     if (prompt is None) == (messages is None):
         raise TypeError("tokenize() takes a prompt or messages, one of them")
-    fields = {"model": model, "prompt": prompt, "messages": messages}
+    fields = {"prompt": prompt, "messages": messages}
     return Call("POST", "/tokenize", Tokens, **_split(fields, params))
 
 
@@ -81,36 +114,36 @@ def detokenize(
 
 def health(**extras: Unpack[Extras]) -> Call[Health]:
     check_names("health", extras, Extras)
-    # "Not now" is an answer here, so it is neither retried nor an error.
-    return Call("GET", "/health", Health, retried=False, also_fine=(503,), **_split({}, extras))
+    # "Not ready" is a result here: neither retried nor an error.
+    return Call(
+        "GET", "/health", Health, retried=False, accepted_statuses=(503,), **_split({}, extras)
+    )
 
 
-def ready(**extras: Unpack[Extras]) -> Call[Health]:
+def ready(timeout_s: float, **extras: Unpack[Extras]) -> Call[Health]:
     check_names("wait_until_ready", extras, Extras)
-    return Call("GET", "/readyz", Health, **_split({}, extras))
+    return Call("GET", "/readyz", Health, ready_within_s=timeout_s, **_split({}, extras))
 
 
 def _generation(
-    path: str, result: Any, fields: dict[str, Any], stream: bool, params: Mapping[str, Any]
-) -> Call[Any]:
+    path: str,
+    result: type[ResultT],
+    chunk: type[Chunk],
+    fields: dict[str, Any],
+    stream: bool,
+    params: Mapping[str, Any],
+) -> Call[ResultT]:
     parts = _split(fields, params)
-    body: dict[str, Any] = parts["body"]
+    body = parts["body"]
     hide_usage = False
     if stream:
         body["stream"] = True
-        # Usage is part of a whole result, so a stream has it too.
+        # Usage is part of a whole result, so every stream requests it.
         hide_usage = "stream_options" not in body
         body.setdefault("stream_options", {"include_usage": True})
-    return Call(
-        "POST",
-        path,
-        result,
-        stream=stream,
-        generates=True,
-        num_choices=_num_choices(body),
-        hide_usage=hide_usage,
-        **parts,
-    )
+    num_choices = _num_choices(body)
+    return Call("POST", path, result, chunk, stream=stream, num_choices=num_choices,
+                hide_usage=hide_usage, **parts)  # fmt: skip
 
 
 def _split(fields: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:

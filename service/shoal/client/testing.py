@@ -25,9 +25,9 @@ from typing import Any
 
 import httpx
 
-from ._async_client import AsyncClient
-from ._client import Client
+from ._async.client import AsyncClient
 from ._retry import Clock
+from ._sync.client import Client
 
 PING = b": ping\n\n"
 """The keep-alive comment of a stream."""

@@ -1,0 +1,290 @@
+"""A call on its way: what is sent, how long each phase may take, what a response means.
+
+Does no I/O; the clients in `_async/` and `_sync/` send and read.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Generic
+
+from pydantic import ValidationError
+
+from ._calls import Call
+from ._collect import ResultT
+from ._errors import (
+    ConnectionFailed,
+    Error,
+    ResponseInvalid,
+    StatusError,
+    Timeout,
+    TimeoutPhase,
+    Unavailable,
+    error_from_response,
+)
+from ._http import merge_headers, user_agent
+from ._retry import retry_after_s, wait_before_retry_s
+from ._settings import Settings, shorter, to_timeouts
+from ._types import Envelope
+
+_log = logging.getLogger("shoal.client")
+
+_POLL_FIRST_S = 0.05
+_POLL_MAX_S = 1.0
+
+_TIMEOUT_MESSAGES: dict[TimeoutPhase, str] = {
+    "connect": "no connection to {server}",
+    "pool": "no free connection to {server}",
+    "send": "{server} did not take the request",
+    "first_byte": "no answer from {server}",
+    "between_data": "no data from {server}",
+    "total": "no complete answer from {server}",
+}
+
+
+@dataclass(frozen=True)
+class SocketLimits:
+    """Seconds the HTTP library may wait in each phase of one attempt; None = no limit."""
+
+    connect: float | None = None
+    read: float | None = None
+    """For the head of the response."""
+    read_body: float | None = None
+    write: float | None = None
+    pool: float | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A response whose head has arrived. Any: types of two HTTP libraries."""
+
+    envelope: Envelope
+    content: bytes = b""
+    """The whole body; of a stream only the first bytes."""
+    body: Any = None
+    """The open `Body` of a stream, else None."""
+    response: Any = None
+    """The HTTP library's response, for a raw call."""
+
+
+class Request(Generic[ResultT]):
+    """One call with the client's settings applied, and the state of its current attempt."""
+
+    def __init__(self, call: Call[ResultT], settings: Settings, library: ModuleType) -> None:
+        """Starts the total time limit. Raises ValueError for NaN in the body."""
+        self.call = call
+        self.settings = settings
+        self.library = library
+        self.timeouts = to_timeouts(call.timeout, settings.timeouts)
+        self.limits = SocketLimits()
+        self._content = None if call.body is None else _encode(call.body)
+        self._headers = merge_headers(
+            {
+                "Accept": "text/event-stream" if call.stream else "application/json",
+                "User-Agent": user_agent(),
+                "X-Request-Id": f"req-{os.urandom(16).hex()}",
+            },
+            {} if call.body is None else {"Content-Type": "application/json"},
+            # A compressing proxy would hold a stream back until it has enough to compress.
+            {"Accept-Encoding": "identity"} if call.stream else {},
+            {} if settings.api_key is None else {"Authorization": f"Bearer {settings.api_key}"},
+            settings.default_headers,
+            call.extra_headers or {},
+        )
+        by_lower = {name.lower(): value for name, value in self._headers.items()}
+        self.id = by_lower.get("x-request-id", "")
+        """Ours, until the server answers with its own."""
+        within_s = call.ready_within_s
+        self._total_s = total_s = self.timeouts.total_s if within_s is None else within_s
+        self._deadline = None if total_s is None else settings.clock.monotonic() + total_s
+        self._not_ready: Error | None = None
+
+    def attempt(self, number: int) -> dict[str, Any]:
+        """Arguments of the HTTP library's `build_request` for an attempt (0 = the first).
+
+        Raises Timeout if the total time is over.
+        """
+        left_s, timeouts, call = self.time_left_s(), self.timeouts, self.call
+        # A generation that is not streamed sends nothing until it is finished.
+        first_byte_s = timeouts.first_byte_s if call.stream or call.chunk is None else None
+        read_s = shorter(first_byte_s, left_s)
+        self.limits = SocketLimits(
+            connect=shorter(timeouts.connect_s, left_s),
+            read=read_s,
+            read_body=shorter(timeouts.between_data_s, left_s) if call.stream else read_s,
+            write=shorter(timeouts.first_byte_s, left_s),
+            pool=left_s,
+        )
+        return {
+            "method": call.method,
+            "url": self.settings.base_url + call.path,
+            "content": self._content,
+            "headers": {**self._headers, "X-Retry-Count": str(number)},
+            "timeout": (self.limits.connect, self.limits.read, self.limits.write, left_s),
+        }
+
+    def time_left_s(self) -> float | None:
+        """Seconds until the total time is over; None = no limit. Raises Timeout after that."""
+        if self._deadline is None:
+            return None
+        left_s = self._deadline - self.settings.clock.monotonic()
+        if left_s <= 0:
+            raise self.timed_out("total", self._total_s)
+        return left_s
+
+    def timed_out(self, phase: TimeoutPhase, limit_s: float | None) -> Timeout:
+        """The error for a time limit that was reached."""
+        what = _TIMEOUT_MESSAGES[phase].format(server=self.settings.base_url)
+        within = "in time" if limit_s is None else f"within {limit_s:.3g} s"
+        return Timeout(f"{what} {within}", phase=phase, limit_s=limit_s, request_id=self.id)
+
+    @contextmanager
+    def errors_translated(self, *, in_stream: bool = False) -> Iterator[None]:
+        """Turns the HTTP library's exceptions into ours. `in_stream`: after a stream's head."""
+        library, limits = self.library, self.limits
+        try:
+            yield
+        except library.ConnectTimeout as error:
+            raise self.timed_out("connect", limits.connect) from error
+        except library.PoolTimeout as error:
+            raise self.timed_out("pool", limits.pool) from error
+        except library.WriteTimeout as error:
+            raise self.timed_out("send", limits.write) from error
+        except library.TimeoutException as error:
+            if in_stream:
+                raise self.timed_out("between_data", limits.read_body) from error
+            phase: TimeoutPhase = "total" if limits.read == limits.pool else "first_byte"
+            raise self.timed_out(phase, limits.read) from error
+        except library.TransportError as error:
+            reason = str(error) or type(error).__name__
+            raise ConnectionFailed(
+                f"connection to {self.settings.base_url} failed: {reason}", request_id=self.id
+            ) from error
+        except library.RequestError as error:  # a body that cannot be decoded, endless redirects
+            raise ResponseInvalid(
+                f"answer of {self.settings.base_url} cannot be read: {error}", request_id=self.id
+            ) from error
+
+    def head_received(self, response: Any) -> Envelope:
+        """Takes note of a response's head. From now on the limit for reading is the body's."""
+        limits = response.request.extensions.get("timeout")
+        if isinstance(limits, dict):  # the HTTP library looks it up again for the body
+            limits["read"] = self.limits.read_body
+        headers = {str(name).lower(): str(value) for name, value in response.headers.items()}
+        self.id = headers.get("x-request-id") or self.id
+        return Envelope(response.status_code, headers, self.id)
+
+    def accepts(self, envelope: Envelope) -> bool:
+        """Whether a response with this status is a result and not an error."""
+        return envelope.is_success or envelope.status in self.call.accepted_statuses
+
+    def next_attempt_in_s(self, failure: Error, attempt: int, reply: Reply | None) -> float:
+        """Seconds until the next attempt. Raises `failure` if there should be none."""
+        clock = self.settings.clock
+        if self.call.ready_within_s is not None:
+            return self._wait_until_ready_s(failure, attempt, self.call.ready_within_s)
+        headers: Mapping[str, str] = {} if reply is None else reply.envelope.headers
+        wait_s = wait_before_retry_s(failure, headers, attempt, clock)
+        if wait_s is None or not self.call.retried or attempt >= self.settings.max_retries:
+            raise failure
+        if self._deadline is not None and clock.monotonic() + wait_s >= self._deadline:
+            raise failure
+        _log.info(
+            "retry %d of %s %s in %.3f s after %s, request %s",
+            attempt + 1, self.call.method, self.call.path, wait_s, type(failure).__name__, self.id,
+        )  # fmt: skip
+        return wait_s
+
+    def _wait_until_ready_s(self, failure: Error, attempt: int, within_s: float) -> float:
+        # Waiting helps against "nobody answers" and "still loading", not against a wrong key.
+        if not isinstance(failure, (ConnectionFailed, Timeout, Unavailable)):
+            raise failure
+        assert self._deadline is not None
+        left_s = self._deadline - self.settings.clock.monotonic()
+        # The last attempt finds no time left; the one before it knows why the server is not ready.
+        cause = self._not_ready or failure
+        if left_s <= 0:
+            raise Timeout(
+                f"{self.settings.base_url} was not ready within {within_s:.3g} s; "
+                f"last: {cause.message}",
+                limit_s=within_s,
+                request_id=self.id,
+            ) from cause
+        self._not_ready = failure
+        return min(left_s, _POLL_MAX_S, _POLL_FIRST_S * 2.0 ** min(attempt, 16))
+
+    def result(self, reply: Reply) -> ResultT:
+        """The typed result in a reply. Raises ResponseInvalid."""
+        envelope = reply.envelope
+        try:
+            result = self.call.result.model_validate_json(reply.content)
+        except ValidationError as error:
+            if not envelope.is_success:
+                raise self.status_error(reply) from error
+            raise self.invalid("the answer is not what the API promises: " + summary(error),
+                               reply) from error  # fmt: skip
+        if not envelope.is_success and "error" in (result.model_extra or {}):
+            raise self.status_error(reply)  # an accepted status, but from a proxy in between
+        result.with_envelope(envelope)
+        return result
+
+    def invalid(self, problem: str, reply: Reply) -> ResponseInvalid:
+        """The error for a response that the API does not allow."""
+        return ResponseInvalid(
+            f"{self.call.method} {self.call.path}: {problem}",
+            body=reply.content.decode("utf-8", "replace"),
+            request_id=self.id,
+        )
+
+    def status_error(self, reply: Reply) -> StatusError:
+        """The error for a response whose status is not a success."""
+        return error_from_response(
+            reply.envelope.status,
+            reply.content,
+            request_id=self.id,
+            retry_after=retry_after_s(reply.envelope.headers, self.settings.clock),
+        )
+
+
+def warn_ignored(envelope: Envelope, warned: set[str]) -> None:
+    """A UserWarning for each request field the server ignored, unless its name is in `warned`."""
+    for name in envelope.ignored_params:
+        if name not in warned:
+            warned.add(name)
+            warnings.warn(
+                f"the server ignored the unknown parameter {name!r}",
+                UserWarning,
+                stacklevel=_callers_level(),
+            )
+
+
+def summary(error: ValidationError) -> str:
+    """The first problem in one line."""
+    first: Any = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the whole"
+    return f"{where}: {first['msg']}"
+
+
+def _callers_level() -> int:
+    """The `stacklevel` of the first frame outside the SDK."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def _is_ours(module: str) -> bool:
+    return f"{module}.".startswith(f"{__package__}.")
+
+
+def _encode(body: Mapping[str, Any]) -> bytes:
+    text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode()
