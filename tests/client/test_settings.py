@@ -14,7 +14,7 @@ from shoal.client import _calls as calls
 from shoal.client._async.client import AsyncChat, AsyncCompletions, AsyncModels
 from shoal.client._async.driver import AsyncClientOptions
 from shoal.client._async.stream import AsyncStream
-from shoal.client._request import Request
+from shoal.client._exchange import Exchange
 from shoal.client._sync.client import Chat, Completions, Models
 from shoal.client._sync.driver import ClientOptions
 from shoal.client._sync.stream import Stream
@@ -238,8 +238,7 @@ async def test_keys_show_nowhere(sdk: Sdk, caplog: pytest.LogCaptureFixture) -> 
         caught.value, late.value, vars(caught.value),
     )]  # fmt: skip
     call = calls.health(extra_headers={"Authorization": KEY})
-    request = Request(call, copy._driver.settings, httpx)
-    shown += [repr(call), repr(request), repr(vars(stream)["_body"])]
+    shown += [repr(call), repr(Exchange(call, copy._driver.settings, httpx))]
     shown += [str(caught.value), str(late.value), caplog.text]
     assert "h.test" in repr(client)
     for text in shown:

@@ -43,41 +43,33 @@ class Call(Generic[ResultT]):
     method: str
     path: str
     result: type[ResultT]
-    chunk: type[Chunk] | None = None
-    """Type of a stream's events; None if the endpoint does not generate."""
+    chunk: type[Chunk] | None = None  # of a stream's events; None if the endpoint never streams
     body: Mapping[str, Any] | None = field(default=None, repr=False)
     extra_headers: Mapping[str, str | None] | None = field(default=None, repr=False)
     timeout: float | Timeouts | None = None
     stream: bool = False
-    num_choices: int = 1
-    """Choices that a stream must finish."""
-    hide_usage: bool = False
-    """Usage is requested for the result only, so the stream does not yield its chunk."""
-    raw: bool = False
-    """Return the HTTP library's response instead of a result."""
+    num_choices: int = 1  # that a stream must finish
+    hide_usage: bool = False  # the caller did not ask for the chunk that has only usage
+    raw: bool = False  # return the HTTP library's response instead of a result
     retried: bool = True
-    accepted_statuses: tuple[int, ...] = ()
-    """Error statuses that count as a result."""
-    ready_within_s: float | None = None
-    """Repeat until the server is ready, for at most so many seconds."""
+    accepted_statuses: tuple[int, ...] = ()  # error statuses that count as a result
+    ready_within_s: float | None = None  # repeat until the server is ready, for so many seconds
 
 
 def completion(
     prompt: Prompt, *, stream: bool = False, **params: Unpack[CompletionParams]
 ) -> Call[Completion]:
     check_names("completions.create", params, CompletionParams)
-    return _generation(
-        "/v1/completions", Completion, CompletionChunk, {"prompt": prompt}, stream, params
-    )
+    parts = _generation({"prompt": prompt}, params, stream)
+    return Call("POST", "/v1/completions", Completion, CompletionChunk, **parts)
 
 
 def chat(
     messages: Messages, *, stream: bool = False, **params: Unpack[ChatParams]
 ) -> Call[ChatCompletion]:
     check_names("chat.create", params, ChatParams)
-    return _generation(
-        "/v1/chat/completions", ChatCompletion, ChatChunk, {"messages": messages}, stream, params
-    )
+    parts = _generation({"messages": messages}, params, stream)
+    return Call("POST", "/v1/chat/completions", ChatCompletion, ChatChunk, **parts)
 
 
 def list_models(**extras: Unpack[Extras]) -> Call[ModelList]:
@@ -125,27 +117,6 @@ def ready(timeout_s: float, **extras: Unpack[Extras]) -> Call[Health]:
     return Call("GET", "/readyz", Health, ready_within_s=timeout_s, **_split({}, extras))
 
 
-def _generation(
-    path: str,
-    result: type[ResultT],
-    chunk: type[Chunk],
-    fields: dict[str, Any],
-    stream: bool,
-    params: Mapping[str, Any],
-) -> Call[ResultT]:
-    parts = _split(fields, params)
-    body = parts["body"]
-    hide_usage = False
-    if stream:
-        body["stream"] = True
-        # Usage is part of a whole result, so every stream requests it.
-        hide_usage = "stream_options" not in body
-        body.setdefault("stream_options", {"include_usage": True})
-    num_choices = _num_choices(body)
-    return Call("POST", path, result, chunk, stream=stream, num_choices=num_choices,
-                hide_usage=hide_usage, **parts)  # fmt: skip
-
-
 def _split(fields: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
     """Body and extras of a call. None means "not given" and is not sent."""
     body = {**fields, **{k: v for k, v in params.items() if k not in Extras.__annotations__}}
@@ -156,6 +127,19 @@ def _split(fields: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, An
         "extra_headers": params.get("extra_headers"),
         "timeout": params.get("timeout"),
     }
+
+
+def _generation(fields: dict[str, Any], params: Mapping[str, Any], stream: bool) -> dict[str, Any]:
+    """The same for a call that generates."""
+    parts = _split(fields, params)
+    body = parts["body"] = parts["body"] or {}
+    parts |= {"stream": stream, "num_choices": _num_choices(body)}
+    if stream:
+        body["stream"] = True
+        # Usage is part of a whole result, so every stream requests it.
+        parts["hide_usage"] = "stream_options" not in body
+        body.setdefault("stream_options", {"include_usage": True})
+    return parts
 
 
 def _num_choices(body: Mapping[str, Any]) -> int:

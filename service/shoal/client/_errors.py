@@ -199,15 +199,13 @@ _STATUSES = {
 }
 
 
-def error_from_response(
-    status: int, body: bytes, *, request_id: str | None, retry_after: float | None = None
-) -> StatusError:
+def error_from_response(status: int, body: bytes, *, request_id: str | None) -> StatusError:
     """The error for a response whose status is not a success."""
     text = body.decode("utf-8", "replace")
     parsed = parse_json(text)
     reason = text.strip()[:_MAX_QUOTED] or "the server gave no reason"
     error = _build(status, text if parsed is None else parsed, f"HTTP {status}: {reason}")
-    error.request_id, error.retry_after = request_id, retry_after
+    error.request_id = request_id
     return error
 
 

@@ -10,20 +10,65 @@ import ipaddress
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from ._errors import ConnectionFailed
+from ._settings import Options, Settings
+
+if TYPE_CHECKING:
+    from typing import Self
 
 ClientKind = Literal["Client", "AsyncClient"]
 """Class name of a client, the same in both libraries."""
 
 # An idle connection is dropped before the server drops it (after 75 s), so that a new request
 # does not meet a connection that is just being closed.
-_KEEPALIVE_EXPIRY_S = 60.0
+_KEEPALIVE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Session:
+    """Settings and connections of one client. Does no I/O itself.
+
+    A client and its copies share all but `settings` and `owns_http`, unless a copy needs
+    connections of its own.
+    """
+
+    kind: ClientKind
+    settings: Settings
+    http: Any
+    library: ModuleType
+    uds: str | None
+    user_provided: bool  # the HTTP client is the user's, who closes it
+    owns_http: bool
+    warned: set[str] = field(default_factory=set)  # ignored parameters, once warned about
+
+    @classmethod
+    def open(cls, kind: ClientKind, settings: Settings, http_client: Any, uds: str | None) -> Self:
+        """Connections of its own, or the user's. Raises TypeError, ValueError, ConnectionFailed."""
+        is_given = http_client is not None
+        if is_given and uds is not None:
+            raise ValueError("give uds or http_client, not both: the client has its own transport")
+        http = http_client if is_given else make_http_client(kind, settings.base_url, uds)
+        library = library_of(type(http), kind)
+        return cls(kind, settings, http, library, uds, is_given, owns_http=not is_given)
+
+    def changed(self, options: Options) -> Self:
+        """A copy with other settings, on the same connections if those still fit."""
+        settings = self.settings.changed(options)
+        # Whether a proxy of the environment is used is fixed when connections are made.
+        urls = (settings.base_url, self.settings.base_url)
+        same_route = len({bypasses_proxy(url, self.uds) for url in urls}) == 1
+        if (same_route or self.user_provided) and not options.keys() & {"http_client", "uds"}:
+            return replace(self, settings=settings, owns_http=False)
+        http_client: Any = options.get("http_client")
+        uds = options.get("uds", None if "http_client" in options else self.uds)
+        return replace(self.open(self.kind, settings, http_client, uds), warned=self.warned)
 
 
 def library_of(client_type: type, kind: ClientKind) -> ModuleType:
@@ -45,9 +90,7 @@ def make_http_client(kind: ClientKind, base_url: str, uds: str | None) -> Any:
     import httpx
 
     limits = httpx.Limits(
-        max_connections=1000,
-        max_keepalive_connections=100,
-        keepalive_expiry=_KEEPALIVE_EXPIRY_S,
+        max_connections=1000, max_keepalive_connections=100, keepalive_expiry=_KEEPALIVE_S
     )
     transport = None
     if bypasses_proxy(base_url, uds):

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from ._collect import ChunkT, Collector, ResultT
 from ._errors import Error, ResponseInvalid, StreamInterrupted, error_from_event, parse_json
-from ._request import Reply, Request, summary
+from ._exchange import Exchange, summary
 from ._types import Received, Usage
 
 MAX_EVENT_BYTES = 64 * 2**20
@@ -91,21 +91,19 @@ class BaseStream(Received, Generic[ChunkT, ResultT]):
     calls `_before_read`, reads, and passes the bytes to `_feed`.
     """
 
-    def __init__(self, request: Request[ResultT], reply: Reply) -> None:
-        """Raises ResponseInvalid if the reply is not a stream."""
+    def __init__(self, exchange: Exchange[ResultT]) -> None:
+        """Raises ResponseInvalid if the response is not a stream."""
         self._closed = True  # for __del__, should this raise
-        call = request.call
+        call = exchange.call
         assert call.chunk is not None
-        if reply.body is None:
-            shown = reply.envelope.headers.get("content-type", "a response without a content type")
-            raise request.invalid(f"asked for a stream, got {shown}", reply)
-        self._request = request
-        self._body = reply.body
-        self._first: bytes | None = reply.content
-        self._envelope = reply.envelope
-        self._collector: Collector[Any, ResultT] = Collector(
-            call.chunk, call.result, call.num_choices
-        )
+        if exchange.body is None:
+            shown = exchange.envelope.headers.get("content-type", "no content type")
+            raise exchange.invalid(f"asked for a stream, got {shown}")
+        self._exchange = exchange
+        self._envelope = exchange.envelope
+        self._first: bytes | None = exchange.content
+        self._collector: Collector[Any, ResultT]
+        self._collector = Collector(call.chunk, call.result, call.num_choices)
         self._parser = EventParser()
         self._events: deque[Event] = deque()
         self._waiting_since: float | None = None  # None: the last read brought data
@@ -118,7 +116,7 @@ class BaseStream(Received, Generic[ChunkT, ResultT]):
 
     def __del__(self) -> None:
         if not self._closed:
-            self._body.close_later()
+            self._exchange.body.close_later()
 
     @property
     def text(self) -> str:
@@ -149,7 +147,7 @@ class BaseStream(Received, Generic[ChunkT, ResultT]):
                 break
             chunk = self._parse(event)
             only_usage = not chunk.choices and chunk.usage is not None and not chunk.model_extra
-            if not (self._request.call.hide_usage and only_usage):
+            if not (self._exchange.call.hide_usage and only_usage):
                 return chunk
         return None
 
@@ -171,8 +169,8 @@ class BaseStream(Received, Generic[ChunkT, ResultT]):
     def _before_read(self) -> None:
         """Silence counts from here, not while the caller works on a chunk. Raises Timeout."""
         if self._waiting_since is None:
-            self._waiting_since = self._request.settings.clock.monotonic()
-        self._request.time_left_s()
+            self._waiting_since = self._exchange.settings.clock.monotonic()
+        self._exchange.time_left_s()
 
     def _feed(self, data: bytes, cause: Error | None = None) -> None:
         """Takes in what was read; b"" = nothing more will come, because of `cause` if given.
@@ -189,11 +187,11 @@ class BaseStream(Received, Generic[ChunkT, ResultT]):
             raise
         if self._events:
             self._waiting_since = None
-        limit_s = self._request.timeouts.between_data_s
+        limit_s = self._exchange.timeouts.between_data_s
         if limit_s is not None and self._waiting_since is not None:
-            silent_s = self._request.settings.clock.monotonic() - self._waiting_since
+            silent_s = self._exchange.settings.clock.monotonic() - self._waiting_since
             if silent_s >= limit_s:
-                raise self._request.timed_out("between_data", limit_s)
+                raise self._exchange.timed_out("between_data", limit_s)
 
     def _end(self, cause: Error | None) -> None:
         if self._closed:  # by us, in another thread or task

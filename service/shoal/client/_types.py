@@ -41,6 +41,10 @@ class Envelope:
         return 200 <= self.status < 300
 
     @property
+    def is_event_stream(self) -> bool:
+        return self.headers.get("content-type", "").lower().startswith("text/event-stream")
+
+    @property
     def ignored_params(self) -> tuple[str, ...]:
         """Names of request fields the server did not know."""
         names = self.headers.get("x-ignored-params", "").split(",")

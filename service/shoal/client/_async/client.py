@@ -32,7 +32,7 @@ from shoal.client._types import (
     Tokens,
 )
 
-from .driver import AsyncClientOptions, AsyncDriver, AsyncHTTP, open_driver
+from .driver import AsyncClientOptions, AsyncDriver, AsyncHTTP
 from .stream import AsyncStream
 
 if TYPE_CHECKING:
@@ -68,7 +68,16 @@ class AsyncClient:
     ) -> None:
         options: Options = {"timeout": timeout, "max_retries": max_retries, "uds": uds}
         options |= {"default_headers": default_headers, "clock": clock}
-        self._driver = open_driver(resolve(base_url, api_key, options), http_client, uds)
+        settings = resolve(base_url, api_key, options)
+        self._use(AsyncDriver.open("AsyncClient", settings, http_client, uds))
+
+    def _use(self, driver: AsyncDriver) -> None:
+        self._driver = driver
+        self.completions = AsyncCompletions(driver)
+        self.chat = AsyncChat(driver)
+        self.models = AsyncModels(driver)
+        # The same calls, returning the HTTP library's response.
+        self.with_raw_response: RawCalls[Awaitable[httpx.Response]] = RawCalls(driver.run_raw)
 
     def with_options(self, **options: Unpack[AsyncClientOptions]) -> AsyncClient:
         """A copy with other settings that shares the connections, which this client closes.
@@ -78,7 +87,7 @@ class AsyncClient:
         """
         check_names("with_options", options, AsyncClientOptions)
         copy = object.__new__(type(self))
-        copy._driver = self._driver.changed(options)
+        copy._use(self._driver.changed(options))
         return copy
 
     def __repr__(self) -> str:
@@ -97,23 +106,6 @@ class AsyncClient:
     async def close(self) -> None:
         """Closes the connections this client opened; may be called twice."""
         await self._driver.close()
-
-    @property
-    def completions(self) -> AsyncCompletions:
-        return AsyncCompletions(self._driver)
-
-    @property
-    def chat(self) -> AsyncChat:
-        return AsyncChat(self._driver)
-
-    @property
-    def models(self) -> AsyncModels:
-        return AsyncModels(self._driver)
-
-    @property
-    def with_raw_response(self) -> RawCalls[Awaitable[httpx.Response]]:
-        """The same calls, returning the HTTP library's response."""
-        return RawCalls(self._driver.run_raw)
 
     async def tokenize(
         self,
@@ -147,9 +139,8 @@ class AsyncClient:
     ) -> None:
         """Returns once every start-up model is ready. Raises Timeout after `timeout` seconds,
         and other errors (a wrong key) at once."""
-        await self._driver.run(
-            calls.ready(timeout, extra_body=extra_body, extra_headers=extra_headers)
-        )
+        call = calls.ready(timeout, extra_body=extra_body, extra_headers=extra_headers)
+        await self._driver.run_raw(call)
 
     @overload
     async def generate_many(
@@ -184,11 +175,7 @@ class AsyncClient:
 
     def openai_client(self) -> openai.AsyncOpenAI:
         """An official OpenAI client for the same server. Raises ImportError without `openai`."""
-        driver = self._driver
-        http_client = driver.http if driver.user_provided else None
-        client: openai.AsyncOpenAI = make_openai(
-            "AsyncClient", driver.settings, http_client, driver.uds
-        )
+        client: openai.AsyncOpenAI = make_openai(self._driver)
         return client
 
 

@@ -65,7 +65,7 @@ class AsyncStream(BaseStream[ChunkT, ResultT]):
         """Ends the stream; may be called twice, and while another thread or task reads."""
         if not self._closed:
             self._closed = True
-            await self._body.close(is_complete=self._done)
+            await self._exchange.body.close(is_complete=self._done)
 
     async def _read(self) -> None:
         self._before_read()
@@ -79,10 +79,10 @@ class AsyncStream(BaseStream[ChunkT, ResultT]):
         self._feed(data, cause)
 
     async def _next_bytes(self) -> bytes:
-        with self._request.errors_translated(in_stream=True):
+        with self._exchange.errors_translated(in_stream=True):
             try:
-                return bytes(await self._body.read())
-            except self._request.library.StreamError:  # closed meanwhile by another thread or task
+                return bytes(await self._exchange.body.read())
+            except self._exchange.library.StreamError:  # closed meanwhile by another thread or task
                 return b""
 
     async def _read_end(self) -> None:

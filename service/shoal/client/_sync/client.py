@@ -33,7 +33,7 @@ from shoal.client._types import (
     Tokens,
 )
 
-from .driver import HTTP, ClientOptions, Driver, open_driver
+from .driver import HTTP, ClientOptions, Driver
 from .stream import Stream
 
 if TYPE_CHECKING:
@@ -69,7 +69,16 @@ class Client:
     ) -> None:
         options: Options = {"timeout": timeout, "max_retries": max_retries, "uds": uds}
         options |= {"default_headers": default_headers, "clock": clock}
-        self._driver = open_driver(resolve(base_url, api_key, options), http_client, uds)
+        settings = resolve(base_url, api_key, options)
+        self._use(Driver.open("Client", settings, http_client, uds))
+
+    def _use(self, driver: Driver) -> None:
+        self._driver = driver
+        self.completions = Completions(driver)
+        self.chat = Chat(driver)
+        self.models = Models(driver)
+        # The same calls, returning the HTTP library's response.
+        self.with_raw_response: RawCalls[httpx.Response] = RawCalls(driver.run_raw)
 
     def with_options(self, **options: Unpack[ClientOptions]) -> Client:
         """A copy with other settings that shares the connections, which this client closes.
@@ -79,7 +88,7 @@ class Client:
         """
         check_names("with_options", options, ClientOptions)
         copy = object.__new__(type(self))
-        copy._driver = self._driver.changed(options)
+        copy._use(self._driver.changed(options))
         return copy
 
     def __repr__(self) -> str:
@@ -98,23 +107,6 @@ class Client:
     def close(self) -> None:
         """Closes the connections this client opened; may be called twice."""
         self._driver.close()
-
-    @property
-    def completions(self) -> Completions:
-        return Completions(self._driver)
-
-    @property
-    def chat(self) -> Chat:
-        return Chat(self._driver)
-
-    @property
-    def models(self) -> Models:
-        return Models(self._driver)
-
-    @property
-    def with_raw_response(self) -> RawCalls[httpx.Response]:
-        """The same calls, returning the HTTP library's response."""
-        return RawCalls(self._driver.run_raw)
 
     def tokenize(
         self,
@@ -148,7 +140,8 @@ class Client:
     ) -> None:
         """Returns once every start-up model is ready. Raises Timeout after `timeout` seconds,
         and other errors (a wrong key) at once."""
-        self._driver.run(calls.ready(timeout, extra_body=extra_body, extra_headers=extra_headers))
+        call = calls.ready(timeout, extra_body=extra_body, extra_headers=extra_headers)
+        self._driver.run_raw(call)
 
     @overload
     def generate_many(
@@ -183,9 +176,7 @@ class Client:
 
     def openai_client(self) -> openai.OpenAI:
         """An official OpenAI client for the same server. Raises ImportError without `openai`."""
-        driver = self._driver
-        http_client = driver.http if driver.user_provided else None
-        client: openai.OpenAI = make_openai("Client", driver.settings, http_client, driver.uds)
+        client: openai.OpenAI = make_openai(self._driver)
         return client
 
 

@@ -66,7 +66,7 @@ class Stream(BaseStream[ChunkT, ResultT]):
         """Ends the stream; may be called twice, and while another thread or task reads."""
         if not self._closed:
             self._closed = True
-            self._body.close(is_complete=self._done)
+            self._exchange.body.close(is_complete=self._done)
 
     def _read(self) -> None:
         self._before_read()
@@ -80,10 +80,10 @@ class Stream(BaseStream[ChunkT, ResultT]):
         self._feed(data, cause)
 
     def _next_bytes(self) -> bytes:
-        with self._request.errors_translated(in_stream=True):
+        with self._exchange.errors_translated(in_stream=True):
             try:
-                return bytes(self._body.read())
-            except self._request.library.StreamError:  # closed meanwhile by another thread or task
+                return bytes(self._exchange.body.read())
+            except self._exchange.library.StreamError:  # closed meanwhile by another thread or task
                 return b""
 
     def _read_end(self) -> None:

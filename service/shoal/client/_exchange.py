@@ -1,6 +1,6 @@
-"""A call on its way: what is sent, how long each phase may take, what a response means.
+"""One call over HTTP: what is sent, how long each phase may take, what the response means.
 
-Does no I/O; the clients in `_async/` and `_sync/` send and read.
+Does no I/O; the drivers in `_async/` and `_sync/` send and read.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Generic
+from typing import Any, Generic, NamedTuple
 
 from pydantic import ValidationError
 
@@ -50,33 +49,20 @@ _TIMEOUT_MESSAGES: dict[TimeoutPhase, str] = {
 }
 
 
-@dataclass(frozen=True)
-class SocketLimits:
-    """Seconds the HTTP library may wait in each phase of one attempt; None = no limit."""
+class SocketLimits(NamedTuple):
+    """Seconds the HTTP library may wait in each phase of one attempt; None = no limit.
+
+    The order is that of a `timeout=` tuple. `read` is for the head of the response.
+    """
 
     connect: float | None = None
     read: float | None = None
-    """For the head of the response."""
-    read_body: float | None = None
     write: float | None = None
     pool: float | None = None
 
 
-@dataclass(frozen=True)
-class Reply:
-    """A response whose head has arrived. Any: types of two HTTP libraries."""
-
-    envelope: Envelope
-    content: bytes = b""
-    """The whole body; of a stream only the first bytes."""
-    body: Any = None
-    """The open `Body` of a stream, else None."""
-    response: Any = None
-    """The HTTP library's response, for a raw call."""
-
-
-class Request(Generic[ResultT]):
-    """One call with the client's settings applied, and the state of its current attempt."""
+class Exchange(Generic[ResultT]):
+    """A call with the client's settings applied, and what the current attempt has received."""
 
     def __init__(self, call: Call[ResultT], settings: Settings, library: ModuleType) -> None:
         """Starts the total time limit. Raises ValueError for NaN in the body."""
@@ -85,6 +71,10 @@ class Request(Generic[ResultT]):
         self.library = library
         self.timeouts = to_timeouts(call.timeout, settings.timeouts)
         self.limits = SocketLimits()
+        self.envelope = Envelope()
+        self.response: Any = None  # the HTTP library's
+        self.body: Any = None  # the open `Body` of a stream, else None
+        self.content = b""  # the whole body; of a stream only the first bytes
         self._content = None if call.body is None else _encode(call.body)
         self._headers = merge_headers(
             {
@@ -100,8 +90,7 @@ class Request(Generic[ResultT]):
             call.extra_headers or {},
         )
         by_lower = {name.lower(): value for name, value in self._headers.items()}
-        self.id = by_lower.get("x-request-id", "")
-        """Ours, until the server answers with its own."""
+        self._sent_id = by_lower.get("x-request-id")
         within_s = call.ready_within_s
         self._total_s = total_s = self.timeouts.total_s if within_s is None else within_s
         self._deadline = None if total_s is None else settings.clock.monotonic() + total_s
@@ -112,24 +101,24 @@ class Request(Generic[ResultT]):
 
         Raises Timeout if the total time is over.
         """
+        self.envelope, self.body, self.content = Envelope(request_id=self._sent_id), None, b""
         left_s, timeouts, call = self.time_left_s(), self.timeouts, self.call
         # A generation that is not streamed sends nothing until it is finished.
         first_byte_s = timeouts.first_byte_s if call.stream or call.chunk is None else None
-        read_s = shorter(first_byte_s, left_s)
-        self.limits = SocketLimits(
-            connect=shorter(timeouts.connect_s, left_s),
-            read=read_s,
-            read_body=shorter(timeouts.between_data_s, left_s) if call.stream else read_s,
-            write=shorter(timeouts.first_byte_s, left_s),
-            pool=left_s,
-        )
+        limits = (timeouts.connect_s, first_byte_s, timeouts.first_byte_s, None)
+        self.limits = SocketLimits(*(shorter(limit_s, left_s) for limit_s in limits))
         return {
             "method": call.method,
             "url": self.settings.base_url + call.path,
             "content": self._content,
             "headers": {**self._headers, "X-Retry-Count": str(number)},
-            "timeout": (self.limits.connect, self.limits.read, self.limits.write, left_s),
+            "timeout": self.limits,
         }
+
+    @property
+    def between_data_s(self) -> float | None:
+        """Limit for a read inside a stream."""
+        return shorter(self.timeouts.between_data_s, self.limits.pool)
 
     def time_left_s(self) -> float | None:
         """Seconds until the total time is over; None = no limit. Raises Timeout after that."""
@@ -144,7 +133,9 @@ class Request(Generic[ResultT]):
         """The error for a time limit that was reached."""
         what = _TIMEOUT_MESSAGES[phase].format(server=self.settings.base_url)
         within = "in time" if limit_s is None else f"within {limit_s:.3g} s"
-        return Timeout(f"{what} {within}", phase=phase, limit_s=limit_s, request_id=self.id)
+        error = Timeout(f"{what} {within}", phase=phase, limit_s=limit_s)
+        error.request_id = self.envelope.request_id
+        return error
 
     @contextmanager
     def errors_translated(self, *, in_stream: bool = False) -> Iterator[None]:
@@ -160,46 +151,51 @@ class Request(Generic[ResultT]):
             raise self.timed_out("send", limits.write) from error
         except library.TimeoutException as error:
             if in_stream:
-                raise self.timed_out("between_data", limits.read_body) from error
-            phase: TimeoutPhase = "total" if limits.read == limits.pool else "first_byte"
-            raise self.timed_out(phase, limits.read) from error
+                raise self.timed_out("between_data", self.between_data_s) from error
+            is_total = limits.read == limits.pool
+            raise self.timed_out("total" if is_total else "first_byte", limits.read) from error
         except library.TransportError as error:
             reason = str(error) or type(error).__name__
-            raise ConnectionFailed(
-                f"connection to {self.settings.base_url} failed: {reason}", request_id=self.id
-            ) from error
+            message = f"connection to {self.settings.base_url} failed: {reason}"
+            raise ConnectionFailed(message, request_id=self.envelope.request_id) from error
         except library.RequestError as error:  # a body that cannot be decoded, endless redirects
-            raise ResponseInvalid(
-                f"answer of {self.settings.base_url} cannot be read: {error}", request_id=self.id
-            ) from error
+            message = f"answer of {self.settings.base_url} cannot be read: {error}"
+            raise ResponseInvalid(message, request_id=self.envelope.request_id) from error
 
-    def head_received(self, response: Any) -> Envelope:
-        """Takes note of a response's head. From now on the limit for reading is the body's."""
+    def head_received(self, response: Any) -> None:
+        """Takes note of a response's head, and sets the time limit for reading the body."""
+        self.response = response
         limits = response.request.extensions.get("timeout")
-        if isinstance(limits, dict):  # the HTTP library looks it up again for the body
-            limits["read"] = self.limits.read_body
+        if self.call.stream and isinstance(limits, dict):
+            limits["read"] = self.between_data_s  # the HTTP library looks it up for each read
         headers = {str(name).lower(): str(value) for name, value in response.headers.items()}
-        self.id = headers.get("x-request-id") or self.id
-        return Envelope(response.status_code, headers, self.id)
+        request_id = headers.get("x-request-id") or self._sent_id
+        self.envelope = Envelope(response.status_code, headers, request_id)
 
-    def accepts(self, envelope: Envelope) -> bool:
-        """Whether a response with this status is a result and not an error."""
-        return envelope.is_success or envelope.status in self.call.accepted_statuses
+    @property
+    def streams(self) -> bool:
+        """Whether the body comes as a stream."""
+        return self.call.stream and self.envelope.is_success
 
-    def next_attempt_in_s(self, failure: Error, attempt: int, reply: Reply | None) -> float:
+    def check_status(self) -> None:
+        """Raises a StatusError unless the status is that of a result."""
+        if not (self.envelope.is_success or self.envelope.status in self.call.accepted_statuses):
+            raise self._status_error()
+
+    def next_attempt_in_s(self, failure: Error, attempt: int) -> float:
         """Seconds until the next attempt. Raises `failure` if there should be none."""
         clock = self.settings.clock
         if self.call.ready_within_s is not None:
             return self._wait_until_ready_s(failure, attempt, self.call.ready_within_s)
-        headers: Mapping[str, str] = {} if reply is None else reply.envelope.headers
-        wait_s = wait_before_retry_s(failure, headers, attempt, clock)
+        wait_s = wait_before_retry_s(failure, self.envelope.headers, attempt, clock)
         if wait_s is None or not self.call.retried or attempt >= self.settings.max_retries:
             raise failure
         if self._deadline is not None and clock.monotonic() + wait_s >= self._deadline:
             raise failure
         _log.info(
             "retry %d of %s %s in %.3f s after %s, request %s",
-            attempt + 1, self.call.method, self.call.path, wait_s, type(failure).__name__, self.id,
+            attempt + 1, self.call.method, self.call.path, wait_s, type(failure).__name__,
+            self.envelope.request_id,
         )  # fmt: skip
         return wait_s
 
@@ -216,42 +212,39 @@ class Request(Generic[ResultT]):
                 f"{self.settings.base_url} was not ready within {within_s:.3g} s; "
                 f"last: {cause.message}",
                 limit_s=within_s,
-                request_id=self.id,
+                request_id=self.envelope.request_id,
             ) from cause
         self._not_ready = failure
         return min(left_s, _POLL_MAX_S, _POLL_FIRST_S * 2.0 ** min(attempt, 16))
 
-    def result(self, reply: Reply) -> ResultT:
-        """The typed result in a reply. Raises ResponseInvalid."""
-        envelope = reply.envelope
+    def result(self) -> ResultT:
+        """The typed result in the response. Raises ResponseInvalid."""
         try:
-            result = self.call.result.model_validate_json(reply.content)
+            result = self.call.result.model_validate_json(self.content)
         except ValidationError as error:
-            if not envelope.is_success:
-                raise self.status_error(reply) from error
-            raise self.invalid("the answer is not what the API promises: " + summary(error),
-                               reply) from error  # fmt: skip
-        if not envelope.is_success and "error" in (result.model_extra or {}):
-            raise self.status_error(reply)  # an accepted status, but from a proxy in between
-        result.with_envelope(envelope)
+            if not self.envelope.is_success:
+                raise self._status_error() from error
+            raise self.invalid(
+                f"the answer is not what the API promises: {summary(error)}"
+            ) from error
+        if not self.envelope.is_success and "error" in (result.model_extra or {}):
+            raise self._status_error()  # an accepted status, but from a proxy in between
+        result.with_envelope(self.envelope)
         return result
 
-    def invalid(self, problem: str, reply: Reply) -> ResponseInvalid:
+    def invalid(self, problem: str) -> ResponseInvalid:
         """The error for a response that the API does not allow."""
         return ResponseInvalid(
             f"{self.call.method} {self.call.path}: {problem}",
-            body=reply.content.decode("utf-8", "replace"),
-            request_id=self.id,
+            body=self.content.decode("utf-8", "replace"),
+            request_id=self.envelope.request_id,
         )
 
-    def status_error(self, reply: Reply) -> StatusError:
-        """The error for a response whose status is not a success."""
-        return error_from_response(
-            reply.envelope.status,
-            reply.content,
-            request_id=self.id,
-            retry_after=retry_after_s(reply.envelope.headers, self.settings.clock),
-        )
+    def _status_error(self) -> StatusError:
+        status, headers = self.envelope.status, self.envelope.headers
+        error = error_from_response(status, self.content, request_id=self.envelope.request_id)
+        error.retry_after = retry_after_s(headers, self.settings.clock)
+        return error
 
 
 def warn_ignored(envelope: Envelope, warned: set[str]) -> None:
