@@ -2,6 +2,8 @@
 
 import inspect
 import logging
+import os
+import traceback
 from types import ModuleType
 from typing import Any
 
@@ -156,6 +158,28 @@ def test_clients_of_the_wrong_kind_are_refused(sdk: Sdk) -> None:
     for wrong in (other.http_client(), object(), "http://127.0.0.1"):
         with pytest.raises(TypeError, match="http_client must be an httpx"):
             sdk.client_type(http_client=wrong)
+
+
+@both
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("NO_PROXY", "localhost,127.0.0.1,[::1]"),
+        ("HTTP_PROXY", f"http://user:{KEY}@proxy.test:port"),
+        ("all_proxy", f"gopher://user:{KEY}@proxy.test"),
+    ],
+)
+def test_proxy_settings_that_cannot_be_used_are_named_without_their_values(
+    sdk: Sdk, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    for other in list(os.environ):
+        if other.lower().endswith("_proxy"):
+            monkeypatch.delenv(other)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConnectionFailed, match=rf"proxy settings .* \({name}\)") as caught:
+        sdk.client_type(base_url="http://models.test")
+    assert KEY not in "".join(traceback.format_exception(caught.value))
+    assert sdk.client_type(base_url="http://127.0.0.1:8000") is not None  # needs no proxy
 
 
 @both

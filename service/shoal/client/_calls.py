@@ -1,10 +1,13 @@
-"""Every endpoint as data: the path, the body and the type of the result. Does no I/O."""
+"""Every endpoint as data: the path, the body and the type of the result. Does no I/O.
+
+`RawCalls` binds these functions, with their signatures, to a client's `with_raw_response`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 from urllib.parse import quote
 
 from ._collect import ResultT
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ._settings import Timeouts
+
+P = ParamSpec("P")
+ResponseT = TypeVar("ResponseT")
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,44 @@ def health(**extras: Unpack[Extras]) -> Call[Health]:
 def ready(timeout_s: float, **extras: Unpack[Extras]) -> Call[Health]:
     check_names("wait_until_ready", extras, Extras)
     return Call("GET", "/readyz", Health, ready_within_s=timeout_s, **_split({}, extras))
+
+
+class RawCalls(Generic[ResponseT]):
+    """The same calls, returning the HTTP library's response.
+
+    Error statuses still raise, and retries still happen.
+    With `stream=True` the body has not been read, and closing the response is up to you.
+    """
+
+    def __init__(self, run: Callable[[Call[Any]], ResponseT]) -> None:
+        self.completions = RawCreate(run, completion)
+        self.chat = RawCreate(run, chat)
+        self.models = RawModels(run)
+        self.tokenize = _bound(run, tokenize)
+        self.detokenize = _bound(run, detokenize)
+        self.health = _bound(run, health)
+
+
+class RawCreate(Generic[P, ResponseT]):
+    def __init__(
+        self, run: Callable[[Call[Any]], ResponseT], build: Callable[P, Call[Any]]
+    ) -> None:
+        self.create = _bound(run, build)
+
+
+class RawModels(Generic[ResponseT]):
+    def __init__(self, run: Callable[[Call[Any]], ResponseT]) -> None:
+        self.list = _bound(run, list_models)
+        self.retrieve = _bound(run, retrieve_model)
+
+
+def _bound(
+    run: Callable[[Call[Any]], ResponseT], build: Callable[P, Call[Any]]
+) -> Callable[P, ResponseT]:
+    def call(*args: P.args, **kwargs: P.kwargs) -> ResponseT:
+        return run(build(*args, **kwargs))
+
+    return call
 
 
 def _split(fields: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:

@@ -267,15 +267,11 @@ def summary(error: ValidationError) -> str:
 
 
 def _callers_level() -> int:
-    """The `stacklevel` of the first frame outside the SDK."""
+    """The `stacklevel` of the first frame outside the SDK, for a warning of our caller."""
     level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith(f"{__package__}._"):
         level, frame = level + 1, frame.f_back
     return level
-
-
-def _is_ours(module: str) -> bool:
-    return f"{module}.".startswith(f"{__package__}.")
 
 
 def _encode(body: Mapping[str, Any]) -> bytes:

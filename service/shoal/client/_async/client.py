@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from shoal.client import _calls as calls
+from shoal.client._calls import RawCalls
 from shoal.client._concurrency import run_many_async
 from shoal.client._errors import Error
 from shoal.client._openai import make_openai
@@ -17,7 +18,6 @@ from shoal.client._params import (
     Prompts,
     check_names,
 )
-from shoal.client._raw import RawCalls
 from shoal.client._retry import Clock
 from shoal.client._settings import DEFAULT_MAX_RETRIES, Options, Timeouts, resolve
 from shoal.client._types import (
@@ -32,7 +32,7 @@ from shoal.client._types import (
     Tokens,
 )
 
-from .driver import AsyncClientOptions, AsyncDriver, AsyncHTTP
+from .driver import AsyncClientOptions, AsyncDriver, AsyncHTTPClient
 from .stream import AsyncStream
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class AsyncClient:
         timeout: float | Timeouts | None = None,
         max_retries: int = DEFAULT_MAX_RETRIES,
         default_headers: Mapping[str, str | None] | None = None,
-        http_client: AsyncHTTP | None = None,
+        http_client: AsyncHTTPClient | None = None,
         uds: str | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -76,7 +76,6 @@ class AsyncClient:
         self.completions = AsyncCompletions(driver)
         self.chat = AsyncChat(driver)
         self.models = AsyncModels(driver)
-        # The same calls, returning the HTTP library's response.
         self.with_raw_response: RawCalls[Awaitable[httpx.Response]] = RawCalls(driver.run_raw)
 
     def with_options(self, **options: Unpack[AsyncClientOptions]) -> AsyncClient:

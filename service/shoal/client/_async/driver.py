@@ -16,7 +16,7 @@ from shoal.client._settings import Options
 from .stream import AsyncStream
 
 
-class AsyncHTTP(Protocol):
+class AsyncHTTPClient(Protocol):
     """What is used of the HTTP client. Any: types of two libraries."""
 
     def build_request(
@@ -29,7 +29,7 @@ class AsyncHTTP(Protocol):
 
 
 class AsyncClientOptions(Options, total=False):
-    http_client: AsyncHTTP | None
+    http_client: AsyncHTTPClient | None
 
 
 class AsyncDriver(Session):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from shoal.client import _calls as calls
+from shoal.client._calls import RawCalls
 from shoal.client._concurrency import run_many
 from shoal.client._errors import Error
 from shoal.client._openai import make_openai
@@ -18,7 +19,6 @@ from shoal.client._params import (
     Prompts,
     check_names,
 )
-from shoal.client._raw import RawCalls
 from shoal.client._retry import Clock
 from shoal.client._settings import DEFAULT_MAX_RETRIES, Options, Timeouts, resolve
 from shoal.client._types import (
@@ -33,7 +33,7 @@ from shoal.client._types import (
     Tokens,
 )
 
-from .driver import HTTP, ClientOptions, Driver
+from .driver import ClientOptions, Driver, HTTPClient
 from .stream import Stream
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Client:
         timeout: float | Timeouts | None = None,
         max_retries: int = DEFAULT_MAX_RETRIES,
         default_headers: Mapping[str, str | None] | None = None,
-        http_client: HTTP | None = None,
+        http_client: HTTPClient | None = None,
         uds: str | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -77,7 +77,6 @@ class Client:
         self.completions = Completions(driver)
         self.chat = Chat(driver)
         self.models = Models(driver)
-        # The same calls, returning the HTTP library's response.
         self.with_raw_response: RawCalls[httpx.Response] = RawCalls(driver.run_raw)
 
     def with_options(self, **options: Unpack[ClientOptions]) -> Client:

@@ -17,7 +17,7 @@ from shoal.client._settings import Options
 from .stream import Stream
 
 
-class HTTP(Protocol):
+class HTTPClient(Protocol):
     """What is used of the HTTP client. Any: types of two libraries."""
 
     def build_request(
@@ -30,7 +30,7 @@ class HTTP(Protocol):
 
 
 class ClientOptions(Options, total=False):
-    http_client: HTTP | None
+    http_client: HTTPClient | None
 
 
 class Driver(Session):
