@@ -94,13 +94,12 @@ class Exchange(Generic[ResultT]):
         within_s = call.ready_within_s
         self._total_s = total_s = self.timeouts.total_s if within_s is None else within_s
         self._deadline = None if total_s is None else settings.clock.monotonic() + total_s
+        self._num_attempts = 0
         self._not_ready: Error | None = None
 
-    def attempt(self, number: int) -> dict[str, Any]:
-        """Arguments of the HTTP library's `build_request` for an attempt (0 = the first).
-
-        Raises Timeout if the total time is over.
-        """
+    def next_attempt(self) -> dict[str, Any]:
+        """Arguments of the HTTP library's `build_request`. Raises Timeout if no time is left."""
+        self._num_attempts += 1
         self.envelope, self.body, self.content = Envelope(request_id=self._sent_id), None, b""
         left_s, timeouts, call = self.time_left_s(), self.timeouts, self.call
         # A generation that is not streamed sends nothing until it is finished.
@@ -111,7 +110,7 @@ class Exchange(Generic[ResultT]):
             "method": call.method,
             "url": self.settings.base_url + call.path,
             "content": self._content,
-            "headers": {**self._headers, "X-Retry-Count": str(number)},
+            "headers": {**self._headers, "X-Retry-Count": str(self._num_attempts - 1)},
             "timeout": self.limits,
         }
 
@@ -182,24 +181,24 @@ class Exchange(Generic[ResultT]):
         if not (self.envelope.is_success or self.envelope.status in self.call.accepted_statuses):
             raise self._status_error()
 
-    def next_attempt_in_s(self, failure: Error, attempt: int) -> float:
+    def next_attempt_in_s(self, failure: Error) -> float:
         """Seconds until the next attempt. Raises `failure` if there should be none."""
-        clock = self.settings.clock
+        clock, num_retries = self.settings.clock, self._num_attempts - 1
         if self.call.ready_within_s is not None:
-            return self._wait_until_ready_s(failure, attempt, self.call.ready_within_s)
-        wait_s = wait_before_retry_s(failure, self.envelope.headers, attempt, clock)
-        if wait_s is None or not self.call.retried or attempt >= self.settings.max_retries:
+            return self._wait_until_ready_s(failure, self.call.ready_within_s)
+        wait_s = wait_before_retry_s(failure, self.envelope.headers, num_retries, clock)
+        if wait_s is None or not self.call.retried or num_retries >= self.settings.max_retries:
             raise failure
         if self._deadline is not None and clock.monotonic() + wait_s >= self._deadline:
             raise failure
         _log.info(
             "retry %d of %s %s in %.3f s after %s, request %s",
-            attempt + 1, self.call.method, self.call.path, wait_s, type(failure).__name__,
+            self._num_attempts, self.call.method, self.call.path, wait_s, type(failure).__name__,
             self.envelope.request_id,
         )  # fmt: skip
         return wait_s
 
-    def _wait_until_ready_s(self, failure: Error, attempt: int, within_s: float) -> float:
+    def _wait_until_ready_s(self, failure: Error, within_s: float) -> float:
         # Waiting helps against "nobody answers" and "still loading", not against a wrong key.
         if not isinstance(failure, (ConnectionFailed, Timeout, Unavailable)):
             raise failure
@@ -215,7 +214,7 @@ class Exchange(Generic[ResultT]):
                 request_id=self.envelope.request_id,
             ) from cause
         self._not_ready = failure
-        return min(left_s, _POLL_MAX_S, _POLL_FIRST_S * 2.0 ** min(attempt, 16))
+        return min(left_s, _POLL_MAX_S, _POLL_FIRST_S * 2.0 ** min(self._num_attempts - 1, 16))
 
     def result(self) -> ResultT:
         """The typed result in the response. Raises ResponseInvalid."""

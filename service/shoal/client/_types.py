@@ -52,7 +52,7 @@ class Envelope:
 
     def timings(self, ext: Mapping[str, Any] | None = None) -> Timings:
         """From the response headers; `ext.timings` of the body is more exact where present."""
-        values: dict[str, object] = {
+        values: dict[str, Any] = {
             name: self.headers.get(f"x-{name.replace('_', '-')}")
             for name in ("queue_ms", "prefill_ms", "decode_ms")
         }
@@ -138,7 +138,14 @@ class Generation(Result):
     created: int = 0
     model: str = ""
     system_fingerprint: str | None = None
+    choices: Sequence[Any]
     usage: Usage | None = None
+
+    @property
+    def text(self) -> str:
+        """Text of the first choice."""
+        text: str = self.choices[0].text if self.choices else ""
+        return text
 
 
 class Chunk(Part):
@@ -175,11 +182,6 @@ class Completion(Generation):
 
     object: str = "text_completion"
     choices: list[CompletionChoice]
-
-    @property
-    def text(self) -> str:
-        """Text of the first choice."""
-        return self.choices[0].text if self.choices else ""
 
 
 class CompletionChunk(Chunk):
@@ -246,17 +248,16 @@ class ChatChoice(Choice):
     message: Message
     logprobs: ChatLogprobs | None = None
 
+    @property
+    def text(self) -> str:
+        return self.message.content or ""
+
 
 class ChatCompletion(Generation):
     """The result of `chat.create`, or of its whole stream."""
 
     object: str = "chat.completion"
     choices: list[ChatChoice]
-
-    @property
-    def text(self) -> str:
-        """Content of the first choice."""
-        return (self.choices[0].message.content or "") if self.choices else ""
 
 
 class ChatChunkChoice(Choice):
@@ -322,10 +323,8 @@ class Health(Result):
         return self._envelope.status == 200
 
 
-def _number(value: object) -> float | None:
-    if not isinstance(value, (str, int, float)):
-        return None
+def _number(value: Any) -> float | None:
     try:
         return float(value)
-    except ValueError:
+    except (TypeError, ValueError, OverflowError):
         return None

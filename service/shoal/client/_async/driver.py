@@ -55,23 +55,22 @@ class AsyncDriver(Session):
 
     async def run_raw(self, call: Call[Any]) -> Any:
         """The HTTP library's response to a call."""
-        return (await self._send(replace(call, raw=True))).response
+        exchange = await self._send(replace(call, raw=True))
+        return exchange.response
 
     async def _send(self, call: Call[ResultT]) -> Exchange[ResultT]:
         """Sends the call until there is a result; raises the error of the last attempt."""
         exchange = Exchange(call, self.settings, self.library)
-        attempt = 0
         while True:
             try:
-                await self._attempt(exchange, attempt)
+                await self._attempt(exchange)
                 return exchange
             except Error as error:
-                wait_s = exchange.next_attempt_in_s(error, attempt)
+                wait_s = exchange.next_attempt_in_s(error)
             await sleep_async(self.settings.clock, wait_s)
-            attempt += 1
 
-    async def _attempt(self, exchange: Exchange[Any], number: int) -> None:
-        request = self.http.build_request(**exchange.attempt(number))
+    async def _attempt(self, exchange: Exchange[Any]) -> None:
+        request = self.http.build_request(**exchange.next_attempt())
         with exchange.errors_translated():
             response = await self.http.send(request, stream=True)
             try:

@@ -19,11 +19,7 @@ class AsyncStream(BaseStream[ChunkT, ResultT]):
     async def __aiter__(self) -> AsyncIterator[ChunkT]:
         # A generator, so that leaving the loop with `break` closes the connection.
         try:
-            while True:
-                try:
-                    chunk = await self.__anext__()
-                except StopAsyncIteration:
-                    return
+            while (chunk := await anext(self, None)) is not None:
                 yield chunk
         finally:
             await self.close()

@@ -56,23 +56,22 @@ class Driver(Session):
 
     def run_raw(self, call: Call[Any]) -> Any:
         """The HTTP library's response to a call."""
-        return (self._send(replace(call, raw=True))).response
+        exchange = self._send(replace(call, raw=True))
+        return exchange.response
 
     def _send(self, call: Call[ResultT]) -> Exchange[ResultT]:
         """Sends the call until there is a result; raises the error of the last attempt."""
         exchange = Exchange(call, self.settings, self.library)
-        attempt = 0
         while True:
             try:
-                self._attempt(exchange, attempt)
+                self._attempt(exchange)
                 return exchange
             except Error as error:
-                wait_s = exchange.next_attempt_in_s(error, attempt)
+                wait_s = exchange.next_attempt_in_s(error)
             sleep(self.settings.clock, wait_s)
-            attempt += 1
 
-    def _attempt(self, exchange: Exchange[Any], number: int) -> None:
-        request = self.http.build_request(**exchange.attempt(number))
+    def _attempt(self, exchange: Exchange[Any]) -> None:
+        request = self.http.build_request(**exchange.next_attempt())
         with exchange.errors_translated():
             response = self.http.send(request, stream=True)
             try:

@@ -20,11 +20,7 @@ class Stream(BaseStream[ChunkT, ResultT]):
     def __iter__(self) -> Iterator[ChunkT]:
         # A generator, so that leaving the loop with `break` closes the connection.
         try:
-            while True:
-                try:
-                    chunk = self.__next__()
-                except StopIteration:
-                    return
+            while (chunk := next(self, None)) is not None:
                 yield chunk
         finally:
             self.close()
