@@ -9,11 +9,12 @@ from ._types import Chunk, Result, Usage
 ChunkT = TypeVar("ChunkT", bound=Chunk)
 ResultT = TypeVar("ResultT", bound=Result)
 
-# Fields that come in pieces, texts and lists; of every other field the latest value counts.
+# Fields that arrive in pieces, texts and lists; of every other field the latest value counts.
 _JOINED = {
-    "text", "content", "reasoning_content", "refusal", "name", "arguments",
+    "text", "content", "reasoning_content", "refusal",
     "token_ids", "tokens", "token_logprobs", "top_logprobs", "text_offset",
 }  # fmt: skip
+_JOINED_IN_FUNCTION = {"name", "arguments"}
 _NOT_IN_A_RESULT = {"progress"}
 
 
@@ -38,7 +39,7 @@ class Collector(Generic[ChunkT, ResultT]):
 
     @property
     def ext(self) -> dict[str, Any] | None:
-        """What the request's `include` asked for, once it has arrived."""
+        """What the request's `include` names, once it has arrived."""
         return self._head.get("ext")
 
     @property
@@ -73,7 +74,7 @@ class Collector(Generic[ChunkT, ResultT]):
         return self._result_type.model_validate(whole)
 
 
-def _merge(whole: dict[str, Any], piece: dict[str, Any]) -> None:
+def _merge(whole: dict[str, Any], piece: dict[str, Any], joined: set[str] = _JOINED) -> None:
     for name, new in piece.items():
         old: Any = whole.get(name)
         if new is None:
@@ -85,8 +86,8 @@ def _merge(whole: dict[str, Any], piece: dict[str, Any]) -> None:
         elif type(old) is not type(new):
             whole[name] = new
         elif isinstance(new, dict):
-            _merge(old, new)
-        elif name in _JOINED:
+            _merge(old, new, _JOINED_IN_FUNCTION if name == "function" else joined)
+        elif name in joined:
             whole[name] += new
         else:
             whole[name] = new

@@ -1,7 +1,7 @@
-"""What blocking code in threads and an event loop do differently, in both forms.
+"""What threads and event loops do differently, written in both forms.
 
-Everything else of the sync client is generated from the async one; the generator maps a name
-here that begins with `Async` or ends in `_async` to the one without it.
+The rest of the sync client is generated from the async one: there `Async…` and `…_async` become
+the names without it.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class Body:
 
     def close_later(self) -> None:
         """For a finalizer."""
-        # The garbage collector may run us inside the HTTP library's connection pool, which then
-        # holds its lock: closing here could wait for ourselves. So a new thread does it.
-        # `_thread`, because `threading` has locks too.
+        # The garbage collector may run this inside the HTTP library's connection pool, which then
+        # holds its lock: closing here could deadlock. So a new thread does it; by `_thread`,
+        # because `threading` has locks too.
         try:
             _thread.start_new_thread(self.close, ())
         except RuntimeError:
