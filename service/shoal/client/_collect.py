@@ -28,7 +28,7 @@ class Collector(Generic[ChunkT, ResultT]):
         self.usage: Usage | None = None
         self._chunk_type = chunk_type
         self._result_type = result_type
-        self._head: dict[str, Any] = {}  # fields of the result besides choices and usage
+        self.head: dict[str, Any] = {}  # fields of the result besides choices and usage
         self._choices: dict[int, dict[str, Any]] = {}
 
     @property
@@ -36,11 +36,6 @@ class Collector(Generic[ChunkT, ResultT]):
         """Whether every choice has a finish reason."""
         num_finished = sum("finish_reason" in choice for choice in self._choices.values())
         return num_finished >= self.num_choices
-
-    @property
-    def ext(self) -> dict[str, Any] | None:
-        """What the request's `include` names, once it has arrived."""
-        return self._head.get("ext")
 
     @property
     def text(self) -> str:
@@ -52,10 +47,10 @@ class Collector(Generic[ChunkT, ResultT]):
     def add(self, event: object) -> ChunkT:
         """The chunk in the JSON of an event, after taking it in. Raises ValidationError."""
         chunk = self._chunk_type.model_validate(event)
-        if not self._head and chunk.id:
-            self._head = {"id": chunk.id, "created": chunk.created, "model": chunk.model}
+        if not self.head and chunk.id:
+            self.head = {"id": chunk.id, "created": chunk.created, "model": chunk.model}
         extra = chunk.model_extra or {}
-        self._head.update({k: v for k, v in extra.items() if k not in _NOT_IN_A_RESULT})
+        self.head.update({k: v for k, v in extra.items() if k not in _NOT_IN_A_RESULT})
         self.usage = chunk.usage or self.usage
         for choice in chunk.choices:
             piece = choice.model_dump(exclude_none=True, exclude={"index"})
@@ -70,7 +65,7 @@ class Collector(Generic[ChunkT, ResultT]):
             {**choice, "index": index, **_finished_message(choice)}
             for index, choice in sorted(self._choices.items())
         ]
-        whole = {"id": "", **self._head, "choices": choices, "usage": self.usage}
+        whole = {"id": "", **self.head, "choices": choices, "usage": self.usage}
         return self._result_type.model_validate(whole)
 
 

@@ -29,12 +29,9 @@ class Clock:
     Without a `sleep`, the client blocks its thread and the async client waits in its event loop.
     """
 
-    monotonic: Callable[[], float] = time.monotonic
-    """Seconds that never go backwards; for limits and waits."""
-    wall: Callable[[], float] = time.time
-    """Seconds since 1970; for a `Retry-After` that is a date."""
-    random: Callable[[], float] = random.random
-    """Uniform in [0, 1); for jitter."""
+    monotonic: Callable[[], float] = time.monotonic  # seconds that never go backwards
+    wall: Callable[[], float] = time.time  # seconds since 1970, for a `Retry-After` with a date
+    random: Callable[[], float] = random.random  # uniform in [0, 1)
     sleep: Callable[[float], None] | None = None
 
 
@@ -62,29 +59,21 @@ def wait_before_retry_s(
     `headers` are those of the response, empty if there was none.
     """
     if isinstance(error, StatusError):
-        if not _status_allows(error.status, headers):
+        said = headers.get("x-should-retry", "").strip().lower()
+        if said == "false" or (said != "true" and error.status not in RETRIED_STATUSES):
             return None
-        asked = retry_after_s(headers, clock)
-        if asked is not None:
-            return asked if asked <= MAX_WAIT_S else None
-    elif not _lost_connection(error):
+        asked_s = retry_after_s(headers, clock)
+        if asked_s is not None:
+            return asked_s if asked_s <= MAX_WAIT_S else None
+    # A timeout while waiting for the response is not retried: the server may still be working
+    # on the request, and a second one would double its load.
+    elif not isinstance(error, ConnectionFailed) and not _is_connect_timeout(error):
         return None
     return backoff_s(num_retries, clock)
 
 
-def _status_allows(status: int, headers: Mapping[str, str]) -> bool:
-    said = headers.get("x-should-retry", "").strip().lower()
-    if said in ("true", "false"):
-        return said == "true"
-    return status in RETRIED_STATUSES
-
-
-def _lost_connection(error: Error) -> bool:
-    # A timeout while waiting for the response is not retried: the server may still be working
-    # on the request, and a second one would double its load.
-    if isinstance(error, Timeout):
-        return error.phase == "connect"
-    return isinstance(error, ConnectionFailed)
+def _is_connect_timeout(error: Error) -> bool:
+    return isinstance(error, Timeout) and error.phase == "connect"
 
 
 def _number(value: str | None) -> float | None:

@@ -100,7 +100,9 @@ class Settings:
         if "timeout" in options:
             values["timeouts"] = to_timeouts(options["timeout"], Timeouts())
         if "max_retries" in options:
-            values["max_retries"] = _checked_retries(options["max_retries"])
+            values["max_retries"] = options["max_retries"]
+            if options["max_retries"] < 0:
+                raise ValueError(f"max_retries must be at least 0; got {options['max_retries']}")
         if "default_headers" in options:
             values["default_headers"] = dict(options["default_headers"] or {})
         if "clock" in options:
@@ -141,9 +143,3 @@ def _checked_key(key: str | None) -> str | None:
     if key is not None and not (key.isascii() and key.isprintable() and key == key.strip()):
         raise ValueError("api_key must be printable ASCII without spaces around it")
     return key or None
-
-
-def _checked_retries(max_retries: int) -> int:
-    if max_retries < 0:
-        raise ValueError(f"max_retries must be at least 0; got {max_retries}")
-    return max_retries

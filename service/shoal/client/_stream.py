@@ -133,7 +133,7 @@ class BaseStream(Received, Generic[ChunkT, ResultT]):
         return self._closed
 
     def _ext(self) -> Mapping[str, Any] | None:
-        return self._collector.ext
+        return self._collector.head.get("ext")
 
     def _next_chunk(self) -> ChunkT | None:
         """The next chunk of what was fed; None = read more, or done.

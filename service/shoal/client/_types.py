@@ -32,8 +32,7 @@ class Envelope:
     """The HTTP response around a result."""
 
     status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
-    """Names in lower case."""
+    headers: Mapping[str, str] = field(default_factory=dict)  # names in lower case
     request_id: str | None = None
 
     @property

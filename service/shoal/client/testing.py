@@ -67,8 +67,7 @@ class Canned:
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     parts: tuple[Part, ...] = ()
-    fault: Fault | None = None
-    """Raised instead of a reply."""
+    fault: Fault | None = None  # raised instead of a reply
 
 
 @dataclass
@@ -77,14 +76,12 @@ class SeenRequest:
 
     method: str
     path: str
-    headers: Mapping[str, str]
-    """Names in lower case."""
-    json: Any = None
-    """The body; None if it had none."""
+    headers: Mapping[str, str]  # names in lower case
+    json: Any = None  # the body; None if it had none
     timeout: Mapping[str, float | None] = field(default_factory=dict)
     """Seconds given to the HTTP library: connect, read, write, pool."""
     closing: threading.Event = field(default_factory=threading.Event)
-    """Set when the client closes the reply; it may do so in another thread."""
+    """Set when the client closes the reply, in whatever thread."""
 
     @property
     def closed(self) -> bool:
