@@ -27,7 +27,8 @@ test: $(VENV)/dev.stamp ## the fast tests (ARGS="-k name" picks some)
 test-all: $(VENV)/dev.stamp ## also the slow tests: processes, container, training
 	$(BIN)/python -m pytest -q -m "not peers" $(ARGS)
 
-fix: $(VENV)/dev.stamp ## format and repair what can be repaired
+fix: $(VENV)/dev.stamp ## format, repair what can be repaired, generate the sync half of the SDK
+	$(BIN)/python deploy/generate_sync_client.py
 	$(BIN)/ruff format service tests deploy models/recipes
 	$(BIN)/ruff check --fix service tests deploy models/recipes
 

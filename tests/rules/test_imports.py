@@ -87,7 +87,7 @@ RULES = {
             and not (found.deferred and found.package in CLIENT_MAY_DEFER)
             and (is_foreign(found, CLIENT_NEEDS) or found.target not in ("", "client"))
         ),
-        ("client/_flow.py", "from shoal.errors import ShoalError"),
+        ("client/_exchange.py", "from shoal.errors import ShoalError"),
     ),
     "train": Rule(
         "Training stands alone: of ours it imports checkpoint and model at most",
