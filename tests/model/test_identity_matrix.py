@@ -12,15 +12,15 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from shoal.kernels.native import Dtype
 
 from shoal.engine.core import EngineCore
 from shoal.kernels import native
-from shoal.kernels.spec import Dtype
 from shoal.protocol.messages import EngineConfig, LoadedModel, Submit, TokenLogprobs
 from shoal.protocol.params import OutputParams, SamplingParams, StopParams
 from shoal.protocol.step import LoadedRunner
+from shoal.runner.backends.native import NativeBackend
 from shoal.runner.model_runner import ModelRunner
-from shoal.runner.native_backend import NativeBackend
 from shoal.sampling.native import NativeSampler
 from tests.fakes.tiny_models import write_tiny_model
 from tests.model.driving import load_folder
@@ -179,7 +179,7 @@ class Engine:
             max_rows=serving.batch,
             max_tokens=MAX_TOKENS,
             block_size=BLOCK_SIZE,
-            sampler=NativeSampler(NUM_IDS),
+            sampler=NativeSampler(NUM_IDS, vocab_size=MODELS[model].get("vocab_size", NUM_IDS)),
         )
         loaded = LoadedModel("m", NUM_IDS, MAX_TOKENS, 0, dtype, "cpu", backend.name, "")
         self.core = EngineCore(
