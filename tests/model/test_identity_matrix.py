@@ -15,11 +15,11 @@ import pytest
 
 from shoal.engine.core import EngineCore
 from shoal.kernels import native
-from shoal.kernels.spec import Dtype
+from shoal.kernels.native import Dtype
 from shoal.protocol.messages import EngineConfig, LoadedModel, Submit, TokenLogprobs
 from shoal.protocol.params import OutputParams, SamplingParams, StopParams
+from shoal.runner.backends.native import NativeBackend
 from shoal.runner.model_runner import ModelRunner
-from shoal.runner.native_backend import NativeBackend
 from shoal.runner.native_sampling import NativeSampling
 from tests.fakes.tiny_models import write_tiny_model
 from tests.model.driving import load_folder

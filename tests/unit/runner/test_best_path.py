@@ -128,7 +128,7 @@ def test_after_a_step_that_failed_the_same_rows_start_again_as_if_new() -> None:
 def test_native_logits_that_are_not_finite_are_a_numerical_error(
     tmp_path: Path, wishes: dict[str, Any]
 ) -> None:
-    from shoal.runner.native_backend import NativeBackend
+    from shoal.runner.backends.native import NativeBackend
 
     folder = write_tiny_llama(tmp_path / "tiny")
     spec, weights = load_folder(folder)
