@@ -18,9 +18,10 @@ from shoal.kernels import native
 from shoal.kernels.native import Dtype
 from shoal.protocol.messages import EngineConfig, LoadedModel, Submit, TokenLogprobs
 from shoal.protocol.params import OutputParams, SamplingParams, StopParams
+from shoal.protocol.step import LoadedRunner
 from shoal.runner.backends.native import NativeBackend
 from shoal.runner.model_runner import ModelRunner
-from shoal.runner.native_sampling import NativeSampling
+from shoal.sampling.native import NativeSampler
 from tests.fakes.tiny_models import write_tiny_model
 from tests.model.driving import load_folder
 
@@ -178,10 +179,12 @@ class Engine:
             max_rows=serving.batch,
             max_tokens=MAX_TOKENS,
             block_size=BLOCK_SIZE,
-            sampling=NativeSampling(NUM_IDS),
+            sampler=NativeSampler(NUM_IDS, vocab_size=MODELS[model].get("vocab_size", NUM_IDS)),
         )
         loaded = LoadedModel("m", NUM_IDS, MAX_TOKENS, 0, dtype, "cpu", backend.name, "")
-        self.core = EngineCore({"m": (runner, serving.num_blocks, loaded)}, config, lambda: 0.0)
+        self.core = EngineCore(
+            {"m": LoadedRunner(runner, loaded, serving.num_blocks)}, config, lambda: 0.0
+        )
         self._rng = np.random.default_rng(serving.plan_seed)
         self._shuffled = serving.shuffled
 
