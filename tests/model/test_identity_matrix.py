@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from shoal.kernels.native import Dtype
 
 from shoal.engine.core import EngineCore
 from shoal.kernels import native
+from shoal.kernels.native import Dtype
 from shoal.protocol.messages import EngineConfig, LoadedModel, Submit, TokenLogprobs
 from shoal.protocol.params import OutputParams, SamplingParams, StopParams
 from shoal.protocol.step import LoadedRunner
