@@ -85,6 +85,7 @@ def test_a_folder_of_transformers_is_fine_tuned_into_one_that_it_loads(
     with torch.no_grad():
         torch.testing.assert_close(network.eval()(ids), theirs(ids).logits, atol=2e-4, rtol=1e-4)
     assert theirs.config.eos_token_id == tokenizer.token_to_id(END_OF_TEXT)
+    assert f"--from {tmp_path / 'base'}" in (tuned.out / "MODEL.md").read_text()
 
 
 @pytest.mark.parametrize("twice", [True, False])

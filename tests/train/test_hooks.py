@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from shoal.cli import build_app
 from shoal.train.corpus import read_corpus, read_held_out
 from shoal.train.hooks import load_hooks
 from shoal.train.recipe import Recipe, RecipeError, Source, load_recipe
@@ -80,6 +82,15 @@ def test_reading_a_recipe_runs_nothing(tmp_path: Path) -> None:
     folder = write_recipe(tmp_path)
     (folder / "code.py").write_text("raise SystemExit")
     assert load_recipe(folder).code == folder / "code.py"
+
+
+def test_the_command_line_says_which_code_it_runs_before_it_does(tmp_path: Path) -> None:
+    folder = write_recipe(tmp_path)
+    (folder / "code.py").write_text("raise SystemExit(7)")
+    options = ["train", "--out", str(tmp_path / "out"), "--data", str(folder)]
+    result = CliRunner().invoke(build_app(False), [*options, "--recipe", str(folder)])
+    assert result.exit_code == 7
+    assert f"running the recipe's own code: {folder / 'code.py'}" in result.stdout
 
 
 @pytest.mark.parametrize("code", ["../code.py", "code.txt", "/tmp/code.py", 3])

@@ -14,8 +14,8 @@ from torch.nn import functional
 class TwinEmbedding(nn.Module):
     """The vector of ` word` is that of `word` plus one vector, `space`, that all twins share.
 
-    So a word is learned once for both spellings, and the loss is computed over rows, which are fewer
-    than tokens. `weight` is the plain embedding that the exported model has.
+    So a word is learned once for both spellings, and the loss is computed over rows, which are
+    fewer than tokens. `weight` is the plain embedding that the exported model has.
     """
 
     row_of: Tensor  # [vocab_size] row of each token
