@@ -7,7 +7,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 DATA ?= ../shared/data/corpora
 ARGS ?=
-NATIVE := $(wildcard service/shoal/kernels/CMakeLists.txt service/shoal/kernels/src/*)
+NATIVE := $(wildcard $(addprefix service/shoal/kernels/,CMakeLists.txt src/*.* src/*/*.*))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -17,7 +17,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 serve: $(VENV)/server.stamp ## install what is missing and serve the default models on 127.0.0.1:8000
-	$(BIN)/shoal serve --host $(HOST) --port $(PORT) $(ARGS)
+	@$(BIN)/shoal serve --host $(HOST) --port $(PORT) $(ARGS)
 
 setup: $(VENV)/dev.stamp ## make the environment for working on Shoal
 
@@ -58,15 +58,17 @@ clean: ## remove the environment and everything built
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	    || { echo "Shoal needs Python 3.11 or newer: make PYTHON=python3.11 …"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@echo "shoal: making the environment in $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
 
 # The stamps remember which lock files the environment was made from.
-$(VENV)/server.stamp: requirements/server.lock requirements/torch.lock requirements/build.lock \
-    pyproject.toml deploy/install.sh $(NATIVE) | $(BIN)/python
-	deploy/install.sh $(BIN)/python server torch build
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	touch $@
+SOURCES := pyproject.toml requirements/server.lock requirements/build.lock deploy/install.sh \
+    deploy/setup.sh $(NATIVE)
 
-$(VENV)/dev.stamp: $(VENV)/server.stamp requirements/dev.lock
-	deploy/install.sh $(BIN)/python dev
-	touch $@
+$(VENV)/server.stamp: $(SOURCES) | $(BIN)/python
+	@deploy/setup.sh $(BIN)/python machine
+	@touch $@
+
+$(VENV)/dev.stamp: $(SOURCES) requirements/torch.lock requirements/dev.lock | $(BIN)/python
+	@deploy/setup.sh $(BIN)/python all torch dev
+	@touch $(VENV)/server.stamp $@
