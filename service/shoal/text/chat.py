@@ -143,9 +143,9 @@ def _cut_at_tag(text: str) -> str:
     at = text.rfind(CONTINUE_TAG.rstrip())
     if at < 0:
         raise _changes_final_message()
-    if text.startswith(CONTINUE_TAG, at):
-        return text[:at]
-    return text[:at].rstrip()  # the template strips messages, so also the space before the tag
+    is_trimmed = not text.startswith(CONTINUE_TAG, at)
+    text = text[:at].replace(CONTINUE_TAG, "")  # a template may write the message twice
+    return text.rstrip() if is_trimmed else text
 
 
 def _changes_final_message() -> InvalidRequest:

@@ -32,7 +32,7 @@ _FAILURES = (
 
 MARKS = ("\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3")
 """Noncharacters of Unicode that we put into texts to find places again (`chat_tokens.py`)."""
-_TO_ESCAPE = re.compile(rf"[^\x00-\x7f{''.join(MARKS)}]")
+_TO_ESCAPE = re.compile(rf"[^\x00-\x7e{''.join(MARKS)}]")
 
 
 class _TemplateRefused(TemplateError):

@@ -147,12 +147,13 @@ class ControlTokens:
         return True
 
     def _encode_with_aliases(self, chat: RenderedChat) -> list[int]:
-        pieces, at = list[str](), 0
+        parts, at = list[str](), 0
         for start, end in chat.controls:
-            pieces += [chat.text[at:start], self._aliases[chat.text[start:end]]]
+            text = _MARK_OR_ALIAS.sub("\ufffd", chat.text[at:start])
+            parts += [text, self._aliases[chat.text[start:end]]]
             at = end
-        text = "".join(pieces) + chat.text[at:]
-        found = self._aliased.encode(text, add_special_tokens=False).ids
+        parts.append(_MARK_OR_ALIAS.sub("\ufffd", chat.text[at:]))
+        found = self._aliased.encode("".join(parts), add_special_tokens=False).ids
         return [self._id_of_aliased.get(token_id, token_id) for token_id in found]
 
     @cached_property
@@ -176,7 +177,7 @@ class ControlTokens:
 
     @cached_property
     def _aliases(self) -> dict[str, str]:
-        """Names made of noncharacters, which `mark` lets nobody write."""
+        """Names made of noncharacters, which nobody else gets into the copy's text."""
         digits = "0123456789"
         code = str.maketrans(digits, "".join(chr(0xFDD4 + int(digit)) for digit in digits))
         return {

@@ -89,3 +89,33 @@ def test_only_what_may_become_a_match_is_held_back() -> None:
     assert matcher.push("the EN") == ("the ", None)
     assert matcher.push("T") == ("ENT", None)
     assert matcher.flush() == ""
+
+
+PIECES = st.lists(st.tuples(st.text(alphabet="ab<", max_size=3), st.booleans()), max_size=10)
+HIDDEN_STOPS = st.lists(st.text(alphabet="ab<", min_size=1, max_size=4), min_size=1, max_size=3)
+
+
+@given(PIECES, HIDDEN_STOPS, st.booleans())
+def test_hidden_text_is_matched_and_never_shown(
+    pieces: list[tuple[str, bool]], stops: list[str], keep: bool
+) -> None:
+    """The same stop at the same place as if all were shown; of the text before it, what is
+    visible."""
+    matcher = StopMatcher(tuple(stops), keep_match=keep)
+    shown, stop = "", None
+    for text, is_hidden in pieces:
+        more, stop = matcher.hide(text) if is_hidden else matcher.push(text)
+        shown += more
+        if stop is not None:
+            break
+    else:
+        shown += matcher.flush()
+    everything = "".join(text for text, _ in pieces)
+    taken, expected_stop = expected(everything, stops, keep=keep)
+    is_visible = [not hidden for text, hidden in pieces for _ in text]
+    visible = "".join(char for char, seen in zip(taken, is_visible, strict=False) if seen)
+    assert (shown, stop) == (visible, expected_stop)
+
+
+def test_nothing_hidden_is_shown_without_stops() -> None:
+    assert StopMatcher(()).hide("</s>") == ("", None)
