@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shoal.protocol.params import SamplingParams
-from shoal.runner.rng import uniforms
+from shoal.sampling.random import uniforms
 
 Float64 = NDArray[np.float64]
 

@@ -5,17 +5,18 @@ Two rounds of splitmix64's finalizer (Steele, Lea and Flood, 2014) over seed and
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
-UInt64 = NDArray[np.uint64]
+from shoal.sampling.arrays import Float64, UInt64
 
+MASK_64 = (1 << 64) - 1
+"""Seeds are taken modulo 2**64."""
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _TO_UNIT = np.float64(2.0**-53)
 
 
-def uniforms(seeds: UInt64, positions: UInt64) -> NDArray[np.float64]:
+def uniforms(seeds: UInt64, positions: UInt64) -> Float64:
     """One number in [0, 1) per row, with 53 random bits."""
     with np.errstate(over="ignore"):
         mixed = _mix(_mix(seeds + _GOLDEN) + positions * _GOLDEN)

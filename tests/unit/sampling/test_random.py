@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from shoal.runner.rng import uniforms
+from shoal.sampling.random import uniforms
 
 
 def numbers(seeds: Sequence[int], positions: Sequence[int]) -> NDArray[np.float64]:

@@ -8,8 +8,8 @@ from shoal.kernels import native
 from shoal.protocol.messages import TokenLogprobs
 from shoal.protocol.params import OutputParams
 from shoal.protocol.step import StepResult
-from shoal.runner.native_sampling import NativeSampling
-from shoal.runner.sampling import Sampling
+from shoal.sampling.native import NativeSampler
+from shoal.sampling.sampler import Sampler
 from tests.unit.runner.building import VOCAB, EchoBestBackend, make_runner, new_row, plan
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="native kernels are not built")
@@ -21,14 +21,14 @@ WISHES: list[dict[str, Any]] = [
     {"temperature": 1.5, "presence_penalty": 1.5, "frequency_penalty": -0.5, "seed": 9},
     {"temperature": 4.0, "repetition_penalty": 1.3, "top_p": 0.9},
     {"temperature": 2.5, "logit_bias": ((5, 4.0), (6, -100.0)), "typical_p": 0.8},
-    {"temperature": 5.0, "min_tokens": 6, "banned": tuple(range(40)), "min_p": 0.01},
+    {"temperature": 5.0, "min_tokens": 6, "stop_token_ids": tuple(range(40)), "min_p": 0.01},
     {"logit_bias": ((7, 50.0),)},
     {},
 ]
 
 
-def run_steps(sampling: Sampling | None, num_steps: int = 11) -> list[StepResult]:
-    runner = make_runner(EchoBestBackend(), sampling=sampling)
+def run_steps(sampler: Sampler | None, num_steps: int = 11) -> list[StepResult]:
+    runner = make_runner(EchoBestBackend(), sampler=sampler)
     rows = [
         new_row(index, [*PROMPT, index], [4 * index + i for i in range(4)], **wishes)
         for index, wishes in enumerate(WISHES)
@@ -51,7 +51,7 @@ def assert_close(found: TokenLogprobs, wanted: TokenLogprobs) -> None:
 
 
 def test_tokens_are_those_of_numpy_whatever_a_row_asks() -> None:
-    found, wanted = run_steps(NativeSampling(VOCAB)), run_steps(None)
+    found, wanted = run_steps(NativeSampler(VOCAB, vocab_size=VOCAB + 3)), run_steps(None)
     assert [step.token_ids for step in found] == [step.token_ids for step in wanted]
     assert len({tuple(step.token_ids) for step in found}) == len(found)
     for step, twin in zip(found, wanted, strict=True):
@@ -62,10 +62,10 @@ def test_tokens_are_those_of_numpy_whatever_a_row_asks() -> None:
 
 
 def test_a_row_that_bans_every_token_fails_alone() -> None:
-    runner = make_runner(EchoBestBackend(), sampling=NativeSampling(VOCAB))
+    runner = make_runner(EchoBestBackend(), sampler=NativeSampler(VOCAB, vocab_size=VOCAB + 3))
     rows = [
         new_row(0, PROMPT, [0], temperature=1.0),
-        new_row(1, PROMPT, [1], temperature=1.0, min_tokens=2, banned=tuple(range(VOCAB))),
+        new_row(1, PROMPT, [1], temperature=1.0, min_tokens=2, stop_token_ids=tuple(range(VOCAB))),
     ]
     result = runner.run(plan((0, 0, 4), (1, 0, 4), new=rows))
     assert result.errors == {1: "numerical_error"}

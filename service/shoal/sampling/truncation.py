@@ -1,4 +1,4 @@
-"""Scaled logits to one drawn token a row: top_k, top_p, typical_p, min_p, then the draw.
+"""top_k, top_p, typical_p and min_p: which tokens of a row may be drawn, and the draw among them.
 
 All rows are handled together, and no row's result depends on another: every sum runs along one
 row in a fixed order, and a longer head than a row needs changes nothing in its beginning. Scaled
@@ -8,18 +8,15 @@ logits have their best at 0. `scratch` is memory of the same shape that may be w
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shoal.protocol.params import SamplingParams
-from shoal.runner.inputs import Float32
+from shoal.sampling.arrays import Float32, Float64, Int64
+from shoal.sampling.draw import first_above
 
-Float64 = NDArray[np.float64]
-Int64 = NDArray[np.int64]
-
-SPAN = 64
-"""Tokens summed as one before a draw looks inside; rows are padded with -inf to a multiple."""
 _HEADS = (256, 1024)
 """Lengths of the sorted head that are tried before a whole row is sorted."""
+_NO_LIMIT = 1 << 31
+"""A top_k of any size must fit an array; no vocabulary is as large."""
 
 
 def is_truncated(params: SamplingParams) -> bool:
@@ -48,30 +45,17 @@ def best_tokens(values: Float32, k: int, scratch: Float32) -> tuple[Int64, Float
     return (keys & np.uint64(0xFFFFFFFF)).astype(np.int64), -sizes
 
 
-def draw(scaled: Float32, uniforms: Float64) -> Int64:
-    """A token a row in proportion to exp(scaled) [R, width], at the share `uniforms` [R] of the
-    mass in order of ids. `scaled` is overwritten; its width is a multiple of SPAN."""
-    num_rows = len(scaled)
-    rows = np.arange(num_rows)
-    spans = np.exp(scaled, out=scaled).reshape(num_rows, -1, SPAN)
-    sums = np.cumsum(spans.sum(axis=2).astype(np.float64), axis=1)  # [R, spans]
-    targets = uniforms * sums[:, -1]
-    chosen = _first_above(sums, targets)
-    before = np.where(chosen > 0, sums[rows, chosen - 1], 0.0)
-    inside = np.cumsum(spans[rows, chosen].astype(np.float64), axis=1)  # [R, SPAN]
-    return chosen * SPAN + _first_above(inside, targets - before)
-
-
 def draw_truncated(
-    scaled: Float32, wishes: Sequence[SamplingParams], uniforms: Float64, scratch: Float32
+    scaled: Float32, row_params: Sequence[SamplingParams], uniforms: Float64, scratch: Float32
 ) -> Int64:
-    """The same from what the truncations leave of each row, in order of probability."""
+    """A token a row from what the truncations leave of scaled [R, width], at the share `uniforms`
+    [R] of the mass in order of probability. Changes nothing but `scratch`."""
     width = scaled.shape[1]
-    tokens = np.zeros(len(wishes), np.int64)
-    left = np.arange(len(wishes))
-    for size in _head_sizes(wishes, width):
-        rows = scaled if len(left) == len(wishes) else scaled[left]
-        head = _Head(rows, [wishes[row] for row in left.tolist()], size, scratch[: len(left)])
+    tokens = np.zeros(len(row_params), np.int64)
+    left = np.arange(len(row_params))
+    for size in _head_sizes(row_params, width):
+        rows = scaled if len(left) == len(row_params) else scaled[left]
+        head = _Head(rows, [row_params[row] for row in left.tolist()], size, scratch[: len(left)])
         tokens[left] = head.draw(uniforms[left])
         left = left[~head.is_decided]
         if len(left) == 0:
@@ -79,9 +63,9 @@ def draw_truncated(
     return tokens
 
 
-def _head_sizes(wishes: Sequence[SamplingParams], width: int) -> list[int]:
+def _head_sizes(row_params: Sequence[SamplingParams], width: int) -> list[int]:
     """Lengths to try; top_k of all rows bounds the first where it can."""
-    first = max(params.top_k or width for params in wishes)
+    first = max(params.top_k or width for params in row_params)
     return [size for size in (min(first, _HEADS[0]), *_HEADS[1:]) if size < width] + [width]
 
 
@@ -89,15 +73,15 @@ class _Head:
     """The best tokens of each row, and which of them the truncations keep."""
 
     def __init__(
-        self, scaled: Float32, wishes: list[SamplingParams], size: int, scratch: Float32
+        self, scaled: Float32, row_params: list[SamplingParams], size: int, scratch: Float32
     ) -> None:
         self.ids, values = best_tokens(scaled, size, scratch)
         self.probs = np.exp(values.astype(np.float64))  # not normalised: the best has 1
-        top_k = np.array([params.top_k for params in wishes])
+        top_k = np.array([min(params.top_k, _NO_LIMIT) for params in row_params])
         top_k[top_k >= scaled.shape[1]] = 0
-        top_p = np.array([params.top_p for params in wishes])
-        min_p = np.array([params.min_p for params in wishes])
-        typical = np.array([params.typical_p < 1.0 for params in wishes])
+        top_p = np.array([params.top_p for params in row_params])
+        min_p = np.array([params.min_p for params in row_params])
+        typical = np.array([params.typical_p < 1.0 for params in row_params])
         # 1. top_k
         has_top_k = (top_k > 0) & (top_k <= size)
         self.probs[np.arange(size) >= np.where(has_top_k, top_k, size)[:, None]] = 0
@@ -116,14 +100,14 @@ class _Head:
         self.is_decided = is_whole | (is_known & (is_reached | is_cut))
         # 3. typical_p
         for row in np.flatnonzero(typical & self.is_decided):
-            keep_typical(self.probs[row], wishes[row].typical_p)
+            keep_typical(self.probs[row], row_params[row].typical_p)
         # 4. min_p (Nguyen et al., 2024): out goes what is less likely than that share of the best
         self.probs[self.probs < (min_p * self.probs.max(axis=1))[:, None]] = 0
 
     def draw(self, uniforms: Float64) -> Int64:
         """Token ids [R]; meaningless for rows that are not decided."""
         sums = np.cumsum(self.probs, axis=1)
-        places = _first_above(sums, uniforms * sums[:, -1])
+        places = first_above(sums, uniforms * sums[:, -1])
         tokens: Int64 = self.ids[np.arange(len(places)), places]
         return tokens
 
@@ -138,11 +122,3 @@ def keep_typical(probs: Float64, typical_p: float) -> None:
     order = np.argsort(distance, kind="stable")
     count = int(np.searchsorted(np.cumsum(share[order]), typical_p, side="left")) + 1
     probs[kept[order[count:]]] = 0
-
-
-def _first_above(sums: Float64, targets: Float64) -> Int64:
-    """First place in each row of running sums that is above its target; where rounding put the
-    target at the end, the last place that added something."""
-    above = (sums <= targets[:, None]).sum(axis=1)
-    last: Int64 = np.minimum(above, (sums < sums[:, -1:]).sum(axis=1))
-    return last
