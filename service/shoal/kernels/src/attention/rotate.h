@@ -1,5 +1,5 @@
-// One head of queries or keys [head_dim]: its norm, rotary positions, the attention scale. In place.
-// Called by model/attention.cpp.
+// One head of queries or keys [head_dim]: its norm, rotary positions, the attention scale. In
+// place. Called by model/attention.cpp.
 #pragma once
 #include <cmath>
 

@@ -1,5 +1,5 @@
-// The Model class of the bindings: checks the shapes of arrays and releases the GIL for the length of a
-// step. Called by native.py.
+// The Model class of the bindings: checks the shapes of arrays and releases the GIL for the length
+// of a step. Called by native.py.
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 

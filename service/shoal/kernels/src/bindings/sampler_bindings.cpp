@@ -1,4 +1,5 @@
-// The Sampler class of the bindings: checks the shapes of arrays, releases the GIL. Called by sampling.py.
+// The Sampler class of the bindings: checks the shapes of arrays, releases the GIL. Called by
+// sampling.py.
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 

@@ -1,3 +1,4 @@
+// A DecoderSpec's attributes, one by one, into a ModelConfig.
 #include "bindings/spec.h"
 
 #include <nanobind/stl/string.h>
@@ -31,7 +32,8 @@ Enum one_of(const std::string& word, const char* const (&words)[N]) {
 
 NormConfig read_norm(const nb::handle& spec) {
   const auto kind = one_of<NormKind>(get<std::string>(spec, "kind"), {"rms", "layer"});
-  return {kind, get<float>(spec, "eps"), get<float>(spec, "weight_offset"), get<bool>(spec, "bias")};
+  return {kind, get<float>(spec, "eps"), get<float>(spec, "weight_offset"),
+          get<bool>(spec, "bias")};
 }
 
 std::optional<NormConfig> read_optional_norm(const nb::handle& spec) {

@@ -1,4 +1,5 @@
-// Every format's traits. Included where the registry is expanded: formats/registry.cpp, isa/table.h.
+// Every format's traits. Included where the registry is expanded: formats/registry.cpp,
+// isa/table.h.
 #pragma once
 #include "formats/bf16_packed12.h"
 #include "formats/int16_block.h"

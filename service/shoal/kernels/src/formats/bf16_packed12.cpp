@@ -1,3 +1,4 @@
+// Packing of bf16_packed12: a row of k weights into one lane of a panel and back.
 #include "formats/bf16_packed12.h"
 
 #include <algorithm>

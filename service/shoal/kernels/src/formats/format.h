@@ -1,9 +1,9 @@
 // The formats weights are kept in, and what each of them tells the library about itself.
 //
-// Weights of one linear layer, [n outputs, k inputs], are stored in panels of 16 outputs. A format is
-// three things: a traits struct in a header of this folder, a `Tile` for it in linear/ (how a panel is
-// multiplied, which rows it reads), and its line in the registry below.
-// Called by linear/packed_matrix.cpp (packing) and by the tiles (panel sizes).
+// Weights of one linear layer, [n outputs, k inputs], are stored in panels of 16 outputs. A format
+// is three things: a traits struct in a header of this folder, a `Tile` for it in linear/ (how a
+// panel is multiplied, which rows it reads), and its line in the registry below. Called by
+// linear/packed_matrix.cpp (packing) and by the tiles (panel sizes).
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -1,3 +1,4 @@
+// Packing of int16_block: a row of k weights into one lane of a panel and back.
 #include "formats/int16_block.h"
 
 #include <algorithm>
@@ -8,8 +9,8 @@
 
 namespace shoal {
 
-// All but the small weights of an output are exact. False where the error would be more than 2^-11 of
-// the weights (root mean square), half of what rounding them to bf16 cost.
+// All but the small weights of an output are exact. False where the error would be more than 2^-11
+// of the weights (root mean square), half of what rounding them to bf16 cost.
 bool Int16Block::pack(const float* row, int k, char* panel, int lane, Channel& channel) {
   std::vector<float> weights(k);
   float largest = 0.0f;

@@ -1,7 +1,7 @@
-// bfloat16 weights as integers of 13 bits and a sign at one power of two per output, for instruction
-// sets that multiply 16-bit integers faster than they unpack bf16. Rows are integers too, in blocks of
-// 32 inputs with one scale each: so many products fit a 32-bit sum, 32 * 8191 * 8191 < 2^31.
-// A panel is [k / 2][16 pairs of inputs].
+// bfloat16 weights as integers of 13 bits and a sign at one power of two per output, for
+// instruction sets that multiply 16-bit integers faster than they unpack bf16. Rows are integers
+// too, in blocks of 32 inputs with one scale each: so many products fit a 32-bit sum, 32 * 8191 *
+// 8191 < 2^31. A panel is [k / 2][16 pairs of inputs].
 #pragma once
 #include "formats/format.h"
 

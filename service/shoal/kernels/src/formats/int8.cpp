@@ -1,3 +1,4 @@
+// Packing of int8: a row of k weights into one lane of a panel and back.
 #include "formats/int8.h"
 
 #include <numeric>

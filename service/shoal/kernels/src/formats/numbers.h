@@ -26,9 +26,12 @@ inline std::uint16_t bf16_of(float x) {  // to nearest, ties to even; NaN stays 
   return static_cast<std::uint16_t>((u & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
 }
 
-inline float float_of_bf16(std::uint16_t h) { return float_of(static_cast<std::uint32_t>(h) << 16); }
+inline float float_of_bf16(std::uint16_t h) {
+  return float_of(static_cast<std::uint32_t>(h) << 16);
+}
 
-// n floats to integers within +-127 of one scale, which is returned: NaN where a float is not finite.
+// n floats to integers within +-127 of one scale, which is returned: NaN where a float is not
+// finite.
 inline float quantize_int8(const float* x, int n, std::int8_t* out) {
   std::uint32_t bits = 0;  // without their sign, bits order like the numbers, NaN above all
   for (int i = 0; i < n; ++i) {

@@ -1,3 +1,4 @@
+// Packing of f32 and bf16: a row of k weights into one lane of a panel and back.
 #include "formats/plain.h"
 
 #include <vector>

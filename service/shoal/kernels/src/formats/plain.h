@@ -1,4 +1,5 @@
-// float32 and bfloat16 weights as they are. A panel is [k][16 floats], or [k / 2][16 pairs of inputs].
+// float32 and bfloat16 weights as they are. A panel is [k][16 floats], or [k / 2][16 pairs of
+// inputs].
 #pragma once
 #include "formats/format.h"
 

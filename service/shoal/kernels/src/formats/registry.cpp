@@ -1,3 +1,4 @@
+// The traits of every format at run time. Called by linear/packed_matrix and model/.
 #include "formats/all.h"
 
 namespace shoal {

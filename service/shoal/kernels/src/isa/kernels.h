@@ -36,8 +36,8 @@ struct FormatKernels {
   void (*linear)(const LinearArgs&);
   // Bytes of a row of `padded` floats (a multiple of 16) as the linear kernel reads it.
   std::size_t (*row_bytes)(int padded);
-  // Turns such a row into what the kernel reads; `scale` of the row is written by int8 only. Null: the
-  // kernel reads the floats as they are.
+  // Turns such a row into what the kernel reads; `scale` of the row is written by int8 only. Null:
+  // the kernel reads the floats as they are.
   void (*prepare_row)(const float* x, int padded, char* out, float* scale);
 };
 
@@ -47,7 +47,7 @@ struct AttendArgs {
   const char* kv;           // this layer's KV cache at this KV head of block 0
   std::size_t block_bytes;  // between blocks
   std::size_t v_offset;     // bytes from K to V
-  std::size_t next;         // bytes from V to what is read after it: K of the next head; 0 = nothing
+  std::size_t next;         // bytes from V to what is read next: K of the next head; 0 = nothing
   const std::int32_t* table;
   int head_dim, group, tokens;
   int context;             // number of keys the first token sees (itself included)
@@ -88,8 +88,8 @@ struct Kernels {
   FormatKernels formats[kNumFormats];
   void (*attend[2])(const AttendArgs&);     // by KV format: f32, bf16
   void (*store_kv[2])(const StoreKvArgs&);  // by KV format: f32, bf16
-  // Norms of a row. Rows are padded with zeros to a multiple of 16, weights too: `width` counts real
-  // elements. bias may be null.
+  // Norms of a row. Rows are padded with zeros to a multiple of 16, weights too: `width` counts
+  // real elements. bias may be null.
   void (*norm[2])(const float* x, const float* weight, const float* bias, float eps, int width,
                   float* out);  // by NormKind
   // The norm of one head in place, then rotation of its first 2*half elements, then scaling.

@@ -1,5 +1,6 @@
+// The kernels for AVX-512 F, BW, DQ, VL; compiled with their flags.
 #include "isa/vec_avx512.h"
-//
+// first the Vec, then what is built on it
 #include "isa/table.h"
 
 const shoal::Kernels* shoal::avx512_kernels() {

@@ -1,5 +1,6 @@
+// The kernels for any machine; compiled without special flags.
 #include "isa/vec_portable.h"
-//
+// first the Vec, then what is built on it
 #include "isa/table.h"
 
 const shoal::Kernels* shoal::portable_kernels() {

@@ -1,5 +1,6 @@
-// Builds the kernel table of the instruction set whose Vec was included before this. Included once per
-// kernels_*.cpp; everything it includes has internal linkage, so no code of one set serves another.
+// Builds the kernel table of the instruction set whose Vec was included before this. Included once
+// per kernels_*.cpp; everything it includes has internal linkage, so no code of one set serves
+// another.
 #pragma once
 #include "attention/attend.h"
 #include "formats/all.h"

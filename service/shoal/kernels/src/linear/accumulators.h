@@ -1,6 +1,6 @@
-// The registers of a tile: MR rows times NP panels of 16 outputs, each output summed over k one element
-// after the other, so the order of additions is the same in every tile shape. Included by the tiles of
-// every format and by attention/attend.h, once per instruction set, after its Vec.
+// The registers of a tile: MR rows times NP panels of 16 outputs, each output summed over k one
+// element after the other, so the order of additions is the same in every tile shape. Included by
+// the tiles of every format and by attention/attend.h, once per instruction set, after its Vec.
 #pragma once
 #include "isa/kernels.h"
 
@@ -37,7 +37,8 @@ SHOAL_INLINE void add_products(Accumulators<MR, NP>& sums, const float* const (&
 }
 
 template <int MR, int NP>
-SHOAL_INLINE void store_tile(const Accumulators<MR, NP>& sums, const shoal::LinearArgs& a, int m0, int p) {
+SHOAL_INLINE void store_tile(const Accumulators<MR, NP>& sums, const shoal::LinearArgs& a, int m0,
+                             int p) {
   float* out = a.out + static_cast<std::size_t>(m0) * a.out_stride + (p - a.p0) * kPanel;
 #pragma GCC unroll 12
   for (int m = 0; m < MR; ++m, out += a.out_stride) {
@@ -69,8 +70,8 @@ SHOAL_INLINE void resume(Accumulators<MR, NP>& sums, const Part& part, int m0) {
 }
 
 template <int MR, int NP>
-SHOAL_INLINE void finish(const Accumulators<MR, NP>& sums, const shoal::LinearArgs& a, const Part& part,
-                         int m0, int p) {
+SHOAL_INLINE void finish(const Accumulators<MR, NP>& sums, const shoal::LinearArgs& a,
+                         const Part& part, int m0, int p) {
   if (part.k1 == a.k) return store_tile(sums, a, m0, p);
 #pragma GCC unroll 12
   for (int m = 0; m < MR; ++m)
@@ -88,9 +89,19 @@ SHOAL_INLINE void scale_channels(Accumulators<MR, NP>& sums, const float* scales
       sums.at[m][j] = Vec::mul(sums.at[m][j], Vec::load(scales + j * Vec::width));
 }
 
-// Fetches weights while the first tile of rows computes, `offset` bytes behind the beginnings of its
-// panels. A tile of few rows fetches what lies a little further on, and near the end of a panel the
-// beginning of the next one. A tile of many rows has time to fetch more: the same place of the next.
+// The compiler moves no read of memory across this.
+SHOAL_INLINE void keep_order() { asm volatile("" ::: "memory"); }
+
+// `value` is in memory at this place, not in registers.
+template <class T>
+SHOAL_INLINE void in_memory(T& value) {
+  asm volatile("" : "+m"(value));
+}
+
+// Fetches weights while the first tile of rows computes, `offset` bytes behind the beginnings of
+// its panels. A tile of few rows fetches what lies a little further on, and near the end of a panel
+// the beginning of the next one. A tile of many rows has time to fetch more: the same place of the
+// next.
 template <int MR, int NP>
 struct Prefetcher {
   static constexpr bool kNear = MR <= Vec::max_rows;

@@ -86,7 +86,8 @@ struct Tile<shoal::Bf16Packed12> {
     // Four panels' weights and more than sixteen sums do not fit the registers together.
     constexpr int kAtOnce = NP == 4 && MR > 4 ? 2 : NP;
     unpack_and_add<0, kAtOnce>(sums, x, panels, groups, offset, prefetcher);
-    if constexpr (kAtOnce < NP) unpack_and_add<kAtOnce, NP>(sums, x, panels, groups, offset, prefetcher);
+    if constexpr (kAtOnce < NP)
+      unpack_and_add<kAtOnce, NP>(sums, x, panels, groups, offset, prefetcher);
     if (part.k1 == a.k) scale_channels(sums, a.w_scale + p * kPanel);
     finish(sums, a, part, m0, p);
   }
@@ -96,7 +97,8 @@ struct Tile<shoal::Bf16Packed12> {
   template <int First, int Last, int MR, int NP>
   static SHOAL_INLINE void unpack_and_add(Accumulators<MR, NP>& sums, const char* const (&rows)[MR],
                                           const char* const (&panels)[NP], int groups,
-                                          std::ptrdiff_t offset, const Prefetcher<MR, NP>& prefetcher) {
+                                          std::ptrdiff_t offset,
+                                          const Prefetcher<MR, NP>& prefetcher) {
     const char* x[MR];
     const char* at[Last - First];
     for (int m = 0; m < MR; ++m) x[m] = rows[m];

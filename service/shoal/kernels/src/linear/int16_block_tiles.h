@@ -1,6 +1,6 @@
-// int16_block weights times rows of the same kind. A block's integer sum is exact; blocks are added as
-// floats, in order. Rows keep 13 bits of the largest in their block: what is rounded away is less than
-// bf16 rows lose, unless one of 32 inputs is hundreds of times all others.
+// int16_block weights times rows of the same kind. A block's integer sum is exact; blocks are added
+// as floats, in order. Rows keep 13 bits of the largest in their block: what is rounded away is
+// less than bf16 rows lose, unless one of 32 inputs is hundreds of times all others.
 #pragma once
 #include "formats/int16_block.h"
 #include "linear/accumulators.h"

@@ -1,3 +1,4 @@
+// Packing row by row, whatever the format; see formats/.
 #include "linear/packed_matrix.h"
 
 #include <cmath>

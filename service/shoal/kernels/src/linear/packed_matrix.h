@@ -1,5 +1,5 @@
-// The weights of one linear layer, packed for the tiles, and matrices in the caller's memory that they
-// are packed from. Used by model/.
+// The weights of one linear layer, packed for the tiles, and matrices in the caller's memory that
+// they are packed from. Used by model/.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -25,7 +25,8 @@ void read_row(const Matrix& matrix, int row, float* out);  // cols floats
 // n outputs by k inputs, in panels of 16 outputs, with a bias per output where there is one.
 class PackedMatrix {
  public:
-  // Outputs of several matrices in one: one below the other, or in turn 16 of the gate and 16 of up.
+  // Outputs of several matrices in one: one below the other, or in turn 16 of the gate and 16 of
+  // up.
   enum class Part { whole, gate, up };
 
   PackedMatrix() = default;

@@ -1,5 +1,6 @@
-// Panels whose weights become floats: [n][16 floats] and [n / 2][16 pairs of bf16]. `steps` adds n rows of
-// NP panels, times x[m][0..n-1], to the sums of MR rows. Called by float_tiles.h and attention/attend.h.
+// Panels whose weights become floats: [n][16 floats] and [n / 2][16 pairs of bf16]. `steps` adds n
+// rows of NP panels, times x[m][0..n-1], to the sums of MR rows. Called by float_tiles.h and
+// attention/attend.h.
 #pragma once
 #include "linear/accumulators.h"
 
@@ -19,15 +20,6 @@ struct FloatPanel {
     }
   }
 };
-
-// Nothing is read earlier than it is written here.
-SHOAL_INLINE void keep_order() { asm volatile("" ::: "memory"); }
-
-// `value` is in memory at this place, not in registers.
-template <class T>
-SHOAL_INLINE void in_memory(T& value) {
-  asm volatile("" : "+m"(value));
-}
 
 // bf16 weights, float rows: the pair in a 32-bit lane becomes two floats by a shift and a mask.
 struct Bf16Panel {

@@ -1,6 +1,6 @@
-// What the tiles read as rows. `bytes` of a prepared row of `padded` floats (a multiple of 16), and how
-// it is made of them; prepare is null where the floats are read as they are. Called by model/ through
-// FormatKernels.
+// What the tiles read as rows. `bytes` of a prepared row of `padded` floats (a multiple of 16), and
+// how it is made of them; prepare is null where the floats are read as they are. Called by model/
+// through FormatKernels.
 #pragma once
 #include "formats/bf16_packed12.h"
 #include "formats/int16_block.h"
@@ -72,7 +72,7 @@ struct Int16BlockRow {
     const bool finite = bits < 0x7f800000u;
     const float inverse =
         finite && largest >= 1e-30f ? shoal::Int16Block::kMax / largest : 0.0f;
-    for (int i = 0; i < kInputs; ++i)  // adding 1.5 * 2^23 leaves the rounded number in the low bits
+    for (int i = 0; i < kInputs; ++i)  // as in quantize_int8
       out[i] = static_cast<std::int16_t>(shoal::bits_of(x[i] * inverse + 12582912.0f));
     return finite ? largest * (1.0f / shoal::Int16Block::kMax) : NAN;
   }

@@ -2,8 +2,8 @@
 //
 // A Tile says how one format is multiplied:
 //   Row           the row type it reads (rows.h)
-//   part_inputs   so many inputs of one panel fit half of the first-level cache, where they stay while
-//                 tile after tile of rows goes by; 0: all inputs at once
+//   part_inputs   so many inputs of one panel fit half of the first-level cache, where they stay
+//                 while tile after tile of rows goes by; 0: all inputs at once
 //   max_rows      of a tile; of `rows` in all none has more than max_rows_of(rows)
 //   panels_for    panels of a tile of so many rows
 //   tile<MR, NP>  computes rows m0.., panels p.., inputs part.k0..part.k1-1

@@ -1,3 +1,4 @@
+// Pages from mmap.
 #include "memory/region.h"
 
 #include <sys/mman.h>
@@ -13,7 +14,8 @@ Region::Region(std::size_t bytes, bool huge_pages) : bytes_(bytes) {
   constexpr std::size_t kHugePage = std::size_t{1} << 21;
   if (bytes < kHugePage) huge_pages = false;
   mapped_bytes_ = bytes + (huge_pages ? kHugePage : 0);
-  mapped_ = mmap(nullptr, mapped_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  mapped_ =
+      mmap(nullptr, mapped_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapped_ == MAP_FAILED) throw std::bad_alloc();
   data_ = static_cast<char*>(mapped_);
   if (!huge_pages) return;

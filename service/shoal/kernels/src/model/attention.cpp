@@ -1,5 +1,6 @@
-// Attention of a step: keys and values into the cache, then one task per chunk of tokens and KV head.
-// A token's row of qkv_ is [query heads | KV heads of keys | KV heads of values], each head_dim wide.
+// Attention of a step: keys and values into the cache, then one task per chunk of tokens and KV
+// head. A token's row of qkv_ is [query heads | KV heads of keys | KV heads of values], each
+// head_dim wide.
 #include <algorithm>
 
 #include "model/model.h"
@@ -30,7 +31,8 @@ void Model::store_token(const Layer& layer, int token) {
   for (int h = 0; h < layer.attention.num_kv_heads; ++h) store_head(layer, token, h);
 }
 
-// KV heads of a task: their keys and values lie side by side. As many as leave every worker a few tasks.
+// KV heads of a task: their keys and values lie side by side. As many as leave every worker a few
+// tasks.
 int Model::heads_at_once(const Layer& layer) const {
   const int num_heads = layer.attention.num_kv_heads;
   const int wanted = 4 * pool_.threads() / static_cast<int>(chunks_.size()) + 1;

@@ -1,5 +1,5 @@
-// What the model is made of: `shoal.model.spec.DecoderSpec` in C++, under the same names. Filled in by
-// bindings/spec.cpp, read by the rest of model/.
+// What the model is made of: `shoal.model.spec.DecoderSpec` in C++, under the same names. Filled in
+// by bindings/spec.cpp, read by the rest of model/.
 #pragma once
 #include <optional>
 #include <vector>

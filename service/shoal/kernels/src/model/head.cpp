@@ -1,5 +1,6 @@
-// The head of a step: logits [num_logit_rows, vocab_size], a chunk of the vocabulary per task, and what
-// is requested of them. Only rows that are tokens can be a best id; every row counts in log_sum_exp.
+// The head of a step: logits [num_logit_rows, vocab_size], a chunk of the vocabulary per task, and
+// what is requested of them. Only rows that are tokens can be a best id; every row counts in
+// log_sum_exp.
 #include <algorithm>
 #include <cmath>
 #include <cstring>

@@ -96,7 +96,8 @@ void Model::linear(int worker, int& stage, const Input& input, const PackedMatri
   });
 }
 
-// mlp = act(gate . x) * (up . x), or act(up . x): the activation follows while the sums are in cache.
+// mlp = act(gate . x) * (up . x), or act(up . x): the activation follows while the sums are in
+// cache.
 void Model::mlp_up(int worker, int& stage, const Layer& layer) {
   const PackedMatrix& weights = layer.up;
   const Input mlp_input{x_.as<float>(), static_cast<std::size_t>(hidden_stride_),

@@ -1,3 +1,4 @@
+// The memory of a model: what its config needs, taken once and never moved.
 #include "model/model.h"
 
 #include <algorithm>

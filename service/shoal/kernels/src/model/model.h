@@ -1,6 +1,8 @@
 // A decoder with its weights, KV cache and threads; one step of it is one call.
-// model.cpp: memory · weights.cpp: weights by role · plan.cpp: what happens before a step's stages ·
-// step.cpp: the stages · linear.cpp, attention.cpp, head.cpp: the tasks of a stage.
+//   model.cpp    memory
+//   weights.cpp  weights by role
+//   plan.cpp     what happens before a step's stages
+//   step.cpp     the stages; linear.cpp, attention.cpp, head.cpp: the tasks of a stage
 // Called by bindings/model_bindings.cpp.
 #pragma once
 #include <string>
@@ -42,16 +44,16 @@ struct StepOutputs {
 
 class Model {
  public:
-  // bf16 weights stay so where half of `cache_bytes` holds them all; larger ones are kept as the kernel
-  // set prefers. Throws std::invalid_argument for sizes that contradict each other.
+  // bf16 weights stay so where half of `cache_bytes` holds them all; larger ones are kept as the
+  // kernel set prefers. Throws std::invalid_argument for sizes that contradict each other.
   Model(const ModelConfig& config, Format format, const Kernels* kernels, int num_blocks,
         int max_tokens, int threads, int spin_us, std::size_t cache_bytes);
 
   const ModelConfig config;
 
   // A weight by its role (shoal/model/spec.py): "q.weight" of layer 0, "embedding" of none (-1).
-  // Vectors are matrices of one row. Throws std::invalid_argument for a role that the model lacks or
-  // a matrix that does not fit.
+  // Vectors are matrices of one row. Throws std::invalid_argument for a role that the model lacks
+  // or a matrix that does not fit.
   void set_weight(int layer, const std::string& role, const Matrix& matrix);
   // Throws std::invalid_argument for inputs outside their range.
   void step(const StepInputs& inputs, const StepOutputs& outputs);
@@ -153,8 +155,8 @@ class Model {
   Table embedding_, position_embedding_;  // the first one absent with a tied head
   int max_group_ = 1, num_stages_ = 0;
   int qkv_stride_ = 0, attention_stride_ = 0, hidden_stride_ = 0, mlp_stride_ = 0, widest_ = 0;
-  // The KV cache, and per token: the residual, queries with keys and values, mixed values, the MLP's
-  // inside, a branch before its norm, rows as a linear layer reads them.
+  // The KV cache, and per token: the residual, queries with keys and values, mixed values, the
+  // MLP's inside, a branch before its norm, rows as a linear layer reads them.
   Region kv_, x_, qkv_, attention_, mlp_, branch_, prepared_;
   std::vector<float> prepared_scales_;
   std::vector<Worker> workers_;

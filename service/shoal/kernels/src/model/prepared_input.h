@@ -1,5 +1,5 @@
-// Model::with_input: hands the rows of an input, prepared for their weight format, to the tasks of a
-// stage. Included by linear.cpp and head.cpp.
+// Model::with_input: hands the rows of an input, prepared for their weight format, to the tasks of
+// a stage. Included by linear.cpp and head.cpp.
 #pragma once
 #include <algorithm>
 
@@ -7,8 +7,8 @@
 
 namespace shoal {
 
-// Runs task(i, prepared rows). Few rows are prepared by each worker for itself, but only once it holds
-// a task: until that task is done, nobody can change the rows it reads.
+// Runs task(i, prepared rows). Few rows are prepared by each worker for itself, but only once it
+// holds a task: until that task is done, nobody can change the rows it reads.
 template <class Task>
 void Model::with_input(int worker, int& stage, const Input& input, int tasks, const Task& task) {
   if (reads_in_place(input)) {

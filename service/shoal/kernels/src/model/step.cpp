@@ -1,5 +1,5 @@
-// One step, as every worker of the pool runs it: the same stages in the same order. Which worker does a
-// task never matters: a task writes what no other task of its stage touches.
+// One step, as every worker of the pool runs it: the same stages in the same order. Which worker
+// does a task never matters: a task writes what no other task of its stage touches.
 #include <algorithm>
 
 #include "model/model.h"

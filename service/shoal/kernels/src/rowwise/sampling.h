@@ -1,4 +1,5 @@
-// What the sampler and the head compute over a row of logits. Called by sampling/ and model/head.cpp.
+// What the sampler and the head compute over a row of logits. Called by sampling/ and
+// model/head.cpp.
 #pragma once
 #include "rowwise/vector_math.h"
 

@@ -1,5 +1,5 @@
-// exp, tanh, and sums and maxima of a row. Sums run in 16 lanes and then down a fixed tree, whatever the
-// vector width. Included by rowwise/ and attention/.
+// exp, tanh, and sums and maxima of a row. Sums run in 16 lanes and then down a fixed tree,
+// whatever the vector width. Included by rowwise/ and attention/.
 #pragma once
 #include <cmath>
 

@@ -183,7 +183,8 @@ float Sampler::floor_of(const SampleParams& params, double mass) const {
 float Sampler::top_p_floor(double top_p, double mass) const {
   constexpr double margin = 1.001;
   constexpr int halvings = 4;
-  float low = static_cast<float>(std::log((1.0 - top_p) * mass / num_token_ids_)) - 0.01f, high = 0.0f;
+  float low = static_cast<float>(std::log((1.0 - top_p) * mass / num_token_ids_)) - 0.01f;
+  float high = 0.0f;
   if (top_p * margin >= 1.0) return low;
   for (int i = 0; i < halvings && low < high; ++i) {
     const float middle = 0.5f * (low + high);

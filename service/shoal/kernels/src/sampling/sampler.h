@@ -1,6 +1,6 @@
-// Logits to tokens: temperature, top_k, top_p, typical_p, min_p, one draw; and log-probabilities. A row's
-// token depends on its own logits, parameters and (seed, position) alone. Knows no model and no threads.
-// Called by bindings/sampler_bindings.cpp.
+// Logits to tokens: temperature, top_k, top_p, typical_p, min_p, one draw; and log-probabilities. A
+// row's token depends on its own logits, parameters and (seed, position) alone. Knows no model and
+// no threads. Called by bindings/sampler_bindings.cpp.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -22,15 +22,15 @@ double uniform(std::uint64_t seed, std::uint64_t position);
 
 class Sampler {
  public:
-  // Logits are rows of vocab_size; the columns from num_token_ids on are padding of the vocabulary: they
-  // are never picked, and count in the sum that normalises log-probabilities only.
+  // Logits are rows of vocab_size; the columns from num_token_ids on are padding of the vocabulary:
+  // they are never picked, and count in the sum that normalises log-probabilities only.
   Sampler(int vocab_size, int num_token_ids, const Kernels* kernels);
   int vocab_size() const { return vocab_size_; }
   int num_token_ids() const { return num_token_ids_; }
   int mask_words() const { return (num_token_ids_ + 31) / 32; }
 
-  // A token id; -1 without a finite best logit. `mask`, where not null, allows token i only if bit i % 32
-  // of word i / 32 is set.
+  // A token id; -1 without a finite best logit. `mask`, where not null, allows token i only if bit
+  // i % 32 of word i / 32 is set.
   int sample(const float* logits, const SampleParams& params, const std::uint32_t* mask);
   // The log-probability of `token`, and of the `count` best, best first, of equals the lower id.
   // False without a finite best logit: then nothing is written.
@@ -73,7 +73,7 @@ class Sampler {
   const Kernels* const kernels_;
   std::vector<float> values_, weights_, span_max_, span_sum_, tail_, spare_;
   std::vector<float> masked_;              // logits of a row with a mask
-  std::vector<float> padding_;             // logits behind the token ids, and -inf up to a multiple of 16
+  std::vector<float> padding_;             // logits behind the token ids, padded with -inf
   std::vector<std::int32_t> ids_;          // candidates, in order of ids
   std::vector<std::uint16_t> bucket_of_;   // of each candidate
   std::vector<std::uint64_t> keys_;        // sorted: size of the value, then id

@@ -1,5 +1,5 @@
-// What truncations keep of a row's candidates, and the draw from it: all candidates sorted where they
-// are few, else buckets by value of which only those that hold an edge are sorted.
+// What truncations keep of a row's candidates, and the draw from it: all candidates sorted where
+// they are few, else buckets by value of which only those that hold an edge are sorted.
 #include <algorithm>
 #include <cmath>
 #include <utility>

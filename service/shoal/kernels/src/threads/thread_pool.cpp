@@ -1,3 +1,4 @@
+// Workers between steps: spin, sleep, wake.
 #include "threads/thread_pool.h"
 
 #include <chrono>

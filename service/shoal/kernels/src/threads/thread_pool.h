@@ -1,8 +1,8 @@
-// A persistent pool of threads that walks through the stages of a model step together.
-// A stage is a list of tasks. Every thread has a part of it, whose tasks follow each other so that what
-// one prefetches is what it needs next; a thread that is done with its own tasks takes from the others.
-// A stage ends when its last task is done, not when every thread has arrived, so a thread that wakes
-// late or loses its core holds nobody up. Used by model/.
+// A persistent pool of threads that walks through the stages of a model step together. A stage is a
+// list of tasks. Every thread has a part of it, whose tasks follow each other so that what one
+// prefetches is what it needs next; a thread that is done with its own tasks takes from the others.
+// A stage ends when its last task is done, not when every thread has arrived, so a thread that
+// wakes late or loses its core holds nobody up. Used by model/.
 #pragma once
 #include <atomic>
 #include <condition_variable>
