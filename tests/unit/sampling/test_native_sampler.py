@@ -51,7 +51,7 @@ def assert_close(found: TokenLogprobs, wanted: TokenLogprobs) -> None:
 
 
 def test_tokens_are_those_of_numpy_whatever_a_row_asks() -> None:
-    found, wanted = run_steps(NativeSampler(VOCAB)), run_steps(None)
+    found, wanted = run_steps(NativeSampler(VOCAB, vocab_size=VOCAB + 3)), run_steps(None)
     assert [step.token_ids for step in found] == [step.token_ids for step in wanted]
     assert len({tuple(step.token_ids) for step in found}) == len(found)
     for step, twin in zip(found, wanted, strict=True):
@@ -62,7 +62,7 @@ def test_tokens_are_those_of_numpy_whatever_a_row_asks() -> None:
 
 
 def test_a_row_that_bans_every_token_fails_alone() -> None:
-    runner = make_runner(EchoBestBackend(), sampler=NativeSampler(VOCAB))
+    runner = make_runner(EchoBestBackend(), sampler=NativeSampler(VOCAB, vocab_size=VOCAB + 3))
     rows = [
         new_row(0, PROMPT, [0], temperature=1.0),
         new_row(1, PROMPT, [1], temperature=1.0, min_tokens=2, stop_token_ids=tuple(range(VOCAB))),
