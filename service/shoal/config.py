@@ -20,6 +20,8 @@ from shoal.errors import ConfigError
 from shoal.protocol.messages import EngineConfig, ModelSource
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
+_ENGINE = EngineConfig(models=())
+"""The engine's defaults stand in the protocol."""
 
 
 class Settings(BaseSettings):
@@ -57,7 +59,9 @@ class Settings(BaseSettings):
         None, description="Model used when a request names none; unset = the only or first one."
     )
     max_model_len: int = Field(
-        0, ge=0, description="Upper bound on context tokens; 0 = each model's own."
+        _ENGINE.max_model_len,
+        ge=0,
+        description="Upper bound on context tokens; 0 = each model's own.",
     )
 
     # --- engine -------------------------------------------------------------------------------
@@ -73,17 +77,30 @@ class Settings(BaseSettings):
     kernels: Literal["auto", "native", "torch"] = Field(
         "auto", description="What computes on a CPU; auto = native if built, else PyTorch."
     )
-    threads: int = Field(0, ge=0, le=256, description="Compute threads; 0 = by usable cores.")
+    threads: int = Field(
+        _ENGINE.num_threads, ge=0, le=256, description="Compute threads; 0 = by usable cores."
+    )
     kv_cache_bytes: int = Field(
-        256 << 20, ge=1 << 20, description="Bytes for the KV caches of all models together."
+        _ENGINE.kv_cache_bytes,
+        ge=1 << 20,
+        description="Bytes for the KV caches of all models together.",
     )
-    max_batch_size: int = Field(64, ge=1, le=1024, description="Most sequences in one step.")
+    max_batch_size: int = Field(
+        _ENGINE.max_batch_size, ge=1, le=1024, description="Most sequences in one step."
+    )
     token_budget: int = Field(
-        192, ge=16, le=65536, description="Most tokens one step computes; bounds a step's time."
+        _ENGINE.token_budget,
+        ge=16,
+        le=65536,
+        description="Most tokens one step computes; bounds a step's time.",
     )
-    prefix_cache: bool = Field(True, description="Reuse KV blocks of equal prompt beginnings.")
+    prefix_cache: bool = Field(
+        _ENGINE.prefix_cache, description="Reuse KV blocks of equal prompt beginnings."
+    )
     max_preemptions: int = Field(
-        8, ge=0, description="Times a sequence may be put back for memory before it fails."
+        _ENGINE.max_preemptions,
+        ge=0,
+        description="Times a sequence may be put back for memory before it fails.",
     )
 
     # --- limits on requests -------------------------------------------------------------------

@@ -11,32 +11,28 @@ from functools import partial
 import numpy as np
 
 from shoal.kernels.native import NativeModel
-from shoal.kernels.spec import ModelSpec
-from tests.kernels.twin import Weights, bf16_weights, make_weights
+from shoal.model.spec import DecoderSpec, LayerSpec, MlpSpec, NormSpec, Role
+from tests.kernels.building import Weights, attention, bf16_weights, make_weights
 
 CONTEXT = 192
-SHAPES = {  # vocab, width, layers, heads, KV heads, head size, MLP width
+SHAPES = {  # vocab_size, hidden_size, layers, heads, KV heads, head_dim, intermediate_size
     "14m": (8192, 384, 6, 6, 6, 64, 1024),
     "135m": (49152, 576, 30, 9, 3, 64, 1536),
     "0.5b": (151936, 896, 24, 14, 2, 64, 4864),
 }
 
 
-def make_spec(shape: str) -> ModelSpec:
-    vocab, width, layers, heads, kv_heads, head_size, mlp = SHAPES[shape]
-    return ModelSpec(
-        architecture="llama",
-        vocab_size=vocab,
-        hidden_size=width,
-        num_layers=layers,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_size=head_size,
-        mlp_size=mlp,
-        max_positions=2048,
-        norm_eps=1e-5,
-        tied_embeddings=True,
-        inv_freq=tuple(float(10000.0 ** (-i / head_size)) for i in range(0, head_size, 2)),
+def make_spec(shape: str) -> DecoderSpec:
+    vocab_size, hidden_size, num_layers, heads, kv_heads, head_dim, inside = SHAPES[shape]
+    norm = NormSpec("rms", 1e-5)
+    layer = LayerSpec(attention(heads, kv_heads, head_dim), MlpSpec(inside), norm, norm)
+    return DecoderSpec(
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        max_position_embeddings=2048,
+        layers=(layer,) * num_layers,
+        final_norm=norm,
+        tied_head=True,
     )
 
 
@@ -73,42 +69,42 @@ def fill_cache(model: NativeModel, rows: int, context: int, vocab: int) -> None:
         model.forward_greedy(ids, positions, slots + first * 16, starts, lens, tables + first, last)
 
 
-def torch_step(spec: ModelSpec, weights: Weights, dtype: str, rows: int) -> Callable[[], object]:
+def torch_step(spec: DecoderSpec, weights: Weights, dtype: str, rows: int) -> Callable[[], object]:
     """One decode step of `rows` rows, eager, cache as dense tensors (its best case)."""
     import torch
     from torch.nn import functional as F
 
     kind = torch.float32 if dtype == "float32" else torch.bfloat16
-    w = {k: torch.from_numpy(v).to(kind) for k, v in weights.items()}
-    cos, sin = (torch.randn(rows, 1, 1, spec.head_size, dtype=kind) for _ in range(2))
-    shape = (spec.num_layers, rows, spec.num_kv_heads, CONTEXT, spec.head_size)
+    w = {role: torch.from_numpy(v).to(kind) for role, v in weights.items()}
+    heads = spec.layers[0].attention
+    cos, sin = (torch.randn(rows, 1, 1, heads.head_dim, dtype=kind) for _ in range(2))
+    shape = (spec.num_layers, rows, heads.num_kv_heads, CONTEXT, heads.head_dim)
     keys, values = torch.randn(shape, dtype=kind), torch.randn(shape, dtype=kind)
 
     def rotated(x: torch.Tensor) -> torch.Tensor:
         a, b = x.chunk(2, dim=-1)
         return x * cos + torch.cat((-b, a), -1) * sin
 
+    def norm(x: torch.Tensor, name: str, layer: int | None = None) -> torch.Tensor:
+        return F.rms_norm(x, (spec.hidden_size,), w[Role(f"{name}.weight", layer)])
+
     @torch.inference_mode()
     def step() -> object:
-        x = w["model.embed_tokens.weight"][:rows]
+        x = w[Role("embedding")][:rows]
         for i in range(spec.num_layers):
-            at = f"model.layers.{i}."
 
-            def linear(y: torch.Tensor, name: str, at: str = at) -> torch.Tensor:
-                return F.linear(y, w[at + name + ".weight"])
+            def linear(y: torch.Tensor, name: str, layer: int = i) -> torch.Tensor:
+                return F.linear(y, w[Role(f"{name}.weight", layer)])
 
-            y = F.rms_norm(x, (spec.hidden_size,), w[at + "input_layernorm.weight"])
-            q, k, v = (
-                linear(y, f"self_attn.{n}_proj").view(rows, -1, 1, spec.head_size) for n in "qkv"
-            )
+            y = norm(x, "attention_norm", i)
+            q, k, v = (linear(y, n).view(rows, -1, 1, heads.head_dim) for n in "qkv")
             keys[i, :, :, -1:], values[i, :, :, -1:] = rotated(k), v
             y = F.scaled_dot_product_attention(rotated(q), keys[i], values[i], enable_gqa=True)
-            x = x + linear(y.reshape(rows, -1), "self_attn.o_proj")
-            y = F.rms_norm(x, (spec.hidden_size,), w[at + "post_attention_layernorm.weight"])
-            y = F.silu(linear(y, "mlp.gate_proj")) * linear(y, "mlp.up_proj")
-            x = x + linear(y, "mlp.down_proj")
-        x = F.rms_norm(x, (spec.hidden_size,), w["model.norm.weight"])
-        return F.linear(x, w["model.embed_tokens.weight"]).argmax(-1)
+            x = x + linear(y.reshape(rows, -1), "output")
+            y = norm(x, "mlp_norm", i)
+            y = F.silu(linear(y, "gate")) * linear(y, "up")
+            x = x + linear(y, "down")
+        return F.linear(norm(x, "final_norm"), w[Role("embedding")]).argmax(-1)
 
     return step
 

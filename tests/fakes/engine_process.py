@@ -17,8 +17,8 @@ sys.path[:0] = [str(ROOT / "service"), str(ROOT)]
 
 from shoal.engine.process import main  # noqa: E402
 from shoal.errors import ModelFolderError  # noqa: E402
-from shoal.protocol.messages import EngineConfig, LoadedModel, ModelSource  # noqa: E402
-from shoal.protocol.step import StepPlan  # noqa: E402
+from shoal.protocol.messages import EngineConfig, ModelSource  # noqa: E402
+from shoal.protocol.step import LoadedRunner, StepPlan  # noqa: E402
 from tests.fakes.fake_runner import FakeRunner, loaded_model  # noqa: E402
 
 
@@ -27,7 +27,7 @@ def load_fake(
     config: EngineConfig,
     kv_bytes: int,
     on_progress: Callable[[float], None],
-) -> tuple[FakeRunner, LoadedModel, int]:
+) -> LoadedRunner:
     """One KV block for each KiB of its share, unless `num_blocks` says otherwise."""
     options = {name: float(value) for name, value in parse_qsl(source.path)}
     for percent in range(0, 101, 10):
@@ -48,7 +48,8 @@ def load_fake(
         ),
     )
     max_model_len = int(options.get("max_model_len", 4096))
-    return runner, loaded_model(source.name, max_model_len=max_model_len), num_blocks
+    loaded = loaded_model(source.name, max_model_len=max_model_len)
+    return LoadedRunner(runner, loaded, num_blocks)
 
 
 def _fault(plan: StepPlan, options: dict[str, float]) -> None:

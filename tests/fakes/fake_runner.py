@@ -93,6 +93,7 @@ class FakeRunner:
         self.num_steps = 0
         self.num_tokens = 0
         self._slots: list[int | None] = [None] * (num_blocks * block_size)
+        self._last: tuple[StepPlan, StepResult] | None = None  # unless that step failed
         self._step_s = step_s
         self._before_step = before_step
         self._row_error = row_error
@@ -101,8 +102,12 @@ class FakeRunner:
         self.num_steps += 1
         if self._step_s:
             time.sleep(self._step_s)
+        last, self._last = self._last, None
         if self._before_step is not None:
             self._before_step(plan)
+        if plan.continues:
+            assert last is not None, "a plan continues none"
+            self._check_continues(plan, *last)
         self._apply_diff(plan)
         result = StepResult([None] * len(plan.seq_ids))
         columns = list(
@@ -113,7 +118,22 @@ class FakeRunner:
         for index, (seq_id, start, count) in enumerate(columns):
             self._answer(result, index, self.rows[seq_id], start, count)
         self.num_tokens += plan.num_tokens
+        self._last = (plan, result)
         return result
+
+    def _check_continues(self, plan: StepPlan, last: StepPlan, result: StepResult) -> None:
+        """The same rows, each with the token it just got, and nothing else."""
+        assert plan.seq_ids == last.seq_ids, "other rows"
+        assert None not in result.token_ids, "a row got no token"
+        assert plan.num_new_tokens == [1] * len(plan.seq_ids), "more than a token"
+        ends = zip(last.num_computed_tokens, last.num_new_tokens, strict=True)
+        assert plan.num_computed_tokens == [start + count for start, count in ends]
+        assert not plan.new_rows, "a new row in a plan that continues"
+        assert not plan.released, "a row leaves in a plan that continues"
+        columns = zip(plan.seq_ids, plan.num_computed_tokens, strict=True)
+        at_boundary = [seq_id for seq_id, start in columns if start % self.block_size == 0]
+        assert list(plan.new_block_ids) == at_boundary, "blocks for other rows"
+        assert all(len(block_ids) == 1 for block_ids in plan.new_block_ids.values())
 
     def _apply_diff(self, plan: StepPlan) -> None:
         for seq_id in plan.released:
@@ -166,7 +186,7 @@ class FakeRunner:
         if end < len(row.token_ids):
             return
         num_output = end - new.num_prompt_tokens
-        banned = new.banned_until_min if num_output < new.min_tokens else ()
+        banned = new.stop.all_stop_ids if num_output < new.stop.min_tokens else ()
         digest = self._digest(row, end)
         token_id = next_token(digest, end, new.sampling, self.vocab_size, banned)
         result.token_ids[index] = token_id

@@ -11,9 +11,10 @@ from fastapi import FastAPI
 
 from shoal.bridge.local import LocalEngine, now_s
 from shoal.config import Settings
-from shoal.engine.core import EngineCore, Runner
+from shoal.engine.core import EngineCore
 from shoal.metrics import Metrics
 from shoal.protocol.messages import EngineConfig, ModelSource
+from shoal.protocol.step import LoadedRunner, Runner
 from shoal.server.admission import Admission
 from shoal.server.app import create_app
 from shoal.server.auth import KeyRing
@@ -66,7 +67,8 @@ async def serve(
     for name in names:
         write_text_folder(folder / name, chat=chat, **(generation or {}))
         fake = runner or FakeRunner(num_blocks, BLOCK_SIZE, VOCAB_SIZE)
-        models[name] = (fake, num_blocks, loaded_model(name, VOCAB_SIZE, max_model_len))
+        loaded = loaded_model(name, VOCAB_SIZE, max_model_len)
+        models[name] = LoadedRunner(fake, loaded, num_blocks)
     core = EngineCore(models, config, now_s)
     metrics = Metrics()
     engine = LocalEngine(core, observer=metrics)

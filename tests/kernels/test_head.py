@@ -5,17 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from shoal.kernels.native import available, kernel_sets
-from shoal.kernels.spec import Dtype
-from tests.kernels.twin import (
+from shoal.kernels.native import Dtype, available, kernel_sets
+from shoal.model.spec import Role
+from tests.kernels.building import (
     SPECS,
-    Driver,
     bf16_weights,
-    double_forward,
     make_model,
     make_weights,
     random_tokens,
 )
+from tests.kernels.driving import Driver, logits_of
 
 pytestmark = pytest.mark.skipif(not available(), reason="native kernels are not built")
 SPEC = SPECS["llama"]
@@ -55,13 +54,15 @@ def test_the_head_reports_what_the_logits_say(
     wanted = wide.max(1) + np.log(np.exp(wide - wide.max(1, keepdims=True)).sum(1))
     np.testing.assert_allclose(found.log_sum_exp, wanted, rtol=1e-6)
     if dtype == "float32":
-        product = found.hidden.astype(np.float64) @ WEIGHTS["lm_head.weight"].T.astype(np.float64)
+        product = found.hidden.astype(np.float64) @ WEIGHTS[Role("head.weight")].T.astype(
+            np.float64
+        )
         np.testing.assert_allclose(product, logits, atol=1e-4)
 
 
 def test_of_equal_logits_the_lower_id_comes_first() -> None:
     weights = dict(WEIGHTS)
-    weights["lm_head.weight"] = np.repeat(WEIGHTS["lm_head.weight"][:10], 110, axis=0)
+    weights[Role("head.weight")] = np.repeat(WEIGHTS[Role("head.weight")][:10], 110, axis=0)
     model = make_model(SPEC, weights, num_threads=2)
     inputs = head_inputs(model, 4)
     best = model.forward_greedy(*inputs)
@@ -87,8 +88,7 @@ def test_a_step_may_ask_for_no_logits() -> None:
     inputs[-1] = inputs[-1][:0]
     assert model.forward(*inputs).shape == (0, SPEC.vocab_size)
     found = driver.step([(0, prompt[20:])])
-    wanted = double_forward(SPEC, WEIGHTS, prompt)[20:]
-    np.testing.assert_allclose(found, wanted, atol=1e-3)
+    np.testing.assert_array_equal(found, logits_of(make_model(SPEC, WEIGHTS), prompt)[20:])
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_step_may_ask_for_no_logits() -> None:
     [
         (0, SPEC.vocab_size, "vocabulary"),
         (0, -1, "vocabulary"),
-        (1, SPEC.max_positions, "position"),
+        (1, SPEC.max_position_embeddings, "position"),
         (2, 256 * 16, "slot"),
         (3, 1, "row_starts"),
         (4, 1000, "block table"),
@@ -114,7 +114,7 @@ def test_inputs_outside_their_range_are_refused(index: int, value: int, message:
 
 
 def test_a_missing_weight_and_a_wrong_shape_are_named() -> None:
-    name = "model.layers.1.mlp.up_proj.weight"
+    name = Role("up.weight", 1)
     with pytest.raises(ValueError, match=f"{name} is missing"):
         make_model(SPEC, {k: v for k, v in WEIGHTS.items() if k != name})
     with pytest.raises(ValueError, match=rf"{name} is \(3, 2\), the model needs \(136, 96\)"):
@@ -138,7 +138,7 @@ def test_half_precision_weights_are_read_like_their_float32_values() -> None:
 def test_kv_blocks_cost_no_memory_before_they_are_used() -> None:
     import resource
 
-    spec = replace(SPEC, num_layers=1)
+    spec = replace(SPEC, layers=SPEC.layers[:1])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     model = make_model(spec, make_weights(spec), num_blocks=200_000)
     assert model.block_bytes * model.num_blocks > 700e6

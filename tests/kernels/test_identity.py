@@ -6,22 +6,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shoal.kernels.native import NativeModel, available, kernel_sets
-from shoal.kernels.spec import Dtype, ModelSpec
-from tests.kernels.twin import (
+from shoal.kernels.native import Dtype, NativeModel, available, kernel_sets
+from shoal.model.spec import DecoderSpec, Role
+from tests.kernels.building import (
     SPECS,
-    Driver,
     Weights,
     bf16_weights,
-    logits_of,
     make_model,
     make_weights,
     random_tokens,
 )
+from tests.kernels.driving import Driver, logits_of
 
 pytestmark = pytest.mark.skipif(not available(), reason="native kernels are not built")
 
-NAMES = ["llama", "llama_odd", "llama_head64", "llama_window_cap", "gpt2"]
 DTYPES: list[Dtype] = ["float32", "bfloat16", "int8"]
 IN_CACHE, BEYOND_CACHE = 1 << 30, 0
 """Weights beyond the cache are packed tighter by the set that multiplies bf16."""
@@ -30,14 +28,14 @@ PACKED: list[tuple[Dtype, int]] = [
 ]  # fmt: skip
 CASES = [
     (name, dtype, kernel_set, cache_bytes)
-    for name in NAMES
+    for name in SPECS
     for dtype, cache_bytes in PACKED
     for kernel_set in kernel_sets()
     if cache_bytes == IN_CACHE or kernel_set == "avx512bf16"
 ]
 
 
-def build(name: str, dtype: Dtype) -> tuple[ModelSpec, Weights]:
+def build(name: str, dtype: Dtype) -> tuple[DecoderSpec, Weights]:
     weights = make_weights(SPECS[name])
     return SPECS[name], bf16_weights(weights) if dtype == "bfloat16" else weights
 
@@ -136,9 +134,9 @@ def test_a_copied_block_continues_like_the_original() -> None:
 def test_what_a_block_held_before_leaves_no_trace(dtype: Dtype) -> None:
     """Even NaN keys and values of a finished sequence do not reach the next owner of its block."""
     spec, weights = build("llama", dtype)
-    embedding = weights["model.embed_tokens.weight"].copy()
+    embedding = weights[Role("embedding")].copy()
     embedding[7] = 0x7FC0 if dtype == "bfloat16" else np.nan  # token 7 poisons whoever sees it
-    weights = weights | {"model.embed_tokens.weight": embedding}
+    weights = weights | {Role("embedding"): embedding}
     model = make_model(spec, weights, dtype=dtype, num_blocks=4)
     tokens = [t for t in random_tokens(spec, 40) if t != 7][:37]
     wanted = logits_of(model, tokens)
@@ -152,7 +150,7 @@ def test_what_a_block_held_before_leaves_no_trace(dtype: Dtype) -> None:
     not {"avx2", "avx512"} <= set(kernel_sets()), reason="needs a machine with AVX-512"
 )
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SPECS)
 def test_avx512_gives_the_bits_of_avx2(name: str, dtype: Dtype) -> None:
     spec, weights = build(name, dtype)
     tokens = random_tokens(spec, 60)

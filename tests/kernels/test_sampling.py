@@ -8,9 +8,10 @@ import pytest
 from shoal.kernels.native import KernelSet, available, kernel_sets
 from shoal.kernels.sampling import Float32, Int32, NativeSampler, RowParams
 from shoal.protocol.params import SamplingParams
-from shoal.runner.draw import keep_typical
-from shoal.runner.rng import uniforms
-from shoal.runner.sampler import Sampler, SampleRow
+from shoal.sampling.numpy_sampler import NumpySampler
+from shoal.sampling.random import uniforms
+from shoal.sampling.truncation import keep_typical
+from tests.unit.sampling.building import make_state
 
 pytestmark = pytest.mark.skipif(not available(), reason="native kernels are not built")
 
@@ -98,9 +99,8 @@ def is_at_an_edge(logits: Float32, wish: SamplingParams, position: int) -> bool:
 
 
 def numpy_tokens(logits: Float32, wishes: list[SamplingParams], positions: list[int]) -> Int32:
-    rows = [SampleRow(wish, at) for wish, at in zip(wishes, positions, strict=True)]
-    tokens = Sampler(logits.shape[1]).sample(logits, rows)
-    return np.array([-1 if token is None else token for token in tokens], np.int32)
+    states = [make_state(wish) for wish in wishes]
+    return NumpySampler(logits.shape[1]).sample(logits, states, np.array(positions, np.int32))
 
 
 @pytest.mark.parametrize("kernel_set", SETS)
@@ -190,7 +190,7 @@ def test_log_probabilities_are_those_of_numpy(kernel_set: KernelSet, vocab: int)
     logits = random_logits(rng, 40, vocab)
     token_ids = rng.integers(0, vocab, 40).astype(np.int32)
     nums_best = rng.choice([0, 1, 5, 20, 150], 40).astype(np.int32)
-    wanted = Sampler(vocab).logprobs(logits, token_ids.tolist(), nums_best.tolist())
+    wanted = NumpySampler(vocab).logprobs(logits, token_ids.tolist(), nums_best.tolist())
     own, ids, best = NativeSampler(vocab, kernel_set=kernel_set).logprobs(
         logits, token_ids, nums_best
     )

@@ -2,46 +2,56 @@
 
 import json
 import math
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from shoal.checkpoint.open import open_model
 from shoal.errors import ModelFolderError
-from shoal.model.config import ModelConfig, parse_config, read_config
-from tests.fakes.tiny_models import TINY_GPT2, TINY_LLAMA
+from shoal.model.registry import ARCHITECTURES, read_model
+from shoal.model.spec import DecoderSpec, RotarySpec
+from tests.fakes.tiny_models import CONFIGS
+from tests.model.cases import LLAMA3, LONGROPE, YARN
+
+CONFIG_FILE = "tiny/config.json"
 
 
-def llama(**changes: Any) -> ModelConfig:
-    return parse_config(TINY_LLAMA | changes, "tiny")
+def spec_of(family: str, *, max_model_len: int | None = None, **changes: Any) -> DecoderSpec:
+    """A change to ... takes the key out."""
+    config = {k: v for k, v in (CONFIGS[family] | changes).items() if v is not ...}
+    return read_model(config, CONFIG_FILE, max_model_len).spec
 
 
-def qwen2(**changes: Any) -> ModelConfig:
-    return llama(architectures=["Qwen2ForCausalLM"], **changes)
+def llama(**changes: Any) -> DecoderSpec:
+    return spec_of("llama", **changes)
 
 
-def mistral(**changes: Any) -> ModelConfig:
-    return llama(architectures=["MistralForCausalLM"], **changes)
+def rotary(spec: DecoderSpec) -> RotarySpec:
+    found = spec.layers[0].attention.rotary
+    assert found is not None
+    return found
+
+
+def windows(spec: DecoderSpec) -> list[int | None]:
+    return [layer.attention.window for layer in spec.layers]
 
 
 def scaled(**scaling: Any) -> dict[str, Any]:
     return {"rope_scaling": scaling}
 
 
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"architectures": ["GPTNeoXForCausalLM"]}, "'GPTNeoXForCausalLM' is none of"),
-    ({"architectures": []}, "architecture None"),
-    ({"architectures": "LlamaForCausalLM"}, "architecture None"),
-    ({"architectures": [["LlamaForCausalLM"]]}, "is none of"),
-    ({"architectures": None}, "architecture None"),
+    (
+        {"architectures": ["GPTNeoXForCausalLM"]},
+        "architectures must begin with one of LlamaForCausalLM, .*it is .'GPTNeoXForCausalLM'",
+    ),
+    ({"architectures": []}, "architectures must begin"),
+    ({"architectures": "LlamaForCausalLM"}, "architectures must begin"),
+    ({"architectures": [["LlamaForCausalLM"]]}, "architectures must begin"),
+    ({"architectures": None}, "architectures must begin .* it is None"),
+    ({"model_type": "mistral"}, "model_type must be 'llama' as `architectures` says"),
     ({"hidden_size": 0}, "hidden_size must be a whole number from 1 .* it is 0"),
     ({"hidden_size": -5}, "hidden_size"),
     ({"hidden_size": 48.0}, "hidden_size"),
@@ -65,8 +75,27 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"hidden_act": "relu6"}, "hidden_act must be one of silu"),
     ({"hidden_act": ["silu"]}, "hidden_act"),
     ({"attention_bias": "no"}, "attention_bias"),
-    ({"partial_rotary_factor": 0.5, "rope_scaling": {}}, "partial_rotary_factor must be 1"),
-    (scaled(rope_type="longrope", factor=2.0), "rope_scaling: rope_type must be one of default"),
+    ({"partial_rotary_factor": 1.5}, "partial_rotary_factor must be at most 1"),
+    ({"partial_rotary_factor": 0.4}, "partial_rotary_factor must rotate an even number"),
+    ({"partial_rotary_factor": 0.1}, "partial_rotary_factor must rotate an even number"),
+    (scaled(partial_rotary_factor="half"), "rope_scaling: partial_rotary_factor"),
+    (scaled(rope_type="longrope", factor=2.0), "short_factor must be a list of 4 positive"),
+    ({"rope_scaling": {**LONGROPE, "long_factor": [1.0]}}, "long_factor must be a list of 4"),
+    ({"rope_scaling": {**LONGROPE, "long_factor": [1, 2, 3, -4]}}, "long_factor"),
+    (
+        {"rope_scaling": {**LONGROPE, "original_max_position_embeddings": 1}},
+        "original_max_position_embeddings must be above 1",
+    ),
+    (scaled(rope_type="mrope", factor=2.0), "rope_scaling: rope_type must be one of default"),
+    (scaled(rope_type="linear", type="yarn", factor=2.0), "type must agree with rope_type"),
+    (
+        {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": YARN},
+        "rope_scaling must agree with rope_parameters",
+    ),
+    (scaled(factor=2.0), "rope_scaling: factor must be left out with rope_type default"),
+    (scaled(rope_type="linear", factor=2.0, beta_fast=8), "beta_fast must be left out"),
+    (scaled(rope_type="default", mrope_section=[2, 1, 1]), "mrope_section must be left out"),
+    ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "full_attention must be left"),
     (scaled(type="su", factor=2.0), "rope_scaling: type"),
     (scaled(rope_type=3), "rope_type"),
     ({"rope_scaling": "linear"}, "rope_scaling must be an object"),
@@ -87,26 +116,98 @@ def test_a_bad_field_is_refused_by_file_name_and_value(
 ) -> None:
     with pytest.raises(ModelFolderError, match=message) as caught:
         llama(**changes)
-    assert caught.value.message.startswith("tiny/config.json")
+    assert caught.value.message.startswith(CONFIG_FILE)
     assert len(caught.value.message) < 300
 
 
+REFUSED_OF_A_FAMILY: list[tuple[str, dict[str, Any], str]] = [
+    ("gpt2", {"n_head": 5}, "n_head must divide"),
+    ("gpt2", {"add_cross_attention": True}, "add_cross_attention must be false"),
+    ("gpt2", {"n_positions": None}, "n_positions"),
+    ("gpt2", {"activation_function": "quick_gelu"}, "activation_function must be one of"),
+    ("gpt2", {"scale_attn_weights": "no"}, "scale_attn_weights"),
+    ("gpt2", {"reorder_and_upcast_attn": 1}, "reorder_and_upcast_attn"),
+    ("gpt2", {"hidden_size": 64}, "hidden_size must be equal to n_embd"),
+    ("gpt2", {"sliding_window": 16}, "sliding_window must be left out: gpt2 does not have it"),
+    ("gpt2", {"rope_theta": 10000.0}, "rope_theta must be left out"),
+    ("gpt2", {"rope_scaling": LLAMA3}, "rope_scaling must be left out"),
+    ("gpt2", {"is_encoder_decoder": True}, "is_encoder_decoder"),
+    ("llama", {"sliding_window": 16}, "sliding_window must be left out"),
+    ("llama", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+    ("llama", {"scale_attn_weights": False}, "scale_attn_weights"),
+    ("llama", {"qk_layernorm": True}, "qk_layernorm"),
+    ("llama", {"activation_function": "gelu"}, "activation_function"),
+    ("llama", {"pruned_heads": {"0": [1]}}, "pruned_heads"),
+    ("mistral", {"attention_bias": True}, "attention_bias"),
+    ("mistral", {"sliding_window": 0}, "sliding_window"),
+    ("mistral", {"sliding_window": 16, "use_sliding_window": False}, "use_sliding_window"),
+    ("qwen2", {"attention_bias": True}, "attention_bias"),
+    ("qwen2", {"mlp_bias": True}, "mlp_bias"),
+    ("qwen2", {"layer_types": ["sliding_attention"] * 2}, "layer_types"),
+    ("qwen2", {"layer_types": ["full_attention"]}, "layer_types must name every layer"),
+    ("qwen2", {"layer_types": ["full_attention", "mamba"]}, "layer_types must hold"),
+    ("qwen2", {"max_window_layers": -1}, "max_window_layers"),
+    ("qwen2", {"use_sliding_window": "yes"}, "use_sliding_window"),
+    ("qwen3", {"mlp_bias": True}, "mlp_bias"),
+    ("qwen3", {"head_dim": 15}, "head_dim must be even"),
+    ("phi", {"partial_rotary_factor": 0.25}, "partial_rotary_factor"),
+    ("phi", {"hidden_size": 50}, "num_attention_heads must divide hidden_size"),
+    ("phi", {"rms_norm_eps": 1e-6}, "rms_norm_eps"),
+    ("phi", {"num_key_value_heads": 3}, "num_key_value_heads must divide"),
+]
+
+
 @pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"n_head": 5}, "n_head must divide"),
-        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx must be"),
-        ({"scale_attn_weights": False}, "scale_attn_weights must be true"),
-        ({"add_cross_attention": True}, "add_cross_attention"),
-        ({"n_positions": None}, "n_positions"),
-        ({"activation_function": "relu"}, "activation_function"),
-    ],
+    ("family", "changes", "message"), REFUSED_OF_A_FAMILY, ids=lambda value: repr(value)[:60]
 )
-def test_a_gpt2_that_cannot_be_computed_right_is_refused(
-    changes: dict[str, Any], message: str
+def test_what_a_family_cannot_compute_right_is_refused_by_name(
+    family: str, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ModelFolderError, match=message):
-        parse_config(TINY_GPT2 | changes, "tiny")
+        spec_of(family, **changes)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("llama", {"sliding_window": None, "use_sliding_window": False}),
+        ("llama", {"sliding_window": 16, "use_sliding_window": False, "max_window_layers": 28}),
+        ("llama", {"sliding_window": 4096}),  # longer than any sequence
+        ("llama", {"layer_types": ["full_attention"] * 2}),
+        ("llama", {"scale_attn_weights": True, "qk_layernorm": False}),
+        ("llama", {"is_encoder_decoder": False, "pruned_heads": {}}),
+        ("mistral", {"attention_bias": False, "mlp_bias": False}),
+        ("qwen2", {"n_positions": 256}),
+        ("gpt2", {"rope_scaling": None, "rope_parameters": {}}),
+    ],
+    ids=str,
+)
+def test_a_key_of_another_family_that_changes_nothing_is_fine(
+    family: str, changes: dict[str, Any]
+) -> None:
+    assert spec_of(family, **changes) == spec_of(family)
+
+
+def test_keys_that_nothing_knows_are_told_and_those_without_effect_are_not() -> None:
+    config = CONFIGS["llama"] | {
+        "attention_dropout": 0.5,
+        "use_cache": False,
+        "transformers_version": "4.0",
+        "output_attentions": True,
+        "temperature": 0.3,
+        "some_new_switch": True,
+        "told_nothing": None,
+        "rope_scaling": {"type": "linear", "factor": 2.0, "finetuned": True},
+    }
+    found = read_model(config, CONFIG_FILE)
+    assert found.unused_keys == ["some_new_switch", "rope_scaling.finetuned"]
+
+
+@pytest.mark.parametrize("kind", ["linear", "dynamic", "default"])
+def test_an_original_length_that_a_rotation_does_not_use_is_told(kind: str) -> None:
+    scaling = {"rope_type": kind, "original_max_position_embeddings": 64, "factor": 1.0}
+    found = read_model(CONFIGS["llama"] | {"rope_scaling": scaling}, CONFIG_FILE)
+    assert "rope_scaling.original_max_position_embeddings" in found.unused_keys
 
 
 @pytest.mark.parametrize(
@@ -115,58 +216,113 @@ def test_a_gpt2_that_cannot_be_computed_right_is_refused(
 def test_a_file_that_is_no_json_object_is_a_clean_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ModelFolderError, match=r"config\.json"):
-        read_config(tmp_path)
-
-
-def test_a_file_that_is_missing_or_not_utf8_is_a_clean_error(tmp_path: Path) -> None:
-    with pytest.raises(ModelFolderError, match=r"no config\.json"):
-        read_config(tmp_path)
-    (tmp_path / "config.json").write_bytes(b'{"a": "\xff"}')
-    with pytest.raises(ModelFolderError, match=r"config\.json"):
-        read_config(tmp_path)
+        _ = open_model(tmp_path).config
 
 
 def test_defaults_of_the_families() -> None:
-    config = llama(num_key_value_heads=None, head_dim=None)
-    assert (config.num_kv_heads, config.head_size) == (6, 8)
-    assert (config.qkv_bias, config.output_bias, config.mlp_bias) == (False, False, False)
-    assert (qwen2().qkv_bias, qwen2().output_bias) == (True, False)
-    both = llama(attention_bias=True)
-    assert (both.qkv_bias, both.output_bias, both.mlp_bias) == (True, True, False)
-    gpt2 = parse_config(TINY_GPT2, "tiny")
-    assert (gpt2.mlp_size, gpt2.tied_embeddings, gpt2.inv_freq) == (128, True, ())
+    spec = llama(num_key_value_heads=None, head_dim=None)
+    attention, mlp = spec.layers[0].attention, spec.layers[0].mlp
+    assert (attention.num_kv_heads, attention.head_dim, attention.scale) == (6, 8, 8**-0.5)
+    assert (attention.qkv_bias, attention.output_bias, mlp.bias) == (False, False, False)
+    qwen2 = spec_of("qwen2").layers[0].attention
+    assert (qwen2.qkv_bias, qwen2.output_bias) == (True, False)
+    both = llama(attention_bias=True).layers[0]
+    assert (both.attention.qkv_bias, both.attention.output_bias, both.mlp.bias) == (
+        True,
+        True,
+        False,
+    )
+    gpt2 = spec_of("gpt2")
+    assert (gpt2.layers[0].mlp.intermediate_size, gpt2.tied_head) == (128, True)
+    assert gpt2.layers[0].attention.rotary is None
+    assert spec_of("qwen3", head_dim=...).layers[0].attention.head_dim == 128
 
 
-def test_a_window_counts_only_where_the_family_uses_it_in_every_layer() -> None:
-    assert llama(sliding_window=16).sliding_window is None
-    assert mistral(sliding_window=16).sliding_window == 16
-    assert mistral(sliding_window=None).sliding_window is None
-    assert mistral(sliding_window=256).sliding_window is None  # as long as the context
-    used = {"sliding_window": 16, "use_sliding_window": True}
-    assert qwen2(sliding_window=16).sliding_window is None
-    assert qwen2(**used, max_window_layers=0).sliding_window == 16
-    assert qwen2(**used, max_window_layers=2).sliding_window is None
-    assert qwen2(**used).sliding_window is None  # 28 layers without one is the family's default
-    assert qwen2(**used, layer_types=["sliding_attention"] * 2).sliding_window == 16
-    assert qwen2(**used, layer_types=["full_attention"] * 2).sliding_window is None
-    for mixed in (
-        {"max_window_layers": 1},
-        {"layer_types": ["full_attention", "sliding_attention"]},
-        {"layer_types": ["sliding_attention"]},
-    ):
-        with pytest.raises(ModelFolderError, match=r"max_window_layers|layer_types"):
-            qwen2(**used, **mixed)
+@pytest.mark.parametrize(("family", "absent"), [("mistral", 8), ("qwen2", 32), ("qwen3", 32)])
+def test_kv_heads_that_are_not_named_are_the_classes_own_and_null_means_all(
+    family: str, absent: int
+) -> None:
+    heads = {"num_attention_heads": 64, "hidden_size": 512}
+    spec = spec_of(family, **heads, num_key_value_heads=...)
+    assert spec.layers[0].attention.num_kv_heads == absent
+    spec = spec_of(family, **heads, num_key_value_heads=None)
+    assert spec.layers[0].attention.num_kv_heads == 64
+
+
+def test_a_window_counts_where_the_family_uses_it() -> None:
+    assert windows(spec_of("mistral", sliding_window=16)) == [16, 16]
+    assert windows(spec_of("mistral", sliding_window=None)) == [None, None]
+    assert windows(spec_of("mistral", sliding_window=256)) == [None, None]  # as the context
+    long = spec_of("mistral", max_position_embeddings=8192)
+    assert windows(long) == [4096, 4096]  # the class's own, where the key is absent
+    used = {"sliding_window": 16, "use_sliding_window": True, "num_hidden_layers": 3}
+    for family in ("qwen2", "qwen3"):
+        unused = spec_of(family, sliding_window=16, num_hidden_layers=3)
+        assert windows(unused) == [None] * 3
+        assert windows(spec_of(family, **used, max_window_layers=0)) == [16] * 3
+        assert windows(spec_of(family, **used, max_window_layers=1)) == [None, 16, 16]
+        assert windows(spec_of(family, **used)) == [None] * 3  # from layer 28 on by default
+        kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+        assert windows(spec_of(family, **used, layer_types=kinds)) == [16, None, 16]
+        kinds = ["full_attention"] * 3
+        assert windows(spec_of(family, **used, layer_types=kinds)) == [None] * 3
 
 
 def test_dynamic_scaling_changes_nothing_within_the_context() -> None:
     assert llama(**scaled(rope_type="dynamic", factor=4.0)) == llama()
 
 
-def test_a_config_written_by_transformers_itself_reads_the_same(tmp_path: Path) -> None:
+PARTS: dict[str, dict[str, Any]] = {
+    "on top": {"partial_rotary_factor": 0.5},
+    "on top, beside rope_scaling": {
+        "partial_rotary_factor": 0.5,
+        "rope_scaling": {"type": "default"},
+    },
+    "in rope_scaling": {"rope_scaling": {"type": "default", "partial_rotary_factor": 0.5}},
+    "in rope_parameters": {
+        "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}
+    },
+}
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "phi"])
+@pytest.mark.parametrize("place", PARTS)
+def test_a_part_of_each_head_turns_wherever_that_is_said(family: str, place: str) -> None:
+    spec = spec_of(family, **({"partial_rotary_factor": ...} | PARTS[place]))
+    half = spec.layers[0].attention.head_dim // 4
+    expected = tuple(10000.0 ** (-pair / half) for pair in range(half))
+    assert rotary(spec).inv_freq == pytest.approx(expected)
+
+
+def test_longrope_has_one_set_of_divisors_by_the_longest_sequence_that_will_be_served() -> None:
+    short, long = (
+        tuple(10000.0 ** (-pair / 4) / divisor for pair, divisor in enumerate(LONGROPE[key]))
+        for key in ("short_factor", "long_factor")
+    )
+    scaling = {"rope_scaling": LONGROPE}
+    assert rotary(llama(**scaling)).inv_freq == pytest.approx(long)
+    assert rotary(llama(**scaling, max_model_len=65)).inv_freq == pytest.approx(long)
+    assert rotary(llama(**scaling, max_model_len=64)).inv_freq == pytest.approx(short)
+    assert rotary(llama(**scaling, max_model_len=1000)).inv_freq == pytest.approx(long)
+    # The model's own length, not the served one, says how far it was stretched.
+    magnitude = math.sqrt(1 + math.log(4) / math.log(64))
+    assert rotary(llama(**scaling, max_model_len=64)).magnitude == pytest.approx(magnitude)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_config_written_by_transformers_itself_reads_the_same(
+    family: str, tmp_path: Path
+) -> None:
     transformers = pytest.importorskip("transformers")
-    old = TINY_LLAMA | {"rope_scaling": LLAMA3, "torch_dtype": None}
-    transformers.LlamaConfig(**old).save_pretrained(tmp_path)
+    changes: dict[str, Any] = {} if family == "gpt2" else {"rope_scaling": LLAMA3}
+    config = deepcopy(CONFIGS[family] | changes)  # transformers writes into it
+    transformers.AutoConfig.for_model(**config).save_pretrained(tmp_path)
     fields = json.loads((tmp_path / "config.json").read_text())
-    assert "rope_parameters" in fields  # the newer way to say it
-    fields["architectures"] = ["LlamaForCausalLM"]
-    assert parse_config(fields, "new") == parse_config(old, "old")
+    assert ("rope_parameters" in fields) == (family != "gpt2")  # the newer way to say it
+    found = read_model(fields, CONFIG_FILE)
+    assert found.spec == spec_of(family, **changes)
+    assert found.unused_keys == []
+
+
+def test_every_family_has_a_small_config_to_test_it_with() -> None:
+    assert {one.model_type for one in ARCHITECTURES.values()} == CONFIGS.keys()

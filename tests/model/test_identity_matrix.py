@@ -1,6 +1,6 @@
 """One request gets the same token ids and the same float32 log-probabilities, bit for bit, however
 it is served: alone or in any batch, in any chunks, cold or warm, put back and computed again, on
-one thread or two, in any number format. Whole engine, random weights, every architecture.
+one thread or two, in any number format. Whole engine, random weights, every family.
 """
 
 from dataclasses import dataclass, replace
@@ -15,14 +15,15 @@ import pytest
 
 from shoal.engine.core import EngineCore
 from shoal.kernels import native
-from shoal.kernels.spec import Dtype
-from shoal.model.loader import load_checkpoint
+from shoal.kernels.native import Dtype
 from shoal.protocol.messages import EngineConfig, LoadedModel, Submit, TokenLogprobs
 from shoal.protocol.params import OutputParams, SamplingParams, StopParams
+from shoal.protocol.step import LoadedRunner
+from shoal.runner.backends.native import NativeBackend
 from shoal.runner.model_runner import ModelRunner
-from shoal.runner.native_backend import NativeBackend
-from shoal.runner.native_sampling import NativeSampling
+from shoal.sampling.native import NativeSampler
 from tests.fakes.tiny_models import write_tiny_model
+from tests.model.driving import load_folder
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="native kernels are not built")
 
@@ -30,10 +31,22 @@ NUM_IDS, MAX_TOKENS, NUM_BLOCKS, BLOCK_SIZE = 261, 256, 600, 16
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16", "int8")
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {},
-    "llama_tied_padded": {"vocab_size": 272, "tie_word_embeddings": True},
+    "llama_tied_padded_half_turned": {
+        "vocab_size": 272,
+        "tie_word_embeddings": True,
+        "partial_rotary_factor": 0.5,
+    },
     "mistral_window": {"kind": "mistral", "sliding_window": 20},
-    "qwen2": {"kind": "qwen2", "tie_word_embeddings": True},
-    "gpt2": {"kind": "gpt2"},
+    "qwen2_windows_by_layer": {
+        "kind": "qwen2",
+        "tie_word_embeddings": True,
+        "use_sliding_window": True,
+        "sliding_window": 20,
+        "max_window_layers": 1,
+    },
+    "qwen3": {"kind": "qwen3"},
+    "gpt2": {"kind": "gpt2", "scale_attn_by_inverse_layer_idx": True},
+    "phi": {"kind": "phi", "qk_layernorm": True, "num_key_value_heads": 2},
 }
 WISHES: tuple[dict[str, Any], ...] = (
     {"temperature": 0.0},
@@ -108,8 +121,10 @@ def backend_of(model: str, dtype: Dtype, num_threads: int) -> NativeBackend:
     changes = dict(MODELS[model])
     with TemporaryDirectory() as folder:
         path = write_tiny_model(Path(folder) / "tiny", changes.pop("kind", "llama"), **changes)
+        spec, weights = load_folder(path)
         return NativeBackend(
-            load_checkpoint(path, lambda progress: None),
+            spec,
+            weights,
             dtype=dtype,
             num_blocks=NUM_BLOCKS,
             max_step_tokens=2048,
@@ -162,10 +177,12 @@ class Engine:
             max_rows=serving.batch,
             max_tokens=MAX_TOKENS,
             block_size=BLOCK_SIZE,
-            sampling=NativeSampling(NUM_IDS),
+            sampler=NativeSampler(NUM_IDS, vocab_size=MODELS[model].get("vocab_size", NUM_IDS)),
         )
         loaded = LoadedModel("m", NUM_IDS, MAX_TOKENS, 0, dtype, "cpu", backend.name, "")
-        self.core = EngineCore({"m": (runner, serving.num_blocks, loaded)}, config, lambda: 0.0)
+        self.core = EngineCore(
+            {"m": LoadedRunner(runner, loaded, serving.num_blocks)}, config, lambda: 0.0
+        )
         self._rng = np.random.default_rng(serving.plan_seed)
         self._shuffled = serving.shuffled
 

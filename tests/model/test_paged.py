@@ -25,7 +25,14 @@ from tests.model.driving import (
 KINDS: dict[str, dict[str, Any]] = {
     "llama": {"kind": "llama"},
     "window": {"kind": "mistral", "sliding_window": 19},
+    "windows on some layers": {
+        "kind": "qwen3",
+        "use_sliding_window": True,
+        "sliding_window": 19,
+        "max_window_layers": 1,
+    },
     "gpt2": {"kind": "gpt2"},
+    "phi": {"kind": "phi"},
 }
 
 
@@ -84,11 +91,16 @@ def test_nan_left_in_the_cache_by_another_sequence_reaches_nobody(
 ) -> None:
     torch_backend: Any = make_backend(write_tiny_model(tmp_path / "tiny", **KINDS[kind]))
     prompts = [random_ids(length, seed=length) for length in (1, 15, 16, 17, 40)]
+    _fill_cache(torch_backend, 0.0)
     wanted = greedy(Batch.over(torch_backend), prompts, 20)
-    for layer in torch_backend._cache:
-        layer.keys.fill_(float("nan"))
-        layer.values.fill_(float("nan"))
+    _fill_cache(torch_backend, float("nan"))
     assert greedy(Batch.over(torch_backend, seed=5), prompts, 20) == wanted
+
+
+def _fill_cache(backend: Any, value: float) -> None:
+    for layer in backend.cache:
+        layer.keys.fill_(value)
+        layer.values.fill_(value)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -99,7 +111,7 @@ def test_a_sequence_of_nan_spoils_only_its_own_row(tmp_path: Path, kind: str) ->
     batch.step([(seq, 29) for seq in seqs])
     wanted = batch.step([(seq, 1) for seq in seqs])
     start = seqs[2].block_ids[0] * BLOCK_SIZE
-    for layer in backend._cache:
+    for layer in backend.cache:
         layer.values[:, start + 15] = float("nan")
     for seq in seqs:
         seq.num_computed -= 1

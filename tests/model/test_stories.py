@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from shoal.protocol.messages import EngineConfig, ModelSource
-from shoal.protocol.params import OutputParams, SamplingParams
+from shoal.protocol.params import OutputParams, SamplingParams, StopParams
 from shoal.protocol.step import NewRow, StepPlan
 from shoal.runner.load import load_runner
 from tests.model.driving import BACKENDS
@@ -33,7 +33,8 @@ def test_greedy_text_of_all_cases_at_once_equals_the_reference(backend: str) -> 
         prompt = case["prompt_ids"]
         total = len(prompt) + len(case["output_ids"])
         block_ids = [next(blocks) for _ in range(-(-total // 16))]
-        row = NewRow(index, prompt, len(prompt), block_ids, greedy, OutputParams(logprobs=0), 0, ())
+        stop = StopParams(max_tokens=len(case["output_ids"]))
+        row = NewRow(index, prompt, len(prompt), block_ids, greedy, stop, OutputParams(logprobs=0))
         new_rows.append(row)
     counts = [len(case["prompt_ids"]) for case in cases]
     computed = [0] * len(cases)

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from shoal.config import Settings, engine_config, load_settings
 from shoal.errors import ConfigError
-from shoal.protocol.messages import ModelSource
+from shoal.protocol.messages import EngineConfig, ModelSource
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +46,10 @@ def test_defaults_serve_this_machine_only() -> None:
     assert settings.port == 8000
     assert not settings.api_keys
     assert not settings.cors_origins
+
+
+def test_the_engines_defaults_are_those_of_the_settings() -> None:
+    assert engine_config(load_settings(), ()) == EngineConfig(models=())
 
 
 def test_a_file_in_the_working_directory_is_read(tmp_path: Path) -> None:

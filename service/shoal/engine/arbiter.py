@@ -17,9 +17,9 @@ class Arbiter:
     def pick(self, ready: list[str]) -> str:
         """The model to step now; `ready` are those with work, at least one.
 
-        A model that was idle starts level with the least served of the busy ones: it has no
-        claim on time that it did not want, so it cannot shut out the others, and as the one
-        that ran longest ago it goes first, so it waits for one step at most.
+        A model that was idle starts level with the least served of the busy ones: idle time
+        earns no credit, so it cannot shut out the others. Having run longest ago it is picked
+        first, so it waits for one step at most.
         """
         busy_s = [self._used_s[name] for name in ready if name in self._ready]
         if not busy_s:  # nobody competed until now: no old debts

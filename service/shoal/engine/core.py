@@ -1,12 +1,11 @@
 """The engine: every model's scheduler and runner, stepped one at a time.
 
 A step is plan, run, apply, for the model whose turn it is. Knows no process, socket or text:
-`process.py` and `bridge/local.py` drive it. Read `scheduler.py` next.
+`process.py` and `bridge/local.py` call it. Read `scheduler.py` next.
 """
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 import msgspec
 
@@ -15,21 +14,11 @@ from shoal.engine.scheduler import Applied, Limits, Scheduler
 from shoal.engine.stats import SpeedMeter
 from shoal.engine.stopping import failed
 from shoal.protocol.messages import EngineConfig, EngineStats, LoadedModel, StepOutputs, Submit
-from shoal.protocol.step import StepPlan, StepResult
+from shoal.protocol.step import LoadedRunner, Runner, StepPlan, StepResult
 
 _log = logging.getLogger(__name__)
 
 _NO_PLAN, _NOTHING_APPLIED, _NO_RESULT = StepPlan(), Applied(), StepResult([])
-
-
-class Runner(Protocol):
-    """Computes plans of one model."""
-
-    def run(self, plan: StepPlan) -> StepResult:
-        """Computes the plan's rows. A row that fails alone is in `errors`; an exception means
-        that the whole step failed. Unknown ids in `plan.released` are no error: after a failed
-        step the scheduler does not know how far the runner came."""
-        ...
 
 
 class EngineCore:
@@ -37,22 +26,22 @@ class EngineCore:
 
     def __init__(
         self,
-        models: Mapping[str, tuple[Runner, int, LoadedModel]],
+        models: Mapping[str, LoadedRunner],
         config: EngineConfig,
         clock: Callable[[], float],
     ) -> None:
-        """`models`: name -> (runner, KV blocks it has, what it is). `clock`: seconds, monotonic."""
+        """`models`: by name. `clock`: seconds, monotonic."""
         self._clock = clock
         self._models = {
             name: _Model(runner, _fit(loaded, num_blocks, config), num_blocks, config)
-            for name, (runner, num_blocks, loaded) in models.items()
+            for name, (runner, loaded, num_blocks) in models.items()
         }
         self._arbiter = Arbiter(list(self._models))
-        self._unknown: list[Submit] = []  # for a model that is not here; to be answered
+        self._unknown: list[Submit] = []  # for a model that is not served; to be refused
 
     @property
     def loaded_models(self) -> list[LoadedModel]:
-        """As the engine serves them: `max_model_len` is the smallest of the model's own, the
+        """As the engine serves them: `max_model_len` is the minimum of the model's own, the
         configured one and what its KV blocks hold."""
         return [model.loaded for model in self._models.values()]
 
@@ -129,14 +118,14 @@ class _Model:
         )
 
     def step(self, clock: Callable[[], float]) -> StepOutputs:
-        """Plan, run, apply. An exception of the runner ends the sequences of this step alone;
-        InvariantError afterwards means that going on would be wrong."""
+        """Plan, run, apply. An exception of the runner fails the sequences of this step only;
+        InvariantError afterwards means that the bookkeeping is damaged."""
         scheduler = self.scheduler
         started_s = clock()
         plan = scheduler.plan(started_s)
         try:
             result = self._runner.run(plan)
-        except Exception:  # whatever a backend raises, its step is lost and the engine goes on
+        except Exception:  # whatever a backend raises: this step fails, the engine continues
             _log.exception("step of %s failed, %d rows", self.loaded.name, len(plan.seq_ids))
             scheduler.fail_step(plan, "internal_error")
             scheduler.check()
@@ -153,7 +142,7 @@ class _Model:
         result: StepResult = _NO_RESULT,
         step_s: float = 0.0,
     ) -> StepOutputs:
-        """One step's outputs and whoever finished since the last ones."""
+        """One step's outputs, and the sequences that finished since the last ones."""
         return StepOutputs(
             model=self.loaded.name,
             seq_ids=applied.seq_ids,
@@ -183,7 +172,7 @@ class _Model:
 
 
 def _fit(loaded: LoadedModel, num_blocks: int, config: EngineConfig) -> LoadedModel:
-    """A sequence that had the whole pool for itself must fit it, or it could never end."""
+    """A sequence must fit the whole block pool, or it could never finish."""
     lengths = [loaded.max_model_len, num_blocks * config.block_size]
     if config.max_model_len > 0:
         lengths.append(config.max_model_len)
@@ -191,7 +180,7 @@ def _fit(loaded: LoadedModel, num_blocks: int, config: EngineConfig) -> LoadedMo
 
 
 def _refuse_model(submit: Submit) -> StepOutputs:
-    """The HTTP side checks the name before; this is the last guard."""
+    """The HTTP side checks the name before; this is a second guard."""
     return StepOutputs(
         model=submit.model,
         seq_ids=[],

@@ -17,19 +17,19 @@ class KVBlocks:
         self._uses_cache = prefix_cache
         self.cache = PrefixCache(block_size)
         self.pool = BlockPool(num_blocks, on_evict=self.cache.forget)
-        # Keys of prompt blocks that a running sequence is about to publish, and which one.
-        self._expected: dict[bytes, int] = {}
+        # Keys of prompt blocks that a running sequence is about to compute, and which one.
+        self._pending: dict[bytes, int] = {}
 
     def blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
 
     def may_grow(self, seq: Sequence) -> bool:
-        """Can the sequence ask for another block some day?"""
+        """May the sequence need another block later?"""
         return len(seq.block_ids) < self.blocks_for(seq.max_computed_tokens)
 
     def find_prefix(self, seq: Sequence) -> list[CachedBlock]:
-        """Cached blocks the sequence can start from; at least one token is left to compute.
-        Not read for prompt log-probabilities: those need every position computed."""
+        """Cached blocks the sequence can start from; at least one token is left to compute. None
+        for prompt log-probabilities: those need every position computed."""
         if not (self._is_shared(seq) and seq.prompt_logprobs is None):
             return []
         num_usable = (seq.num_tokens - 1) // self.block_size
@@ -37,36 +37,36 @@ class KVBlocks:
         self.cache.extend_keys(seq.block_keys, seq.token_ids, salt, num_usable)
         return self.cache.find(seq.block_keys[:num_usable], salt)
 
-    def is_worth_waiting(self, seq: Sequence, num_found: int) -> bool:
-        """Is a running sequence about to publish at least half of what `seq` would have to
-        compute? So the copies of one prompt wait for the first, and compute it once."""
-        if not (self._is_shared(seq) and seq.prompt_logprobs is None and self._expected):
+    def should_wait_for_prefix(self, seq: Sequence, num_prefix_blocks: int) -> bool:
+        """Is a running sequence about to compute at least half of what `seq` would have to? So
+        the copies of one prompt wait for the first, and the prompt is computed once."""
+        if not (self._is_shared(seq) and seq.prompt_logprobs is None and self._pending):
             return False
-        num_expected = 0
-        for key in seq.block_keys[num_found : (seq.num_tokens - 1) // self.block_size]:
-            if key.digest not in self._expected:
+        num_pending = 0
+        for key in seq.block_keys[num_prefix_blocks : (seq.num_tokens - 1) // self.block_size]:
+            if key.digest not in self._pending:
                 break
-            num_expected += 1
-        num_missing = seq.num_tokens - num_found * self.block_size
-        return 2 * num_expected * self.block_size >= num_missing
+            num_pending += 1
+        num_missing = seq.num_tokens - num_prefix_blocks * self.block_size
+        return 2 * num_pending * self.block_size >= num_missing
 
-    def admit(self, seq: Sequence, found: list[CachedBlock], num_reserved: int) -> bool:
-        """Gives blocks for all known tokens, the found ones first, and sets how far the
+    def admit(self, seq: Sequence, prefix: list[CachedBlock], num_reserved: int) -> bool:
+        """Gives blocks for all known tokens, those of the cached prefix first, and sets how far the
         sequence is computed. False, and nothing done, if that would leave fewer than
         `num_reserved` blocks."""
-        num_new = self.blocks_for(seq.num_tokens) - len(found)
-        num_revived = sum(self.pool.num_holders(entry.block_id) == 0 for entry in found)
+        num_new = self.blocks_for(seq.num_tokens) - len(prefix)
+        num_revived = sum(self.pool.ref_count(entry.block_id) == 0 for entry in prefix)
         if num_new + num_revived + num_reserved > self.pool.num_available:
             return False
-        for entry in found:  # before allocating, which could evict them
+        for entry in prefix:  # before allocating, which could evict them
             self.pool.share(entry.block_id)
-        seq.block_ids = [entry.block_id for entry in found] + self.pool.allocate(num_new)
-        seq.num_computed_tokens = len(found) * self.block_size
-        seq.num_published_blocks = len(found)
-        seq.last_published = found[-1].serial if found else seq.submit.cache_salt
+        seq.block_ids = [entry.block_id for entry in prefix] + self.pool.allocate(num_new)
+        seq.num_computed_tokens = len(prefix) * self.block_size
+        seq.num_cached_blocks = len(prefix)
+        seq.last_cached = prefix[-1].serial if prefix else seq.submit.cache_salt
         if self._is_shared(seq):
-            for key in seq.block_keys[len(found) :]:
-                self._expected.setdefault(key.digest, seq.seq_id)
+            for key in seq.block_keys[len(prefix) :]:
+                self._pending.setdefault(key.digest, seq.seq_id)
         return True
 
     def grow(self, seq: Sequence) -> bool:
@@ -76,37 +76,37 @@ class KVBlocks:
         seq.block_ids += self.pool.allocate(1)
         return True
 
-    def publish(self, seq: Sequence) -> None:
+    def cache_full_blocks(self, seq: Sequence) -> None:
         """Lets others find the blocks that are full of computed tokens by now."""
         num_full = seq.num_computed_tokens // self.block_size
-        if num_full <= seq.num_published_blocks or not self._is_shared(seq):
+        if num_full <= seq.num_cached_blocks or not self._is_shared(seq):
             return
         self.cache.extend_keys(seq.block_keys, seq.token_ids, seq.submit.cache_salt, num_full)
-        for index in range(seq.num_published_blocks, num_full):
+        for index in range(seq.num_cached_blocks, num_full):
             key = seq.block_keys[index]
-            # None is there, or the same content from another sequence: ours stays private then,
-            # and the chain goes on from the other.
-            entry = self.cache.get(key, seq.last_published)
+            # There is none yet, or one with the same content from another sequence: then our block
+            # stays private, and the next key follows the other's entry.
+            entry = self.cache.get(key, seq.last_cached)
             if entry is None:
-                self._forget(self.cache.holder_of(key.digest))  # unreachable, or a collision
-                entry = self.cache.put(key, seq.last_published, seq.block_ids[index])
+                self._forget(self.cache.block_with(key.digest))  # unreachable, or a collision
+                entry = self.cache.put(key, seq.last_cached, seq.block_ids[index])
                 self.pool.mark_cached(entry.block_id)
-            seq.last_published = entry.serial
-            self._expect_no_more(key.digest, seq)
-        seq.num_published_blocks = num_full
+            seq.last_cached = entry.serial
+            self._remove_pending(key.digest, seq)
+        seq.num_cached_blocks = num_full
 
     def release(self, seq: Sequence) -> None:
-        """The sequence ended or goes back to waiting."""
-        for key in seq.block_keys[seq.num_published_blocks :]:
-            self._expect_no_more(key.digest, seq)
+        """The sequence ended or is preempted."""
+        for key in seq.block_keys[seq.num_cached_blocks :]:
+            self._remove_pending(key.digest, seq)
         self.pool.release(seq.block_ids)
         seq.block_ids = []
         seq.num_computed_tokens = 0
-        seq.num_published_blocks = 0
+        seq.num_cached_blocks = 0
 
-    def withdraw(self, seq: Sequence) -> None:
-        """The sequence failed: nobody may find any of its blocks any more, neither those it
-        computed nor those it read, since the fault may lie in either."""
+    def invalidate(self, seq: Sequence) -> None:
+        """The sequence failed: the cache forgets all its blocks, those it computed and those it
+        read, since the fault may lie in either."""
         for block_id in seq.block_ids:
             self._forget(block_id)
 
@@ -117,16 +117,16 @@ class KVBlocks:
         if block_id is not None and self.cache.forget(block_id):
             self.pool.unmark_cached(block_id)
 
-    def _expect_no_more(self, digest: bytes, seq: Sequence) -> None:
-        if self._expected.get(digest) == seq.seq_id:
-            del self._expected[digest]
+    def _remove_pending(self, digest: bytes, seq: Sequence) -> None:
+        if self._pending.get(digest) == seq.seq_id:
+            del self._pending[digest]
 
     def check(self, running: list[Sequence]) -> None:
         """Raises InvariantError unless the tables of the running sequences and the pool's
-        counts agree, and every shared block is one the cache vouches for."""
+        counts agree, and every shared block is in the prefix cache."""
         self.pool.check()
         self.cache.check()
-        holders: dict[int, int] = {}
+        ref_counts: dict[int, int] = {}
         for seq in running:
             ensure(len(set(seq.block_ids)) == len(seq.block_ids), "a table names a block twice")
             ensure(
@@ -134,19 +134,19 @@ class KVBlocks:
                 "tokens are computed without a block",
             )
             for block_id in seq.block_ids:
-                holders[block_id] = holders.get(block_id, 0) + 1
-            for block_id in seq.block_ids[seq.num_published_blocks :]:
-                ensure(self.pool.num_holders(block_id) == 1, "an unpublished block is shared")
-        ensure(self.pool.num_used == len(holders), "a block has a holder that is gone")
+                ref_counts[block_id] = ref_counts.get(block_id, 0) + 1
+            for block_id in seq.block_ids[seq.num_cached_blocks :]:
+                ensure(self.pool.ref_count(block_id) == 1, "an uncached block is shared")
+        ensure(self.pool.num_used == len(ref_counts), "a block is used by nobody")
         ensure(
-            all(self.pool.num_holders(block) == count for block, count in holders.items()),
-            "a block's count is wrong",
+            all(self.pool.ref_count(block) == count for block, count in ref_counts.items()),
+            "a block's reference count is wrong",
         )
         ensure(
-            self._expected.keys() <= {key.digest for seq in running for key in seq.block_keys},
-            "a key is expected from nobody",
+            self._pending.keys() <= {key.digest for seq in running for key in seq.block_keys},
+            "a key is pending, and no running sequence has it",
         )
         ensure(
-            set(self._expected.values()) <= {seq.seq_id for seq in running},
-            "a key is expected from a sequence that is gone",
+            set(self._pending.values()) <= {seq.seq_id for seq in running},
+            "a key is pending from a sequence that is gone",
         )

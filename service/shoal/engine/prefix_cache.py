@@ -1,8 +1,8 @@
-"""Finds full KV blocks again by what was computed into them.
+"""Finds full KV blocks again by the tokens they were computed from.
 
 Key: SHA-256 over the key of the block before, the salt (first block) and the token ids; never
 Python's hash(). On a hit the tokens and the chain are compared too, so a collision is a miss.
-Knows block numbers, not who holds them; the model is implicit, each has its own cache.
+Knows block ids, not who uses them; the model is implicit, each has its own cache.
 """
 
 from array import array
@@ -14,7 +14,7 @@ from shoal.engine.block_pool import ensure
 
 
 class BlockKey(NamedTuple):
-    """What a full block is found by, and what a hit is compared with."""
+    """What a full block is looked up by, and what a hit is compared with."""
 
     digest: bytes
     token_bytes: bytes
@@ -58,15 +58,15 @@ class PrefixCache:
 
     def find(self, keys: list[BlockKey], salt: str) -> list[CachedBlock]:
         """The longest run of cached blocks from the start of a chain."""
-        found: list[CachedBlock] = []
+        blocks: list[CachedBlock] = []
         parent: int | str = salt
         for key in keys:
             entry = self.get(key, parent)
             if entry is None:
                 break
-            found.append(entry)
+            blocks.append(entry)
             parent = entry.serial
-        return found
+        return blocks
 
     def get(self, key: BlockKey, parent: int | str) -> CachedBlock | None:
         """The entry with these tokens after this parent."""
@@ -75,8 +75,8 @@ class PrefixCache:
             return None
         return entry
 
-    def holder_of(self, digest: bytes) -> int | None:
-        """The block that stands in the way of a new entry with this digest."""
+    def block_with(self, digest: bytes) -> int | None:
+        """The block of the entry with this digest, whatever its tokens and parent."""
         entry = self._by_digest.get(digest)
         return None if entry is None else entry.block_id
 
@@ -90,8 +90,8 @@ class PrefixCache:
         return entry
 
     def forget(self, block_id: int) -> bool:
-        """The block's content is gone or not to be trusted. False if it was not cached.
-        Entries after it can then not be reached any more and are evicted in their turn."""
+        """The block's content is overwritten or wrong. False if it was not cached. The entries
+        that follow it can no longer be reached, and are evicted in their turn."""
         entry = self._by_block.pop(block_id, None)
         if entry is None:
             return False

@@ -1,9 +1,9 @@
 """Main of the engine process: load models, then read frames, step, write one frame per step.
 
-Started by the HTTP side as `python -m shoal.engine.process FD`, FD being its end of a socket
-pair. A wiring file: it alone here knows sockets and how a runner is built. The loop never waits
-for a reader or a writer while there is work. Exit codes: 0 told to or parent gone, 1 broken
-frame or a mistake of ours, 3 a model could not be loaded.
+Started by the HTTP side as `python -m shoal.engine.process FD`, FD being this process's end of a
+socket pair. A wiring file: no other file of the engine knows sockets or how a runner is built. The
+loop never waits for a reader or a writer while there is work. Exit codes: 0 after Shutdown or when
+the parent is gone, 1 for a broken frame or a bug, 3 when a model could not be loaded.
 """
 
 import faulthandler
@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from shoal.engine.core import EngineCore, Runner
+from shoal.engine.core import EngineCore
 from shoal.errors import ShoalError
 from shoal.protocol import codec
 from shoal.protocol.messages import (
@@ -28,7 +28,6 @@ from shoal.protocol.messages import (
     EngineFailed,
     FromEngine,
     Heartbeat,
-    LoadedModel,
     LoadFailed,
     Loading,
     ModelSource,
@@ -37,18 +36,17 @@ from shoal.protocol.messages import (
     Submit,
     ToEngine,
 )
+from shoal.protocol.step import LoadedRunner
 
-Load = Callable[
-    [ModelSource, EngineConfig, int, Callable[[float], None]], tuple[Runner, LoadedModel, int]
-]
-"""(source, config, bytes for the KV cache, on_progress) -> (runner, what it is, KV blocks)."""
+Load = Callable[[ModelSource, EngineConfig, int, Callable[[float], None]], LoadedRunner]
+"""(source, config, bytes for the KV cache, on_progress) -> a model that is ready."""
 
 EXIT_OK, EXIT_BROKEN_FRAME, EXIT_BAD_MODEL = 0, 1, 3
 
 _READ_BYTES = 1 << 18
 _SEND_BUFFER_BYTES = 1 << 20
 _MAX_UNSENT_BYTES = 64 << 20
-"""With so much unread by the parent the engine stops stepping, or memory would grow."""
+"""With more than this unread by the parent no further step is run, or memory would grow."""
 _STEPS_PER_COLLECTION = 1000
 _EXIT_GRACE_S = 1.0
 
@@ -56,7 +54,7 @@ _log = logging.getLogger(__name__)
 
 
 class ParentGoneError(Exception):
-    """The other end of the socket is closed: nobody is left to work for."""
+    """The other end of the socket is closed."""
 
 
 class LoadError(Exception):
@@ -135,11 +133,11 @@ class Link:
 def main(fd: int, load: Load | None = None) -> int:
     """Runs the engine on the socket `fd` until told to stop; returns the exit code.
     `load` is the model loader, for tests; None is the real one."""
-    # Signals to stop often reach the whole group. The parent decides when work is drained; its
-    # end of the socket closing ends this process.
+    # SIGINT and SIGTERM often reach the whole process group. The parent decides when the work is
+    # drained: this process ends when the parent closes its end of the socket.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    faulthandler.enable()  # SIGABRT from the supervisor shows where a hung engine is
+    faulthandler.enable()  # on SIGABRT from the supervisor it prints where a hung engine is
     connection = socket.socket(fileno=fd)
     threading.Thread(target=_watch_parent, args=(fd,), daemon=True).start()
     link = Link(connection)
@@ -151,9 +149,9 @@ def main(fd: int, load: Load | None = None) -> int:
     except ParentGoneError:
         return EXIT_OK
     except codec.FrameError as error:
-        return _give_up(link, "invalid_frame", str(error), EXIT_BROKEN_FRAME)
+        return _fail_and_exit(link, "invalid_frame", str(error), EXIT_BROKEN_FRAME)
     except LoadError as error:
-        return _give_up(link, error.code, str(error), EXIT_BAD_MODEL)
+        return _fail_and_exit(link, error.code, str(error), EXIT_BAD_MODEL)
     return EXIT_OK
 
 
@@ -167,7 +165,7 @@ def _real_loader() -> Load:
 
 
 def _first_frames(link: Link) -> tuple[EngineConfig, list[ToEngine]]:
-    """The config, and what came with it."""
+    """The config, and the messages that arrived with it."""
     while not (messages := link.receive(timeout_s=None)):
         pass
     if not isinstance(messages[0], EngineConfig):
@@ -184,20 +182,19 @@ def _load_models(link: Link, config: EngineConfig, load: Load) -> EngineCore:
     for index, source in enumerate(config.models):
         share = left_bytes // (len(config.models) - index)
         try:
-            runner, loaded, num_blocks = _load_one(link, config, load, source, share)
+            models[source.name] = _load_one(link, config, load, source, share)
         except LoadError as error:
             if not source.may_fail:
                 raise
             failure = error
             link.send(LoadFailed(source.name, str(error)))
         else:
-            models[source.name] = (runner, num_blocks, loaded)
             left_bytes -= share
     if not models and failure is not None:
         raise failure
     core = EngineCore(models, config, time.monotonic)
-    # What lives now lives as long as the process: the collector need not look at it again.
-    # From here it runs only where it delays nobody, see _serve.
+    # All objects so far live as long as the process: the garbage collector need not visit them
+    # again. From here on it runs only where it delays no request, see _serve.
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -207,7 +204,7 @@ def _load_models(link: Link, config: EngineConfig, load: Load) -> EngineCore:
 
 def _load_one(
     link: Link, config: EngineConfig, load: Load, source: ModelSource, kv_bytes: int
-) -> tuple[Runner, LoadedModel, int]:
+) -> LoadedRunner:
     reported = 0.0
 
     def on_progress(progress: float) -> None:
@@ -225,7 +222,7 @@ def _load_one(
         raise LoadError(f"model {source.name}: {error.message}", error.code or "") from error
     except MemoryError as error:
         raise LoadError(f"model {source.name}: not enough memory", "out_of_memory") from error
-    except Exception as error:  # a fault of ours or of a library: also ends with a plain word
+    except Exception as error:  # a fault of ours or of a library: it too ends with a message
         _log.exception("loading %s failed", source.name)
         message = f"model {source.name} could not be loaded: {type(error).__name__}: {error}"
         raise LoadError(message, "internal_error") from error
@@ -235,12 +232,12 @@ def _load_one(
 
 
 def _serve(link: Link, core: EngineCore, heartbeat_s: float, messages: list[ToEngine]) -> None:
-    """Until Shutdown. Deadlines need no timer: a sequence that has one is work, and deadlines
-    are looked at in every step."""
+    """Runs until Shutdown. Deadlines need no timer: a sequence with a deadline is work, and every
+    step checks them."""
     num_steps = 0
     last_beat_s = link.last_sent_s
     while True:
-        if _take_in(core, messages):
+        if _handle_messages(core, messages):
             return
         may_step = core.has_work and link.num_unsent_bytes < _MAX_UNSENT_BYTES
         if may_step and (outputs := core.step()) is not None:
@@ -261,8 +258,8 @@ def _serve(link: Link, core: EngineCore, heartbeat_s: float, messages: list[ToEn
         messages = link.receive(max(heartbeat_s - quiet_s, 0.0))
 
 
-def _take_in(core: EngineCore, messages: list[ToEngine]) -> bool:
-    """True for Shutdown."""
+def _handle_messages(core: EngineCore, messages: list[ToEngine]) -> bool:
+    """True if one of them is Shutdown."""
     for message in messages:
         if isinstance(message, Submit):
             core.add(message)
@@ -278,7 +275,7 @@ def _take_in(core: EngineCore, messages: list[ToEngine]) -> bool:
 # --- ends ----------------------------------------------------------------------------------------
 
 
-def _give_up(link: Link, code: str, message: str, exit_code: int) -> int:
+def _fail_and_exit(link: Link, code: str, message: str, exit_code: int) -> int:
     try:
         link.send(EngineFailed(code, message))
         link.drain(_EXIT_GRACE_S)
@@ -288,8 +285,8 @@ def _give_up(link: Link, code: str, message: str, exit_code: int) -> int:
 
 
 def _watch_parent(fd: int) -> None:
-    """Ends the process if the parent is gone and the main thread is too busy, loading or in a
-    long step, to see it in time. Waits for the hang-up alone; costs nothing meanwhile."""
+    """Ends the process if the parent is gone and the main thread, loading or in a long step, does
+    not notice in time. Waits for the hang-up event only, so it costs nothing meanwhile."""
     poll = select.poll()
     poll.register(fd, 0)
     poll.poll()

@@ -3,16 +3,16 @@
 Each step every running sequence that has one token left to compute gets it (decode); what is
 left of the token budget goes to prefills, oldest first, then to sequences that join. When
 blocks run out the sequence admitted last is put back and recomputed later, so the oldest
-always advances. Knows integers only: no tensors, text, sockets or other models.
+always advances. While all rows decode and nobody joins or leaves, the next plan continues the
+last one. Knows integers only: no tensors, text, sockets or other models.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import cast
 
 from shoal.engine.block_pool import ensure
 from shoal.engine.kv_blocks import KVBlocks
 from shoal.engine.sequence import Sequence, make_sequence
-from shoal.engine.steady import SteadyBatch, is_steady
 from shoal.engine.stopping import Deadlines, failed, finish_after, finish_at_deadline, refusal
 from shoal.engine.waiting import WaitingQueue
 from shoal.protocol.messages import Finished, Started, Submit, TokenLogprobs
@@ -44,7 +44,7 @@ class Limits:
 
 @dataclass(slots=True)
 class Applied:
-    """What one step produced; `seq_ids[i]` got `token_ids[i]`."""
+    """What one step produced; `seq_ids[i]` got the token `token_ids[i]`."""
 
     seq_ids: list[int] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
@@ -53,8 +53,8 @@ class Applied:
 
 
 class Scheduler:
-    """Owns the sequences of one model and their blocks. `add`, `abort` and `expire` at any
-    time between steps; then `plan`, run, `apply` (or `fail_step`)."""
+    """Owns the sequences of one model and their blocks. `add`, `abort` and `expire` may be called
+    between steps; a step is `plan`, run, then `apply` or `fail_step`."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -66,9 +66,11 @@ class Scheduler:
         self._running: list[Sequence] = []  # in the order of first admission
         self._sequences: dict[int, Sequence] = {}  # waiting and running
         self._deadlines = Deadlines()
-        self._steady: SteadyBatch | None = None  # while all that run decode
+        self._planned: list[Sequence] = []  # rows of the last plan, in its order
+        self._to_continue: StepPlan | None = None  # the last plan, if the next one may continue it
+        self._tenants: Counter[str] = Counter()  # rows of each tenant in that plan
         self._released: list[int] = []  # left their rows since the last plan
-        self._finished: dict[int, Finished] = {}  # not yet taken
+        self._finished: dict[int, Finished] = {}  # since the last `take_finished`
         self._num_arrived = 0
 
     @property
@@ -77,7 +79,7 @@ class Scheduler:
 
     @property
     def has_finished(self) -> bool:
-        """Is there something for `take_finished`?"""
+        """Does `take_finished` have something to return?"""
         return bool(self._finished)
 
     @property
@@ -96,11 +98,11 @@ class Scheduler:
     def num_used_blocks(self) -> int:
         return self._blocks.pool.num_used
 
-    # --- arrivals and departures ---------------------------------------------------------------
+    # --- arrivals and aborts -------------------------------------------------------------------
 
     def add(self, submit: Submit, now: float) -> None:
-        """A new sequence; it finishes at once with an error code if it could never run."""
-        assert submit.seq_id not in self._sequences, f"sequence {submit.seq_id} came twice"
+        """A new sequence; one that could never run finishes at once with an error code."""
+        assert submit.seq_id not in self._sequences, f"sequence {submit.seq_id} was added twice"
         code = refusal(submit, self.limits.vocab_size, self.limits.max_model_len)
         if code is not None:
             self._finished[submit.seq_id] = failed(code)
@@ -112,7 +114,7 @@ class Scheduler:
         self._deadlines.add(seq)
 
     def abort(self, seq_id: int) -> None:
-        """Ends the sequence without an answer; unknown ids are ignored."""
+        """Ends the sequence without reporting it as finished; unknown ids are ignored."""
         self._finished.pop(seq_id, None)
         if (seq := self._sequences.get(seq_id)) is not None:
             self._drop(seq)
@@ -124,7 +126,7 @@ class Scheduler:
             self._finish(seq, finish_at_deadline(seq))
 
     def take_finished(self) -> dict[int, Finished]:
-        """Last words since the last call."""
+        """Sequences that finished since the last call."""
         finished, self._finished = self._finished, {}
         return finished
 
@@ -136,9 +138,8 @@ class Scheduler:
 
     def plan(self, now: float) -> StepPlan:
         """The next step. It has rows whenever a sequence remains."""
-        if (steady_plan := self._plan_steady()) is not None:
-            return steady_plan
-        self._steady = None
+        if (plan := self._continue()) is not None:
+            return plan
         plan = StepPlan(released=self._released)
         prefilling = self._plan_decodes(plan)
         budget = self.limits.token_budget - len(plan.seq_ids)
@@ -148,30 +149,34 @@ class Scheduler:
             budget -= self._plan_prefill(plan, seq, budget)
         self._admit(plan, budget, now)
         self._released = []
-        if not self._may_admit and all(map(is_steady, self._running)):
-            self._steady = SteadyBatch(plan, self._running.copy(), self.limits.block_size)
+        self._to_continue = None
+        if len(self._planned) == len(self._running) and all(map(_is_decoding, self._planned)):
+            self._to_continue = plan
+            self._tenants = Counter(seq.submit.tenant for seq in self._planned)
         return plan
 
-    def _plan_steady(self) -> StepPlan | None:
-        """One more token of each; None where rows changed or one does not get its block."""
-        steady = self._steady
-        if steady is None or self._may_admit:
+    def _continue(self) -> StepPlan | None:
+        """The same rows, one more token of each. None where rows may join or have left, or one
+        would not get its block."""
+        last, block_size = self._to_continue, self.limits.block_size
+        if last is None or self._may_admit:
             return None
-        new_block_ids: dict[int, list[int]] = {}
-        at_edge, block_size = steady.at_edge, self.limits.block_size
-        growing = [
-            seq for seq in at_edge if seq.num_computed_tokens == len(seq.block_ids) * block_size
+        at_block_boundary = [
+            seq for seq in self._planned if seq.num_computed_tokens % block_size == 0
         ]
-        if len(growing) > self._blocks.pool.num_available:
-            return None  # somebody must be put back
-        for seq in growing:
+        if len(at_block_boundary) > self._blocks.pool.num_available:
+            return None
+        for seq in at_block_boundary:
             self._blocks.grow(seq)
-            new_block_ids[seq.seq_id] = seq.block_ids[-1:]
-        plan = steady.next_plan(self._released)
-        plan.new_block_ids = new_block_ids
-        self._released = []
-        self._waiting.shares.charge_steady(steady.tenants)
-        return plan
+        self._waiting.shares.charge_continued(self._tenants)
+        self._to_continue = StepPlan(
+            seq_ids=last.seq_ids,
+            num_computed_tokens=[count + 1 for count in last.num_computed_tokens],
+            num_new_tokens=last.num_new_tokens,
+            new_block_ids={seq.seq_id: seq.block_ids[-1:] for seq in at_block_boundary},
+            continues=True,
+        )
+        return self._to_continue
 
     def _plan_decodes(self, plan: StepPlan) -> list[Sequence]:
         """Rows for all sequences with one token to compute; returns the others."""
@@ -190,6 +195,7 @@ class Scheduler:
                     break
                 plan.new_block_ids[seq.seq_id] = seq.block_ids[-1:]
             decoding.append(seq)
+        self._planned = decoding
         plan.seq_ids = [seq.seq_id for seq in decoding]
         plan.num_computed_tokens = [seq.num_computed_tokens for seq in decoding]
         plan.num_new_tokens = [1] * len(decoding)
@@ -197,8 +203,9 @@ class Scheduler:
         return prefilling
 
     def _plan_prefill(self, plan: StepPlan, seq: Sequence, budget: int) -> int:
-        """A row with as much of what is left to compute as the budget allows: how much."""
+        """A row that computes as many of the remaining tokens as the budget allows; how many."""
         num_new_tokens = min(seq.num_tokens - seq.num_computed_tokens, budget)
+        self._planned.append(seq)
         plan.seq_ids.append(seq.seq_id)
         plan.num_computed_tokens.append(seq.num_computed_tokens)
         plan.num_new_tokens.append(num_new_tokens)
@@ -206,8 +213,8 @@ class Scheduler:
         return num_new_tokens
 
     def _grow(self, seq: Sequence) -> bool:
-        """A block for `seq`, if need be from the sequence admitted last. False if that is
-        `seq` itself: it is then waiting again, or failed."""
+        """A block for `seq`; while there is none, the sequence admitted last is preempted. False if
+        that is `seq` itself: it is then waiting again, or failed."""
         while not self._blocks.grow(seq):
             newest = self._running[-1]
             self._preempt(newest)
@@ -227,19 +234,19 @@ class Scheduler:
         self._waiting.put_back(seq)
 
     def _admit(self, plan: StepPlan, budget: int, now: float) -> None:
-        """Lets waiting sequences join while there are rows, tokens and blocks for them. The
-        first that finds no blocks ends this: nobody overtakes it, so it cannot starve."""
+        """Admits waiting sequences while there are rows, tokens and blocks for them. Stops at the
+        first that finds no blocks: nobody overtakes it, so it cannot starve."""
         held: list[Sequence] = []
         max_rows = self.limits.max_rows
         while budget > 0 and len(self._waiting) and len(self._running) < max_rows > len(held):
             seq = self._waiting.pop(now)
-            found = self._blocks.find_prefix(seq)
-            if self._blocks.is_worth_waiting(seq, len(found)):
+            prefix = self._blocks.find_prefix(seq)
+            if self._blocks.should_wait_for_prefix(seq, len(prefix)):
                 held.append(seq)
                 continue
-            # Leave each running sequence its next block, or admission would cause preemption.
+            # Reserve the next block of each running sequence, or admission would cause preemption.
             num_reserved = sum(map(self._blocks.may_grow, self._running))
-            if not self._blocks.admit(seq, found, num_reserved):
+            if not self._blocks.admit(seq, prefix, num_reserved):
                 held.append(seq)
                 break
             self._enter_row(seq, now)
@@ -252,69 +259,51 @@ class Scheduler:
         if seq.admitted_s is None:
             seq.admitted_s = now
             seq.num_cached_tokens = seq.num_charged_tokens = seq.num_computed_tokens
-        self._steady = None
         self._running.append(seq)
         self._waiting.shares.admit(seq.submit.tenant)
 
     # --- apply ---------------------------------------------------------------------------------
 
     def apply(self, plan: StepPlan, result: StepResult, now: float) -> Applied:
-        """Takes over what the runner computed for `plan`."""
-        steady = self._steady
-        if steady is not None and not result.errors and None not in result.token_ids:
-            return self._apply_steady(steady, result)
-        self._steady = None  # rows will leave, or wait for another token
+        """Records what the runner computed for the last plan."""
         applied = Applied()
-        sequences, block_size = self._sequences, self.limits.block_size
-        columns = zip(plan.seq_ids, plan.num_new_tokens, result.token_ids, strict=True)
-        for seq_id, num_new_tokens, token_id in columns:
-            seq = sequences[seq_id]
-            if seq_id in result.errors:
-                self._fail(seq, result.errors[seq_id])
+        seq_ids, sampled = applied.seq_ids, applied.token_ids
+        block_size = self.limits.block_size
+        rows = zip(self._planned, plan.num_new_tokens, result.token_ids, strict=True)
+        for seq, num_new_tokens, token_id in rows:
+            if token_id is None and seq.seq_id in result.errors:
+                self._fail(seq, result.errors[seq.seq_id])
                 continue
-            seq.num_computed_tokens += num_new_tokens
-            if seq.prompt_logprobs is not None:
-                seq.prompt_logprobs += result.prompt_logprobs.get(seq_id, ())
-            if seq.num_computed_tokens // block_size > seq.num_published_blocks:
-                self._blocks.publish(seq)
-            if seq.num_computed_tokens == len(seq.token_ids):
-                if len(seq.token_ids) == seq.num_prompt_tokens:
-                    self._report_start(seq, applied, now)
-                self._apply_token(seq, token_id, applied)
+            num_computed_tokens = seq.num_computed_tokens + num_new_tokens
+            seq.num_computed_tokens = num_computed_tokens
+            if num_new_tokens > 1 or num_computed_tokens % block_size == 0:
+                self._blocks.cache_full_blocks(seq)
+            if num_computed_tokens <= seq.num_prompt_tokens:
+                self._apply_prompt(seq, result, applied, now)
+                if num_computed_tokens == seq.max_num_tokens:  # no output token is wanted
+                    self._finish(seq, Finished(FinishReason.LENGTH))
+                    continue
+            token_ids = seq.token_ids
+            if token_id is None:
+                if num_computed_tokens == len(token_ids):
+                    self._fail(seq, "internal_error")
+                continue
+            token_ids.append(token_id)
+            seq_ids.append(seq.seq_id)
+            sampled.append(token_id)
+            may_end = token_id in seq.stop_ids or len(token_ids) >= seq.max_num_tokens
+            if may_end and (finished := finish_after(seq, token_id)) is not None:
+                self._finish(seq, finished)
         return applied
 
-    def _apply_steady(self, steady: SteadyBatch, result: StepResult) -> Applied:
-        """Each sequence got a token, and little else happens."""
-        token_ids = cast("list[int]", result.token_ids)
-        ended: list[tuple[Sequence, int]] = []
-        for seq, token_id in zip(steady.seqs, token_ids, strict=True):
-            known = seq.token_ids
-            seq.num_computed_tokens += 1
-            known.append(token_id)
-            if token_id in seq.stop_ids or len(known) >= seq.max_num_tokens:
-                ended.append((seq, token_id))
-        for seq in steady.at_edge:
-            self._blocks.publish(seq)
-        for seq, token_id in ended:
-            if (finished := finish_after(seq, token_id)) is not None:
-                self._finish(seq, finished)
-        return Applied(seq_ids=steady.seq_ids, token_ids=token_ids)
-
-    def _apply_token(self, seq: Sequence, token_id: int | None, applied: Applied) -> None:
-        """All known tokens are computed: the next one, if any was asked for."""
-        if seq.submit.stop.max_tokens == 0:
-            self._finish(seq, Finished(FinishReason.LENGTH))
-        elif token_id is None:
-            self._fail(seq, "internal_error")
-        else:
-            seq.token_ids.append(token_id)
-            applied.seq_ids.append(seq.seq_id)
-            applied.token_ids.append(token_id)
-            finished = finish_after(seq, token_id)
-            if finished is not None:
-                self._finish(seq, finished)
-
-    def _report_start(self, seq: Sequence, applied: Applied, now: float) -> None:
+    def _apply_prompt(
+        self, seq: Sequence, result: StepResult, applied: Applied, now: float
+    ) -> None:
+        """Tokens of the prompt were computed: reports the start once they all are."""
+        if seq.prompt_logprobs is not None:
+            seq.prompt_logprobs += result.prompt_logprobs.get(seq.seq_id, ())
+        if seq.num_computed_tokens < seq.num_prompt_tokens or seq.num_output_tokens > 0:
+            return
         assert seq.admitted_s is not None, "a running sequence was never admitted"
         applied.started[seq.seq_id] = Started(
             num_cached_tokens=seq.num_cached_tokens,
@@ -326,9 +315,8 @@ class Scheduler:
             seq.prompt_logprobs = None
 
     def fail_step(self, plan: StepPlan, code: str) -> None:
-        """The whole step failed: its sequences fail, the runner is told to forget them with
-        the next plan. What the plan already told it to forget, it is told again, as it may
-        not have come so far."""
+        """The whole step failed: its sequences fail, and the next plan tells the runner to forget
+        them. What this plan told it to forget is told again: it may not have come so far."""
         self._released = plan.released + self._released
         for seq_id in plan.seq_ids:
             self._fail(self._sequences[seq_id], code)
@@ -336,7 +324,7 @@ class Scheduler:
     # --- ends ----------------------------------------------------------------------------------
 
     def _fail(self, seq: Sequence, code: str) -> None:
-        self._blocks.withdraw(seq)
+        self._blocks.invalidate(seq)
         self._finish(seq, failed(code))
 
     def _finish(self, seq: Sequence, finished: Finished) -> None:
@@ -352,8 +340,8 @@ class Scheduler:
             self._leave_row(seq)
 
     def _leave_row(self, seq: Sequence) -> None:
-        self._steady = None
-        # Kept by the step in a steady batch: what a decode computed was paid for.
+        self._to_continue = None
+        # Plans that continue charge the tenant, not the sequence: what it computed was paid for.
         seq.num_charged_tokens = max(seq.num_charged_tokens, seq.num_computed_tokens)
         self._running.remove(seq)
         self._blocks.release(seq)
@@ -375,16 +363,19 @@ class Scheduler:
         )
 
 
+def _is_decoding(seq: Sequence) -> bool:
+    """Does the planned step compute the sequence's last known token?"""
+    return seq.num_tokens - seq.num_computed_tokens == 1
+
+
 def _new_row(seq: Sequence) -> NewRow:
     submit = seq.submit
-    min_tokens = submit.stop.min_tokens
     return NewRow(
         seq_id=seq.seq_id,
         token_ids=seq.token_ids.copy(),
         num_prompt_tokens=seq.num_prompt_tokens,
         block_ids=seq.block_ids.copy(),
         sampling=submit.sampling,
+        stop=submit.stop,
         output=submit.output,
-        min_tokens=min_tokens,
-        banned_until_min=submit.stop.all_stop_ids if min_tokens else (),
     )

@@ -1,7 +1,7 @@
-"""One prompt being continued once: what was asked, and how far it has come.
+"""One prompt being continued once: what was requested, and how far it has come.
 
-A record without behaviour; its one owner is the scheduler. It has no mode: it is in prefill
-while more than one known token is left to compute.
+A record without behaviour, owned by the scheduler. It has no mode flag: it is in prefill while
+more than one known token is left to compute.
 """
 
 from dataclasses import dataclass, field
@@ -27,25 +27,25 @@ class Sequence:
     token_ids: list[int]
     """Prompt, then output."""
     num_computed_tokens: int = 0
-    """Tokens whose keys and values lie in the blocks."""
+    """Tokens whose keys and values are in the blocks."""
     block_ids: list[int] = field(default_factory=list)
 
     block_keys: list[BlockKey] = field(default_factory=list)
-    """Prefix cache keys of the first full blocks, as far as they were needed."""
-    num_published_blocks: int = 0
-    """Leading blocks that the prefix cache knows, from here or from another sequence."""
-    last_published: int | str = ""
-    """Cache serial of the last of them; the salt before the first."""
+    """Prefix cache keys of the first full blocks, computed when needed."""
+    num_cached_blocks: int = 0
+    """Leading blocks with an entry in the prefix cache, from this or another sequence."""
+    last_cached: int | str = ""
+    """Serial of the last of these entries; the salt if there is none."""
 
     num_cached_tokens: int = 0
     """Prompt tokens that were not computed, because the cache had them."""
     num_charged_tokens: int = 0
-    """Tokens that the tenant paid for or got free; recomputing costs the tenant nothing."""
+    """Tokens already charged to the tenant, or found in the cache; recomputing them is free."""
     num_preemptions: int = 0
     admitted_s: float | None = None
     """First time it left the waiting queue."""
     prompt_logprobs: list[TokenLogprobs | None] | None = None
-    """While they are wanted and not yet sent."""
+    """Those computed so far, while they are requested and not yet sent."""
 
     @property
     def num_tokens(self) -> int:
@@ -57,7 +57,7 @@ class Sequence:
 
     @property
     def max_computed_tokens(self) -> int:
-        """Most tokens that ever lie in blocks; the last token of all is never computed."""
+        """Most tokens that are ever in blocks; the very last token is never computed."""
         return max(self.num_prompt_tokens, self.max_num_tokens - 1)
 
     @property
@@ -79,7 +79,7 @@ def make_sequence(submit: Submit, max_model_len: int, arrival: int, now: float) 
         max_num_tokens=min(num_prompt_tokens + submit.stop.max_tokens, max_model_len),
         stop_ids=frozenset(submit.stop.all_stop_ids),
         token_ids=list(submit.prompt_token_ids),
-        last_published=submit.cache_salt,
+        last_cached=submit.cache_salt,
         # The first position has no log-probability.
         prompt_logprobs=[None] if wants_prompt_logprobs else None,
     )

@@ -7,8 +7,8 @@ _WINDOW_S = 5.0
 
 
 class SpeedMeter:
-    """Tokens per second. Idle time does not count: this is what the model can do, and the
-    HTTP side tells callers from it when to come back."""
+    """Tokens per second. Idle time does not count: this is what the model can do, and the HTTP
+    side computes Retry-After from it."""
 
     def __init__(self) -> None:
         self._tokens = 0.0
@@ -20,8 +20,8 @@ class SpeedMeter:
         return self._tokens / self._seconds if self._seconds > 0 else 0.0
 
     def record(self, num_tokens: int, start_s: float, end_s: float, *, has_more: bool) -> None:
-        """One step. With `has_more` work left, the time until the next step counts too: it is
-        lost to this model, for instance to another one's step."""
+        """One step. With `has_more` work left, the time until the next step counts too: the model
+        is waiting then, for instance for another model's step."""
         since = start_s if self._waiting_since is None else self._waiting_since
         elapsed_s = max(end_s - since, 0.0)
         kept = exp(-elapsed_s / _WINDOW_S)

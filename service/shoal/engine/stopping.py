@@ -1,6 +1,6 @@
 """Why and when a sequence ends: end and stop ids, lengths, deadlines, and what never starts.
 
-Pure decisions; the scheduler carries them out. Stop strings are the text side's.
+Decisions only; the scheduler acts on them. Stop strings are matched on the text side.
 """
 
 from heapq import heapify, heappop, heappush
@@ -16,12 +16,12 @@ def failed(error_code: str) -> Finished:
 
 def refusal(submit: Submit, vocab_size: int, max_model_len: int) -> str | None:
     """Error code of a sequence that could never run. The HTTP side checks the same before;
-    this is the last guard, so that one bad sequence cannot break the step of others."""
+    this is a second guard, so that one bad sequence cannot fail the step of others. End ids come
+    from the model, not the caller: one beyond the vocabulary is simply never sampled."""
     prompt = submit.prompt_token_ids
-    if not prompt or min(prompt) < 0 or max(prompt) >= vocab_size:
-        return "invalid_value"
-    named = (*submit.stop.all_stop_ids, *(token_id for token_id, _ in submit.sampling.logit_bias))
-    if named and not (min(named) >= 0 and max(named) < vocab_size):
+    biased = [token_id for token_id, _ in submit.sampling.logit_bias]
+    token_ids = [*prompt, *biased, *submit.stop.stop_token_ids]
+    if not prompt or min(token_ids) < 0 or max(token_ids) >= vocab_size:
         return "invalid_value"
     if len(prompt) + min(submit.stop.max_tokens, 1) > max_model_len:
         return "context_length_exceeded"
@@ -39,14 +39,14 @@ def finish_after(seq: Sequence, token_id: int) -> Finished | None:
 
 
 def finish_at_deadline(seq: Sequence) -> Finished:
-    """With output, what is there is the answer; without any, there is none."""
+    """The output so far is the answer; without any, it is an error."""
     if seq.num_output_tokens == 0:
         return failed("request_timeout")
     return Finished(FinishReason.LENGTH, stop_reason="max_time")
 
 
 class Deadlines:
-    """Which sequences are out of time, without looking at every one in every step."""
+    """Which sequences are out of time, without checking every one in every step."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int]] = []
@@ -58,14 +58,14 @@ class Deadlines:
             heappush(self._heap, (seq.deadline_s, seq.seq_id))
 
     def remove(self, seq_id: int) -> None:
-        """Its heap entry stays until it is due, or until such entries are the greater part."""
+        """Its heap entry stays until it is due, or until most entries are such."""
         self._by_id.pop(seq_id, None)
         if len(self._heap) > 2 * len(self._by_id) + 1024:
             self._heap = [(deadline_s, seq_id) for seq_id, deadline_s in self._by_id.items()]
             heapify(self._heap)
 
     def pop_expired(self, now: float) -> list[int]:
-        """Ids whose deadline is at or before `now`, earliest first; each is given once."""
+        """Ids whose deadline is at or before `now`, earliest first; each is returned once."""
         expired = []
         while self._heap and self._heap[0][0] <= now:
             _, seq_id = heappop(self._heap)

@@ -23,7 +23,7 @@ class TenantShares:
     """Weighted tokens computed for each tenant, on a common scale.
 
     `_level` is the count of the tenant served last (the virtual time of fair queueing). A
-    tenant that comes back starts there at least: time without demand gives no claim.
+    tenant that returns starts there at least: idle time earns no credit.
     """
 
     def __init__(self) -> None:
@@ -34,10 +34,10 @@ class TenantShares:
         return self._served.get(tenant, self._level)
 
     def join(self, tenant: str) -> None:
-        """The tenant has something waiting again."""
+        """The tenant has a waiting sequence again."""
         self._served[tenant] = max(self.served(tenant), self._level)
         if len(self._served) > _MAX_IDLE_TENANTS:
-            # Those at or below the level lose nothing: they would come back at the level.
+            # Those at or below the level lose nothing: they would restart at the level.
             self._served = {
                 name: count
                 for name, count in self._served.items()
@@ -49,7 +49,7 @@ class TenantShares:
         self._level = max(self._level, self.served(tenant))
 
     def charge_decodes(self, seqs: list[Sequence]) -> None:
-        """One token of each is computed now; a recomputed one is free."""
+        """One token of each is computed now; recomputed ones are free."""
         served = self._served
         for seq in seqs:
             if seq.num_computed_tokens >= seq.num_charged_tokens:
@@ -57,9 +57,9 @@ class TenantShares:
                 tenant = seq.submit.tenant
                 served[tenant] = served.get(tenant, self._level) + OUTPUT_WEIGHT
 
-    def charge_steady(self, num_decodes: Mapping[str, int]) -> None:
-        """One token of so many sequences of each tenant, none of which is a recomputed one."""
-        for tenant, count in num_decodes.items():
+    def charge_continued(self, num_rows: Mapping[str, int]) -> None:
+        """One new token of so many sequences of each tenant is computed now."""
+        for tenant, count in num_rows.items():
             self._served[tenant] = self.served(tenant) + OUTPUT_WEIGHT * count
 
     def charge_prefill(self, seq: Sequence, num_new_tokens: int) -> None:
@@ -101,7 +101,7 @@ class WaitingQueue:
 
     def put_back(self, seq: Sequence) -> None:
         """A sequence that was popped and could not start, or that was preempted: to the front
-        of its kind. Put several back in the opposite order of popping."""
+        of its queue. Put several back in the opposite order of popping."""
         self._enter(seq)
         fifo = self._preempted if seq.num_preemptions else self._fifo(seq)
         fifo.appendleft(seq)

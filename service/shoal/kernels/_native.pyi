@@ -3,23 +3,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shoal.model.spec import DecoderSpec
+
 _Int32 = NDArray[np.int32]
 _Float32 = NDArray[np.float32]
 
 class Model:
-    def allocate(self, layer: int, name: str, outputs: int, inputs: int, /) -> None: ...
-    def pack(
-        self,
-        layer: int,
-        name: str,
-        matrix: NDArray[Any],
-        transposed: bool,
-        first: int,
-        part: int,
-        /,
-    ) -> None: ...
-    def set_vector(self, layer: int, name: str, vector: _Float32, /) -> None: ...
-    def set_table(self, name: str, matrix: NDArray[Any], /) -> None: ...
+    def set_weight(self, layer: int, role: str, weight: NDArray[Any], /) -> None: ...
     def step(
         self,
         token_ids: _Int32,
@@ -28,7 +18,7 @@ class Model:
         row_starts: _Int32,
         context_lens: _Int32,
         block_tables: _Int32,
-        head_tokens: _Int32,
+        logit_indices: _Int32,
         logits: _Float32 | None,
         top_ids: _Int32 | None,
         top_values: _Float32 | None,
@@ -57,6 +47,8 @@ class Sampler:
         typical_p: NDArray[np.float64],
         seed: NDArray[np.uint64],
         position: NDArray[np.uint64],
+        masks: NDArray[np.uint32] | None,
+        mask_of_row: _Int32 | None,
         tokens: _Int32,
         /,
     ) -> None: ...
@@ -64,16 +56,17 @@ class Sampler:
         self,
         logits: _Float32,
         token_ids: _Int32,
-        nums_best: _Int32,
+        num_top: _Int32,
         own: _Float32,
-        best_ids: _Int32,
-        best: _Float32,
+        top_ids: _Int32,
+        top: _Float32,
         /,
     ) -> None: ...
 
 def kernel_sets() -> list[str]: ...
 def make_model(
-    config: dict[str, Any],
+    spec: DecoderSpec,
+    num_token_ids: int,
     dtype: str,
     kernel_set: str,
     num_blocks: int,
@@ -83,4 +76,4 @@ def make_model(
     cache_bytes: int | None,
     /,
 ) -> Model: ...
-def make_sampler(vocab_size: int, kernel_set: str, /) -> Sampler: ...
+def make_sampler(vocab_size: int, num_token_ids: int, kernel_set: str, /) -> Sampler: ...

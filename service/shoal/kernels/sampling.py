@@ -1,7 +1,7 @@
 """Logits to tokens and log-probabilities in the native library, row by row and without torch.
 
-Gives the token that `runner/sampler.py`, its twin of numpy, gives for the same logits, parameters,
-seed and position. Knows neither penalties nor bans: who wants them changes a copy of the logits.
+Gives the token that the numpy sampler gives for the same logits, parameters, seed and position.
+Knows neither penalties nor bans: a caller that has some changes a copy of the logits.
 """
 
 from dataclasses import dataclass
@@ -15,12 +15,14 @@ if available():
     from shoal.kernels import _native
 
 Float64 = NDArray[np.float64]
+UInt32 = NDArray[np.uint32]
 UInt64 = NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
 class RowParams:
-    """Parallel arrays [R], one place a row; the arrays may be kept and patched between steps."""
+    """Parallel arrays [R], one element per row; the arrays may be kept and changed between
+    steps."""
 
     temperature: Float32
     """0 picks the best token, the lowest id of equals."""
@@ -37,39 +39,64 @@ class RowParams:
     """Of the token to be sampled, in its sequence."""
 
 
-class NativeSampler:
-    """Holds working memory only: one caller at a time. Lets go of the interpreter lock."""
+@dataclass(frozen=True, slots=True)
+class VocabularyMasks:
+    """The tokens that rows may sample. Rows may share a mask."""
 
-    def __init__(self, vocab_size: int, *, kernel_set: KernelSet = "auto") -> None:
-        """Raises RuntimeError when the library is not built (`native.available()` says so)."""
+    words: UInt32
+    """[masks, ceil(num_token_ids / 32)]: bit i % 32 of word i // 32 allows token i."""
+    mask_of_row: Int32
+    """[R] which mask; -1 = all tokens allowed."""
+
+
+class NativeSampler:
+    """Holds working memory only: one caller at a time. Releases the GIL."""
+
+    def __init__(
+        self,
+        vocab_size: int,
+        *,
+        num_token_ids: int | None = None,
+        kernel_set: KernelSet = "auto",
+    ) -> None:
+        """`vocab_size`: columns of the logits. `num_token_ids`: the first ones are tokens, the
+        others padding of the vocabulary, which is never sampled; None = all are tokens. Raises
+        RuntimeError when the library is not built (`native.available()` says so)."""
         if not available():
             raise RuntimeError("the native kernels are not built; available() says so beforehand")
-        self._sampler = _native.make_sampler(vocab_size, kernel_set)
+        self._num_token_ids = vocab_size if num_token_ids is None else num_token_ids
+        self._sampler = _native.make_sampler(vocab_size, self._num_token_ids, kernel_set)
 
-    def sample(self, logits: Float32, params: RowParams) -> Int32:
-        """A token id for each row of logits [R, vocab], which stay as they are; -1 for a row
-        without a finite best logit. Raises ValueError for shapes that do not fit.
+    def sample(
+        self, logits: Float32, params: RowParams, masks: VocabularyMasks | None = None
+    ) -> Int32:
+        """A token id for each row of logits [R, vocab_size], which stay as they are; -1 for a row
+        without a finite best logit, also when its mask allows none. Raises ValueError for shapes
+        that do not fit.
 
         top_k, top_p (Holtzman et al., 2020), typical_p (Meister et al., 2022) and min_p (Nguyen et
-        al., 2024) cut in this order.
+        al., 2024) cut in this order, of the allowed tokens.
         """
         tokens = np.empty(len(logits), np.int32)
+        words, mask_of_row = (masks.words, masks.mask_of_row) if masks else (None, None)
         self._sampler.sample(
             logits, params.temperature, params.top_k, params.top_p, params.min_p,
-            params.typical_p, params.seed, params.position, tokens,
+            params.typical_p, params.seed, params.position, words, mask_of_row, tokens,
         )  # fmt: skip
         return tokens
 
     def logprobs(
         self, logits: Float32, token_ids: Int32, nums_best: Int32
     ) -> tuple[Float32, Int32, Float32]:
-        """Natural log-probabilities of lines of logits [n, vocab], as the model gave them.
+        """Natural log-probabilities of rows of logits [n, vocab_size], as the model gave them,
+        normalised over all columns.
 
-        (own [n], best_ids [n, k], best [n, k]): of each line's token and of its `nums_best` [n]
-        best, best first, of equals the lower id; k is the largest of `nums_best`, at most vocab.
-        Unasked places hold -1 and -inf; so does a line without a finite best logit.
+        (own [n], best_ids [n, k], best [n, k]): of each row's token and of its `nums_best` [n]
+        best tokens, best first, of equals the lower id; k is the largest of `nums_best`, at most
+        num_token_ids. What is not requested holds -1 and -inf; so does a row without a finite best
+        logit.
         """
-        k = min(int(nums_best.max(initial=0)), logits.shape[1])
+        k = min(int(nums_best.max(initial=0)), self._num_token_ids)
         own = np.empty(len(token_ids), np.float32)
         best_ids = np.full((len(token_ids), k), -1, np.int32)
         best = np.full((len(token_ids), k), -np.inf, np.float32)

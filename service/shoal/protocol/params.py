@@ -1,4 +1,4 @@
-"""What one sequence asks for: which token, when to end, what to report.
+"""Parameters of one sequence: which token, when to end, what to report.
 
 The values were checked by the HTTP side; the engine trusts them. Ranges and defaults that
 users see live in `server/api`; read `messages.py` next.
@@ -19,8 +19,8 @@ class FinishReason(StrEnum):
 
 
 class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
-    """How the next token is picked. Order of steps: bias and bans, penalties, temperature,
-    top_k, top_p, typical_p, min_p, sample."""
+    """How the next token is picked, in this order: logit_bias, min_tokens, penalties, temperature,
+    top_k, top_p, typical_p, min_p, the draw."""
 
     seed: int
     """64-bit; with the position it is the whole random state of a sequence."""

@@ -1,7 +1,7 @@
 """Rows that step together: the arrays of their steps, which logits are wanted, who samples how.
 
-Made when the rows of a plan change. While each of them decodes, a step changes its arrays in
-place: nothing is gathered, and nothing is done row by row but at the edge of a block.
+Made when the rows of a plan change. While the plans continue, a step changes its arrays in place:
+nothing is gathered, and nothing is done row by row but where a new block begins.
 """
 
 from dataclasses import dataclass
@@ -10,167 +10,139 @@ import numpy as np
 
 from shoal.protocol.step import StepPlan
 from shoal.runner.inputs import Int32, StepInputs
-from shoal.runner.rows import Places, Row, Rows
+from shoal.runner.rows import Row, RowIndices, Rows
 
-Lines = slice | Places
-"""Which lines of an array; a slice, so without a copy, where they follow each other."""
+LogitRows = slice | RowIndices
+"""Which rows of the logits; a slice, so without a copy, where they follow each other."""
 
 _SPARE_BLOCKS = 8
 """The block tables of a batch leave room for so many more."""
 
 
 @dataclass(slots=True)
-class PromptLines:
-    """A row that reports log-probabilities of its prompt: each of its tokens has a line."""
+class PromptLogits:
+    """A row that reports log-probabilities of its prompt: each of its tokens has logits."""
 
     index: int
     row: Row
     first: int
+    """Row of the logits that its first token has."""
 
 
 class Batch:
-    """R rows of one step, T tokens, L lines of logits of which the first `num_logits` are needed
-    in full, E rows that sample a token."""
+    """R rows of one step with T tokens. L tokens have logits, of which the first
+    `num_full_logits` are needed in full; E rows get a token."""
 
     def __init__(self, plan: StepPlan, rows: Rows) -> None:
         """The plan's diff has been applied to `rows`."""
         self.seq_ids = plan.seq_ids
         self.rows = [rows[seq_id] for seq_id in plan.seq_ids]
-        self._num_new_tokens = plan.num_new_tokens
         self._block_size = rows.block_size
-        self._places: Places = np.array([row.place for row in self.rows], np.int64)
+        self._row_indices: RowIndices = np.array([row.row_index for row in self.rows], np.int64)
         self._index_of = {seq_id: index for index, seq_id in enumerate(plan.seq_ids)}
         computed = np.array(plan.num_computed_tokens, np.int32)
         counts = np.array(plan.num_new_tokens, np.int32)
         row_starts = np.zeros(len(self.rows) + 1, np.int32)
         np.cumsum(counts, out=row_starts[1:])
         context_lens = computed + counts
-        is_at_end: list[bool] = (context_lens == rows.num_tokens[self._places]).tolist()
-        self._choose_lines(plan, row_starts.tolist(), is_at_end)
-        self._is_steady = (
-            int(row_starts[-1]) == len(self.rows) and self.samples_all and not self.prompts
-        )
-        token_places, positions = self._places, computed
+        is_at_end: list[bool] = (context_lens == rows.num_tokens[self._row_indices]).tolist()
+        logit_indices = self._choose_logits(plan, row_starts.tolist(), is_at_end)
+        row_of_token, positions = self._row_indices, computed
         if row_starts[-1] != len(self.rows):
-            token_places = np.repeat(self._places, counts)
+            row_of_token = np.repeat(self._row_indices, counts)
             positions = np.repeat(computed - row_starts[:-1], counts)
             positions += np.arange(len(positions), dtype=np.int32)
-        self._inputs = StepInputs(
-            token_ids=rows.token_ids[token_places, positions],
+        self.inputs = StepInputs(
+            token_ids=rows.token_ids[row_of_token, positions],
             positions=positions,
-            slots=rows.slots(token_places, positions),
+            slots=rows.slots(row_of_token, positions),
             row_starts=row_starts,
             context_lens=context_lens,
-            block_tables=rows.tables(self._places, int(context_lens.max()), _SPARE_BLOCKS),
-            logit_indices=self._logit_indices,
+            block_tables=rows.tables(self._row_indices, int(context_lens.max()), _SPARE_BLOCKS),
+            logit_indices=logit_indices,
         )
-        self._sampled: Int32 | None = None
-        if self._is_steady:
-            self._prepare_to_advance()
-
-    @property
-    def inputs(self) -> StepInputs:
         """The arrays of the step; `advance` changes them."""
-        return self._inputs
+        self._sampled: Int32 | None = None
+        self._counters: Int32 | None = None
 
-    def is_next(self, plan: StepPlan) -> bool:
-        """Is the plan one more token of each of these rows, and nothing else?"""
-        return (
-            self._is_steady
-            and self._num_spare_steps > 0
-            and plan.seq_ids == self.seq_ids
-            and plan.num_new_tokens == self._num_new_tokens
-            and not (plan.new_rows or plan.released)
-        )
-
-    def advance(self, plan: StepPlan, rows: Rows) -> None:
-        """On to the next step; `is_next(plan)` holds, and `rows` has the blocks it adds."""
-        assert self._sampled is not None, "a step without tokens has no next one"
-        inputs, size = self._inputs, self._block_size
-        width = inputs.block_tables.shape[1]
-        for seq_id in plan.new_block_ids:
-            index = self._index_of[seq_id]
-            inputs.block_tables[index] = rows.block_tables[self.rows[index].place, :width]
-        self._counters += 1
-        self._age += 1
-        self._num_spare_steps -= 1
-        for index in self._crossing[self._age % size]:
-            block_id = inputs.block_tables[index, inputs.positions[index] // size]
-            inputs.slots[index] = block_id * size
+    def advance(self, plan: StepPlan) -> None:
+        """On to a plan that continues this one."""
+        assert self._sampled is not None, "a step without tokens is not continued"
+        inputs, size = self.inputs, self._block_size
         inputs.token_ids = self._sampled
+        if self._counters is None:  # one array, so one addition a step
+            self._counters = np.stack([inputs.positions, inputs.context_lens, inputs.slots])
+            inputs.positions, inputs.context_lens, inputs.slots = self._counters
+        self._counters += 1
+        for seq_id, (block_id,) in plan.new_block_ids.items():
+            index = self._index_of[seq_id]
+            block_index = inputs.positions[index] // size
+            if block_index == inputs.block_tables.shape[1]:
+                inputs.block_tables = np.pad(inputs.block_tables, ((0, 0), (0, _SPARE_BLOCKS)))
+            inputs.block_tables[index, block_index] = block_id
+            inputs.slots[index] = block_id * size
 
-    def _prepare_to_advance(self) -> None:
-        """Three numbers of each row grow by one a step, but a slot where a block is full."""
-        inputs, size = self._inputs, self._block_size
-        self._counters = np.stack([inputs.positions, inputs.context_lens, inputs.slots])
-        inputs.positions, inputs.context_lens, inputs.slots = self._counters
-        self._age = 0
-        self._crossing: list[list[int]] = [[] for _ in range(size)]
-        for index, position in enumerate(inputs.positions.tolist()):
-            self._crossing[-position % size].append(index)
-        longest = int(inputs.context_lens.max())
-        self._num_spare_steps = inputs.block_tables.shape[1] * size - longest
-
-    def keep(self, token_ids: Int32) -> None:
+    def store_sampled(self, token_ids: Int32) -> None:
         """What the E rows sampled [E]; -1 for a row that failed."""
         self._sampled = token_ids
 
-    def settle(self, rows: Rows) -> None:
+    def flush(self, rows: Rows) -> None:
         """Tells `rows` how far the sequences have come, before others join or some leave."""
         if self._sampled is None:
             return
-        lengths = self._inputs.context_lens[self.end_indices]
-        places = self._places[self.end_indices]
-        rows.token_ids[places, lengths] = self._sampled
-        rows.num_tokens[places] = lengths + 1
+        lengths = self.inputs.context_lens[self.output_rows]
+        row_indices = self._row_indices[self.output_rows]
+        rows.token_ids[row_indices, lengths] = self._sampled
+        rows.num_tokens[row_indices] = lengths + 1
         self._sampled = None
 
-    def _choose_lines(self, plan: StepPlan, starts: list[int], is_at_end: list[bool]) -> None:
-        """Lines that are needed in full come first, so that the others are never written."""
-        whole: list[int] = []  # token indices
-        plain: list[int] = []  # token indices of rows that only need the best id
-        self.end_indices: list[int] = []
-        """[E] which rows of the plan sample, in its order."""
-        lines: list[int] = []  # [E]; below zero those of `plain`, whose place is not yet known
-        self.prompts: list[PromptLines] = []
+    def _choose_logits(self, plan: StepPlan, starts: list[int], is_at_end: list[bool]) -> Int32:
+        """[L] token indices. Those whose logits are needed in full come first, so that the others
+        are never written."""
+        full: list[int] = []
+        best_only: list[int] = []
+        self.output_rows: list[int] = []
+        """[E] which of the R rows get an output token."""
+        chosen: list[int] = []  # [E] logits of each; below zero those in `best_only`, from its end
+        self.prompts: list[PromptLogits] = []
         for index, row in enumerate(self.rows):
-            new = row.new
-            in_prompt = plan.num_computed_tokens[index] < new.num_prompt_tokens - 1
-            in_prompt_lines = in_prompt and new.output.prompt_logprobs is not None
-            if in_prompt_lines:
-                self.prompts.append(PromptLines(index, row, len(whole)))
-                whole.extend(range(starts[index], starts[index + 1]))
-            elif is_at_end[index]:
-                (whole if row.needs_logits else plain).append(starts[index + 1] - 1)
-            if is_at_end[index]:
-                in_full = row.needs_logits or in_prompt_lines
-                self.end_indices.append(index)
-                lines.append(len(whole) - 1 if in_full else -len(plain))
-        self.num_logits = len(whole)
-        self._logit_indices: Int32 = np.array(whole + plain, np.int32)
-        self.samples_all = len(self.end_indices) == len(self.rows)
-        self._choose_ends([line if line >= 0 else len(whole) - 1 - line for line in lines])
+            in_prompt = plan.num_computed_tokens[index] < row.new.num_prompt_tokens - 1
+            has_prompt_logits = in_prompt and row.new.output.prompt_logprobs is not None
+            if has_prompt_logits:
+                self.prompts.append(PromptLogits(index, row, len(full)))
+                full.extend(range(starts[index], starts[index + 1]))
+            if not is_at_end[index]:
+                continue
+            self.output_rows.append(index)
+            if not has_prompt_logits:
+                (full if row.needs_logits else best_only).append(starts[index + 1] - 1)
+            is_full = has_prompt_logits or row.needs_logits
+            chosen.append(len(full) - 1 if is_full else -len(best_only))
+        self.num_full_logits = len(full)
+        self._choose_sampled([at if at >= 0 else len(full) - 1 - at for at in chosen])
+        return np.array(full + best_only, np.int32)
 
-    def _choose_ends(self, lines: list[int]) -> None:
-        """`lines` [E]: where the logits of each are."""
-        rows = [self.rows[index] for index in self.end_indices]
-        self.end_lines = as_lines(lines)
-        self.drawn = [
-            at for at, row in enumerate(rows) if not (row.new.sampling.greedy and row.is_plain)
-        ]
-        """Which of the E want more than the best token of the logits as they are."""
-        self.drawn_rows = [rows[at] for at in self.drawn]
-        self.drawn_indices = [self.end_indices[at] for at in self.drawn]
-        self.drawn_lines = as_lines([lines[at] for at in self.drawn])
-        self.reported = [at for at, row in enumerate(rows) if row.new.output.logprobs is not None]
+    def _choose_sampled(self, logits: list[int]) -> None:
+        """`logits` [E]: which of the L each has."""
+        rows = [self.rows[index] for index in self.output_rows]
+        self.logit_rows = as_logit_rows(logits)
+        """[E]"""
+        self.sampled = [i for i, row in enumerate(rows) if not row.state.takes_best]
+        """Which of the E need the sampler: not those that take the best token."""
+        self.sampled_states = [rows[i].state for i in self.sampled]
+        self.sampled_indices = [self.output_rows[i] for i in self.sampled]
+        self.sampled_logit_rows = as_logit_rows([logits[i] for i in self.sampled])
+        self.tracked = [(i, rows[i].state) for i in self.sampled if rows[i].state.processors]
+        """Which of the E have processors, to be told of their tokens."""
+        self.reported = [i for i, row in enumerate(rows) if row.new.output.logprobs is not None]
         """Which of the E report log-probabilities."""
-        self.reported_lines = as_lines([lines[at] for at in self.reported])
-        self.reported_ids = [self.seq_ids[self.end_indices[at]] for at in self.reported]
-        self.nums_best = [rows[at].new.output.logprobs or 0 for at in self.reported]
+        self.reported_logit_rows = as_logit_rows([logits[i] for i in self.reported])
+        self.reported_seq_ids = [rows[i].new.seq_id for i in self.reported]
+        self.num_top_logprobs = [rows[i].new.output.logprobs or 0 for i in self.reported]
 
 
-def as_lines(lines: list[int]) -> Lines:
-    """A slice where the lines follow each other."""
-    if lines and lines == list(range(lines[0], lines[0] + len(lines))):
-        return slice(lines[0], lines[0] + len(lines))
-    return np.array(lines, np.int64)
+def as_logit_rows(indices: list[int]) -> LogitRows:
+    """A slice where they follow each other."""
+    if indices and indices == list(range(indices[0], indices[0] + len(indices))):
+        return slice(indices[0], indices[0] + len(indices))
+    return np.array(indices, np.int64)

@@ -25,11 +25,11 @@ class StepInputs:
 
 @dataclass(slots=True)
 class HeadOutputs:
-    """What the head found for the L tokens asked for."""
+    """What the head gives for the L tokens of `logit_indices`."""
 
-    best_ids: Int32  # [L] of equal logits the lower id
+    best_ids: Int32  # [L] among the ids the tokenizer knows; of equal logits the lower id
     best_logits: Float32  # [L] not finite where any logit is NaN or the best one is infinite
-    logits: Float32  # [at least those wanted, token ids]
+    logits: Float32  # [at least those wanted, columns of the head, padded ones included]
 
 
 class Backend(Protocol):
@@ -39,7 +39,8 @@ class Backend(Protocol):
     """What computes: "torch" or the native kernel set's name."""
 
     def forward(self, inputs: StepInputs) -> Float32:
-        """Writes keys and values of all tokens; returns float32 logits [L, vocab]."""
+        """Writes keys and values of all tokens; returns float32 logits [L, columns of the
+        head]: all of a padded vocabulary."""
         ...
 
 

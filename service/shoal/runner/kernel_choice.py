@@ -51,19 +51,19 @@ def _choose(config: EngineConfig, spec: DecoderSpec) -> KernelChoice:
 
     if config.kernels == "torch":
         return KernelChoice("torch")
-    missing = native.supports(spec)
+    missing = ", ".join(native.supports(spec))
     if config.kernels == "native":
         if config.device == "cuda":
             raise ConfigError("kernels=native compute on the CPU; device cuda needs kernels=torch")
         if missing:
-            raise ConfigError(f"kernels=native do not know {missing}: set kernels=torch or auto")
+            raise ConfigError(f"kernels=native lack {missing}: set kernels=torch or auto")
         return KernelChoice("native")
     if config.device == "cuda":
         return KernelChoice("torch")
     if not native.available():
         return KernelChoice("torch", "the native library is not built")
     if missing:
-        return KernelChoice("torch", f"the native kernels do not know {missing}")
+        return KernelChoice("torch", f"the native kernels lack {missing}")
     if config.device == "auto" and has_gpu():
         if has_torch():
             return KernelChoice("torch")

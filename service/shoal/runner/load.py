@@ -14,11 +14,12 @@ from shoal.model.registry import read_model
 from shoal.model.spec import DecoderSpec, Role
 from shoal.model.weights import load_weights, num_parameters, stored_format
 from shoal.protocol.messages import EngineConfig, LoadedModel, ModelSource
+from shoal.protocol.step import LoadedRunner
 from shoal.runner.device import available_bytes, choose_device, choose_dtype, usable_cores
 from shoal.runner.inputs import Backend
 from shoal.runner.kernel_choice import KernelChoice, choose_kernels
 from shoal.runner.model_runner import ModelRunner
-from shoal.runner.sampling import Sampling
+from shoal.sampling.sampler import Sampler
 
 _log = logging.getLogger(__name__)
 
@@ -53,8 +54,8 @@ def load_runner(
     config: EngineConfig,
     kv_bytes: int,
     on_progress: Callable[[float], None],
-) -> tuple[ModelRunner, LoadedModel, int]:
-    """(runner, what it is, number of KV blocks). Raises ModelFolderError or ConfigError."""
+) -> LoadedRunner:
+    """Raises ModelFolderError or ConfigError."""
     files = open_model(Path(source.path))
     is_quantized = config.quantize != "none"
     quality_loss = read_quality_loss(files, config.quantize) if is_quantized else None
@@ -62,12 +63,12 @@ def load_runner(
     choice = choose_kernels(config, model.spec)
     for remark in _remarks(files, model, choice):
         _log.warning("model %s: %s", source.name, remark)
-    sampling: Sampling | None = None
+    sampler: Sampler | None = None
     if choice.kernels == "native":
-        from shoal.runner.native_sampling import NativeSampling
+        from shoal.sampling.native import NativeSampler
 
         built = _native_backend(model, config, kv_bytes)
-        sampling = NativeSampling(model.num_token_ids)
+        sampler = NativeSampler(model.num_token_ids, vocab_size=model.spec.vocab_size)
     else:
         built = _torch_backend(model, config, kv_bytes)
     on_progress(0.9)
@@ -77,7 +78,7 @@ def load_runner(
         max_rows=config.max_batch_size,
         max_tokens=model.max_tokens,
         block_size=config.block_size,
-        sampling=sampling,
+        sampler=sampler,
     )
     on_progress(1.0)
     loaded = LoadedModel(
@@ -94,7 +95,7 @@ def load_runner(
         quality_loss=quality_loss,
         kernels_reason=choice.reason,
     )
-    return runner, loaded, built.num_blocks
+    return LoadedRunner(runner, loaded, built.num_blocks)
 
 
 def check_model(files: ModelFiles, config: EngineConfig) -> list[str]:
@@ -145,7 +146,7 @@ def num_kv_blocks(
 
 def _native_backend(model: _Model, config: EngineConfig, kv_bytes: int) -> _Built:
     from shoal.kernels.native import BLOCK_SIZE as NATIVE_BLOCK_SIZE
-    from shoal.runner.native_backend import NativeBackend, native_dtype
+    from shoal.runner.backends.native import NativeBackend, native_dtype
 
     if config.block_size != NATIVE_BLOCK_SIZE:
         raise ConfigError(f"block_size must be {NATIVE_BLOCK_SIZE} with native kernels")

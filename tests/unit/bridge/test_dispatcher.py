@@ -8,6 +8,7 @@ from shoal.engine.core import EngineCore
 from shoal.errors import EngineRestarted, InternalError, Unavailable
 from shoal.protocol.messages import EngineConfig, Finished, Started, StepOutputs, TokenLogprobs
 from shoal.protocol.params import FinishReason
+from shoal.protocol.step import LoadedRunner
 from tests.fakes.fake_runner import FakeRunner, loaded_model
 from tests.unit.bridge.building import Listener, step_outputs
 from tests.unit.engine.building import Clock, make_submit
@@ -109,7 +110,9 @@ async def test_an_observer_sees_every_step_and_the_latest_numbers_are_kept() -> 
 
 def local_engine() -> LocalEngine:
     config = EngineConfig(models=(), block_size=4)
-    return LocalEngine(EngineCore({"fake": (FakeRunner(), 64, loaded_model())}, config, Clock()))
+    return LocalEngine(
+        EngineCore({"fake": LoadedRunner(FakeRunner(), loaded_model(), 64)}, config, Clock())
+    )
 
 
 async def test_a_local_engine_delivers_like_a_remote_one() -> None:

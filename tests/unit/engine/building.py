@@ -7,6 +7,7 @@ from typing import Any
 from shoal.engine.core import EngineCore
 from shoal.protocol.messages import EngineConfig, Finished, Started, StepOutputs, Submit
 from shoal.protocol.params import OutputParams, SamplingParams, StopParams
+from shoal.protocol.step import LoadedRunner
 from tests.fakes.fake_runner import FakeRunner, loaded_model
 
 
@@ -29,6 +30,7 @@ def make_submit(
     seed: int = 0,
     temperature: float = 1.0,
     output: OutputParams | None = None,
+    logit_bias: tuple[tuple[int, float], ...] = (),
     **fields: Any,
 ) -> Submit:
     """Fields of StopParams and of Submit by name."""
@@ -41,7 +43,7 @@ def make_submit(
         seq_id=seq_id,
         model=model,
         prompt_token_ids=list(prompt),
-        sampling=SamplingParams(seed=seed, temperature=temperature),
+        sampling=SamplingParams(seed=seed, temperature=temperature, logit_bias=logit_bias),
         stop=StopParams(max_tokens=max_tokens, **stop),
         output=output or OutputParams(),
         **fields,
@@ -89,7 +91,9 @@ class Engine:
         self.runners = {name: runner(num_blocks, self.config.block_size) for name in models}
         self.core = EngineCore(
             {
-                name: (fake, num_blocks, loaded_model(name, max_model_len=max_model_len))
+                name: LoadedRunner(
+                    fake, loaded_model(name, max_model_len=max_model_len), num_blocks
+                )
                 for name, fake in self.runners.items()
             },
             self.config,

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from shoal.protocol.params import OutputParams, SamplingParams
+from shoal.protocol.params import OutputParams, SamplingParams, StopParams
 from shoal.protocol.step import NewRow, StepPlan
 from shoal.runner.inputs import Float32, HeadOutputs, StepInputs
 from shoal.runner.model_runner import ModelRunner
-from shoal.runner.sampling import Sampling
+from shoal.sampling.sampler import Sampler
 
 BLOCK_SIZE = 4
 VOCAB = 97
@@ -53,9 +53,9 @@ class EchoBestBackend(EchoBackend):
     """(logits in full, best ids) of each step."""
 
     def forward_best(self, inputs: StepInputs, num_logits: int) -> HeadOutputs:
-        logits = self.forward(inputs)[:, :VOCAB]
+        logits = self.forward(inputs)
         self.asked.append((num_logits, len(logits)))
-        best = logits.argmax(axis=1)
+        best = logits[:, :VOCAB].argmax(axis=1)
         values = logits[np.arange(len(best)), best]
         return HeadOutputs(best.astype(np.int32), values, logits[:num_logits].copy())
 
@@ -69,7 +69,7 @@ def next_token(known: list[int]) -> int:
 
 
 def make_runner(
-    backend: EchoBackend, *, max_rows: int = 8, sampling: Sampling | None = None
+    backend: EchoBackend, *, max_rows: int = 8, sampler: Sampler | None = None
 ) -> ModelRunner:
     return ModelRunner(
         backend,
@@ -77,7 +77,7 @@ def make_runner(
         max_rows=max_rows,
         max_tokens=64,
         block_size=BLOCK_SIZE,
-        sampling=sampling,
+        sampler=sampler,
     )
 
 
@@ -89,7 +89,7 @@ def new_row(
     num_prompt_tokens: int | None = None,
     output: OutputParams | None = None,
     min_tokens: int = 0,
-    banned: tuple[int, ...] = (),
+    stop_token_ids: tuple[int, ...] = (),
     **wishes: Any,
 ) -> NewRow:
     return NewRow(
@@ -98,9 +98,8 @@ def new_row(
         num_prompt_tokens=len(token_ids) if num_prompt_tokens is None else num_prompt_tokens,
         block_ids=block_ids,
         sampling=SamplingParams(**{"seed": 0, "temperature": 0.0, **wishes}),
+        stop=StopParams(max_tokens=99, min_tokens=min_tokens, stop_token_ids=stop_token_ids),
         output=output or OutputParams(),
-        min_tokens=min_tokens,
-        banned_until_min=banned,
     )
 
 
@@ -109,6 +108,7 @@ def plan(
     new: list[NewRow] | None = None,
     blocks: dict[int, list[int]] | None = None,
     released: list[int] | None = None,
+    continues: bool = False,
 ) -> StepPlan:
     """parts: (sequence, computed tokens, new tokens)."""
     return StepPlan(
@@ -118,4 +118,5 @@ def plan(
         new_rows=new or [],
         new_block_ids=blocks or {},
         released=released or [],
+        continues=continues,
     )

@@ -2,6 +2,7 @@
 different: not the tokens, not the log-probabilities, not which rows fail.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import numpy as np
 import pytest
 
 from shoal.kernels import native
-from shoal.model.loader import load_checkpoint
+from shoal.model.spec import Role
 from shoal.protocol.params import OutputParams
 from shoal.protocol.step import NewRow, StepResult
 from shoal.runner.inputs import HeadOutputs, StepInputs
 from shoal.runner.model_runner import ModelRunner
-from tests.fakes.tiny_models import save_safetensors, write_tiny_llama
+from tests.fakes.tiny_models import write_tiny_llama
+from tests.model.driving import load_folder
 from tests.unit.runner.building import (
     BLOCK_SIZE,
     EchoBackend,
@@ -126,15 +128,15 @@ def test_after_a_step_that_failed_the_same_rows_start_again_as_if_new() -> None:
 def test_native_logits_that_are_not_finite_are_a_numerical_error(
     tmp_path: Path, wishes: dict[str, Any]
 ) -> None:
-    from shoal.runner.native_backend import NativeBackend
+    from shoal.runner.backends.native import NativeBackend
 
     folder = write_tiny_llama(tmp_path / "tiny")
-    checkpoint = load_checkpoint(folder, lambda progress: None)
-    arrays = {name: np.array(tensor.array) for name, tensor in checkpoint.tensors.items()}
-    arrays["lm_head.weight"] = np.sign(arrays["lm_head.weight"]) * np.float32(3e38)
-    save_safetensors(folder / "model.safetensors", arrays)
+    spec, weights = load_folder(folder)
+    head = weights[Role("head.weight")]
+    huge = np.sign(head.array) * np.float32(3e38)
     backend = NativeBackend(
-        load_checkpoint(folder, lambda progress: None),
+        spec,
+        {**weights, Role("head.weight"): replace(head, array=huge)},
         dtype="float32",
         num_blocks=8,
         max_step_tokens=64,

@@ -1,0 +1,134 @@
+// The Model class of the bindings: checks the shapes of arrays and releases the GIL for the length
+// of a step. Called by native.py.
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+
+#include <optional>
+#include <string>
+
+#include "bindings/arrays.h"
+#include "bindings/spec.h"
+#include "model/model.h"
+
+namespace shoal {
+namespace {
+
+using AnyArray = nb::ndarray<nb::ro, nb::device::cpu>;
+
+// float32, float16, or uint16 holding the bits of bf16; a vector is a matrix of one row.
+Matrix matrix_of(const AnyArray& array) {
+  require(array.ndim() == 1 || array.ndim() == 2, "weights must be vectors or matrices");
+  const std::size_t last = array.ndim() - 1;
+  Matrix m{array.data(), Source::f32, last ? static_cast<int>(array.shape(0)) : 1,
+           static_cast<int>(array.shape(last)), last ? array.stride(0) : 0, array.stride(last)};
+  if (array.dtype() == nb::dtype<std::uint16_t>())
+    m.type = Source::bf16;
+  else if (array.dtype().code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float) &&
+           array.dtype().bits == 16)
+    m.type = Source::f16;
+  else
+    require(array.dtype() == nb::dtype<float>(), "weights must be float32, float16 or bf16 bits");
+  return m;
+}
+
+Format format_of(const std::string& dtype) {
+  if (dtype == "float32") return Format::f32;
+  if (dtype == "int8") return Format::int8;
+  require(dtype == "bfloat16", "unknown dtype");
+  return Format::bf16;
+}
+
+Model* make_model(const nb::object& spec, int num_token_ids, const std::string& dtype,
+                  const std::string& kernel_set, int num_blocks, int max_tokens, int threads,
+                  int spin_us, std::optional<std::size_t> cache_bytes) {
+  const Kernels* kernels = find_kernels(kernel_set.c_str());
+  require(kernels, "this machine cannot run that kernel set");
+  return new Model(read_spec(spec, num_token_ids), format_of(dtype), kernels, num_blocks,
+                   max_tokens, threads, spin_us, cache_bytes.value_or(last_cache_bytes()));
+}
+
+void set_weight(Model& model, int layer, const std::string& role, const AnyArray& array) {
+  const Matrix matrix = matrix_of(array);
+  const nb::gil_scoped_release unlocked;
+  model.set_weight(layer, role, matrix);
+}
+
+template <class AnyArray>
+auto data_or_null(const std::optional<AnyArray>& array) {
+  return array ? array->data() : nullptr;
+}
+
+void step(Model& model, const Int32s& token_ids, const Int32s& positions, const Int32s& slots,
+          const Int32s& row_starts, const Int32s& context_lens,
+          const Array<const std::int32_t, 2>& block_tables, const Int32s& logit_indices,
+          std::optional<Array<float, 2>> logits, std::optional<Array<std::int32_t, 2>> top_ids,
+          std::optional<Array<float, 2>> top_values, std::optional<Array<float, 1>> log_sum_exp,
+          std::optional<Int32s> target_ids, std::optional<Array<float, 1>> targets,
+          std::optional<Array<float, 2>> hidden) {
+  const auto tokens = token_ids.shape(0), rows = context_lens.shape(0);
+  const auto logit_rows = logit_indices.shape(0);
+  const auto vocab_size = static_cast<std::size_t>(model.config.vocab_size);
+  const auto num_token_ids = static_cast<std::size_t>(model.config.num_token_ids);
+  const auto hidden_size = static_cast<std::size_t>(model.config.hidden_size);
+  require(positions.shape(0) == tokens && slots.shape(0) == tokens &&
+              row_starts.shape(0) == rows + 1 && block_tables.shape(0) == rows,
+          "step arrays differ in length");
+  require(!logits || (logits->shape(0) <= logit_rows && logits->shape(1) == vocab_size),
+          "logits must be [at most the logit indices, vocab_size]");
+  require(!top_ids || (top_ids->shape(0) == logit_rows && top_ids->shape(1) > 0 &&
+                       top_ids->shape(1) <= num_token_ids),
+          "top_ids must be [logit indices, 1..num_token_ids]");
+  require(!top_values || (top_ids && top_values->shape(0) == logit_rows &&
+                          top_values->shape(1) == top_ids->shape(1)),
+          "top_values must be shaped like top_ids");
+  require(!log_sum_exp || log_sum_exp->shape(0) == logit_rows,
+          "log_sum_exp must be [logit indices]");
+  require(!targets == !target_ids &&
+              (!targets ||
+               (targets->shape(0) == logit_rows && target_ids->shape(0) == logit_rows)),
+          "targets and target_ids must be [logit indices]");
+  require(!hidden || (hidden->shape(0) == logit_rows && hidden->shape(1) == hidden_size),
+          "hidden must be [logit indices, hidden_size]");
+  StepInputs in{};
+  in.num_tokens = static_cast<int>(tokens);
+  in.num_rows = static_cast<int>(rows);
+  in.table_width = static_cast<int>(block_tables.shape(1));
+  in.num_logit_rows = static_cast<int>(logit_rows);
+  in.token_ids = token_ids.data();
+  in.positions = positions.data();
+  in.slots = slots.data();
+  in.row_starts = row_starts.data();
+  in.context_lens = context_lens.data();
+  in.block_tables = block_tables.data();
+  in.logit_indices = logit_indices.data();
+  in.target_ids = target_ids ? target_ids->data() : nullptr;
+  StepOutputs out{};
+  out.logits = data_or_null(logits);
+  out.num_logits = logits ? static_cast<int>(logits->shape(0)) : 0;
+  out.top = top_ids ? static_cast<int>(top_ids->shape(1)) : 0;
+  out.top_ids = data_or_null(top_ids);
+  out.top_values = data_or_null(top_values);
+  out.log_sum_exp = data_or_null(log_sum_exp);
+  out.targets = data_or_null(targets);
+  out.hidden = data_or_null(hidden);
+  const nb::gil_scoped_release unlocked;
+  model.step(in, out);
+}
+
+}  // namespace
+
+void bind_model(nb::module_& module) {
+  nb::class_<Model>(module, "Model")
+      .def("set_weight", &set_weight)
+      .def("step", &step, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+           nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg().none(),
+           nb::arg().none(), nb::arg().none(), nb::arg().none())
+      .def("copy_block", &Model::copy_block)
+      .def_prop_ro("weight_bytes", &Model::weight_bytes)
+      .def_prop_ro("block_bytes", &Model::block_bytes)
+      .def_prop_ro("kernel_set", [](const Model& model) { return model.kernels()->name; });
+  module.def("make_model", &make_model, nb::rv_policy::take_ownership, nb::arg(), nb::arg(),
+             nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none());
+}
+
+}  // namespace shoal

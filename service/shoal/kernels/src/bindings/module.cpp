@@ -1,0 +1,20 @@
+// The nanobind bindings of the library: shoal.kernels._native. Its typed face is _native.pyi.
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <string>
+#include <vector>
+
+#include "bindings/arrays.h"
+#include "isa/kernels.h"
+
+NB_MODULE(_native, module) {
+  module.def("kernel_sets", [] {
+    std::vector<std::string> names;
+    for (const char* name : {"avx512bf16", "avx512", "avx2", "portable"})
+      if (shoal::find_kernels(name)) names.emplace_back(name);
+    return names;
+  });
+  shoal::bind_model(module);
+  shoal::bind_sampler(module);
+}

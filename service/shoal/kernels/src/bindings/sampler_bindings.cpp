@@ -1,0 +1,96 @@
+// The Sampler class of the bindings: checks the shapes of arrays, releases the GIL. Called by
+// sampling.py.
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <string>
+
+#include "bindings/arrays.h"
+#include "sampling/sampler.h"
+
+namespace shoal {
+namespace {
+
+template <class T>
+using Column = Array<const T, 1>;
+
+Sampler* make_sampler(int vocab_size, int num_token_ids, const std::string& kernel_set) {
+  const Kernels* kernels = find_kernels(kernel_set.c_str());
+  require(kernels, "this machine cannot run that kernel set");
+  require(num_token_ids > 0 && num_token_ids <= vocab_size,
+          "num_token_ids must be within 1..vocab_size");
+  return new Sampler(vocab_size, num_token_ids, kernels);
+}
+
+void check_logits(const Sampler& sampler, const Array<const float, 2>& logits) {
+  require(logits.shape(1) == static_cast<std::size_t>(sampler.vocab_size()),
+          "logits must be [rows, vocab_size]");
+}
+
+void sample(Sampler& sampler, const Array<const float, 2>& logits,
+            const Column<float>& temperature, const Int32s& top_k, const Column<double>& top_p,
+            const Column<double>& min_p, const Column<double>& typical_p,
+            const Column<std::uint64_t>& seed, const Column<std::uint64_t>& position,
+            std::optional<Array<const std::uint32_t, 2>> masks, std::optional<Int32s> mask_of_row,
+            const Array<std::int32_t, 1>& tokens) {
+  const std::size_t rows = logits.shape(0);
+  check_logits(sampler, logits);
+  require(temperature.shape(0) == rows && top_k.shape(0) == rows && top_p.shape(0) == rows &&
+              min_p.shape(0) == rows && typical_p.shape(0) == rows && seed.shape(0) == rows &&
+              position.shape(0) == rows && tokens.shape(0) == rows,
+          "sampling arrays differ in length");
+  require(!masks == !mask_of_row &&
+              (!masks || (mask_of_row->shape(0) == rows &&
+                          masks->shape(1) == static_cast<std::size_t>(sampler.mask_words()))),
+          "masks must be [masks, num_token_ids / 32 rounded up], with a mask or -1 for each row");
+  for (std::size_t r = 0; masks && r < rows; ++r)
+    require(mask_of_row->data()[r] < static_cast<std::int64_t>(masks->shape(0)),
+            "a row names a mask that is not there");
+  const nb::gil_scoped_release unlocked;
+  for (std::size_t r = 0; r < rows; ++r) {
+    const std::uint32_t* mask = nullptr;
+    if (masks && mask_of_row->data()[r] >= 0)
+      mask = masks->data() + mask_of_row->data()[r] * masks->shape(1);
+    tokens.data()[r] = sampler.sample(
+        logits.data() + r * logits.shape(1),
+        {temperature.data()[r], top_k.data()[r], top_p.data()[r], min_p.data()[r],
+         typical_p.data()[r], seed.data()[r], position.data()[r]},
+        mask);
+  }
+}
+
+void logprobs(Sampler& sampler, const Array<const float, 2>& logits, const Int32s& token_ids,
+              const Int32s& num_top, const Array<float, 1>& own,
+              const Array<std::int32_t, 2>& top_ids, const Array<float, 2>& top) {
+  const std::size_t rows = logits.shape(0), width = top_ids.shape(1);
+  check_logits(sampler, logits);
+  require(token_ids.shape(0) == rows && num_top.shape(0) == rows && own.shape(0) == rows &&
+              top_ids.shape(0) == rows && top.shape(0) == rows && top.shape(1) == width &&
+              width <= static_cast<std::size_t>(sampler.num_token_ids()),
+          "log-probability arrays differ in shape");
+  for (std::size_t i = 0; i < rows; ++i)
+    require(token_ids.data()[i] >= 0 && token_ids.data()[i] < sampler.vocab_size(),
+            "a token id is outside the vocabulary");
+  const nb::gil_scoped_release unlocked;
+  for (std::size_t i = 0; i < rows; ++i) {
+    const int count = std::min(num_top.data()[i], static_cast<std::int32_t>(width));
+    if (!sampler.logprobs(logits.data() + i * logits.shape(1), token_ids.data()[i], count,
+                          own.data() + i, top_ids.data() + i * width, top.data() + i * width))
+      own.data()[i] = -INFINITY;
+  }
+}
+
+}  // namespace
+
+void bind_sampler(nb::module_& module) {
+  nb::class_<Sampler>(module, "Sampler")
+      .def("sample", &sample, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+           nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg())
+      .def("logprobs", &logprobs);
+  module.def("make_sampler", &make_sampler, nb::rv_policy::take_ownership);
+}
+
+}  // namespace shoal

@@ -1,0 +1,87 @@
+// Eight float lanes: AVX2 and FMA. Sixteen registers, so a tile is at most 6 rows by 2 vectors.
+#pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "isa/kernels.h"
+
+namespace {
+
+struct Vec {
+  static constexpr int width = 8;
+  static constexpr int max_rows = 6;
+  // Eight sums in flight hide the latency of FMA: fewer rows take more panels at once.
+  static constexpr int panels_for(int rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
+  // Taking bf16 and int8 apart needs registers too, so their tiles are smaller.
+  static constexpr int max_rows_bf16 = 5, max_rows_int8 = 4, max_rows_int16 = 6;
+  static constexpr int panels_for_bf16(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
+  static constexpr int panels_for_int8(int rows) { return rows <= 2 ? 2 : 1; }
+  static constexpr int panels_for_int16(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
+  // twice the products of an FMA per instruction
+  static constexpr shoal::Format bf16_weights = shoal::Format::int16_block;
+  using F = __m256;
+  using I = __m256i;
+  struct Quad {
+    I value, magnitude;
+  };
+
+  static F zero() { return _mm256_setzero_ps(); }
+  static F set(float x) { return _mm256_set1_ps(x); }
+  static F load(const float* p) { return _mm256_loadu_ps(p); }
+  static void store(float* p, F x) { _mm256_storeu_ps(p, x); }
+  static F add(F a, F b) { return _mm256_add_ps(a, b); }
+  static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
+  static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
+  static F div(F a, F b) { return _mm256_div_ps(a, b); }
+  static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+  static F min(F a, F b) { return _mm256_min_ps(a, b); }  // NaN in b stays NaN
+  static F max(F a, F b) { return _mm256_max_ps(a, b); }
+  static F zero_if_less(F x, F limit, F y) {
+    return _mm256_and_ps(_mm256_cmp_ps(x, limit, _CMP_NLT_UQ), y);
+  }
+  static F round(F x) {
+    return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+  static F pow2(F n) {
+    const I i = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(i, 23));
+  }
+
+  static I load_word(const void* p) { return _mm256_loadu_si256(static_cast<const I*>(p)); }
+  static F low_bf16(I w) { return _mm256_castsi256_ps(_mm256_slli_epi32(w, 16)); }
+  static F high_bf16(I w) {
+    return _mm256_castsi256_ps(_mm256_and_si256(w, _mm256_set1_epi32(~0xffff)));
+  }
+
+  // vpmaddubsw wants an unsigned factor: |x| * (w with the sign of x). Both are within +-127, so a
+  // pair is at most 32258 and never saturates.
+  static Quad quad(const std::int8_t* x) {
+    std::int32_t word;
+    std::memcpy(&word, x, 4);
+    const I value = _mm256_set1_epi32(word);
+    return {value, _mm256_abs_epi8(value)};
+  }
+  static I dot_init(const std::int32_t*) { return _mm256_setzero_si256(); }
+  static I dot(I acc, I w, const Quad& x) {
+    const I pairs = _mm256_maddubs_epi16(x.magnitude, _mm256_sign_epi8(w, x.value));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  }
+
+  static I broadcast_word(const void* p) {
+    std::int32_t word;
+    std::memcpy(&word, p, 4);
+    return _mm256_set1_epi32(word);
+  }
+  static I no_sum() { return _mm256_setzero_si256(); }
+  // By hand: a compiler keeps both the old and the new sum, and spills them.
+  static I dot_int16(I acc, I w, I x) {
+    I products;
+    asm("vpmaddwd %2, %3, %1\n\tvpaddd %1, %0, %0" : "+x"(acc), "=&x"(products) : "xm"(w), "x"(x));
+    return acc;
+  }
+  static F to_float(I x) { return _mm256_cvtepi32_ps(x); }
+};
+
+}  // namespace

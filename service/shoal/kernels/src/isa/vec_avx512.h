@@ -1,0 +1,113 @@
+// Sixteen float lanes: AVX-512 F, BW, DQ, VL; with SHOAL_VNNI also VNNI and bf16.
+// Thirty-two registers: a tile is at most 6 rows by 4 panels.
+#pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "isa/kernels.h"
+
+namespace {
+
+struct Vec {
+  static constexpr int width = 16;
+  static constexpr int max_rows = 6;
+  static constexpr int panels_for(int rows) { return rows == 1 ? 8 : 4; }
+  static constexpr int max_rows_bf16 = 6, max_rows_int8 = 6, max_rows_int16 = 6;
+  static constexpr int panels_for_bf16(int rows) { return panels_for(rows); }
+  static constexpr int panels_for_int8(int rows) { return rows == 1 ? 4 : 2; }
+  static constexpr int panels_for_int16(int rows) { return rows == 1 ? 4 : 2; }
+#if defined(SHOAL_VNNI)
+  static constexpr shoal::Format bf16_weights = shoal::Format::bf16_packed12;
+#else
+  static constexpr shoal::Format bf16_weights = shoal::Format::int16_block;
+#endif
+  using F = __m512;
+  using I = __m512i;
+
+  static F zero() { return _mm512_setzero_ps(); }
+  static F set(float x) { return _mm512_set1_ps(x); }
+  static F load(const float* p) { return _mm512_loadu_ps(p); }
+  static void store(float* p, F x) { _mm512_storeu_ps(p, x); }
+  static F add(F a, F b) { return _mm512_add_ps(a, b); }
+  static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
+  static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+  static F div(F a, F b) { return _mm512_div_ps(a, b); }
+  static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  static F min(F a, F b) { return _mm512_min_ps(a, b); }  // NaN in b stays NaN
+  static F max(F a, F b) { return _mm512_max_ps(a, b); }
+  static F zero_if_less(F x, F limit, F y) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ), y);
+  }
+  static F round(F x) {
+    return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+  static F pow2(F n) {
+    const I i = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(i, 23));
+  }
+
+  static I load_word(const void* p) { return _mm512_loadu_si512(p); }
+  static F low_bf16(I w) { return _mm512_castsi512_ps(_mm512_slli_epi32(w, 16)); }
+  static F high_bf16(I w) {
+    return _mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32(~0xffff)));
+  }
+  static F to_float(I x) { return _mm512_cvtepi32_ps(x); }
+
+  static I broadcast_word(const void* p) {
+    std::int32_t word;
+    std::memcpy(&word, p, 4);
+    return _mm512_set1_epi32(word);
+  }
+  static I no_sum() { return _mm512_setzero_si512(); }
+  static I dot_int16(I acc, I w, I x) { return _mm512_add_epi32(acc, _mm512_madd_epi16(w, x)); }
+#if defined(SHOAL_VNNI)
+  // vpdpbusd wants an unsigned factor: (x + 128) * w summed, less 128 * (sum of the weights).
+  using Quad = I;
+  static Quad quad(const std::int8_t* x) {
+    return _mm512_xor_si512(broadcast_word(x), _mm512_set1_epi8(static_cast<char>(0x80)));
+  }
+  static I dot_init(const std::int32_t* w_sum) {
+    return _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(load_word(w_sum), 7));
+  }
+  static I dot(I acc, I w, const Quad& x) { return _mm512_dpbusd_epi32(acc, x, w); }
+
+  // One pair of inputs of a bf16_packed12 group, as bf16 whose exponents are the 4 bits alone.
+  template <int Pair>
+  static I unpack12(const char* group) {
+    const I low = _mm512_cvtepi8_epi16(
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(group + 64 + 32 * Pair)));
+    const I nibbles = load_word(group);
+    const I high = Pair < 2 ? _mm512_slli_epi16(nibbles, Pair < 2 ? 7 - 4 * Pair : 0)
+                            : _mm512_srli_epi16(nibbles, Pair < 2 ? 0 : 4 * Pair - 7);
+    const I kept = _mm512_set1_epi16(static_cast<short>(0x807f));
+    const I sign_and_mantissa = _mm512_and_si512(low, kept);
+    // a | (b & c)
+    return _mm512_ternarylogic_epi32(sign_and_mantissa, high, _mm512_set1_epi16(0x0780), 0xf8);
+  }
+
+  // Products of pairs of bf16 (k, k+1), added to the sums.
+  static F dot_bf16(F acc, I w, I x) {
+    return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(w), reinterpret_cast<__m512bh>(x));
+  }
+#else
+  // As in vec_avx2.h; AVX-512 has no vpsignb, a masked negation stands in.
+  struct Quad {
+    I magnitude;
+    __mmask64 negative;
+  };
+  static Quad quad(const std::int8_t* x) {
+    const I value = broadcast_word(x);
+    return {_mm512_abs_epi8(value), _mm512_movepi8_mask(value)};
+  }
+  static I dot_init(const std::int32_t*) { return _mm512_setzero_si512(); }
+  static I dot(I acc, I w, const Quad& x) {
+    const I sign = _mm512_mask_sub_epi8(w, x.negative, _mm512_setzero_si512(), w);
+    const I pairs = _mm512_maddubs_epi16(x.magnitude, sign);
+    return _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+  }
+#endif
+};
+
+}  // namespace

@@ -1,0 +1,95 @@
+// Four float lanes with the compiler's vector extension: SSE2 on x86-64, NEON on ARM.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "isa/kernels.h"
+
+namespace {
+
+struct Vec {
+  static constexpr int width = 4;
+  static constexpr int max_rows = 3;
+  static constexpr int panels_for(int) { return 1; }
+  static constexpr int max_rows_bf16 = 3, max_rows_int8 = 3, max_rows_int16 = 3;
+  static constexpr int panels_for_bf16(int) { return 1; }
+  static constexpr int panels_for_int8(int) { return 1; }
+  static constexpr int panels_for_int16(int) { return 1; }
+  static constexpr shoal::Format bf16_weights = shoal::Format::bf16;
+  typedef float F __attribute__((vector_size(16)));
+  typedef std::int32_t I __attribute__((vector_size(16)));
+  struct Quad {
+    I low[4];
+  };
+
+  static F zero() { return F{0, 0, 0, 0}; }
+  static F set(float x) { return F{x, x, x, x}; }
+  static F load(const float* p) {
+    F r;
+    std::memcpy(&r, p, sizeof r);
+    return r;
+  }
+  static void store(float* p, F x) { std::memcpy(p, &x, sizeof x); }
+  static F add(F a, F b) { return a + b; }
+  static F sub(F a, F b) { return a - b; }
+  static F mul(F a, F b) { return a * b; }
+  static F div(F a, F b) { return a / b; }
+#if defined(__FP_FAST_FMAF)
+  static F fma(F a, F b, F c) {
+    F r;
+    for (int i = 0; i < 4; ++i) r[i] = __builtin_fmaf(a[i], b[i], c[i]);
+    return r;
+  }
+#else  // two roundings; contraction is switched off for the whole library
+  static F fma(F a, F b, F c) { return a * b + c; }
+#endif
+  static F blend(I mask, F a, F b) {
+    return reinterpret_cast<F>((mask & reinterpret_cast<I>(a)) | (~mask & reinterpret_cast<I>(b)));
+  }
+  static F min(F a, F b) { return blend(a < b, a, b); }  // NaN in b stays NaN
+  static F max(F a, F b) { return blend(a > b, a, b); }
+  static F zero_if_less(F x, F limit, F y) { return blend(x < limit, zero(), y); }
+  static F round(F x) {  // |x| < 2^22; to nearest, ties to even
+    const F magic = set(12582912.0f);
+    return (x + magic) - magic;
+  }
+  static F pow2(F n) {
+    const I i = __builtin_convertvector(n, I);
+    return reinterpret_cast<F>((i + 127) << 23);
+  }
+
+  static I load_word(const void* p) {
+    I r;
+    std::memcpy(&r, p, sizeof r);
+    return r;
+  }
+  static F low_bf16(I w) { return reinterpret_cast<F>(w << 16); }
+  static F high_bf16(I w) { return reinterpret_cast<F>(w & ~0xffff); }
+
+  static Quad quad(const std::int8_t* x) {
+    Quad q;
+    for (int i = 0; i < 4; ++i) q.low[i] = I{x[i], x[i], x[i], x[i]};
+    return q;
+  }
+  static I dot_init(const std::int32_t*) { return I{0, 0, 0, 0}; }
+  static I dot(I acc, I w, const Quad& x) {
+    acc += ((w << 24) >> 24) * x.low[0];
+    acc += ((w << 16) >> 24) * x.low[1];
+    acc += ((w << 8) >> 24) * x.low[2];
+    return acc + (w >> 24) * x.low[3];
+  }
+
+  static I broadcast_word(const void* p) {
+    std::int32_t word;
+    std::memcpy(&word, p, 4);
+    return I{word, word, word, word};
+  }
+  static I no_sum() { return I{0, 0, 0, 0}; }
+  static I dot_int16(I acc, I w, I x) {
+    return acc + ((w << 16) >> 16) * ((x << 16) >> 16) + (w >> 16) * (x >> 16);
+  }
+  static F to_float(I x) { return __builtin_convertvector(x, F); }
+};
+
+}  // namespace

@@ -1,0 +1,124 @@
+// Packing row by row, whatever the format; see formats/.
+#include "linear/packed_matrix.h"
+
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "formats/numbers.h"
+
+namespace shoal {
+namespace {
+
+float float_of_f16(std::uint16_t h) {
+  const int exponent = h >> 10 & 31, mantissa = h & 1023;
+  const float sign = h & 0x8000 ? -1.0f : 1.0f;
+  if (exponent == 31) return mantissa ? NAN : sign * INFINITY;
+  if (exponent == 0) return sign * std::ldexp(static_cast<float>(mantissa), -24);
+  return sign * std::ldexp(static_cast<float>(mantissa + 1024), exponent - 25);
+}
+
+// Where output i of a part stands among all outputs.
+int place_of(int i, PackedMatrix::Part part) {
+  if (part == PackedMatrix::Part::whole) return i;
+  const int second = part == PackedMatrix::Part::up ? kPanel : 0;
+  return i / kPanel * 2 * kPanel + second + i % kPanel;
+}
+
+}  // namespace
+
+void read_row(const Matrix& m, int row, float* out) {
+  const std::ptrdiff_t base = row * m.row_stride;
+  if (m.type == Source::f32) {
+    const float* p = static_cast<const float*>(m.data) + base;
+    for (int i = 0; i < m.cols; ++i) out[i] = p[i * m.col_stride];
+    return;
+  }
+  const std::uint16_t* p = static_cast<const std::uint16_t*>(m.data) + base;
+  if (m.type == Source::bf16 && m.col_stride == 1)  // known to be 1, the loop is vectorised
+    for (int i = 0; i < m.cols; ++i) out[i] = float_of_bf16(p[i]);
+  else if (m.type == Source::bf16)
+    for (int i = 0; i < m.cols; ++i) out[i] = float_of_bf16(p[i * m.col_stride]);
+  else
+    for (int i = 0; i < m.cols; ++i) out[i] = float_of_f16(p[i * m.col_stride]);
+}
+
+PackedMatrix::PackedMatrix(Format format, int n, int k, Arena* arena)
+    : format(format), n(n), k(k) {
+  data = arena ? arena->take(data_bytes()) : nullptr;
+  if (!data) {
+    own_ = Region(data_bytes(), true);
+    data = own_.data();
+  }
+  if (traits_of(format).has_scale) scale.resize(panels() * kPanel);
+  if (traits_of(format).has_sum) sum.resize(panels() * kPanel);
+}
+
+void PackedMatrix::set_weight(const Matrix& matrix, int first, Part part) {
+  std::vector<float> row(matrix.cols);
+  for (int i = 0; i < matrix.rows; ++i) {
+    read_row(matrix, i, row.data());
+    if (pack_row(row.data(), first + place_of(i, part))) continue;
+    fall_back_to_bf16();
+    return set_weight(matrix, first, part);
+  }
+}
+
+void PackedMatrix::set_bias(const float* values, int count, int first, Part part) {
+  bias.resize(panels() * kPanel);
+  for (int i = 0; i < count; ++i) bias[first + place_of(i, part)] = values[i];
+}
+
+void PackedMatrix::fall_back_to_bf16() {
+  PackedMatrix other(Format::bf16, n, k);
+  std::vector<float> row(k);
+  for (int i = 0; i < panels() * kPanel; ++i) {
+    unpack_row(i, row.data());
+    other.pack_row(row.data(), i);
+  }
+  other.bias = std::move(bias);
+  *this = std::move(other);
+}
+
+bool PackedMatrix::pack_row(const float* row, int output) {
+  const FormatTraits& traits = traits_of(format);
+  Channel channel;
+  char* panel = data + traits.panel_bytes(k) * (output / kPanel);
+  if (!traits.pack(row, k, panel, output % kPanel, channel)) return false;
+  if (traits.has_scale) scale[output] = channel.scale;
+  if (traits.has_sum) sum[output] = channel.sum;
+  return true;
+}
+
+void PackedMatrix::unpack_row(int row, float* out) const {
+  const FormatTraits& traits = traits_of(format);
+  Channel channel;
+  if (traits.has_scale) channel.scale = scale[row];
+  traits.unpack(data + traits.panel_bytes(k) * (row / kPanel), row % kPanel, channel, k, out);
+}
+
+Table::Table(Format format, const Matrix& matrix)
+    : cols_(matrix.cols),
+      format_(format == Format::f32 ? Format::f32 : Format::bf16),
+      data_(static_cast<std::size_t>(matrix.rows) * cols_ * (format_ == Format::f32 ? 4 : 2)) {
+  std::vector<float> row(cols_);
+  for (int i = 0; i < matrix.rows; ++i) {
+    const std::size_t at = static_cast<std::size_t>(i) * cols_;
+    if (format_ == Format::f32) {
+      read_row(matrix, i, data_.as<float>() + at);
+      continue;
+    }
+    read_row(matrix, i, row.data());
+    for (int j = 0; j < cols_; ++j) data_.as<std::uint16_t>()[at + j] = bf16_of(row[j]);
+  }
+}
+
+void Table::row(int index, float* out) const {
+  const std::size_t at = static_cast<std::size_t>(index) * cols_;
+  if (format_ == Format::f32)
+    std::memcpy(out, data_.as<float>() + at, sizeof(float) * cols_);
+  else
+    for (int i = 0; i < cols_; ++i) out[i] = float_of_bf16(data_.as<std::uint16_t>()[at + i]);
+}
+
+}  // namespace shoal

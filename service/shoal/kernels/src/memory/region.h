@@ -1,0 +1,44 @@
+// Memory straight from the system, for weights, the KV cache and activations. Used by model/ and
+// linear/packed_matrix.
+#pragma once
+#include <cstddef>
+
+namespace shoal {
+
+// Zeroed pages from the system; a page costs memory once it is written. 64-byte aligned, with huge
+// pages aligned to one of them. Throws std::bad_alloc.
+class Region {
+ public:
+  Region() = default;
+  explicit Region(std::size_t bytes, bool huge_pages = false);
+  ~Region();
+  Region(Region&& other) noexcept;
+  Region& operator=(Region&& other) noexcept;
+
+  std::size_t bytes() const { return bytes_; }
+  char* data() const { return data_; }
+  template <class T>
+  T* as() const {
+    return reinterpret_cast<T*>(data_);
+  }
+
+ private:
+  char* data_ = nullptr;
+  std::size_t bytes_ = 0;
+  void* mapped_ = nullptr;
+  std::size_t mapped_bytes_ = 0;
+};
+
+// Pieces of one region: matrices smaller than a huge page share it.
+class Arena {
+ public:
+  Arena() = default;
+  explicit Arena(std::size_t bytes) : region_(bytes, true) {}
+  char* take(std::size_t bytes);  // 64-byte aligned; null when there is no room left
+
+ private:
+  Region region_;
+  std::size_t taken_ = 0;
+};
+
+}  // namespace shoal

@@ -1,0 +1,62 @@
+// What the model is made of: `shoal.model.spec.DecoderSpec` in C++, under the same names. Filled in
+// by bindings/spec.cpp, read by the rest of model/.
+#pragma once
+#include <optional>
+#include <vector>
+
+#include "isa/kernels.h"
+
+namespace shoal {
+
+struct NormConfig {
+  NormKind kind;
+  float eps, weight_offset;
+  bool has_bias;
+};
+
+struct RotaryConfig {
+  std::vector<float> inv_freq;  // radians per position of each rotated pair of channels
+  float magnitude;              // factor on cosines and sines
+  bool operator==(const RotaryConfig& other) const {
+    return inv_freq == other.inv_freq && magnitude == other.magnitude;
+  }
+};
+
+struct AttentionConfig {
+  int num_heads, num_kv_heads, head_dim;
+  float scale;  // of scores
+  std::optional<RotaryConfig> rotary;
+  std::optional<NormConfig> qk_norm;
+  int window;      // keys a token sees at most, itself included; 0 = all
+  float soft_cap;  // of scores; 0 = off
+
+  int query_size() const { return num_heads * head_dim; }
+  int kv_size() const { return num_kv_heads * head_dim; }
+  int group() const { return num_heads / num_kv_heads; }  // query heads of a KV head
+};
+
+struct MlpConfig {
+  int intermediate_size;
+  Activation activation;
+  bool gated;
+};
+
+struct LayerConfig {
+  AttentionConfig attention;
+  MlpConfig mlp;
+  std::optional<NormConfig> attention_norm, mlp_norm, attention_post_norm, mlp_post_norm;
+  bool parallel;  // attention and MLP read the same residual
+};
+
+struct ModelConfig {
+  int vocab_size;     // rows of the embedding and of the head
+  int num_token_ids;  // rows that are tokens: the others are padding that no best id may name
+  int hidden_size, max_position_embeddings;
+  std::vector<LayerConfig> layers;
+  NormConfig final_norm;
+  bool tied_head, learned_positions;
+  float embedding_multiplier;
+  float logit_soft_cap;  // 0 = off
+};
+
+}  // namespace shoal

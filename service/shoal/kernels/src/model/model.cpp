@@ -1,0 +1,189 @@
+// The memory of a model: what its config needs, taken once and never moved.
+#include "model/model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+
+#include "formats/all.h"
+
+namespace shoal {
+namespace {
+
+void require(bool holds, const char* what) {
+  if (!holds) throw std::invalid_argument(what);
+}
+
+int up_outputs(const MlpConfig& mlp) {
+  return mlp.gated ? 2 * round_up(mlp.intermediate_size, kPanel) : mlp.intermediate_size;
+}
+
+// Room for all linear layers.
+std::size_t arena_bytes(const ModelConfig& c, Format format) {
+  const auto linear = [&](int outputs, int inputs) {
+    return traits_of(format).panel_bytes(inputs) * (round_up(outputs, kPanel) / kPanel) + 64;
+  };
+  std::size_t bytes = linear(c.vocab_size, c.hidden_size);
+  for (const LayerConfig& layer : c.layers) {
+    const AttentionConfig& a = layer.attention;
+    bytes += linear(a.query_size() + 2 * a.kv_size(), c.hidden_size) +
+             linear(c.hidden_size, a.query_size()) +
+             linear(c.hidden_size, layer.mlp.intermediate_size) +
+             linear(up_outputs(layer.mlp), c.hidden_size);
+  }
+  return bytes;
+}
+
+// bf16_packed12 takes time to unpack, which only weights beyond the cache give back.
+Format choose_linear_format(const ModelConfig& c, Format format, const Kernels& kernels,
+                            std::size_t cache_bytes) {
+  if (format != Format::bf16 || kernels.bf16_weights != Format::bf16_packed12)
+    return format == Format::bf16 ? kernels.bf16_weights : format;
+  return arena_bytes(c, Format::bf16) <= cache_bytes / 2 ? Format::bf16 : Format::bf16_packed12;
+}
+
+void check_sizes(const ModelConfig& c) {
+  require(c.vocab_size > 0 && c.hidden_size > 0 && c.max_position_embeddings > 0,
+          "sizes of a model must be positive");
+  require(c.num_token_ids > 0 && c.num_token_ids <= c.vocab_size,
+          "num_token_ids must be within 1..vocab_size");
+  for (const LayerConfig& layer : c.layers) {
+    const AttentionConfig& a = layer.attention;
+    require(a.num_heads > 0 && a.num_kv_heads > 0 && a.head_dim > 0 &&
+                layer.mlp.intermediate_size > 0,
+            "sizes of a layer must be positive");
+    require(a.num_heads % a.num_kv_heads == 0, "num_heads must be a multiple of num_kv_heads");
+    require(!a.rotary || 2 * a.rotary->inv_freq.size() <= static_cast<std::size_t>(a.head_dim),
+            "a head has fewer channels than are rotated");
+  }
+}
+
+}  // namespace
+
+RotaryTable::RotaryTable(const RotaryConfig& config, int max_positions)
+    : config_(config),
+      table_(sizeof(float) * 2 * config.inv_freq.size() * static_cast<std::size_t>(max_positions)) {
+}
+
+// Angles are float32 products, like those of the PyTorch models.
+void RotaryTable::fill(int last_position) {
+  for (; filled_ <= last_position; ++filled_) {
+    float* at = table_.as<float>() + static_cast<std::size_t>(filled_) * 2 * half();
+    for (int i = 0; i < half(); ++i) {
+      const float angle = static_cast<float>(filled_) * config_.inv_freq[i];
+      at[i] = static_cast<float>(std::cos(static_cast<double>(angle))) * config_.magnitude;
+      at[half() + i] = static_cast<float>(std::sin(static_cast<double>(angle))) * config_.magnitude;
+    }
+  }
+}
+
+Model::Model(const ModelConfig& c, Format format, const Kernels* kernels, int num_blocks,
+             int max_tokens, int threads, int spin_us, std::size_t cache_bytes)
+    : config((check_sizes(c), c)),
+      format_(format),
+      kv_format_(format == Format::f32 ? Format::f32 : Format::bf16),
+      linear_format_(choose_linear_format(c, format, *kernels, cache_bytes)),
+      kernels_(kernels),
+      num_blocks_(num_blocks),
+      max_tokens_(max_tokens),
+      arena_(arena_bytes(c, linear_format_)),
+      final_norm_(c.final_norm, c.hidden_size),
+      head_(linear_format_, c.vocab_size, c.hidden_size, &arena_),
+      workers_(threads),
+      pool_(threads, spin_us) {
+  hidden_stride_ = round_up(c.hidden_size, kPanel);
+  num_stages_ = 4;  // embedding, head
+  layers_.reserve(c.layers.size());
+  std::size_t kv_bytes = 0;
+  for (const LayerConfig& layer : c.layers) {
+    add_layer(layer);
+    layers_.back().kv.offset = kv_bytes;
+    kv_bytes += layers_.back().kv.block_bytes * num_blocks;
+  }
+  widest_ = round_up(std::max({attention_stride_, hidden_stride_, mlp_stride_}),
+                     Int16Block::kInputs);
+  const auto floats = [&](int stride) {
+    return Region(sizeof(float) * static_cast<std::size_t>(stride) * max_tokens);
+  };
+  kv_ = Region(kv_bytes);
+  x_ = floats(hidden_stride_);
+  qkv_ = floats(qkv_stride_);
+  attention_ = floats(attention_stride_);
+  mlp_ = floats(mlp_stride_);
+  branch_ = floats(hidden_stride_);  // costs memory only where a layer has a norm behind a branch
+  prepared_ = floats(widest_);
+  prepared_scales_.resize(max_tokens);
+  for (Worker& worker : workers_) {
+    worker.rows = Region(sizeof(float) * static_cast<std::size_t>(widest_) * kFewRows);
+    worker.scratch = Region(sizeof(float) * kScratchRows * kScratchPanels * kPanel);
+    worker.row.resize(widest_);
+    worker.scales.resize(kFewRows);
+  }
+}
+
+void Model::add_layer(const LayerConfig& c) {
+  const AttentionConfig& a = c.attention;
+  const int hidden = config.hidden_size, qkv_size = a.query_size() + 2 * a.kv_size();
+  const auto matrix = [&](int n, int k) { return PackedMatrix(linear_format_, n, k, &arena_); };
+  Layer layer;
+  layer.attention = a;
+  layer.mlp = c.mlp;
+  layer.parallel = c.parallel;
+  layer.attention_norm = Norm(c.attention_norm, hidden);
+  layer.attention_post_norm = Norm(c.attention_post_norm, hidden);
+  layer.mlp_norm = Norm(c.mlp_norm, hidden);
+  layer.mlp_post_norm = Norm(c.mlp_post_norm, hidden);
+  layer.q_norm = Norm(a.qk_norm, a.head_dim);
+  layer.k_norm = Norm(a.qk_norm, a.head_dim);
+  layer.qkv = matrix(qkv_size, hidden);
+  layer.output = matrix(hidden, a.query_size());
+  layer.up = matrix(up_outputs(c.mlp), hidden);
+  layer.down = matrix(hidden, c.mlp.intermediate_size);
+  if (a.rotary) layer.rotary = rotary_table(*a.rotary);
+  const FormatTraits& kv = traits_of(kv_format_);
+  layer.kv.k_bytes = round_up(static_cast<int>(kv.panel_bytes(a.head_dim)), 64);
+  layer.kv.head_bytes =
+      layer.kv.k_bytes + kv.panel_bytes(kBlock) * (round_up(a.head_dim, kPanel) / kPanel);
+  layer.kv.block_bytes = layer.kv.head_bytes * a.num_kv_heads;
+  qkv_stride_ = std::max(qkv_stride_, round_up(qkv_size, kPanel));
+  attention_stride_ = std::max(attention_stride_, round_up(a.query_size(), kPanel));
+  mlp_stride_ = std::max(mlp_stride_, round_up(c.mlp.intermediate_size, kPanel));
+  max_group_ = std::max(max_group_, a.group());
+  num_stages_ += 10 + layer.attention_post_norm.exists() + layer.mlp_post_norm.exists();
+  layers_.push_back(std::move(layer));
+}
+
+int Model::rotary_table(const RotaryConfig& rotary) {
+  for (std::size_t i = 0; i < rotaries_.size(); ++i)
+    if (rotaries_[i].config() == rotary) return static_cast<int>(i);
+  rotaries_.emplace_back(rotary, config.max_position_embeddings);
+  return static_cast<int>(rotaries_.size()) - 1;
+}
+
+std::size_t Model::weight_bytes() const {
+  std::size_t bytes = head_.memory_bytes() + embedding_.bytes() + position_embedding_.bytes();
+  for (const Layer& layer : layers_)
+    bytes += layer.qkv.memory_bytes() + layer.output.memory_bytes() + layer.up.memory_bytes() +
+             layer.down.memory_bytes();
+  return bytes;
+}
+
+std::size_t Model::block_bytes() const {
+  std::size_t bytes = 0;
+  for (const Layer& layer : layers_) bytes += layer.kv.block_bytes;
+  return bytes;
+}
+
+void Model::copy_block(int source, int target) {
+  require(source >= 0 && source < num_blocks_ && target >= 0 && target < num_blocks_,
+          "block id outside the cache");
+  pool_.wait_idle(0);
+  for (const Layer& layer : layers_) {
+    char* kv = kv_.data() + layer.kv.offset;
+    std::memcpy(kv + target * layer.kv.block_bytes, kv + source * layer.kv.block_bytes,
+                layer.kv.block_bytes);
+  }
+}
+
+}  // namespace shoal

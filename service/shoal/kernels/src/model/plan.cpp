@@ -1,0 +1,112 @@
+// What happens around the stages of a step: checks, the tasks of attention, room for results.
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+#include "model/model.h"
+
+namespace shoal {
+namespace {
+
+constexpr int kPrefillQueries = 16;  // queries of one attention task
+
+void require(bool holds, const char* what) {
+  if (!holds) throw std::invalid_argument(what);
+}
+
+bool within(const std::int32_t* values, int n, int limit) {
+  return std::all_of(values, values + n, [=](std::int32_t v) { return v >= 0 && v < limit; });
+}
+
+}  // namespace
+
+void Model::step(const StepInputs& in, const StepOutputs& out) {
+  check(in);
+  pool_.wait_idle(num_stages_);
+  plan(in, out);
+  // A step this small is over before a sleeping thread wakes up.
+  const double products = static_cast<double>(in.num_tokens) * weight_bytes();
+  pool_.run([](void* self, int worker) { static_cast<Model*>(self)->run(worker); }, this,
+            products > 1e6);
+  finish_head();
+}
+
+void Model::check(const StepInputs& in) const {
+  require(in.num_tokens > 0 && in.num_tokens <= max_tokens_,
+          "number of tokens outside 1..max_tokens");
+  require(in.num_rows > 0 && in.row_starts[0] == 0 && in.row_starts[in.num_rows] == in.num_tokens,
+          "row_starts must run from 0 to the number of tokens");
+  require(within(in.token_ids, in.num_tokens, config.vocab_size),
+          "token id outside the vocabulary");
+  require(within(in.positions, in.num_tokens, config.max_position_embeddings),
+          "position outside max_position_embeddings");
+  require(within(in.slots, in.num_tokens, num_blocks_ * kBlock), "slot outside the cache");
+  require(within(in.logit_indices, in.num_logit_rows, in.num_tokens),
+          "logit index outside the tokens");
+  require(!in.target_ids || within(in.target_ids, in.num_logit_rows, config.vocab_size),
+          "target id outside the vocabulary");
+  for (int r = 0; r < in.num_rows; ++r) {
+    const int count = in.row_starts[r + 1] - in.row_starts[r];
+    const int context = in.context_lens[r];
+    require(count > 0 && context >= count, "a row needs tokens, and a context that holds them");
+    require((context + kBlock - 1) / kBlock <= in.table_width, "context longer than block table");
+    require(within(in.block_tables + static_cast<std::size_t>(r) * in.table_width,
+                   (context + kBlock - 1) / kBlock, num_blocks_),
+            "block id outside the cache");
+  }
+}
+
+void Model::plan(const StepInputs& in, const StepOutputs& out) {
+  in_ = in;
+  out_ = out;
+  copy_integers();
+  const int longest = plan_attention();
+  const int head_chunks = (head_.panels() + kScratchPanels - 1) / kScratchPanels;
+  chunk_max_.resize(static_cast<std::size_t>(head_chunks) * in.num_logit_rows);
+  chunk_sum_.resize(chunk_max_.size());
+  for (Worker& worker : workers_) {
+    if (worker.attention.size() < attend_scratch_floats(longest))
+      worker.attention.resize(attend_scratch_floats(longest + 256));
+    worker.top_ids.assign(static_cast<std::size_t>(out.top) * in.num_logit_rows, -1);
+    worker.top_values.assign(static_cast<std::size_t>(out.top) * in.num_logit_rows, -INFINITY);
+  }
+  const int last_position = *std::max_element(in.positions, in.positions + in.num_tokens);
+  for (RotaryTable& table : rotaries_) table.fill(last_position);
+}
+
+// A worker that leaves late may look at the integers after step() has returned.
+void Model::copy_integers() {
+  const std::size_t tokens = in_.num_tokens, rows = in_.num_rows, logit_rows = in_.num_logit_rows;
+  const std::size_t table = rows * in_.table_width;
+  integers_.clear();
+  integers_.reserve(3 * tokens + 2 * rows + 1 + table + 2 * logit_rows);
+  const auto keep = [&](const std::int32_t*& from, std::size_t n) {
+    if (!from) return;
+    integers_.insert(integers_.end(), from, from + n);
+    from = integers_.data() + integers_.size() - n;
+  };
+  keep(in_.token_ids, tokens);
+  keep(in_.positions, tokens);
+  keep(in_.slots, tokens);
+  keep(in_.row_starts, rows + 1);
+  keep(in_.context_lens, rows);
+  keep(in_.block_tables, table);
+  keep(in_.logit_indices, logit_rows);
+  keep(in_.target_ids, logit_rows);
+}
+
+// Cuts the rows into attention tasks; returns the longest context.
+int Model::plan_attention() {
+  chunks_.clear();
+  decode_only_ = in_.num_tokens == in_.num_rows;
+  int longest = 0;
+  const int size = std::max(1, kPrefillQueries / max_group_);
+  for (int r = 0; r < in_.num_rows; ++r) {
+    longest = std::max(longest, in_.context_lens[r]);
+    for (int t = in_.row_starts[r]; t < in_.row_starts[r + 1]; t += size)
+      chunks_.push_back({r, t, std::min(size, in_.row_starts[r + 1] - t)});
+  }
+  return longest;
+}
+
+}  // namespace shoal

@@ -1,0 +1,75 @@
+// One step, as every worker of the pool runs it: the same stages in the same order. Which worker
+// does a task never matters: a task writes what no other task of its stage touches.
+#include <algorithm>
+
+#include "model/model.h"
+
+namespace shoal {
+
+void Model::run(int worker) {
+  const int tokens = in_.num_tokens;
+  int stage = 0;
+  pool_.stage(worker, stage++, (tokens + 7) / 8, [&](int i) {
+    for (int t = 8 * i; t < std::min(tokens, 8 * i + 8); ++t) embed(worker, t);
+  });
+  for (const Layer& layer : layers_) run_layer(worker, stage, layer);
+  if (in_.num_logit_rows > 0) run_head(worker, stage);
+}
+
+void Model::run_layer(int worker, int& stage, const Layer& layer) {
+  const int tokens = in_.num_tokens;
+  const Input normed{x_.as<float>(), static_cast<std::size_t>(hidden_stride_),
+                     &layer.attention_norm, nullptr, tokens, config.hidden_size, layer.qkv.format};
+  linear(worker, stage, normed, layer.qkv, qkv_.as<float>(), qkv_stride_, false);
+  if (!decode_only_)  // a chunk's tokens see each other: all are stored before any attends
+    pool_.stage(worker, stage++, (tokens + 3) / 4, [&](int i) {
+      for (int t = 4 * i; t < std::min(tokens, 4 * i + 4); ++t) store_token(layer, t);
+    });
+  const int at_once = heads_at_once(layer);
+  const int tasks = static_cast<int>(chunks_.size()) * (layer.attention.num_kv_heads / at_once);
+  pool_.stage(worker, stage++, tasks, [&](int i) {
+    for (int h = 0; h < at_once; ++h)
+      attend(worker, layer, i * at_once + h, decode_only_, h + 1 < at_once);
+  });
+  // The MLP of a parallel layer reads the residual before attention is added.
+  if (layer.parallel) mlp_up(worker, stage, layer);
+  const Input attended{attention_.as<float>(), static_cast<std::size_t>(attention_stride_), nullptr,
+                       nullptr, tokens, layer.attention.query_size(), layer.output.format};
+  add_branch(worker, stage, attended, layer.output, layer.attention_post_norm);
+  if (!layer.parallel) mlp_up(worker, stage, layer);
+  const Input activated{mlp_.as<float>(), static_cast<std::size_t>(mlp_stride_), nullptr, nullptr,
+                        tokens, layer.mlp.intermediate_size, layer.down.format};
+  add_branch(worker, stage, activated, layer.down, layer.mlp_post_norm);
+}
+
+void Model::embed(int worker, int token) {
+  float* x = x_.as<float>() + static_cast<std::size_t>(token) * hidden_stride_;
+  if (config.tied_head)
+    head_.unpack_row(in_.token_ids[token], x);
+  else
+    embedding_.row(in_.token_ids[token], x);
+  if (config.embedding_multiplier != 1.0f)
+    for (int i = 0; i < config.hidden_size; ++i) x[i] *= config.embedding_multiplier;
+  if (!config.learned_positions) return;
+  float* position = workers_[worker].row.data();
+  position_embedding_.row(in_.positions[token], position);
+  for (int i = 0; i < config.hidden_size; ++i) x[i] += position[i];
+}
+
+// x += post_norm(weights . input), all of a branch's rows.
+void Model::add_branch(int worker, int& stage, const Input& input, const PackedMatrix& weights,
+                       const Norm& post_norm) {
+  if (!post_norm.exists())
+    return linear(worker, stage, input, weights, x_.as<float>(), hidden_stride_, true);
+  linear(worker, stage, input, weights, branch_.as<float>(), hidden_stride_, false);
+  pool_.stage(worker, stage++, (input.count + 3) / 4, [&](int i) {
+    float* normed = workers_[worker].row.data();
+    for (int r = 4 * i; r < std::min(input.count, 4 * i + 4); ++r) {
+      const std::size_t at = static_cast<std::size_t>(r) * hidden_stride_;
+      apply_norm(post_norm, branch_.as<float>() + at, config.hidden_size, normed);
+      kernels_->add(normed, hidden_stride_ / kPanel, x_.as<float>() + at);
+    }
+  });
+}
+
+}  // namespace shoal

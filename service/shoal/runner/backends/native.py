@@ -1,0 +1,99 @@
+"""The native CPU library as a backend: a whole step is one call, and torch is never imported."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shoal.checkpoint.files import StoredTensor
+from shoal.errors import ConfigError
+from shoal.kernels import native
+from shoal.kernels.native import Dtype
+from shoal.model.spec import DecoderSpec, Role
+from shoal.runner.inputs import Float32, HeadOutputs, StepInputs
+
+_NO_IDS: NDArray[np.int32] = np.empty(0, np.int32)
+
+
+class NativeBackend:
+    """One model with its KV cache in the library's memory."""
+
+    def __init__(
+        self,
+        spec: DecoderSpec,
+        weights: Mapping[Role, StoredTensor],
+        *,
+        dtype: Dtype,
+        num_blocks: int,
+        max_step_tokens: int,
+        num_threads: int,
+        num_token_ids: int | None = None,
+    ) -> None:
+        """`max_step_tokens`: most tokens of one step. `num_token_ids`: rows of the vocabulary that
+        are tokens, the others are padding that is never picked; None = all. Raises ConfigError
+        when the library is not built, ValueError for a spec that `native.supports` has something
+        against."""
+        if not native.available():
+            raise ConfigError(
+                "kernels=native is set, and the native library is not built: reinstall "
+                "Shoal with a C++ compiler at hand"
+            )
+        self._no_logits = np.empty((0, spec.vocab_size), np.float32)
+        self._model = native.NativeModel(
+            spec,
+            {role: tensor.array for role, tensor in weights.items()},
+            dtype=dtype,
+            num_blocks=num_blocks,
+            max_tokens=max_step_tokens,
+            num_threads=num_threads,
+            num_token_ids=num_token_ids,
+        )
+        self.name = self._model.kernel_set
+        self.weight_bytes = self._model.weight_bytes
+
+    def forward(self, inputs: StepInputs) -> Float32:
+        """float32 logits [L, vocab_size], padded rows of the vocabulary included."""
+        return self._model.forward(
+            inputs.token_ids,
+            inputs.positions,
+            inputs.slots,
+            inputs.row_starts,
+            inputs.context_lens,
+            inputs.block_tables,
+            inputs.logit_indices,
+        )
+
+    def forward_best(self, inputs: StepInputs, num_logits: int) -> HeadOutputs:
+        """Best ids of all L tokens; logits [num_logits, vocab_size] of the first ones only."""
+        if len(inputs.logit_indices) == 0:
+            self.forward(inputs)
+            return HeadOutputs(_NO_IDS, self._no_logits[:, 0], self._no_logits)
+        head = self._model.forward_head(
+            inputs.token_ids,
+            inputs.positions,
+            inputs.slots,
+            inputs.row_starts,
+            inputs.context_lens,
+            inputs.block_tables,
+            inputs.logit_indices,
+            num_logits=num_logits,
+            top=1,
+        )
+        assert head.top_ids is not None, "the best ids were requested"
+        assert head.top_logits is not None, "the best logits were requested"
+        logits = self._no_logits if head.logits is None else head.logits
+        return HeadOutputs(head.top_ids[:, 0], head.top_logits[:, 0], logits)
+
+
+def native_dtype(wanted: str, stored: str, quantize: str = "none") -> Dtype:
+    """auto: the checkpoint's own; bfloat16 weights stay 16 bits in memory, sums are float32.
+    Quantized weights are int8 whatever was stored. Raises ConfigError for what contradicts."""
+    if quantize == "int8":
+        if wanted == "float32":
+            raise ConfigError("dtype=float32 and quantize=int8 contradict: set one of them only")
+        return "int8"
+    if wanted == "float32":
+        return "float32"
+    if wanted == "bfloat16":
+        return "bfloat16"
+    return "bfloat16" if stored == "bfloat16" else "float32"

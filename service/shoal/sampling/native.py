@@ -1,0 +1,72 @@
+"""The sampler of the native library, for logits of the native backend. Processors change a copy of
+the logits; allow-masks are applied by the library."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from shoal.kernels.sampling import NativeSampler as Kernel
+from shoal.kernels.sampling import RowParams, VocabularyMasks
+from shoal.protocol.messages import TokenLogprobs
+from shoal.sampling.arrays import Float32, Int32
+from shoal.sampling.random import MASK_64
+from shoal.sampling.sampler import SamplingState
+
+
+class NativeSampler:
+    """A row's parameters live in arrays as long as the batch."""
+
+    def __init__(self, num_token_ids: int, *, vocab_size: int | None = None) -> None:
+        """`vocab_size`: columns of the logits; None: as many as token ids. Raises RuntimeError
+        where the library is not built."""
+        self._num_token_ids = num_token_ids
+        self._kernel = Kernel(vocab_size or num_token_ids, num_token_ids=num_token_ids)
+        self._states: Sequence[SamplingState] = ()
+
+    def sample(self, logits: Float32, states: Sequence[SamplingState], positions: Int32) -> Int32:
+        if states is not self._states:
+            self._params = self._make_params(states)
+            self._changing = [(row, s) for row, s in enumerate(states) if s.changes_logits]
+            self._processed = [(row, s) for row, s in enumerate(states) if s.processors]
+            self._states = states
+        self._params.position[:] = positions
+        if self._changing:
+            logits = logits.copy()
+            for row, state in self._changing:
+                state.apply(logits[row, : self._num_token_ids])
+        return self._kernel.sample(logits, self._params, self._masks(len(states)))
+
+    def logprobs(
+        self, logits: Float32, token_ids: Sequence[int], nums_top: Sequence[int]
+    ) -> list[TokenLogprobs]:
+        own, top_ids, top = self._kernel.logprobs(
+            logits, np.array(token_ids, np.int32), np.array(nums_top, np.int32)
+        )
+        counts = (top_ids >= 0).sum(axis=1).tolist()
+        return [
+            TokenLogprobs(token_id, logprob, ids[:count], logprobs[:count])
+            for token_id, logprob, ids, logprobs, count in zip(
+                token_ids, own.tolist(), top_ids.tolist(), top.tolist(), counts, strict=True
+            )
+        ]
+
+    def _masks(self, num_rows: int) -> VocabularyMasks | None:
+        masks = {row: mask for row, s in self._processed if (mask := s.allow_mask()) is not None}
+        if not masks:
+            return None
+        mask_of_row = np.full(num_rows, -1, np.int32)
+        mask_of_row[list(masks)] = range(len(masks))
+        return VocabularyMasks(np.stack(list(masks.values())), mask_of_row)
+
+    def _make_params(self, states: Sequence[SamplingState]) -> RowParams:
+        params = [state.params for state in states]
+        most = self._num_token_ids
+        return RowParams(
+            temperature=np.array([wanted.temperature for wanted in params], np.float32),
+            top_k=np.array([min(wanted.top_k, most) for wanted in params], np.int32),
+            top_p=np.array([wanted.top_p for wanted in params], np.float64),
+            min_p=np.array([wanted.min_p for wanted in params], np.float64),
+            typical_p=np.array([wanted.typical_p for wanted in params], np.float64),
+            seed=np.array([wanted.seed & MASK_64 for wanted in params], np.uint64),
+            position=np.zeros(len(params), np.uint64),
+        )

@@ -1,0 +1,77 @@
+"""The sampler's interface, and what is kept of each sequence between its tokens.
+
+Whatever samples gives the same token for the same logits, state and position, so a sequence gets
+its tokens alone, in any batch, and again after a preemption.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from shoal.protocol.messages import TokenLogprobs
+from shoal.protocol.step import NewRow
+from shoal.sampling.arrays import Float32, Int32, UInt32
+from shoal.sampling.processors import build_processors
+from shoal.sampling.processors.base import LogitsProcessor
+
+
+class SamplingState:
+    """How one sequence is sampled: its parameters, and its processors with their state."""
+
+    def __init__(self, new: NewRow, num_token_ids: int) -> None:
+        """The processors accept the output tokens that are already there."""
+        self.params = new.sampling
+        self.processors = build_processors(new, num_token_ids)
+        for token_id in new.output_token_ids:
+            self.accept(token_id)
+
+    @property
+    def changes_logits(self) -> bool:
+        """Does a processor do more than mask?"""
+        return any(type(p).apply is not LogitsProcessor.apply for p in self.processors)
+
+    @property
+    def takes_best(self) -> bool:
+        """Is each token the best of the logits as they are?"""
+        return self.params.greedy and not self.processors
+
+    def accept(self, token_id: int) -> None:
+        """The sequence's next output token."""
+        for processor in self.processors:
+            processor.accept(token_id)
+
+    def apply(self, logits: Float32) -> None:
+        """All but the allow-mask, in place on logits [num_token_ids]."""
+        for processor in self.processors:
+            processor.apply(logits)
+
+    def allow_mask(self) -> UInt32 | None:
+        """What every processor allows; see `LogitsProcessor.allow_mask`."""
+        masks = [mask for p in self.processors if (mask := p.allow_mask) is not None]
+        return np.bitwise_and.reduce(masks) if masks else None
+
+
+class Sampler(Protocol):
+    """Tokens and log-probabilities of logits [n, columns], which stay as they are. A padded
+    vocabulary has more columns than the tokenizer has ids: those are never sampled."""
+
+    def sample(self, logits: Float32, states: Sequence[SamplingState], positions: Int32) -> Int32:
+        """A token for each row, at its position [n] of the sequence; -1 where no logit is finite,
+        also when every token is banned. A list of states that was given before must hold the same
+        ones."""
+        ...
+
+    def logprobs(
+        self, logits: Float32, token_ids: Sequence[int], nums_top: Sequence[int]
+    ) -> list[TokenLogprobs]:
+        """Of each row's token and of its `nums_top` best ids, ties by lowest id: natural
+        log-probabilities over all columns, as the model gave them. A row without a finite best
+        logit has -inf and no best."""
+        ...
+
+
+def mask_logits(logits: Float32, allow_mask: UInt32) -> None:
+    """Bans what the mask does not allow, in place on logits [num_token_ids]."""
+    bits = np.unpackbits(allow_mask.view(np.uint8), bitorder="little", count=len(logits))
+    logits[bits == 0] = -np.inf

@@ -1,0 +1,195 @@
+"""What the native kernels compute, once more in plain PyTorch: one sequence without a cache.
+
+Written to be read and compared with. In float64 it is the network itself; the other kinds of
+arithmetic round where the kernels round.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from shoal.model.spec import AttentionSpec, DecoderSpec, LayerSpec, NormSpec, Role, RotarySpec
+from tests.kernels.building import Weights, to_float32
+
+Arithmetic = Literal["float64", "float32", "bfloat16", "int8", "int16_block"]
+"""int16_block: bfloat16 weights multiplied as 16-bit integers, as some kernel sets do."""
+_BLOCK, _BLOCK_MAX = 32, 8191
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+}
+
+
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Symmetric int8 per row: integers within +-127 (as floats) and scales [..., 1]."""
+    largest = x.abs().amax(-1, keepdim=True)
+    return torch.round(x * (127 / largest.clamp_min(1e-30))), largest / 127
+
+
+def int16_weights(weight: Tensor) -> Tensor:
+    """Each output [N, K] as integers of 13 bits and a sign at one power of two. A matrix with an
+    output that would lose more than 2^-11 of itself stays what it is."""
+    _, exponent = torch.frexp(weight.abs().amax(-1, keepdim=True))
+    unit = torch.exp2((exponent - 13).to(weight.dtype))
+    rounded = torch.round(weight / unit) * unit
+    lost = (rounded - weight).square().sum(-1) > weight.square().sum(-1) * 2**-22
+    return weight if bool(lost.any()) else rounded
+
+
+def int16_rows(x: Tensor) -> Tensor:
+    """Each 32 inputs of a row [T, K] as integers within +-8191 of a common scale."""
+    padded = F.pad(x, (0, -x.shape[-1] % _BLOCK))
+    blocks = padded.reshape(len(x), -1, _BLOCK)
+    largest = blocks.abs().amax(-1, keepdim=True)
+    integers = torch.round(blocks * (_BLOCK_MAX / largest.clamp_min(1e-30)))
+    return (integers * (largest / _BLOCK_MAX)).reshape(len(x), -1)[:, : x.shape[-1]]
+
+
+def linear(x: Tensor, weights: Sequence[Tensor], arithmetic: Arithmetic) -> list[Tensor]:
+    """x [T, K] times each weight [N, K]; for int8 both are quantised per row and sums are exact.
+    The weights are those of one matrix of the library, which become integers together or not."""
+    if arithmetic == "int16_block":
+        joined = int16_weights(torch.cat([w.bfloat16().to(x.dtype) for w in weights]))
+        parts = joined.split([len(w) for w in weights])
+        return [(int16_rows(x).double() @ w.double().T).to(x.dtype) for w in parts]
+    if arithmetic == "bfloat16":
+        return [x @ w.bfloat16().to(x.dtype).T for w in weights]
+    if arithmetic == "int8":
+        integers, x_scale = quantize_rows(x)
+        pairs = [quantize_rows(w) for w in weights]
+        return [(integers.double() @ w.double().T).to(x.dtype) * x_scale * s.T for w, s in pairs]
+    return [x @ w.T for w in weights]
+
+
+def rotate(x: Tensor, rotary: RotarySpec) -> Tensor:
+    """Rotary positions 0.. of x [T, H, d]: channel i turns with i + half (Su et al., 2021)."""
+    positions = torch.arange(len(x), dtype=torch.float32)
+    angle = torch.outer(positions, torch.tensor(rotary.inv_freq)).double()
+    cos, sin = (f(angle).to(x.dtype)[:, None] * rotary.magnitude for f in (torch.cos, torch.sin))
+    half = len(rotary.inv_freq)
+    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return torch.cat((a * cos - b * sin, b * cos + a * sin, rest), -1)
+
+
+def capped(x: Tensor, cap: float | None) -> Tensor:
+    return x if cap is None else cap * torch.tanh(x / cap)
+
+
+def attend(spec: AttentionSpec, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """q [T, H, d], k and v [T, KV, d] -> [T, H * d]; causal, grouped heads, window, soft cap."""
+    group = spec.num_heads // spec.num_kv_heads
+    k, v = (t.repeat_interleave(group, 1) for t in (k, v))
+    scores = capped(torch.einsum("qhd,khd->hqk", q, k) * spec.scale, spec.soft_cap)
+    position = torch.arange(len(q))
+    behind = position[:, None] - position  # [query, key]
+    seen = (behind >= 0) & (behind < (spec.window or len(q)))
+    weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+    return torch.einsum("hqk,khd->qhd", weights, v).flatten(1)
+
+
+class Reference:
+    """A whole network."""
+
+    def __init__(
+        self, spec: DecoderSpec, weights: Weights, arithmetic: Arithmetic = "float64"
+    ) -> None:
+        self.spec = spec
+        self.arithmetic: Arithmetic = arithmetic
+        dtype = torch.float64 if arithmetic == "float64" else torch.float32
+        self.weights = {
+            role: torch.from_numpy(to_float32(weight).copy()).to(dtype)
+            for role, weight in weights.items()
+        }
+
+    def forward(self, token_ids: Sequence[int]) -> NDArray[Any]:
+        """Logits [T, vocab_size]."""
+        spec = self.spec
+        x = self._embed()[list(token_ids)] * spec.embedding_multiplier  # [T, hidden_size]
+        if spec.learned_positions:
+            x = x + self.weights[Role("position_embedding")][: len(x)]
+        for index, layer in enumerate(spec.layers):
+            x = self._layer(x, layer, index)
+        x = self._norm(x, spec.final_norm, "final_norm")
+        (logits,) = linear(
+            x, [self.weights[Role("embedding" if spec.tied_head else "head.weight")]],
+            self.arithmetic,
+        )  # fmt: skip
+        if spec.head_bias:
+            logits = logits + self.weights[Role("head.bias")]
+        return np.asarray(capped(logits, spec.logit_soft_cap).numpy())
+
+    def _embed(self) -> Tensor:
+        table = self.weights[Role("embedding")]
+        if self.arithmetic in ("float64", "float32"):
+            return table
+        if self.arithmetic == "int8" and self.spec.tied_head:  # one table serves both
+            integers, scale = quantize_rows(table)
+            return integers * scale
+        table = table.bfloat16().float()
+        is_integers = self.arithmetic == "int16_block" and self.spec.tied_head
+        return int16_weights(table) if is_integers else table
+
+    def _layer(self, x: Tensor, layer: LayerSpec, index: int) -> Tensor:
+        normed = self._norm(x, layer.attention_norm, "attention_norm", index)
+        mixed = self._attention(normed, layer.attention, index)
+        mixed = self._norm(mixed, layer.attention_post_norm, "attention_post_norm", index)
+        if layer.parallel:
+            if layer.mlp_norm is not None:
+                normed = self._norm(x, layer.mlp_norm, "mlp_norm", index)
+        else:
+            x, mixed = x + mixed, torch.zeros_like(x)
+            normed = self._norm(x, layer.mlp_norm, "mlp_norm", index)
+        inside = self._mlp(normed, layer, index)
+        return x + mixed + self._norm(inside, layer.mlp_post_norm, "mlp_post_norm", index)
+
+    def _attention(self, x: Tensor, spec: AttentionSpec, index: int) -> Tensor:
+        q, k, v = (
+            part.view(len(x), -1, spec.head_dim) for part in self._linear(x, index, "q", "k", "v")
+        )
+        if spec.qk_norm:
+            q = self._norm(q, spec.qk_norm.norm, "q_norm", index)
+            k = self._norm(k, spec.qk_norm.norm, "k_norm", index)
+        if spec.rotary:
+            q, k = rotate(q, spec.rotary), rotate(k, spec.rotary)
+        (y,) = self._linear(attend(spec, q, self._cached(k), self._cached(v)), index, "output")
+        return y
+
+    def _mlp(self, x: Tensor, layer: LayerSpec, index: int) -> Tensor:
+        act = ACTIVATIONS[layer.mlp.activation]
+        if layer.mlp.gated:
+            gate, up = self._linear(x, index, "gate", "up")
+            y = act(gate) * up
+        else:
+            (up,) = self._linear(x, index, "up")
+            y = act(up)
+        (down,) = self._linear(y, index, "down")
+        return down
+
+    def _linear(self, x: Tensor, layer: int, *names: str) -> list[Tensor]:
+        weights = [self.weights[Role(f"{name}.weight", layer)] for name in names]
+        biases = [self.weights.get(Role(f"{name}.bias", layer)) for name in names]
+        parts = linear(x, weights, self.arithmetic)
+        return [y if b is None else y + b for y, b in zip(parts, biases, strict=True)]
+
+    def _norm(
+        self, x: Tensor, spec: NormSpec | None, name: str, layer: int | None = None
+    ) -> Tensor:
+        if spec is None:
+            return x
+        if spec.kind == "layer":
+            x = x - x.mean(-1, keepdim=True)
+        y = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + spec.eps)
+        y = y * (spec.weight_offset + self.weights[Role(f"{name}.weight", layer)])
+        return y + self.weights[Role(f"{name}.bias", layer)] if spec.bias else y
+
+    def _cached(self, x: Tensor) -> Tensor:
+        """What the KV cache keeps of keys and values."""
+        return x if self.arithmetic in ("float64", "float32") else x.bfloat16().float()
