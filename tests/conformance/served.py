@@ -99,11 +99,12 @@ class ServerProcess:
 
 
 @contextmanager
-def serve_process(folder: Path, *flags: str) -> Iterator[ServerProcess]:
-    """Starts the server on a free port and stops it at the end."""
+def serve_process(folder: Path, *flags: str, named_by: str = "--model") -> Iterator[ServerProcess]:
+    """Starts the server on a free port and stops it at the end. `named_by`: the flag that gives
+    it the folder."""
     environment = {name: value for name, value in os.environ.items() if "SHOAL" not in name}
     process = subprocess.Popen(
-        [sys.executable, "-m", "shoal", "serve", "--model", str(folder), "--port", "0", *flags],
+        [sys.executable, "-m", "shoal", "serve", named_by, str(folder), "--port", "0", *flags],
         cwd=folder.parent,
         env={**environment, "PYTHONPATH": str(ROOT / "service"), "OMP_NUM_THREADS": "2"},
         stdout=subprocess.PIPE,

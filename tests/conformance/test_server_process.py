@@ -77,6 +77,45 @@ def test_a_model_that_cannot_be_loaded_ends_the_server_with_code_3(tmp_path: Pat
     assert "Traceback" not in str(told.value)
 
 
+def test_bad_folders_of_models_dir_are_told_with_their_reasons_and_stop_no_other(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "models"
+    write_tiny_llama(root / "good")
+    for name in ("cut", "garbled", "adapter"):
+        write_tiny_llama(root / name)
+    (root / "cut" / "model.safetensors").write_bytes(b"no tensors")
+    (root / "garbled" / "tokenizer.json").write_text("{}")
+    (root / "adapter" / "adapter_config.json").write_text("{}")
+    (root / "adapter" / "config.json").unlink()
+    reasons = {
+        "cut": "model.safetensors",
+        "garbled": "tokenizer.json",
+        "adapter": "adapter is an adapter",
+    }
+    with serve_process(root, named_by="--models-dir") as server:
+        until_ready(server)
+        states = server.get("/readyz").json()["models"]
+        assert states["good"]["state"] == "ready"
+        listed = server.get("/v1/models").json()
+        assert [model["id"] for model in listed["data"]] == ["good"]
+        told = {model["id"]: model["reason"] for model in listed["failed"]}
+        assert told.keys() == reasons.keys()
+        log = (tmp_path / "server.log").read_text()
+        for name, words in reasons.items():
+            assert states[name]["state"] == "failed"
+            assert words in states[name]["reason"]
+            assert words in told[name]
+            assert words in log
+            answer = server.get(f"/v1/models/{name}")
+            assert answer.status_code == 404
+            assert words in answer.json()["error"]["message"]
+        body = {"prompt": "a", "max_tokens": 1}
+        for model, status in (("good", 200), ("cut", 404), (None, 200)):
+            response = httpx.post(f"{server.url}/v1/completions", json={**body, "model": model})
+            assert response.status_code == status, response.text
+
+
 def test_a_port_in_use_is_said_in_one_line(tmp_path: Path) -> None:
     folder = write_tiny_llama(tmp_path / "tiny")
     with serve_process(folder) as server:

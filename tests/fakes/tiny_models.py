@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from shoal.model.config import parse_config
-from shoal.model.loader import expected_tensors
+from shoal.model.registry import read_model
+from shoal.model.weights import expected_tensors
 from tests.fakes.text_folder import END_ID, write_text_folder
 
 Stored = Literal["F32", "F16", "BF16"]
@@ -54,13 +54,40 @@ TINY_GPT2: dict[str, Any] = {
     "eos_token_id": END_ID,
     "bos_token_id": END_ID,
 }
+TINY_PHI: dict[str, Any] = {
+    "architectures": ["PhiForCausalLM"],
+    "model_type": "phi",
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+    "layer_norm_eps": 1e-5,
+    "partial_rotary_factor": 0.5,
+    "hidden_act": "gelu_new",
+    "torch_dtype": "float32",
+    "eos_token_id": END_ID,
+    "bos_token_id": END_ID,
+}
+_LLAMA_LIKE: dict[str, dict[str, Any]] = {
+    "llama": {"architectures": ["LlamaForCausalLM"]},
+    "mistral": {"architectures": ["MistralForCausalLM"]},
+    "qwen2": {"architectures": ["Qwen2ForCausalLM"]},
+    "qwen3": {"architectures": ["Qwen3ForCausalLM"], "head_dim": 16},
+}
+CONFIGS: dict[str, dict[str, Any]] = {
+    **{kind: TINY_LLAMA | own | {"model_type": kind} for kind, own in _LLAMA_LIKE.items()},
+    "gpt2": TINY_GPT2,
+    "phi": TINY_PHI,
+}
+"""`model_type` -> a config.json of that family."""
 
 
 def write_tiny_llama(
     folder: Path, *, seed: int = 0, lock: bool = False, **config_changes: Any
 ) -> Path:
-    """A loadable Llama folder. `torch_dtype="bfloat16"` stores the weights in that format,
-    `architectures=["Qwen2ForCausalLM"]` and the like make its kin."""
+    """A loadable Llama folder. `torch_dtype="bfloat16"` stores the weights in that format."""
     return _write(folder, TINY_LLAMA | config_changes, seed, lock)
 
 
@@ -74,28 +101,24 @@ def write_tiny_gpt2(
 def write_tiny_model(
     folder: Path, kind: str = "llama", *, stored: Stored = "F32", seed: int = 0, **changes: Any
 ) -> Path:
-    """Any kind by the `model_type` of its config.json: llama, mistral, qwen2 or gpt2. The
-    vocabulary is the tokenizer's, not padded."""
+    """Any family by the `model_type` of its config.json, see CONFIGS. The vocabulary is the
+    tokenizer's, not padded. A change to ... takes the key out."""
     formats = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-    own: dict[str, Any] = {"model_type": kind, "torch_dtype": formats[stored], "vocab_size": 261}
-    changes = own | changes
-    if kind == "gpt2":
-        return write_tiny_gpt2(folder, seed=seed, **changes)
-    kinds = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}
-    changes = {"architectures": [f"{kinds[kind]}ForCausalLM"]} | changes
-    return write_tiny_llama(folder, seed=seed, **changes)
+    own: dict[str, Any] = {"torch_dtype": formats[stored], "vocab_size": 261}
+    config = CONFIGS[kind] | own | changes
+    return _write(folder, {k: v for k, v in config.items() if v is not ...}, seed, False)
 
 
 def random_weights(config: Mapping[str, Any], seed: int = 0) -> Arrays:
     """Weights of a config.json: matrices of unit gain, norms near one, biases near zero."""
     rng = np.random.default_rng(seed)
+    architecture, spec, _ = read_model(config, "tiny/config.json")
     arrays: Arrays = {}
-    for name, shape in expected_tensors(parse_config(dict(config), "tiny")).items():
+    for name, (shape, source, _) in expected_tensors(architecture, spec).items():
         values = rng.standard_normal(shape, np.float32)
         if len(shape) == 2:
-            stored_in_out = config["model_type"] == "gpt2" and ".h." in name
-            values *= np.float32(shape[0 if stored_in_out else 1] ** -0.5)
-            if any(part in name for part in ("embed_tokens", "wte", "wpe")):
+            values *= np.float32(shape[0 if source.transposed else 1] ** -0.5)
+            if source.roles[0].endswith("embedding"):
                 values *= np.float32(2)
         else:
             values *= np.float32(0.2)

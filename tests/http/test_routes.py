@@ -25,8 +25,8 @@ async def test_models_are_listed_in_the_documented_shape(tmp_path: Path) -> None
             "id": "a", "object": "model", "owned_by": "local", "root": "a", "parent": None,
             "max_model_len": 1024, "ready": True, "capabilities": ["completion", "chat"],
             "defaults": {"temperature": 0.7}, "num_parameters": 0, "dtype": "float32",
-            "device": "cpu", "kernels": "fake", "quantization": "none", "quality_loss": None,
-            "weight_bytes": 0,
+            "device": "cpu", "kernels": "fake", "kernels_reason": None, "quantization": "none",
+            "quality_loss": None, "weight_bytes": 0,
         }  # fmt: skip
         assert (await served.client.get("/v1/models/b")).json()["id"] == "b"
 
@@ -138,7 +138,7 @@ class _Engine:
     ("engine", "status"),
     [
         (_Engine({"tiny": ModelState("loading", 0.4)}), "loading"),
-        (_Engine({"tiny": ModelState("failed", reason="bad folder")}), "loading"),
+        (_Engine({"tiny": ModelState("failed", reason="bad folder")}), "failed"),
         (_Engine({"a": ModelState("ready", 1.0), "b": ModelState("loading")}), "loading"),
         (_Engine({}), "loading"),
         (_Engine({"tiny": ModelState("ready", 1.0)}, silent_s=6), "engine_silent"),
@@ -155,6 +155,28 @@ async def test_readiness_tells_each_cause_while_the_process_lives(
             assert response.json()["status"] == status
             assert set(response.json()["models"]) == set(engine.states)
         assert (await served.client.get("/livez")).status_code == 200
+
+
+async def test_a_failed_model_is_listed_apart_and_requests_to_it_say_why(tmp_path: Path) -> None:
+    async with serve(tmp_path, names=("a", "b")) as served:
+        del served.services.models["b"]
+        served.services.failed["b"] = "b is an adapter"
+        ready = await served.client.get("/readyz")
+        assert ready.status_code == 200
+        assert ready.json()["models"]["b"]["state"] == "failed"
+        listed = (await served.client.get("/v1/models")).json()
+        assert [model["id"] for model in listed["data"]] == ["a"]
+        assert listed["failed"] == [{"id": "b", "reason": "b is an adapter"}]
+        for response in (
+            await served.client.get("/v1/models/b"),
+            await served.complete(model="b"),
+            await served.chat(model="b"),
+        ):
+            refused(response, 404, "model_not_found", param="model")
+            assert "could not be loaded: b is an adapter" in response.json()["error"]["message"]
+        assert (await served.complete(max_tokens=1)).status_code == 200  # the one that is left
+        metrics = (await served.client.get("/metrics")).text
+        assert re.search(r'state="failed"\} 1', metrics)
 
 
 async def test_progress_of_loading_is_shown(tmp_path: Path) -> None:
@@ -223,7 +245,8 @@ async def test_version_says_what_computes(tmp_path: Path) -> None:
         body = (await served.client.get("/version")).json()
         assert body["version"]
         assert body["models"]["tiny"] == {
-            "kernels": "fake", "device": "cpu", "dtype": "float32", "weights": "0" * 16,
+            "kernels": "fake", "kernels_reason": None, "device": "cpu", "dtype": "float32",
+            "weights": "0" * 16,
         }  # fmt: skip
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from shoal.model.loader import Checkpoint, load_checkpoint
 
 from shoal.errors import ModelFolderError
-from shoal.model.loader import Checkpoint, load_checkpoint
 from tests.fakes.tiny_models import (
     TINY_GPT2,
     TINY_LLAMA,

@@ -13,30 +13,59 @@ MAX_SIZE = 1 << 20
 
 
 class Fields:
-    """The fields of one object. A missing field and null are the same."""
+    """The fields of one object. A missing field and null are the same, but to `has`. Remembers
+    which were asked for, so that the others can be named."""
 
     def __init__(self, fields: Mapping[str, Any], where: str) -> None:
         """`where`: file, for errors."""
         self._fields = fields
         self._where = where
+        self._read: set[str] = set()
+        self._objects: dict[str, Fields] = {}
 
     def get(self, name: str) -> Any:
         """The raw value, None when absent."""
+        self._read.add(name)
         return self._fields.get(name)
+
+    def has(self, name: str) -> bool:
+        """Is it there, be it as null?"""
+        return name in self._fields
+
+    def unread(self) -> dict[str, Any]:
+        """Name -> value of what was not asked for and is not null; of objects that were asked
+        for, what was not asked for in them, as `object.name`."""
+        found = {
+            name: value
+            for name, value in self._fields.items()
+            if name not in self._read and value is not None
+        }
+        for name, fields in self._objects.items():
+            found |= {f"{name}.{inner}": value for inner, value in fields.unread().items()}
+        return found
 
     def size(self, name: str, default: int | None = None) -> int:
         """A whole number from 1 to MAX_SIZE."""
-        value = self._or(name, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_SIZE:
-            self.refuse(name, f"be a whole number from 1 to {MAX_SIZE}")
-        return value
+        return self._whole(name, default, 1)
+
+    def count(self, name: str, default: int | None = None) -> int:
+        """A whole number from 0 to MAX_SIZE."""
+        return self._whole(name, default, 0)
 
     def number(self, name: str, default: float | None = None) -> float:
         """A positive finite number."""
         value = self._or(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
+        if not _is_positive(value):
             self.refuse(name, "be a positive number")
         return float(value)
+
+    def numbers(self, name: str, count: int) -> list[float]:
+        """A list of so many positive finite numbers."""
+        values = self.get(name)
+        is_list = isinstance(values, list) and len(values) == count
+        if not is_list or not all(_is_positive(value) for value in values):
+            self.refuse(name, f"be a list of {count} positive numbers")
+        return [float(value) for value in values]
 
     def flag(self, name: str, default: bool) -> bool:
         """true or false."""
@@ -59,7 +88,9 @@ class Fields:
             return None
         if not isinstance(value, dict):
             self.refuse(name, "be an object")
-        return Fields(value, f"{self._where}: {name}")
+        if name not in self._objects:
+            self._objects[name] = Fields(value, f"{self._where}: {name}")
+        return self._objects[name]
 
     def require(self, holds: bool, name: str, rule: str) -> None:
         """Refuses the field unless the rule holds: "<name> must <rule>"."""
@@ -70,6 +101,16 @@ class Fields:
         value = repr(self.get(name))[:80]
         raise ModelFolderError(f"{self._where}: {name} must {rule}; it is {value}")
 
+    def _whole(self, name: str, default: int | None, least: int) -> int:
+        value = self._or(name, default)
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MAX_SIZE:
+            self.refuse(name, f"be a whole number from {least} to {MAX_SIZE}")
+        return value
+
     def _or(self, name: str, default: Any) -> Any:
         value = self.get(name)
         return default if value is None else value
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e12

@@ -176,12 +176,13 @@ def _first_frames(link: Link) -> tuple[EngineConfig, list[ToEngine]]:
 
 
 def _load_models(link: Link, config: EngineConfig, load: Load) -> EngineCore:
-    """Loads all models in the order of the config; each gets an even share of the KV budget.
-    Raises LoadError for one that must load, and when none is left."""
+    """Loads all models in the order of the config; each gets an even share of the KV budget that
+    is left. Raises LoadError for one that must load, and when none could be."""
     models = {}
     failure: LoadError | None = None
-    for source in config.models:
-        share = config.kv_cache_bytes // len(config.models)
+    left_bytes = config.kv_cache_bytes
+    for index, source in enumerate(config.models):
+        share = left_bytes // (len(config.models) - index)
         try:
             runner, loaded, num_blocks = _load_one(link, config, load, source, share)
         except LoadError as error:
@@ -191,6 +192,7 @@ def _load_models(link: Link, config: EngineConfig, load: Load) -> EngineCore:
             link.send(LoadFailed(source.name, str(error)))
         else:
             models[source.name] = (runner, num_blocks, loaded)
+            left_bytes -= share
     if not models and failure is not None:
         raise failure
     core = EngineCore(models, config, time.monotonic)

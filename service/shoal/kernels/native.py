@@ -40,6 +40,22 @@ def kernel_sets() -> list[str]:
     return _native.kernel_sets() if _BUILT else []
 
 
+def supports(spec: Any) -> str | None:
+    """TEMPORARY until the native library executes the spec: what it does not know, or None."""
+    layers = spec.layers
+    first = layers[0]
+    is_llama = first.mlp.gated and first.attention.rotary is not None
+    if any(layer != first for layer in layers):
+        return "layers that differ"
+    if first.parallel or first.attention.qk_norm or spec.head_bias:
+        return "parallel layers, q/k norms or head bias"
+    if is_llama and 2 * len(first.attention.rotary.inv_freq) != first.attention.head_dim:
+        return "partial rotary"
+    if first.attention.scale != first.attention.head_dim**-0.5:
+        return "attention scale"
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class HeadResult:
     """What the head found for the L rows asked for; None for what was not asked."""

@@ -179,6 +179,8 @@ class LoadedModel(msgspec.Struct, frozen=True, array_like=True):
     """none or int8."""
     quality_loss: dict[str, dict[str, float]] | None = None
     """Metric -> {"full": value, "int8": value}, as the model's folder says it was measured."""
+    kernels_reason: str | None = None
+    """With kernels=auto, why others than the native ones compute, or none of the GPU's."""
 
 
 class Ready(_Message, frozen=True):

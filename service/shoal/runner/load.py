@@ -1,27 +1,40 @@
-"""A model folder to a runner: checkpoint, backend, KV cache size. Picks what computes."""
+"""A model's files to a runner: network, weights, backend, KV cache size. Picks what computes."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from shoal.checkpoint.files import ModelFiles
+from shoal.checkpoint.files import ModelFiles, StoredTensor
 from shoal.checkpoint.open import open_model
 from shoal.checkpoint.quality import read_quality_loss
 from shoal.checkpoint.tokenizer import num_token_ids
 from shoal.errors import ConfigError, ModelFolderError
-from shoal.model.config import ModelConfig
-from shoal.model.loader import Checkpoint, load_checkpoint
+from shoal.model.registry import read_model
+from shoal.model.spec import DecoderSpec, Role
+from shoal.model.weights import load_weights, num_parameters, stored_format
 from shoal.protocol.messages import EngineConfig, LoadedModel, ModelSource
-from shoal.runner.device import (
-    available_bytes,
-    choose_device,
-    choose_dtype,
-    has_gpu,
-    usable_cores,
-)
+from shoal.runner.device import available_bytes, choose_device, choose_dtype, usable_cores
 from shoal.runner.inputs import Backend
+from shoal.runner.kernel_choice import KernelChoice, choose_kernels
 from shoal.runner.model_runner import ModelRunner
 from shoal.runner.sampling import Sampling
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """A network with its weights, before anything computes it."""
+
+    spec: DecoderSpec
+    weights: Mapping[Role, StoredTensor]
+    num_token_ids: int
+    """Ids the tokenizer knows; the embedding may have more rows."""
+    max_tokens: int
+    """Of one sequence."""
+    unused_keys: list[str]
+    """Of the config."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,43 +56,43 @@ def load_runner(
 ) -> tuple[ModelRunner, LoadedModel, int]:
     """(runner, what it is, number of KV blocks). Raises ModelFolderError or ConfigError."""
     files = open_model(Path(source.path))
-    checkpoint = load_checkpoint(files.path, on_progress)
-    num_token_ids = _num_token_ids(files, checkpoint.config)
-    max_tokens = checkpoint.config.max_positions
-    if config.max_model_len > 0:
-        max_tokens = min(max_tokens, config.max_model_len)
     is_quantized = config.quantize != "none"
     quality_loss = read_quality_loss(files, config.quantize) if is_quantized else None
+    model = _read(files, config, on_progress)
+    choice = choose_kernels(config, model.spec)
+    for remark in _remarks(files, model, choice):
+        _log.warning("model %s: %s", source.name, remark)
     sampling: Sampling | None = None
-    if _uses_native(config):
+    if choice.kernels == "native":
         from shoal.runner.native_sampling import NativeSampling
 
-        built = _native_backend(checkpoint, config, kv_bytes, max_tokens, num_token_ids)
-        sampling = NativeSampling(num_token_ids)
+        built = _native_backend(model, config, kv_bytes)
+        sampling = NativeSampling(model.num_token_ids)
     else:
-        built = _torch_backend(checkpoint, config, kv_bytes, max_tokens)
+        built = _torch_backend(model, config, kv_bytes)
     on_progress(0.9)
     runner = ModelRunner(
         built.backend,
-        num_token_ids=num_token_ids,
+        num_token_ids=model.num_token_ids,
         max_rows=config.max_batch_size,
-        max_tokens=max_tokens,
+        max_tokens=model.max_tokens,
         block_size=config.block_size,
         sampling=sampling,
     )
     on_progress(1.0)
     loaded = LoadedModel(
         name=source.name,
-        vocab_size=num_token_ids,
-        max_model_len=max_tokens,
-        num_parameters=checkpoint.num_parameters,
+        vocab_size=model.num_token_ids,
+        max_model_len=model.max_tokens,
+        num_parameters=num_parameters(model.weights),
         dtype=built.dtype,
         device=built.device,
         kernels=built.backend.name,
-        weights_hash=checkpoint.weights_hash,
+        weights_hash=files.weights_hash,
         weight_bytes=built.weight_bytes,
         quantization=config.quantize,
         quality_loss=quality_loss,
+        kernels_reason=choice.reason,
     )
     return runner, loaded, built.num_blocks
 
@@ -87,108 +100,101 @@ def load_runner(
 def check_model(files: ModelFiles, config: EngineConfig) -> list[str]:
     """Reads and checks all that `load_runner` would, and builds nothing; returns remarks for the
     operator. Raises ModelFolderError or ConfigError."""
-    checkpoint = load_checkpoint(files.path, lambda progress: None)
-    _num_token_ids(files, checkpoint.config)
-    _uses_native(config)
-    return []
+    model = _read(files, config, lambda progress: None)
+    return _remarks(files, model, choose_kernels(config, model.spec))
+
+
+def _read(files: ModelFiles, config: EngineConfig, on_progress: Callable[[float], None]) -> _Model:
+    max_model_len = config.max_model_len or None
+    architecture, spec, unused_keys = read_model(files.config, files.config_file, max_model_len)
+    tensors = files.tensors(lambda progress: on_progress(0.6 * progress))
+    longest = spec.max_position_embeddings
+    return _Model(
+        spec=spec,
+        weights=load_weights(spec, architecture, tensors, files.name),
+        num_token_ids=_num_token_ids(files, spec),
+        max_tokens=min(longest, max_model_len or longest),
+        unused_keys=unused_keys,
+    )
+
+
+def _remarks(files: ModelFiles, model: _Model, choice: KernelChoice) -> list[str]:
+    """What an operator should know and would not expect."""
+    remarks = []
+    if model.unused_keys:
+        keys = ", ".join(key[:60] for key in model.unused_keys)
+        remarks.append(f"keys of {files.config_file} that are not used: {keys}")
+    if choice.reason is not None:
+        computes = "PyTorch" if choice.kernels == "torch" else "the CPU"
+        remarks.append(f"{computes} computes, because {choice.reason}")
+    return remarks
 
 
 def num_kv_blocks(
-    model: ModelConfig, config: EngineConfig, kv_bytes: int, bytes_per_number: int, max_tokens: int
+    spec: DecoderSpec, config: EngineConfig, kv_bytes: int, bytes_per_number: int, max_tokens: int
 ) -> int:
     """Blocks the budget holds, but no more than a full batch of the longest sequences needs.
     Raises ModelFolderError when not even one sequence fits."""
-    per_token = 2 * model.num_layers * model.num_kv_heads * model.head_size * bytes_per_number
-    affordable = kv_bytes // (per_token * config.block_size)
+    block_bytes = spec.kv_numbers_per_token * bytes_per_number * config.block_size
+    affordable = kv_bytes // block_bytes
     useful = config.max_batch_size * -(-max_tokens // config.block_size)
     if affordable < 2:
-        raise ModelFolderError(
-            f"kv_cache_bytes is too small: one block takes {per_token * config.block_size} bytes"
-        )
+        raise ModelFolderError(f"kv_cache_bytes is too small: one block takes {block_bytes} bytes")
     return min(affordable, useful)
 
 
-def _uses_native(config: EngineConfig) -> bool:
-    """auto: the native library where it is built, unless there is a GPU to use. Raises
-    ConfigError for kernels and device that do not fit."""
-    if config.kernels == "native" and config.device == "cuda":
-        raise ConfigError("kernels=native compute on the CPU; device cuda needs kernels=torch")
-    uses_native = _chooses_native(config)
-    if config.quantize != "none" and not uses_native:
-        raise ConfigError(
-            f"quantize={config.quantize} needs the native CPU kernels, and PyTorch would compute "
-            "here: set quantize=none, or device=cpu and kernels=native (a library that is not "
-            "built comes with a reinstall of Shoal with a C++ compiler at hand)"
-        )
-    return uses_native
-
-
-def _chooses_native(config: EngineConfig) -> bool:
-    if config.kernels != "auto":
-        return config.kernels == "native"
-    from shoal.kernels import native
-
-    on_gpu = config.device == "cuda" or (config.device == "auto" and has_gpu())
-    return native.available() and not on_gpu
-
-
-def _native_backend(
-    checkpoint: Checkpoint,
-    config: EngineConfig,
-    kv_bytes: int,
-    max_tokens: int,
-    num_token_ids: int,
-) -> _Built:
+def _native_backend(model: _Model, config: EngineConfig, kv_bytes: int) -> _Built:
     from shoal.kernels.native import BLOCK_SIZE as NATIVE_BLOCK_SIZE
     from shoal.runner.native_backend import NativeBackend, native_dtype
 
     if config.block_size != NATIVE_BLOCK_SIZE:
         raise ConfigError(f"block_size must be {NATIVE_BLOCK_SIZE} with native kernels")
-    dtype = native_dtype(config.dtype, checkpoint.dtype, config.quantize)
-    _refuse_too_large(checkpoint, {"float32": 4, "bfloat16": 2, "int8": 1}[dtype])
+    dtype = native_dtype(config.dtype, stored_format(model.weights), config.quantize)
+    _refuse_too_large(model, {"float32": 4, "bfloat16": 2, "int8": 1}[dtype])
     kv_number_bytes = 4 if dtype == "float32" else 2  # keys and values of int8 are bfloat16
-    num_blocks = num_kv_blocks(checkpoint.config, config, kv_bytes, kv_number_bytes, max_tokens)
+    num_blocks = num_kv_blocks(model.spec, config, kv_bytes, kv_number_bytes, model.max_tokens)
     backend = NativeBackend(
-        checkpoint,
+        model.spec,
+        model.weights,
         dtype=dtype,
         num_blocks=num_blocks,
         max_step_tokens=max(config.token_budget, config.max_batch_size),
         num_threads=config.num_threads or usable_cores(),
-        num_token_ids=num_token_ids,
+        num_token_ids=model.num_token_ids,
     )
     return _Built(backend, dtype, "cpu", num_blocks, backend.weight_bytes)
 
 
-def _torch_backend(
-    checkpoint: Checkpoint, config: EngineConfig, kv_bytes: int, max_tokens: int
-) -> _Built:
+def _torch_backend(model: _Model, config: EngineConfig, kv_bytes: int) -> _Built:
     import torch  # not at the top: a backend without it must not pay for it
 
-    from shoal.runner.torch_backend import TorchBackend
+    from shoal.runner.backends.torch import TorchBackend
 
     # One core is left to the HTTP side: threads that wait for each other in every small product
     # lose far more to a core that is taken away than they gain.
     torch.set_num_threads(config.num_threads or max(1, usable_cores() - 1))
     device = choose_device(config.device)
-    dtype = choose_dtype(config.dtype, checkpoint.dtype, device)
+    dtype = choose_dtype(config.dtype, stored_format(model.weights), device)
     if device == "cpu":
-        _refuse_too_large(checkpoint, dtype.itemsize)
-    num_blocks = num_kv_blocks(checkpoint.config, config, kv_bytes, dtype.itemsize, max_tokens)
+        _refuse_too_large(model, dtype.itemsize)
+    num_blocks = num_kv_blocks(model.spec, config, kv_bytes, dtype.itemsize, model.max_tokens)
     backend = TorchBackend(
-        checkpoint,
+        model.spec,
+        model.weights,
         dtype=dtype,
         device=device,
         num_blocks=num_blocks,
         block_size=config.block_size,
     )
     name = str(dtype).removeprefix("torch.")
-    return _Built(backend, name, device, num_blocks, checkpoint.num_parameters * dtype.itemsize)
+    weight_bytes = num_parameters(model.weights) * dtype.itemsize
+    return _Built(backend, name, device, num_blocks, weight_bytes)
 
 
-def _refuse_too_large(checkpoint: Checkpoint, bytes_per_number: int) -> None:
+def _refuse_too_large(model: _Model, bytes_per_number: int) -> None:
     """Weights that do not fit are refused before they are unpacked; the KV cache takes memory
     only as it fills. Raises ModelFolderError."""
-    needed = checkpoint.num_parameters * bytes_per_number
+    needed = num_parameters(model.weights) * bytes_per_number
     available = available_bytes()
     if available is not None and needed > available:
         raise ModelFolderError(
@@ -196,13 +202,12 @@ def _refuse_too_large(checkpoint: Checkpoint, bytes_per_number: int) -> None:
         )
 
 
-def _num_token_ids(files: ModelFiles, config: ModelConfig) -> int:
+def _num_token_ids(files: ModelFiles, spec: DecoderSpec) -> int:
     """Ids the tokenizer knows, for columns of the embedding beyond them. Raises
     ModelFolderError for a tokenizer with more ids than the embedding has rows."""
     num_ids = num_token_ids(files.tokenizer)
-    if num_ids > config.vocab_size:
+    if num_ids > spec.vocab_size:
         raise ModelFolderError(
-            f"{files.tokenizer.where} has {num_ids} ids, "
-            f"the embedding only {config.vocab_size} rows"
+            f"{files.tokenizer.where} has {num_ids} ids, the embedding only {spec.vocab_size} rows"
         )
     return num_ids

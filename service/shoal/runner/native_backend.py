@@ -1,15 +1,18 @@
 """The native CPU library as a backend: a whole step is one call, and torch is never imported."""
 
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shoal.checkpoint.files import StoredTensor
 from shoal.errors import ConfigError
 from shoal.kernels import native
 from shoal.kernels.spec import Dtype, ModelSpec
-from shoal.model.config import ModelConfig
-from shoal.model.loader import Checkpoint
+from shoal.model.registry import ARCHITECTURES
+from shoal.model.spec import DecoderSpec, Role
+from shoal.model.weights import expected_tensors
 from shoal.runner.inputs import Float32, HeadOutputs, StepInputs
 
 _VOCABULARY = ("embed_tokens.weight", "wte.weight", "lm_head.weight")
@@ -22,7 +25,8 @@ class NativeBackend:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        decoder: DecoderSpec,
+        weights: Mapping[Role, StoredTensor],
         *,
         dtype: Dtype,
         num_blocks: int,
@@ -37,14 +41,14 @@ class NativeBackend:
                 "kernels=native was asked for, and the native library is not built: reinstall "
                 "Shoal with a C++ compiler at hand"
             )
-        spec = _spec(checkpoint.config)
+        spec = _spec(decoder)
         vocab_size = num_token_ids or spec.vocab_size
         self._no_logits = np.empty((0, vocab_size), np.float32)
         self._model = native.NativeModel(
             replace(spec, vocab_size=vocab_size),
             {
                 name: tensor.array[:vocab_size] if name.endswith(_VOCABULARY) else tensor.array
-                for name, tensor in checkpoint.tensors.items()
+                for name, tensor in _by_name(decoder, weights).items()
             },
             dtype=dtype,
             num_blocks=num_blocks,
@@ -102,8 +106,38 @@ def native_dtype(wanted: str, stored: str, quantize: str = "none") -> Dtype:
     return "bfloat16" if stored == "bfloat16" else "float32"
 
 
-def _spec(config: ModelConfig) -> ModelSpec:
-    shared = {field.name for field in fields(ModelSpec)} & {
-        field.name for field in fields(ModelConfig)
-    }
-    return ModelSpec(**{name: getattr(config, name) for name in shared})
+def _spec(spec: DecoderSpec) -> ModelSpec:
+    layer = spec.layers[0]
+    attention, mlp = layer.attention, layer.mlp
+    rotary = attention.rotary
+    return ModelSpec(
+        architecture="llama" if mlp.gated else "gpt2",
+        vocab_size=spec.vocab_size,
+        hidden_size=spec.hidden_size,
+        num_layers=spec.num_layers,
+        num_heads=attention.num_heads,
+        num_kv_heads=attention.num_kv_heads,
+        head_size=attention.head_dim,
+        mlp_size=mlp.intermediate_size,
+        max_positions=spec.max_position_embeddings,
+        norm_eps=spec.final_norm.eps,
+        tied_embeddings=spec.tied_head,
+        activation=mlp.activation,
+        qkv_bias=attention.qkv_bias,
+        output_bias=attention.output_bias,
+        mlp_bias=mlp.bias,
+        sliding_window=attention.window,
+        inv_freq=rotary.inv_freq if rotary else (),
+        rope_attention_scale=rotary.magnitude if rotary else 1.0,
+    )
+
+
+def _by_name(spec: DecoderSpec, weights: Mapping[Role, StoredTensor]) -> dict[str, StoredTensor]:
+    name = "LlamaForCausalLM" if spec.layers[0].mlp.gated else "GPT2LMHeadModel"
+    found = {}
+    for key, (_, source, layer) in expected_tensors(ARCHITECTURES[name], spec).items():
+        parts = [weights[Role(role, layer)] for role in source.roles]
+        array = np.concatenate([part.array for part in parts]) if len(parts) > 1 else parts[0].array
+        array = np.ascontiguousarray(array.T) if source.transposed else array
+        found[key] = StoredTensor(parts[0].dtype, array, "")
+    return found

@@ -90,6 +90,7 @@ async def remote_engine(
     hang_s: float = 30.0,
     stop_wait_s: float = 2.0,
     max_pause_s: float = 0.05,
+    more_models: tuple[ModelSource, ...] = (),
     **options: Any,
 ) -> AsyncIterator[RemoteEngine]:
     """A started RemoteEngine; `path` holds the fake runner's options. Waits are short."""
@@ -98,7 +99,9 @@ async def remote_engine(
     monkeypatch.setattr(supervisor, "MAX_PAUSE_S", max_pause_s)
     monkeypatch.setattr(remote, "Supervisor", partial(supervisor.Supervisor, command=command))
     config = EngineConfig(
-        models=(ModelSource("fake", path or "num_blocks=64"),), block_size=4, heartbeat_s=0.05
+        models=(ModelSource("fake", path or "num_blocks=64"), *more_models),
+        block_size=4,
+        heartbeat_s=0.05,
     )
     engine = RemoteEngine(config, **options)
     await engine.start()

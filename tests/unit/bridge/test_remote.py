@@ -13,7 +13,7 @@ import pytest
 from shoal.bridge.remote import RemoteEngine
 from shoal.bridge.supervisor import Supervisor
 from shoal.errors import EngineRestarted, Unavailable
-from shoal.protocol.messages import EngineStats, Finished
+from shoal.protocol.messages import EngineStats, Finished, ModelSource
 from shoal.protocol.params import FinishReason, SamplingParams
 from tests.fakes.fake_runner import solo_output
 from tests.unit.bridge.building import Listener, ready, remote_engine
@@ -128,6 +128,18 @@ async def test_a_model_that_cannot_be_loaded_ends_the_tries_at_once_with_the_rea
         assert engine.states["fake"].state == "failed"
         with pytest.raises(Unavailable):
             submit(engine)
+
+
+async def test_a_model_that_may_fail_is_told_with_its_reason_and_the_others_serve(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bad = ModelSource("bad", "missing=1", may_fail=True)
+    async with remote_engine(monkeypatch, more_models=(bad,)) as engine:
+        await ready(engine)
+        assert list(engine.loaded) == ["fake"]
+        assert engine.states["bad"].state == "failed"
+        assert engine.states["bad"].reason == "model bad: config.json is missing"
+        assert await submit(engine).end() == Finished(FinishReason.LENGTH)
 
 
 async def test_a_hung_engine_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,9 @@ class FakeServer:
     async def _answer(self, path: str, body: Body, writer: asyncio.StreamWriter) -> None:
         if path == "/v1/models":
             models = [{"id": "tiny-a", "object": "model", "max_model_len": 512, "ready": True}]
-            return _send_json(writer, 200, {"object": "list", "data": models})
+            failed = [{"id": "bad", "reason": "it is damaged"}]
+            answer = {"object": "list", "data": models, "failed": failed}
+            return _send_json(writer, 200, answer)
         if path == "/version":
             return _send_json(writer, 200, {"version": "fake-1"})
         if path not in ("/v1/completions", "/v1/chat/completions"):

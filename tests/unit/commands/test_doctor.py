@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from shoal.checkpoint.find import find_models
 from shoal.cli import build_app
 from shoal.commands import machine
 from shoal.commands.checks import check_port, check_python
-
-from .test_model_folders import make_folder
+from shoal.errors import ModelFolderError
+from tests.fakes.tiny_models import write_tiny_llama
 
 
 def invoke(*args: str) -> Result:
@@ -18,19 +19,59 @@ def invoke(*args: str) -> Result:
 
 
 def test_a_machine_with_a_good_model_passes(tmp_path: Path) -> None:
-    result = invoke("--model", str(make_folder(tmp_path)), "--port", "0")
+    folder = write_tiny_llama(tmp_path / "tiny", lock=True)
+    result = invoke("--model", str(folder), "--port", "0")
     assert result.exit_code == 0, result.stdout
     assert "✓ model tiny" in result.stdout
     assert "lock verified" in result.stdout
 
 
+def test_what_is_left_out_of_a_model_is_said(tmp_path: Path) -> None:
+    folder = write_tiny_llama(tmp_path / "tiny")
+    (folder / "generation_config.json").write_text('{"num_beams": 4, "eos_token_id": 99999}')
+    result = invoke("--model", str(folder), "--port", "0")
+    assert result.exit_code == 0, result.stdout
+    assert "left out: num_beams" in result.stdout
+    assert "eos_token_id 99999" in result.stdout
+
+
 def test_a_damaged_model_is_essential(tmp_path: Path) -> None:
-    folder = make_folder(tmp_path)
+    folder = write_tiny_llama(tmp_path / "tiny", lock=True)
     (folder / "tokenizer.json").write_text("[]")
     result = invoke("--model", str(folder), "--port", "0")
     assert result.exit_code == 1
-    assert "tokenizer.json is not the locked file" in result.stdout
-    assert "→ restore the files of" in result.stdout
+    assert "✗ model tiny" in result.stdout
+    assert "tiny/tokenizer.json differs from lock.json: restore the file" in result.stdout
+
+
+def test_a_bad_folder_among_good_ones_is_told_but_not_essential(tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path / "good")
+    (write_tiny_llama(tmp_path / "cut") / "model.safetensors").write_bytes(b"x")
+    bad = write_tiny_llama(tmp_path / "bad")
+    (bad / "config.json").rename(bad / "adapter_config.json")
+    result = invoke("--models-dir", str(tmp_path), "--port", "0")
+    assert result.exit_code == 0, result.stdout
+    assert "✓ model good" in result.stdout
+    assert "bad is an adapter" in result.stdout
+    assert "cut/model.safetensors is too short" in result.stdout
+
+
+def test_when_no_model_of_several_can_be_served_that_is_essential(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (write_tiny_llama(tmp_path / name) / "model.safetensors").write_bytes(b"x")
+    result = invoke("--models-dir", str(tmp_path), "--port", "0")
+    assert result.exit_code == 1
+    assert "none can be served" in result.stdout
+
+
+def test_the_doctor_says_what_serve_says(tmp_path: Path) -> None:
+    folder = write_tiny_llama(tmp_path / "tiny")
+    (folder / "config.json").rename(folder / "adapter_config.json")
+    with pytest.raises(ModelFolderError) as caught:
+        find_models([str(folder)], None, None)
+    result = invoke("--model", str(folder), "--port", "0")
+    assert result.exit_code == 1
+    assert caught.value.message in result.stdout
 
 
 def test_no_model_is_essential_and_says_what_to_do(tmp_path: Path) -> None:

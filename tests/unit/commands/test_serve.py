@@ -130,4 +130,5 @@ def test_flags_reach_the_server_and_its_exit_code_comes_back(
 def test_a_missing_model_folder_is_one_plain_line() -> None:
     result = CliRunner().invoke(build_app(), ["serve", "--port", "0", "--model", "nowhere"])
     assert result.exit_code == 2
-    assert result.stderr == "shoal: model folder nowhere has no config.json\n"
+    assert result.stderr.startswith("shoal: nowhere does not exist: give a folder with")
+    assert result.stderr.count("\n") == 1

@@ -1,6 +1,7 @@
 """What the engine promises about single sequences: output, ends, errors, reports."""
 
 import pytest
+from msgspec import structs
 
 from shoal.engine.sequence import make_sequence
 from shoal.engine.stopping import finish_after
@@ -121,6 +122,20 @@ def test_an_impossible_prompt_fails_alone(prompt: list[int]) -> None:
     heard = Engine().run(make_submit(1, prompt), make_submit(2))
     assert heard.finished[1].error_code == "invalid_value"
     assert heard.tokens[2] == solo_output([1, 2, 3], 4, SEED_0)
+
+
+@pytest.mark.parametrize("token_id", [64, 128009, -1])
+@pytest.mark.parametrize("place", ["end_token_ids", "stop_token_ids", "logit_bias"])
+def test_an_id_beyond_the_vocabulary_ends_its_own_sequence_alone(place: str, token_id: int) -> None:
+    bad = make_submit(1, min_tokens=2)
+    if place == "logit_bias":
+        sampling = structs.replace(bad.sampling, logit_bias=((3, 1.0), (token_id, -100.0)))
+        bad = structs.replace(bad, sampling=sampling)
+    else:
+        bad = structs.replace(bad, stop=structs.replace(bad.stop, **{place: (3, token_id)}))
+    heard = Engine().run(bad, make_submit(2, max_tokens=9))
+    assert heard.finished[1].error_code == "invalid_value"
+    assert heard.tokens == {2: solo_output([1, 2, 3], 9, SEED_0)}
 
 
 def test_an_unknown_model_is_answered() -> None:

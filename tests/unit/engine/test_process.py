@@ -21,6 +21,7 @@ from shoal.protocol.messages import (
     EngineFailed,
     FromEngine,
     Heartbeat,
+    LoadFailed,
     Loading,
     ModelSource,
     Ready,
@@ -125,6 +126,36 @@ def test_it_reports_the_load_of_each_model_in_order_and_then_ready() -> None:
         assert loading[-1] == ("b", 1.0)
         ready = told[-1]
         assert [(m.name, m.max_model_len) for m in ready.models] == [("a", 512), ("b", 99)]
+
+
+def test_a_model_that_may_fail_stops_no_other_and_leaves_them_its_memory() -> None:
+    sources = (
+        ModelSource("bad", "missing=1", may_fail=True),
+        ModelSource("good", "", may_fail=True),
+    )
+    engine = Child(EngineConfig(models=sources, kv_cache_bytes=64 << 10, heartbeat_s=0.1))
+    try:
+        failed = engine.until(LoadFailed)
+        assert (failed.model, failed.message) == ("bad", "model bad: config.json is missing")
+        (ready,) = engine.until(Ready).models
+        assert ready.name == "good"
+        (stats,) = engine.until(Heartbeat).stats
+        assert stats.num_blocks == 64
+    finally:
+        engine.socket.close()
+        engine.process.kill()
+        engine.process.communicate(timeout=5)
+
+
+def test_when_every_model_fails_the_process_ends() -> None:
+    sources = tuple(ModelSource(name, "missing=1", may_fail=True) for name in ("a", "b"))
+    engine = Child(EngineConfig(models=sources, heartbeat_s=0.1))
+    try:
+        assert "model b: config.json is missing" in engine.until(EngineFailed).message
+        assert engine.exit_code(2.0) == 3
+    finally:
+        engine.socket.close()
+        engine.process.communicate(timeout=5)
 
 
 def test_a_submitted_sequence_gives_its_tokens_and_one_frame_per_step() -> None:

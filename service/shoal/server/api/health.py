@@ -55,6 +55,7 @@ async def version(request: Request) -> dict[str, Any]:
         "models": {
             name: {
                 "kernels": model.kernels,
+                "kernels_reason": model.kernels_reason,
                 "device": model.device,
                 "dtype": model.dtype,
                 "weights": model.weights_hash,

@@ -49,6 +49,7 @@ def _model_object(services: Services, model: TextModel) -> dict[str, Any]:
         "dtype": loaded.dtype if loaded else None,
         "device": loaded.device if loaded else None,
         "kernels": loaded.kernels if loaded else None,
+        "kernels_reason": loaded.kernels_reason if loaded else None,
         "quantization": loaded.quantization if loaded else None,
         "quality_loss": loaded.quality_loss if loaded else None,
         "weight_bytes": loaded.weight_bytes if loaded else None,

@@ -1,16 +1,22 @@
 """Plain PyTorch as a backend: the reference on a CPU, the fast path on a GPU."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shoal.model.attention import AttentionBatch, DecodeRows, KVLayer, PrefillRow
-from shoal.model.config import ModelConfig
-from shoal.model.gpt2 import Gpt2Network
-from shoal.model.layers import Weights
-from shoal.model.llama import LlamaNetwork
-from shoal.model.loader import Checkpoint
+from shoal.checkpoint.files import StoredTensor
+from shoal.model.spec import DecoderSpec, Role
+from shoal.model.torch.attention import (
+    AttentionBatch,
+    DecodeRows,
+    KVLayer,
+    PrefillRow,
+    Window,
+)
+from shoal.model.torch.decoder import Decoder
 from shoal.runner.inputs import Float32, Int32, StepInputs
 
 
@@ -21,47 +27,45 @@ class TorchBackend:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        spec: DecoderSpec,
+        weights: Mapping[Role, StoredTensor],
         *,
         dtype: torch.dtype,
         device: str,
         num_blocks: int,
         block_size: int,
     ) -> None:
-        config = checkpoint.config
-        weights = Weights(checkpoint.tensors, dtype, device)
-        network = LlamaNetwork if config.architecture == "llama" else Gpt2Network
-        self._config = config
-        self._network = network(config, weights)
+        self._vocab_size = spec.vocab_size
+        self._decoder = Decoder(spec, weights, dtype, device)
+        self._windows = {layer.attention.window for layer in spec.layers}
         self._device = device
         self._block_size = block_size
-        self._cache = [
+        self.cache = [
             KVLayer(
-                num_kv_heads=config.num_kv_heads,
+                layer.attention,
                 num_blocks=num_blocks,
                 block_size=block_size,
-                head_size=config.head_size,
                 dtype=dtype,
                 device=device,
             )
-            for _ in range(config.num_layers)
+            for layer in spec.layers
         ]
 
     @torch.inference_mode()
     def forward(self, inputs: StepInputs) -> Float32:
-        """float32 logits [L, vocab]."""
+        """float32 logits [L, vocab_size], padded rows of the vocabulary included."""
         if len(inputs.logit_indices) == 0:  # the network still writes keys and values
             self._run(inputs)
-            return np.empty((0, self._config.vocab_size), np.float32)
+            return np.empty((0, self._vocab_size), np.float32)
         logits: Float32 = self._run(inputs).float().cpu().numpy()
         return logits
 
     def _run(self, inputs: StepInputs) -> Tensor:
-        return self._network.forward(
+        return self._decoder.forward(
             self._tensor(inputs.token_ids),
             self._tensor(inputs.positions),
-            attention_batch(inputs, self._config, self._block_size, self._device),
-            self._cache,
+            attention_batch(inputs, self._windows, self._block_size, self._device),
+            self.cache,
             self._tensor(inputs.logit_indices),
         )
 
@@ -70,57 +74,64 @@ class TorchBackend:
 
 
 def attention_batch(
-    inputs: StepInputs, config: ModelConfig, block_size: int, device: str
+    inputs: StepInputs, windows: set[Window], block_size: int, device: str
 ) -> AttentionBatch:
-    """Which keys each row reads, as tensors."""
+    """Which keys each row reads in layers of each window, as tensors."""
     counts = np.diff(inputs.row_starts)
     single = np.flatnonzero(counts == 1)
-    prefills = [
-        _prefill_row(inputs, int(row), config.sliding_window, block_size, device)
-        for row in np.flatnonzero(counts > 1)
-    ]
     return AttentionBatch(
         slots=torch.from_numpy(inputs.slots.astype(np.int64)).to(device),
-        decode=_decode_rows(inputs, single, config.sliding_window, block_size, device)
-        if len(single)
-        else None,
-        prefills=prefills,
+        decode=_decode_rows(inputs, single, windows, block_size, device) if len(single) else None,
+        prefills=[
+            _prefill_row(inputs, int(row), windows, block_size, device)
+            for row in np.flatnonzero(counts > 1)
+        ],
     )
 
 
 def _decode_rows(
-    inputs: StepInputs, rows: NDArray[np.int64], window: int | None, block_size: int, device: str
+    inputs: StepInputs,
+    rows: NDArray[np.int64],
+    windows: set[Window],
+    block_size: int,
+    device: str,
 ) -> DecodeRows:
     lengths = inputs.context_lens[rows].astype(np.int64)[:, None]  # [D, 1]
     num_blocks = -(-lengths // block_size)
     tables = inputs.block_tables[rows, : num_blocks.max()].astype(np.int64)  # [D, B]
     blocks = np.where(np.arange(tables.shape[1]) < num_blocks, tables, tables[:, :1])
     places = np.arange(blocks.shape[1] * block_size)  # [C]
-    unseen = places >= lengths
-    stale = np.flatnonzero(unseen)
-    if window is not None:
-        unseen |= places < lengths - window
+    stale = places >= lengths  # [D, C]
+
+    def unseen(window: Window) -> Tensor:
+        hidden = stale if window is None else stale | (places < lengths - window)
+        return torch.from_numpy(hidden).to(device)
+
     return DecodeRows(
         token_indices=torch.from_numpy(inputs.row_starts[rows].astype(np.int64)).to(device),
         blocks=torch.from_numpy(blocks.reshape(-1)).to(device),
-        unseen=torch.from_numpy(unseen).to(device),
-        stale=torch.from_numpy(stale).to(device),
+        stale=torch.from_numpy(np.flatnonzero(stale)).to(device),
+        unseen={window: unseen(window) for window in windows},
     )
 
 
 def _prefill_row(
-    inputs: StepInputs, row: int, window: int | None, block_size: int, device: str
+    inputs: StepInputs, row: int, windows: set[Window], block_size: int, device: str
 ) -> PrefillRow:
     start, end = int(inputs.row_starts[row]), int(inputs.row_starts[row + 1])
     length = int(inputs.context_lens[row])
     queries = np.arange(length - (end - start), length)[:, None]
     keys = np.arange(length)
-    seen = keys <= queries
-    if window is not None:
-        seen &= keys > queries - window
+
+    def seen(window: Window) -> Tensor:
+        is_seen = keys <= queries
+        if window is not None:
+            is_seen &= keys > queries - window
+        return torch.from_numpy(is_seen).to(device)
+
     slots = _slots(inputs.block_tables[row : row + 1], length, block_size)[0]
     return PrefillRow(
-        start, end, torch.from_numpy(slots).to(device), torch.from_numpy(seen).to(device)
+        start, end, torch.from_numpy(slots).to(device), {window: seen(window) for window in windows}
     )
 
 

@@ -1,0 +1,87 @@
+"""What a family says about itself, and the words that all families share."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shoal.checkpoint.fields import Fields
+from shoal.model.spec import Activation, DecoderSpec
+
+Neutral = Callable[[Any, Fields], bool]
+"""Does this value of a key change nothing? Also sees the whole config."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSource:
+    """One tensor of the file, and the weights that lie in it."""
+
+    roles: tuple[str, ...]
+    """Several: one below the other, in this order, along the output channels."""
+    transposed: bool = False
+    """Stored [in, out] (GPT-2's Conv1D)."""
+
+
+TensorTable = Mapping[str, TensorSource]
+"""Name in the file -> what is in it. `{layer}` in a name stands for every layer's index; then the
+roles are of that layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A family: how its config is read, and how its weights are named."""
+
+    model_type: str
+    """`model_type` of its config."""
+    read: Callable[[Fields, int | None], DecoderSpec]
+    """(config, longest sequence that will be served or None for the model's own) -> spec. Raises
+    ModelFolderError that names the key."""
+    tensors: TensorTable
+    prefix: str
+    """Of every tensor but the head's; a file of the network without a head leaves it out."""
+    optional_keys: Mapping[str, Neutral]
+    """Config keys that it reads and other families may not know; a family that does not read one
+    refuses any value that is not neutral."""
+
+
+def only(*values: Any) -> Neutral:
+    """Neutral are these values."""
+    return lambda value, config: value in values
+
+
+def same_as(key: str) -> Neutral:
+    """Neutral is what the config says under another key."""
+    return lambda value, config: value == config.get(key)
+
+
+def one(role: str) -> TensorSource:
+    """A tensor that is one weight as it stands."""
+    return TensorSource((role,))
+
+
+def with_biases(tensors: TensorTable) -> dict[str, TensorSource]:
+    """The same weights, and for each `x.weight` the bias `x.bias` beside it."""
+    found = dict(tensors)
+    for name, source in tensors.items():
+        roles = tuple(role.removesuffix("weight") + "bias" for role in source.roles)
+        found[name.removesuffix("weight") + "bias"] = TensorSource(roles)
+    return found
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "relu": "relu",
+}
+"""Names in a config; those of one activation differ in how it is computed, not in its value."""
+
+
+def read_activation(config: Fields, key: str, default: str) -> Activation:
+    """The MLP's activation. Raises ModelFolderError."""
+    return ACTIVATIONS[config.word(key, default, ACTIVATIONS)]

@@ -1,0 +1,90 @@
+"""Class name of a config -> family, and the config read into a spec with no key left unheard.
+
+A value that changes the numbers is used or refused by name. Other keys that nothing here reads are
+returned, for one line in the log.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from shoal.checkpoint.fields import Fields
+from shoal.model.architectures import gpt2, llama, mistral, phi, qwen2, qwen3
+from shoal.model.architectures.base import Architecture, Neutral, only
+from shoal.model.spec import DecoderSpec
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "LlamaForCausalLM": llama.ARCHITECTURE,
+    "MistralForCausalLM": mistral.ARCHITECTURE,
+    "Qwen2ForCausalLM": qwen2.ARCHITECTURE,
+    "Qwen3ForCausalLM": qwen3.ARCHITECTURE,
+    "GPT2LMHeadModel": gpt2.ARCHITECTURE,
+    "GPT2Model": gpt2.ARCHITECTURE,
+    "PhiForCausalLM": phi.ARCHITECTURE,
+}
+"""`architectures` of a config -> family."""
+
+_OPTIONAL_KEYS: Mapping[str, Neutral] = {
+    "is_encoder_decoder": only(False),
+    "per_layer_config": only({}),
+    "pruned_heads": only({}),
+    **{key: rule for each in ARCHITECTURES.values() for key, rule in each.optional_keys.items()},
+}
+"""Keys that change the numbers of some network; whoever does not read one refuses it."""
+
+_WITHOUT_EFFECT = re.compile(
+    r"""architectures | auto_map | (_?)name_or_path | transformers_version | prefix
+    | (torch_)?dtype | use_bfloat16 | torchscript | chunk_size_feed_forward | is_decoder
+    | (bos|eos|pad|sep|decoder_start|forced_bos|forced_eos)_token_id | tokenizer_class
+    | (attention|hidden|classifier)_dropout | (attn|embd|resid)_pdrop
+    | gradient_checkpointing | initializer_range | pretraining_tp | tie_encoder_decoder
+    | use_cache | use_return_dict | return_dict(_in_generate)? | output_.* | n_ctx
+    | finetuning_task | id2label | label2id | num_labels | problem_type | task_specific_params
+    | summary_(activation|first_dropout|proj_to_labels|type|use_proj)
+    | temperature | top_[kp] | typical_p | repetition_penalty | do_sample | early_stopping
+    | (max|min)_length | length_penalty | diversity_penalty | exponential_decay_length_penalty
+    | num_beams | num_beam_groups | num_return_sequences | remove_invalid_values
+    | (encoder_)?no_repeat_ngram_size | bad_words_ids | (begin_)?suppress_tokens""",
+    re.VERBOSE,
+)
+"""Keys that say nothing about the numbers: ids and generation defaults (the text side reads them),
+training, what a call returns. `transformers` ignores them here, too."""
+
+
+class ModelDescription(NamedTuple):
+    """A config, understood."""
+
+    architecture: Architecture
+    spec: DecoderSpec
+    unused_keys: list[str]
+    """Keys of the config that nothing here knows."""
+
+
+def read_model(
+    config: Mapping[str, Any], config_file: str, max_model_len: int | None = None
+) -> ModelDescription:
+    """`config_file`: for errors; `max_model_len`: longest sequence that will be served, None for
+    the model's own. Raises ModelFolderError that names file, key and value."""
+    fields = Fields(config, config_file)
+    architecture = _find_architecture(fields)
+    model_type = fields.get("model_type")
+    is_same = model_type in (None, architecture.model_type)
+    rule = f"be {architecture.model_type!r} as `architectures` says"
+    fields.require(is_same, "model_type", rule)
+    spec = architecture.read(fields, max_model_len)
+    unused: list[str] = []
+    for key, value in fields.unread().items():
+        if key in _OPTIONAL_KEYS:
+            rule = f"be left out: {architecture.model_type} does not have it"
+            fields.require(_OPTIONAL_KEYS[key](value, fields), key, rule)
+        elif not _WITHOUT_EFFECT.fullmatch(key):
+            unused.append(key)
+    return ModelDescription(architecture, spec, unused)
+
+
+def _find_architecture(fields: Fields) -> Architecture:
+    names = fields.get("architectures")
+    name = names[0] if isinstance(names, list) and names else None
+    is_known = isinstance(name, str) and name in ARCHITECTURES
+    fields.require(is_known, "architectures", f"begin with one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[str(name)]

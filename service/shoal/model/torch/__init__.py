@@ -1,0 +1,1 @@
+"""The networks in plain PyTorch: the readable reference, and what computes on a GPU."""

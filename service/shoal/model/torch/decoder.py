@@ -1,0 +1,119 @@
+"""A decoder that executes any DecoderSpec: token ids to logits over a paged KV cache.
+
+Reads top to bottom; the parts are in `layers.py`, the cache in `attention.py`. Knows no family.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from shoal.checkpoint.files import StoredTensor
+from shoal.model.spec import AttentionSpec, DecoderSpec, LayerSpec, Role, RotarySpec
+from shoal.model.torch.attention import AttentionBatch, KVLayer, paged_attention
+from shoal.model.torch.layers import Linear, Mlp, RotaryTables, TorchWeights, rotate
+
+Turns = Mapping[RotarySpec, tuple[Tensor, Tensor]]
+"""Cosines and sines [T, 1, pairs] of the step's positions."""
+
+
+class Decoder:
+    """T tokens of all rows, concatenated; L of them want logits."""
+
+    def __init__(
+        self,
+        spec: DecoderSpec,
+        stored: Mapping[Role, StoredTensor],
+        dtype: torch.dtype,
+        device: str,
+    ) -> None:
+        weights = TorchWeights(stored, dtype, device)
+        self._spec = spec
+        self._embedding = weights.tensor("embedding")  # [vocab, hidden]
+        self._positions = weights.optional("position_embedding")  # [positions, hidden]
+        self._layers = [_Layer(layer, weights, index) for index, layer in enumerate(spec.layers)]
+        self._final_norm = weights.norm(spec.final_norm, "final_norm")
+        head = self._embedding if spec.tied_head else weights.tensor("head.weight")
+        self._head = Linear(head, weights.optional("head.bias"))
+        rotations = {layer.attention.rotary for layer in spec.layers}
+        self._rotary = RotaryTables(
+            [rotary for rotary in rotations if rotary is not None],
+            spec.max_position_embeddings,
+            dtype,
+            device,
+        )
+
+    def forward(
+        self,
+        token_ids: Tensor,  # [T]
+        positions: Tensor,  # [T]
+        batch: AttentionBatch,
+        cache: Sequence[KVLayer],
+        logit_indices: Tensor,  # [L]
+    ) -> Tensor:
+        """Logits [L, vocab] of the wanted tokens; keys and values of all are written."""
+        spec = self._spec
+        x = F.embedding(token_ids, self._embedding)  # [T, hidden]
+        if spec.embedding_multiplier != 1:
+            x = x * spec.embedding_multiplier
+        if self._positions is not None:
+            x = x + F.embedding(positions, self._positions)
+        turns = self._rotary.at(positions)
+        for layer, kv_layer in zip(self._layers, cache, strict=True):
+            x = layer(x, turns, batch, kv_layer)
+        logits = self._head(self._final_norm(x[logit_indices]))
+        if spec.logit_soft_cap is not None:
+            logits = spec.logit_soft_cap * torch.tanh(logits / spec.logit_soft_cap)
+        return logits
+
+
+class _Layer:
+    """One layer around the residual stream x [T, hidden]."""
+
+    def __init__(self, spec: LayerSpec, weights: TorchWeights, index: int) -> None:
+        self._is_parallel = spec.parallel
+        self._shares_norm = spec.parallel and spec.mlp_norm is None
+        self._attention = _Attention(spec.attention, weights, index)
+        self._mlp = Mlp(spec.mlp, weights, index)
+        self._attention_norm = weights.norm(spec.attention_norm, "attention_norm", index)
+        self._mlp_norm = weights.norm(spec.mlp_norm, "mlp_norm", index)
+        post_norm = spec.attention_post_norm
+        self._attention_post_norm = weights.norm(post_norm, "attention_post_norm", index)
+        self._mlp_post_norm = weights.norm(spec.mlp_post_norm, "mlp_post_norm", index)
+
+    def __call__(self, x: Tensor, turns: Turns, batch: AttentionBatch, cache: KVLayer) -> Tensor:
+        attention_input = self._attention_norm(x)
+        mixed = self._attention_post_norm(self._attention(attention_input, turns, batch, cache))
+        if not self._is_parallel:
+            x = x + mixed
+            return x + self._mlp_post_norm(self._mlp(self._mlp_norm(x)))
+        mlp_input = attention_input if self._shares_norm else self._mlp_norm(x)
+        return x + mixed + self._mlp_post_norm(self._mlp(mlp_input))
+
+
+class _Attention:
+    """Queries, keys and values of x [T, hidden], attention over the cache, output [T, hidden]."""
+
+    def __init__(self, spec: AttentionSpec, weights: TorchWeights, index: int) -> None:
+        self._spec = spec
+        self._qkv = weights.linear(index, "q", "k", "v")
+        self._output = weights.linear(index, "output")
+        norm = spec.qk_norm.norm if spec.qk_norm else None
+        self._q_norm = weights.norm(norm, "q_norm", index)
+        self._k_norm = weights.norm(norm, "k_norm", index)
+
+    def __call__(self, x: Tensor, turns: Turns, batch: AttentionBatch, cache: KVLayer) -> Tensor:
+        spec = self._spec
+        qkv = self._qkv(x).view(len(x), -1, spec.head_dim)  # [T, heads + 2 kv, head_dim]
+        num_turned = spec.num_heads + spec.num_kv_heads
+        turned, values = qkv[:, :num_turned], qkv[:, num_turned:]
+        if spec.qk_norm is not None:
+            queries, keys = turned[:, : spec.num_heads], turned[:, spec.num_heads :]
+            turned = torch.cat((self._q_norm(queries), self._k_norm(keys)), 1)
+        if spec.rotary is not None:  # queries and keys turn alike
+            turned = rotate(turned, *turns[spec.rotary])
+        queries, keys = turned[:, : spec.num_heads], turned[:, spec.num_heads :]
+        cache.write(batch.slots, keys, values)
+        mixed = paged_attention(spec, queries, cache, batch)
+        return self._output(mixed.reshape(len(x), -1))

@@ -1,0 +1,138 @@
+"""The parts that a decoder's layers are made of. Shapes: T tokens of all rows, concatenated."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from shoal.checkpoint.files import StoredTensor
+from shoal.model.spec import Activation, MlpSpec, NormSpec, Role, RotarySpec
+
+Transform = Callable[[Tensor], Tensor]
+
+ACTIVATIONS: dict[Activation, Transform] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+}
+
+
+class TorchWeights:
+    """Weights by role in one dtype on one device; bfloat16 becomes float32 exactly."""
+
+    def __init__(
+        self, stored: Mapping[Role, StoredTensor], dtype: torch.dtype, device: str
+    ) -> None:
+        self._stored = stored
+        self._dtype = dtype
+        self._device = device
+
+    def tensor(self, name: str, layer: int | None = None) -> Tensor:
+        """A copy, so that the file can be closed or change."""
+        stored = self._stored[Role(name, layer)]
+        tensor = torch.from_numpy(np.array(stored.array, order="C"))
+        if stored.dtype == "BF16":
+            tensor = tensor.view(torch.bfloat16)
+        return tensor.to(self._device, self._dtype)
+
+    def optional(self, name: str, layer: int | None = None) -> Tensor | None:
+        """None where the spec has no such weight."""
+        return self.tensor(name, layer) if Role(name, layer) in self._stored else None
+
+    def linear(self, layer: int | None, *names: str) -> "Linear":
+        """One matrix, or several of the same input joined to one product."""
+        weights = [self.tensor(f"{name}.weight", layer) for name in names]
+        biases = [self.optional(f"{name}.bias", layer) for name in names]
+        known = [bias for bias in biases if bias is not None]
+        return Linear(torch.cat(weights), torch.cat(known) if known else None)
+
+    def norm(self, spec: NormSpec | None, name: str, layer: int | None = None) -> Transform:
+        """Changes nothing where the spec has none."""
+        if spec is None:
+            return _unchanged
+        weight = self.tensor(f"{name}.weight", layer)
+        if spec.weight_offset:
+            weight = (weight.float() + spec.weight_offset).to(weight.dtype)
+        return Norm(spec, weight, self.optional(f"{name}.bias", layer))
+
+
+@dataclass(slots=True)
+class Linear:
+    """x [.., in] -> [.., out]."""
+
+    weight: Tensor  # [out, in]
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+@dataclass(slots=True)
+class Norm:
+    """Over the last dimension."""
+
+    spec: NormSpec
+    weight: Tensor  # [size], the offset added
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        size = (x.shape[-1],)
+        if self.spec.kind == "layer":
+            return F.layer_norm(x, size, self.weight, self.bias, self.spec.eps)
+        x = F.rms_norm(x, size, self.weight, self.spec.eps)
+        return x if self.bias is None else x + self.bias
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
+
+
+class Mlp:
+    """down(act(gate(x)) * up(x)) where gated, else down(act(up(x))). x [T, hidden]."""
+
+    def __init__(self, spec: MlpSpec, weights: TorchWeights, layer: int) -> None:
+        self._activation = ACTIVATIONS[spec.activation]
+        self._is_gated = spec.gated
+        self._up = weights.linear(layer, *(("gate", "up") if spec.gated else ("up",)))
+        self._down = weights.linear(layer, "down")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        up = self._up(x)  # [T, intermediate], or twice that where gated
+        if self._is_gated:
+            gate, up = up.chunk(2, -1)
+            return self._down(self._activation(gate) * up)
+        return self._down(self._activation(up))
+
+
+class RotaryTables:
+    """Cosines and sines of every position, one table for each distinct rotation of a model."""
+
+    def __init__(
+        self, specs: Iterable[RotarySpec], num_positions: int, dtype: torch.dtype, device: str
+    ) -> None:
+        self._tables: dict[RotarySpec, tuple[Tensor, Tensor]] = {}
+        positions = torch.arange(num_positions, dtype=torch.float32)
+        for spec in specs:
+            angles = torch.outer(positions, torch.tensor(spec.inv_freq, dtype=torch.float32))
+            cos, sin = angles.cos() * spec.magnitude, angles.sin() * spec.magnitude
+            self._tables[spec] = (cos.to(device, dtype), sin.to(device, dtype))  # [P, pairs]
+
+    def at(self, positions: Tensor) -> dict[RotarySpec, tuple[Tensor, Tensor]]:
+        """(cosines, sines) [T, 1, pairs] of these positions [T]."""
+        return {
+            spec: (cos[positions][:, None], sin[positions][:, None])
+            for spec, (cos, sin) in self._tables.items()
+        }
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions (RoFormer, Su et al., 2021): of x [T, heads, head_dim] the first channels
+    turn, channel i with channel i + pairs; the others stay."""
+    pairs = cos.shape[-1]
+    first, second, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
+    turned = (first * cos - second * sin, second * cos + first * sin)
+    return torch.cat((*turned, rest) if rest.shape[-1] else turned, -1)

@@ -1,0 +1,183 @@
+"""Tensors of a file to the weights of a spec, by role: views, nothing is copied.
+
+What is missing, unknown, of another shape or not finite is refused by the name in the file.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shoal.checkpoint.files import StoredTensor
+from shoal.errors import ModelFolderError
+from shoal.model.architectures.base import Architecture, TensorSource
+from shoal.model.spec import DecoderSpec, Role, expected_weights
+
+Weights = Mapping[Role, StoredTensor]
+
+MAX_NAMED = 10
+_BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
+"""Constants that older files store beside the weights: masks and frequencies."""
+_FORMATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_NUMBERS_AT_ONCE = 1 << 20
+
+
+class ExpectedTensor(NamedTuple):
+    """A tensor that the file must have."""
+
+    shape: tuple[int, ...]
+    """As it is stored."""
+    source: TensorSource
+    layer: int | None
+
+
+def expected_tensors(architecture: Architecture, spec: DecoderSpec) -> dict[str, ExpectedTensor]:
+    """Name in the file -> what it must be."""
+    shapes = expected_weights(spec)
+    found: dict[str, ExpectedTensor] = {}
+    for name, layer, source in _sources(architecture, spec.num_layers):
+        parts = [shapes.pop(Role(role, layer), None) for role in source.roles]
+        known = [part for part in parts if part is not None]
+        if known:
+            assert len(known) == len(parts), f"{name}: the spec has some of {source.roles} only"
+            shape = (sum(part[0] for part in known), *known[0][1:])
+            found[name] = ExpectedTensor(shape[:: -1 if source.transposed else 1], source, layer)
+    assert not shapes, f"no tensor is named for {', '.join(map(str, shapes))}"
+    return found
+
+
+def load_weights(
+    spec: DecoderSpec, architecture: Architecture, tensors: Mapping[str, StoredTensor], name: str
+) -> dict[Role, StoredTensor]:
+    """Every role of the spec; matrices are [out, in]. `name`: of the model, for errors. Raises
+    ModelFolderError."""
+    expected = expected_tensors(architecture, spec)
+    tensors = _with_prefix(tensors, architecture, expected)
+    tensors = {
+        key: tensor
+        for key, tensor in tensors.items()
+        if key in expected or not key.endswith(_BUFFERS)
+    }
+    tensors = _without_tied_head(tensors, architecture, spec, name)
+    _check(tensors, expected, name)
+    shapes = expected_weights(spec)
+    weights: dict[Role, StoredTensor] = {}
+    for key, (_, source, layer) in expected.items():
+        tensor, start = tensors[key], 0
+        array = tensor.array.T if source.transposed else tensor.array
+        for role in source.roles:
+            end = start + shapes[Role(role, layer)][0]
+            part = array if len(source.roles) == 1 else array[start:end]
+            weights[Role(role, layer)] = StoredTensor(tensor.dtype, part, tensor.file)
+            start = end
+    return weights
+
+
+def num_parameters(weights: Weights) -> int:
+    """Numbers in all weights; a tied head is the embedding and not counted twice."""
+    return sum(weight.array.size for weight in weights.values())
+
+
+def stored_format(weights: Weights) -> str:
+    """Of the embedding, as stored: float32, float16 or bfloat16."""
+    return _FORMATS[weights[Role("embedding")].dtype]
+
+
+def _sources(
+    architecture: Architecture, num_layers: int
+) -> Iterator[tuple[str, int | None, TensorSource]]:
+    """(name, layer, source) of the family's table, its templates filled in."""
+    for template, source in architecture.tensors.items():
+        if "{layer}" not in template:
+            yield template, None, source
+            continue
+        for layer in range(num_layers):
+            yield template.format(layer=layer), layer, source
+
+
+def _with_prefix(
+    tensors: Mapping[str, StoredTensor],
+    architecture: Architecture,
+    expected: Mapping[str, ExpectedTensor],
+) -> Mapping[str, StoredTensor]:
+    """Names as the whole network has them, for a file of the network without its head."""
+    prefix = architecture.prefix
+    if any(name.startswith(prefix) for name in tensors):
+        return tensors
+    return {
+        name if name in expected or name.startswith("lm_head.") else prefix + name: tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def _without_tied_head(
+    tensors: dict[str, StoredTensor], architecture: Architecture, spec: DecoderSpec, name: str
+) -> dict[str, StoredTensor]:
+    """A tied head may be stored too, where it is the embedding; one that is not tied must be."""
+    names = {source.roles[0]: key for key, source in architecture.tensors.items()}
+    embedding, head = names["embedding"], names["head.weight"]
+    if not spec.tied_head:
+        if head not in tensors and embedding in tensors:
+            raise ModelFolderError(
+                f"{name}: tie_word_embeddings is false in the config, and the weights have no "
+                f"{head}: set it to true if the embedding is the head"
+            )
+        return tensors
+    if head in tensors and embedding in tensors and not _are_equal(tensors, head, embedding):
+        raise ModelFolderError(
+            f"{name}: tie_word_embeddings is true in the config, and {head} differs from the "
+            "embedding: set it to false if the head is a matrix of its own"
+        )
+    return {key: tensor for key, tensor in tensors.items() if key != head}
+
+
+def _are_equal(tensors: Mapping[str, StoredTensor], one: str, other: str) -> bool:
+    return tensors[one].dtype == tensors[other].dtype and np.array_equal(
+        tensors[one].array, tensors[other].array
+    )
+
+
+def _check(
+    tensors: Mapping[str, StoredTensor], expected: Mapping[str, ExpectedTensor], name: str
+) -> None:
+    _refuse_any(name, "tensors are missing", [key for key in expected if key not in tensors])
+    _refuse_any(name, "tensors are unknown", [key for key in tensors if key not in expected])
+    _refuse_any(
+        name,
+        "tensors have another shape than the config says",
+        [
+            f"{key} {list(tensor.array.shape)} instead of {list(expected[key].shape)}"
+            for key, tensor in tensors.items()
+            if tensor.array.shape != expected[key].shape
+        ],
+    )
+    _refuse_any(
+        name,
+        f"tensors are stored in a format that is none of {', '.join(_FORMATS)}",
+        [f"{key} ({one.dtype})" for key, one in tensors.items() if one.dtype not in _FORMATS],
+    )
+    _refuse_any(
+        name,
+        "tensors hold NaN or infinity",
+        [key for key, tensor in tensors.items() if not _is_finite(tensor)],
+    )
+
+
+def _is_finite(tensor: StoredTensor) -> bool:
+    flat: NDArray[Any] = tensor.array.reshape(-1)
+    for start in range(0, flat.size, _NUMBERS_AT_ONCE):
+        piece = flat[start : start + _NUMBERS_AT_ONCE]
+        if tensor.dtype == "BF16":  # all exponent bits set = not a number
+            if ((piece & 0x7F80) == 0x7F80).any():
+                return False
+        elif not np.isfinite(piece).all():
+            return False
+    return True
+
+
+def _refuse_any(name: str, what: str, tensors: list[str]) -> None:
+    if tensors:
+        left = len(tensors) - MAX_NAMED
+        more = f" and {left} more" if left > 0 else ""
+        raise ModelFolderError(f"{name}: {what}: {', '.join(tensors[:MAX_NAMED])}{more}")

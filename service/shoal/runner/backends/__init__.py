@@ -1,0 +1,1 @@
+"""What computes a step: plain PyTorch, or the native CPU library."""
