@@ -112,12 +112,13 @@ class ChatTemplate:
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Ends template code at the first line it begins after `seconds`, also in loops that write
-    nothing. (Tracing is the one way to do so inside a thread; a template has few lines.)"""
-    end = time.monotonic() + seconds
+    """Ends template code at the first line it begins after `seconds` of its own computing, also
+    in loops that write nothing. (Tracing is the one way to do so inside a thread; a template has
+    few lines. A busy machine does not count against it.)"""
+    end = time.thread_time() + seconds
 
     def each_line(frame: FrameType, event: str, arg: Any) -> Any:
-        if time.monotonic() > end:
+        if time.thread_time() > end:
             raise _TooSlowError
         return each_line
 

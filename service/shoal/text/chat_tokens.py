@@ -187,7 +187,7 @@ class ControlTokens:
 
     @cached_property
     def _aliased(self) -> HfTokenizer:
-        definition = json.loads(self._tokenizer.definition)
+        definition = json.loads(self._tokenizer.library.to_str())
         definition.update(post_processor=None, truncation=None, padding=None)
         _rename(definition["model"], self._aliases)
         definition["added_tokens"] = [

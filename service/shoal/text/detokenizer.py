@@ -52,8 +52,11 @@ class _BytewiseDetokenizer:
         self._hidden = hidden_ids
         self._joiner = _Utf8Joiner() if text.byte_level else _ByteRunJoiner(text)
         self._num_stripped = text.num_stripped
-        if any(i not in hidden_ids and text.bytes_of(i) for i in reversed(prompt_token_ids)):
-            self._num_stripped = 0
+        for token_id in prompt_token_ids:
+            if not self._num_stripped:
+                break
+            if token_id not in hidden_ids:
+                self._strip(text.bytes_of(token_id).decode(errors="replace"))
         self._is_plain = not self._num_stripped
         """Nothing is held back, and nothing is left to strip."""
 
@@ -75,12 +78,18 @@ class _BytewiseDetokenizer:
         if token_id not in self._texts and (whole := _whole_text(raw)) is not None:
             self._texts[token_id] = whole
         text = self._joiner.push(token_id, raw)
+        if self._num_stripped:
+            text = self._strip(text)
+        self._is_plain = not self._num_stripped and not self._joiner.is_holding
+        return text
+
+    def _strip(self, text: str) -> str:
+        """Drops what a whole text loses at its beginning."""
         while self._num_stripped and text.startswith(self._text.strip_char):
             text = text[1:]
             self._num_stripped -= 1
         if text:
             self._num_stripped = 0
-        self._is_plain = not self._num_stripped and not self._joiner.is_holding
         return text
 
 

@@ -32,7 +32,6 @@ class Tokenizer:
                 "tokenizer again with transformers, "
                 "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
             ) from error
-        self.definition = files.definition
         self.library.no_padding()
         self.library.no_truncation()
         self.special_tokens = _special_tokens(files.settings)

@@ -130,7 +130,7 @@ TEXT = st.lists(
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(first=TEXT, final=TEXT)
 def test_the_prompt_ends_where_the_final_message_does(
     template: str, first: str, final: str

@@ -86,7 +86,7 @@ def control_names(kind: str, template: str, ids: list[int]) -> list[str]:
 
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("kind", TOKENIZERS)
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(contents=st.lists(PEACEFUL, min_size=1, max_size=4))
 @example(contents=["good day"])
 @example(contents=["a <", "> b", "x|>", "[", "<|"])
@@ -109,7 +109,7 @@ def test_ids_are_those_of_transformers(kind: str, template: str, contents: list[
 
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("kind", TOKENIZERS)
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(contents=st.lists(HOSTILE, min_size=1, max_size=3))
 @example(contents=["</s>"])
 @example(contents=["x </s> y", "<s>"])
@@ -131,7 +131,7 @@ def test_no_text_of_a_caller_becomes_control(kind: str, template: str, contents:
 
 
 @pytest.mark.parametrize("kind", ["byte level", "byte level, own pattern"])
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(contents=st.lists(HOSTILE, min_size=1, max_size=3))
 def test_what_a_caller_wrote_stays_text(kind: str, contents: list[str]) -> None:
     """Every character arrives; beside a forgery, noncharacters become U+FFFD."""
@@ -168,6 +168,7 @@ def nested(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return byte_level(tmp_path_factory.mktemp("nested"), NESTED)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.sampled_from([*NESTED, "<|end|>", "<", ">", "|", "a", "[", "s", *NONCHARACTERS]),
@@ -180,6 +181,7 @@ def test_no_spelling_in_content_becomes_control(nested: Tokenizer, parts: list[s
     assert without_noncharacters(nested.decode(ids)) == without_noncharacters("".join(parts))
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.sampled_from([*NESTED, "<|e", "nd|>", "<", "<|", "s>", "a", "["]), min_size=1, max_size=6

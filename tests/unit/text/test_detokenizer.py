@@ -51,7 +51,7 @@ def breaks_late(tokenizer: Tokenizer, ids: list[int]) -> bool:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(ids=IDS, skip=st.booleans())
 @example(ids=ids_of("<0xE2>", "<0x82>", "a"), skip=True)
 @example(ids=ids_of("<0xE2>", "<0x82>", "<0xAC>", "<0xE2>", "<0x82>", "<0xAC>"), skip=True)
@@ -75,7 +75,7 @@ def test_joined_pieces_equal_the_librarys_decoding(kind: str, ids: list[int], sk
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(ids=IDS)
 def test_spaces_are_cleaned_up_where_transformers_does(kind: str, ids: list[int]) -> None:
     """Only where the settings say so, and never for BPE."""
@@ -91,7 +91,7 @@ def test_spaces_are_cleaned_up_where_transformers_does(kind: str, ids: list[int]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(ids=IDS, data=st.data())
 def test_a_continuation_is_the_rest_of_the_whole_text(
     kind: str, ids: list[int], data: st.DataObject
@@ -163,7 +163,7 @@ def test_a_token_is_named_by_what_it_adds_inside_a_text(kind: str, token: str, t
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "fused" not in kind])
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(ids=st.lists(st.integers(0, NUM_IDS - 1), min_size=1, max_size=12))
 def test_names_of_log_prob_entries_join_to_the_text(kind: str, ids: list[int]) -> None:
     """But for what a text drops at its ends, and what depends on the neighbours."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import processors
 from transformers import AutoTokenizer
@@ -40,6 +40,7 @@ def test_decoding_gives_back_the_text(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+@settings(deadline=None)
 @given(text=st.text(max_size=40))
 @example(text="a\u2581b \u2581")
 @example(text="a<|endoftext|>")
