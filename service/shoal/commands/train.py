@@ -86,7 +86,7 @@ def train(
         from shoal.train.report import progress_bar
         from shoal.train.run import TrainingRequest, run_training
     except ModuleNotFoundError as error:
-        fail(f"training needs the package {error.name}: pip install 'shoal[server]'")
+        fail(f"training needs the package {error.name}: pip install 'shoal[torch]'", 2)
     request = TrainingRequest(
         out=out,
         data=data,

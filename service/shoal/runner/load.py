@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from shoal.errors import ConfigError, ModelFolderError
@@ -151,6 +152,8 @@ def _native_backend(
 def _torch_backend(
     checkpoint: Checkpoint, config: EngineConfig, kv_bytes: int, max_tokens: int
 ) -> _Built:
+    if find_spec("torch") is None:
+        raise ConfigError("PyTorch would compute here, and is missing: pip install 'shoal[torch]'")
     import torch  # not at the top: a backend without it must not pay for it
 
     from shoal.runner.torch_backend import TorchBackend
