@@ -59,7 +59,8 @@ def wanted(extra: str, project: dict) -> Iterator[Requirement]:
     """What pyproject.toml asks for, extras of our own followed."""
     for text in project["optional-dependencies"][extra]:
         if text.startswith("shoal["):
-            yield from wanted(text[6:-1], project)
+            for other in text[6:-1].split(","):
+                yield from wanted(other, project)
         else:
             yield Requirement(text)
     yield from map(Requirement, project["dependencies"])
