@@ -1,5 +1,5 @@
-"""Strings to token ids and back, for one model: the `tokenizers` library with the settings of
-tokenizer_config.json, as `transformers` applies them.
+"""Strings to token ids and back, for one model: the `tokenizers` library with the settings that
+stand beside its definition, as `transformers` applies them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -116,7 +116,7 @@ class Tokenizer:
 
     def _add_named_tokens(self, settings: Mapping[str, Any]) -> frozenset[str]:
         """The settings may make entries of the vocabulary added tokens, and added tokens special,
-        whatever tokenizer.json says. Returns those that are special by it. A token that is in no
+        whatever the definition says. Returns those that are special by it. A token that is in no
         vocabulary has no row in the model either, and stays unknown."""
         tokens = _listed_tokens(settings)
         added = {token.content for token in self.library.get_added_tokens_decoder().values()}
