@@ -70,7 +70,7 @@ class ScriptedRunner:
         said = self._script(known[: new.num_prompt_tokens], new.sampling)
         at = len(known) - new.num_prompt_tokens
         token_id = said[at] if at < len(said) else END_ID
-        if token_id in new.banned_until_min and at < new.min_tokens:
+        if token_id in new.stop.all_stop_ids and at < new.stop.min_tokens:
             token_id = ord("~")
         result.token_ids[row] = token_id
         if new.output.logprobs is not None:

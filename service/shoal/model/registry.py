@@ -1,7 +1,7 @@
-"""Class name of a config -> family, and the config read into a spec with no key left unheard.
+"""Class name of a config -> family, and the config read into a spec.
 
-A value that changes the numbers is used or refused by name. Other keys that nothing here reads are
-returned, for one line in the log.
+Every key is accounted for: it is used, or refused by name because it would change the results, or
+known to be irrelevant here. The names of all others are returned, for one line in the log.
 """
 
 import re
@@ -30,7 +30,7 @@ _OPTIONAL_KEYS: Mapping[str, Neutral] = {
     "pruned_heads": only({}),
     **{key: rule for each in ARCHITECTURES.values() for key, rule in each.optional_keys.items()},
 }
-"""Keys that change the numbers of some network; whoever does not read one refuses it."""
+"""Keys that change the results of some network; a family that does not read one refuses it."""
 
 _WITHOUT_EFFECT = re.compile(
     r"""architectures | auto_map | (_?)name_or_path | transformers_version | prefix
@@ -47,17 +47,17 @@ _WITHOUT_EFFECT = re.compile(
     | (encoder_)?no_repeat_ngram_size | bad_words_ids | (begin_)?suppress_tokens""",
     re.VERBOSE,
 )
-"""Keys that say nothing about the numbers: ids and generation defaults (the text side reads them),
-training, what a call returns. `transformers` ignores them here, too."""
+"""Keys that do not change logits: token ids and generation defaults (the text side reads them),
+training, what a Python call returns. transformers ignores them here, too."""
 
 
 class ModelDescription(NamedTuple):
-    """A config, understood."""
+    """What a config describes."""
 
     architecture: Architecture
     spec: DecoderSpec
     unused_keys: list[str]
-    """Keys of the config that nothing here knows."""
+    """Keys of the config that are unknown here and have no effect."""
 
 
 def read_model(

@@ -33,8 +33,8 @@ class RotarySpec:
 
     inv_freq: tuple[float, ...]
     """Radians per position of each rotated pair of channels, scaling included. The first
-    `2 * len(inv_freq)` channels of a head turn, channel i with channel `i + len(inv_freq)`; the
-    others stay."""
+    `2 * len(inv_freq)` channels of a head are rotated, channel i with channel
+    `i + len(inv_freq)`; the others stay as they are."""
     magnitude: float = 1.0
     """Factor on cosines and sines (yarn, longrope)."""
 

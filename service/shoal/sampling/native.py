@@ -8,7 +8,7 @@ import numpy as np
 from shoal.kernels.sampling import NativeSampler as Kernel
 from shoal.kernels.sampling import RowParams, VocabularyMasks
 from shoal.protocol.messages import TokenLogprobs
-from shoal.sampling.arrays import Float32, Int32, UInt32
+from shoal.sampling.arrays import Float32, Int32
 from shoal.sampling.random import MASK_64
 from shoal.sampling.sampler import SamplingState
 
@@ -27,15 +27,14 @@ class NativeSampler:
         if states is not self._states:
             self._params = self._make_params(states)
             self._changing = [(row, s) for row, s in enumerate(states) if s.changes_logits]
-            self._masking = [(row, s) for row, s in enumerate(states) if s.has_mask]
+            self._processed = [(row, s) for row, s in enumerate(states) if s.processors]
             self._states = states
         self._params.position[:] = positions
         if self._changing:
             logits = logits.copy()
             for row, state in self._changing:
                 state.apply(logits[row, : self._num_token_ids])
-        masks = self._masks(len(states)) if self._masking else None
-        return self._kernel.sample(logits, self._params, masks)
+        return self._kernel.sample(logits, self._params, self._masks(len(states)))
 
     def logprobs(
         self, logits: Float32, token_ids: Sequence[int], nums_top: Sequence[int]
@@ -52,13 +51,12 @@ class NativeSampler:
         ]
 
     def _masks(self, num_rows: int) -> VocabularyMasks | None:
+        masks = {row: mask for row, s in self._processed if (mask := s.allow_mask()) is not None}
+        if not masks:
+            return None
         mask_of_row = np.full(num_rows, -1, np.int32)
-        words: list[UInt32] = []
-        for row, state in self._masking:
-            if (mask := state.allow_mask()) is not None:
-                mask_of_row[row] = len(words)
-                words.append(mask)
-        return VocabularyMasks(np.stack(words), mask_of_row) if words else None
+        mask_of_row[list(masks)] = range(len(masks))
+        return VocabularyMasks(np.stack(list(masks.values())), mask_of_row)
 
     def _make_params(self, states: Sequence[SamplingState]) -> RowParams:
         params = [state.params for state in states]

@@ -32,12 +32,6 @@ class SamplingState:
         return any(type(p).apply is not LogitsProcessor.apply for p in self.processors)
 
     @property
-    def has_mask(self) -> bool:
-        """May `allow_mask` be other than None?"""
-        own = (type(p).allow_mask is not LogitsProcessor.allow_mask for p in self.processors)
-        return any(own)
-
-    @property
     def takes_best(self) -> bool:
         """Is each token the best of the logits as they are?"""
         return self.params.greedy and not self.processors

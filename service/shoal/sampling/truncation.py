@@ -2,7 +2,7 @@
 
 All rows are handled together, and no row's result depends on another: every sum runs along one
 row in a fixed order, and a longer head than a row needs changes nothing in its beginning. Scaled
-logits have their best at 0. `scratch` is memory of the same shape that may be written.
+logits have their best at 0.
 """
 
 from collections.abc import Sequence
@@ -24,15 +24,14 @@ def is_truncated(params: SamplingParams) -> bool:
     return params.top_k > 0 or params.top_p < 1.0 or params.typical_p < 1.0 or params.min_p > 0.0
 
 
-def best_tokens(values: Float32, k: int, scratch: Float32) -> tuple[Int64, Float32]:
+def best_tokens(values: Float32, k: int) -> tuple[Int64, Float32]:
     """(ids, values) [R, k] of each row's k largest, best first; of equal values the lower id.
     values [R, width], none above 0, no NaN."""
     num_rows, width = values.shape
     ids = np.broadcast_to(np.arange(width, dtype=np.uint64), values.shape)
-    if k < width:
-        np.copyto(scratch, values)
-        scratch.partition(width - k, axis=1)
-        places = np.flatnonzero(values >= scratch[:, width - k, None])
+    if 0 < k < width:
+        kth = np.partition(values, width - k, axis=1)[:, width - k, None]
+        places = np.flatnonzero(values >= kth)
         if len(places) == num_rows * k:  # no equal values at the edge
             values = values.reshape(-1)[places].reshape(num_rows, k)
             ids = (places % width).astype(np.uint64).reshape(num_rows, k)
@@ -46,16 +45,16 @@ def best_tokens(values: Float32, k: int, scratch: Float32) -> tuple[Int64, Float
 
 
 def draw_truncated(
-    scaled: Float32, row_params: Sequence[SamplingParams], uniforms: Float64, scratch: Float32
+    scaled: Float32, row_params: Sequence[SamplingParams], uniforms: Float64
 ) -> Int64:
     """A token a row from what the truncations leave of scaled [R, width], at the share `uniforms`
-    [R] of the mass in order of probability. Changes nothing but `scratch`."""
+    [R] of the mass in order of probability."""
     width = scaled.shape[1]
     tokens = np.zeros(len(row_params), np.int64)
     left = np.arange(len(row_params))
     for size in _head_sizes(row_params, width):
         rows = scaled if len(left) == len(row_params) else scaled[left]
-        head = _Head(rows, [row_params[row] for row in left.tolist()], size, scratch[: len(left)])
+        head = _Head(rows, [row_params[row] for row in left.tolist()], size)
         tokens[left] = head.draw(uniforms[left])
         left = left[~head.is_decided]
         if len(left) == 0:
@@ -72,10 +71,8 @@ def _head_sizes(row_params: Sequence[SamplingParams], width: int) -> list[int]:
 class _Head:
     """The best tokens of each row, and which of them the truncations keep."""
 
-    def __init__(
-        self, scaled: Float32, row_params: list[SamplingParams], size: int, scratch: Float32
-    ) -> None:
-        self.ids, values = best_tokens(scaled, size, scratch)
+    def __init__(self, scaled: Float32, row_params: list[SamplingParams], size: int) -> None:
+        self.ids, values = best_tokens(scaled, size)
         self.probs = np.exp(values.astype(np.float64))  # not normalised: the best has 1
         top_k = np.array([min(params.top_k, _NO_LIMIT) for params in row_params])
         top_k[top_k >= scaled.shape[1]] = 0
@@ -90,7 +87,7 @@ class _Head:
         is_whole = has_top_k | (size == scaled.shape[1])
         targets = top_p * sums[:, -1]
         if not is_whole.all():
-            masses = np.exp(scaled, out=scratch).sum(axis=1).astype(np.float64)
+            masses = np.exp(scaled).sum(axis=1).astype(np.float64)
             targets = np.where(is_whole, targets, top_p * masses)
         self.probs[:, 1:][(sums[:, :-1] >= targets[:, None]) & (top_p < 1.0)[:, None]] = 0
         # A top_k beyond this head leaves the mass that top_p is a share of unknown.

@@ -156,6 +156,7 @@ def _model_lines(models: Mapping[str, LoadedModel]) -> list[str]:
     return [
         f"  {model.name}: {model.num_parameters / 1e6:.1f} M parameters, {model.dtype} on "
         f"{model.device} ({model.kernels} kernels), context {model.max_model_len}"
+        + (f"; {model.kernels} because {model.kernels_reason}" if model.kernels_reason else "")
         for model in models.values()
     ]
 

@@ -1,4 +1,4 @@
-"""What a family says about itself, and the words that all families share."""
+"""The interface of a family, and what all families share."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ class TensorSource:
     """One tensor of the file, and the weights that lie in it."""
 
     roles: tuple[str, ...]
-    """Several: one below the other, in this order, along the output channels."""
+    """Several roles (a fused tensor): in this order along the output channels."""
     transposed: bool = False
     """Stored [in, out] (GPT-2's Conv1D)."""
 
 
 TensorTable = Mapping[str, TensorSource]
-"""Name in the file -> what is in it. `{layer}` in a name stands for every layer's index; then the
-roles are of that layer."""
+"""Tensor name in the file -> what is in it. `{layer}` in a name stands for every layer's index, and
+the roles are that layer's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,9 @@ class Architecture:
     ModelFolderError that names the key."""
     tensors: TensorTable
     prefix: str
-    """Of every tensor but the head's; a file of the network without a head leaves it out."""
+    """Of every tensor name but the head's; files saved without the head leave it out."""
     optional_keys: Mapping[str, Neutral]
-    """Config keys that it reads and other families may not know; a family that does not read one
+    """Config keys that this family reads and others may not. A family that does not read one
     refuses any value that is not neutral."""
 
 

@@ -19,7 +19,7 @@ def read(config: Fields, max_model_len: int | None) -> DecoderSpec:
     config.require(hidden_size % num_heads == 0, "n_head", "divide n_embd")
     is_decoder_only = not config.flag("add_cross_attention", False)
     config.require(is_decoder_only, "add_cross_attention", "be false")
-    config.flag("reorder_and_upcast_attn", False)  # scores in float32, as they are here anyway
+    config.flag("reorder_and_upcast_attn", False)  # asks for float32 scores, which are always used
     norm = NormSpec("layer", config.number("layer_norm_epsilon", 1e-5), bias=True)
     mlp = MlpSpec(
         intermediate_size=config.size("n_inner", 4 * hidden_size),
@@ -56,7 +56,7 @@ def read(config: Fields, max_model_len: int | None) -> DecoderSpec:
 
 
 def _size(config: Fields, key: str, other: str) -> int:
-    """GPT-2 has names of its own for what is called `other` elsewhere; both are understood."""
+    """GPT-2 has its own names for what other families call `other`; transformers reads both."""
     if config.get(key) is None and config.get(other) is not None:
         return config.size(other)
     size = config.size(key)

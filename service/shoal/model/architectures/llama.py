@@ -93,7 +93,8 @@ def read_decoder(
 
 
 def read_num_kv_heads(config: Fields, default: int | None) -> int:
-    """`default`: of the family where the key is absent; null means as many as there are heads."""
+    """`default`: the family's own where the key is absent, None for as many as there are heads;
+    the value null means the latter in every family."""
     num_heads = config.size("num_attention_heads")
     if default is None or config.has("num_key_value_heads"):
         default = num_heads
@@ -109,7 +110,7 @@ def read_head_dim(config: Fields) -> int:
 
 
 def has_no_effect(window: object, config: Fields) -> bool:
-    """A window that no sequence reaches, or that is switched off beside it."""
+    """A window longer than any sequence, or switched off by use_sliding_window."""
     longest = config.get("max_position_embeddings")
     is_long = isinstance(window, int) and isinstance(longest, int) and window >= longest
     return window is None or is_long or config.get("use_sliding_window") is False
@@ -121,7 +122,7 @@ ROTARY_KEYS: dict[str, Neutral] = {
     "rope_parameters": only({}),
     "partial_rotary_factor": only(),
 }
-"""What a family without rotary positions cannot obey."""
+"""Refused by families without rotary positions."""
 
 TENSORS: TensorTable = {
     "model.embed_tokens.weight": one("embedding"),

@@ -1,5 +1,5 @@
-"""Phi 1, 1.5 and 2: one layer norm feeds attention and a plain MLP side by side, part of each head
-turns, biases everywhere, the head's too."""
+"""Phi 1, 1.5 and 2: attention and a plain MLP in parallel behind one layer norm, partial rotary
+positions, biases everywhere, the head's too."""
 
 from shoal.checkpoint.fields import Fields
 from shoal.model.architectures.base import (

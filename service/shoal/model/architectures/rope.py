@@ -2,13 +2,14 @@
 
 Plain: RoFormer (Su et al., 2021). linear: positions divided. llama3: long waves divided, short
 ones kept, blended between (Llama 3.1). yarn: Peng et al., 2023. proportional: only the fastest
-pairs turn. dynamic: its change begins beyond `max_position_embeddings`, where no sequence gets
-here, so it is plain. longrope (Ding et al., 2024): one divisor per pair, one set for short
-sequences and one for long; the set is chosen once per loaded model, by the longest sequence that
-will be served, so that a sequence's numbers do not change while it grows.
+pairs of channels are rotated. dynamic: it changes the frequencies of sequences longer than
+`max_position_embeddings`; Shoal serves none, so it equals plain. longrope (Ding et al., 2024): one
+divisor per pair, in one set for short sequences and one for long. The set is chosen once per loaded
+model, by the longest sequence that will be served: a set that changed while a sequence grows would
+invalidate its cached keys, and its numbers would depend on how it was chunked.
 
-`rope_parameters` (newer) and `rope_scaling` (older) say the same. What is not said there is taken
-from the top of the config.
+`rope_parameters` (transformers 5) and `rope_scaling` (before) hold the same settings. What is
+missing there is read from the top level of the config.
 """
 
 import math
@@ -34,22 +35,22 @@ _KEYS_OF = {
     "longrope": ("factor", "attention_factor", "short_factor", "long_factor"),
     "proportional": ("factor",),
 }
-"""Kind -> the keys that change its numbers, beside those of all kinds."""
+"""rope_type -> the keys it uses, beside those that every kind uses."""
 _SCALING_KEYS = {key for keys in _KEYS_OF.values() for key in keys}
 
 
 class _Rope(NamedTuple):
-    """What a kind computes with."""
+    """The settings a kind computes its frequencies from."""
 
     config: Fields
     scaling: Fields
     """`rope_parameters` or `rope_scaling`, or an empty object."""
     theta: float
     fraction: float
-    """Of a head's channels that turn."""
+    """Share of a head's channels that is rotated."""
     head_dim: int
     rotary_dim: int
-    """Channels of a head that turn."""
+    """Channels of a head that are rotated."""
     max_position_embeddings: int
     max_model_len: int
 
@@ -61,7 +62,8 @@ class _Rope(NamedTuple):
 
     @property
     def original_length(self) -> int:
-        """Context the model had before it was scaled; the top of the config goes first."""
+        """Context length before scaling; the top level of the config goes first, as in
+        transformers."""
         key = "original_max_position_embeddings"
         inner = self.scaling.size(key, self.max_position_embeddings)
         return self.config.size(key, inner)
@@ -76,7 +78,7 @@ def read_rotary(
     default_fraction: float = 1.0,
 ) -> RotarySpec:
     """`max_model_len`: longest sequence that will be served, None for the model's own;
-    `default_fraction`: of a head's channels that turn. Raises ModelFolderError."""
+    `default_fraction`: share of a head's channels that is rotated. Raises ModelFolderError."""
     scaling = _scaling(config)
     theta_at = _inner_first(config, scaling, "rope_theta")
     theta = theta_at.number("rope_theta", 10_000.0)
@@ -113,7 +115,7 @@ def read_rotary(
 
 
 def _scaling(config: Fields) -> Fields:
-    """Of the two spellings the one that says something; an empty object says nothing."""
+    """The settings object that is not empty; two different ones are refused."""
     older, newer = config.get("rope_scaling"), config.get("rope_parameters")
     if older and newer:
         config.require(older == newer, "rope_scaling", "agree with rope_parameters")
@@ -122,8 +124,8 @@ def _scaling(config: Fields) -> Fields:
 
 
 def _inner_first(config: Fields, scaling: Fields, key: str) -> Fields:
-    """Where to read a key that may stand in both: further in, as in `transformers`."""
-    config.get(key)  # heard, even if the other one counts
+    """Where to read a key that may be in both: the inner one goes first, as in transformers."""
+    config.get(key)  # counts as read even if the inner one is used
     return config if scaling.get(key) is None else scaling
 
 
@@ -136,7 +138,7 @@ def _kind(scaling: Fields) -> str:
 
 def _refuse_foreign_keys(scaling: Fields, kind: str) -> None:
     """Keys of another kind, and lists or objects that no kind has (one rotation per layer type,
-    sections of channels), would change the numbers, and are not obeyed."""
+    sections of channels): they would change the results, so they cannot be ignored."""
     for key, value in scaling.unread().items():
         if key in _SCALING_KEYS:
             is_used = key in _KEYS_OF[kind] or value == 1
@@ -211,8 +213,8 @@ def _longrope(rope: _Rope) -> RotarySpec:
 
 
 def _proportional(rope: _Rope) -> tuple[float, ...]:
-    """The other pairs stay as they are."""
-    num_turning = int(rope.fraction * rope.head_dim // 2)
+    """Only the first pairs are rotated: the others have frequency 0."""
+    num_rotated = int(rope.fraction * rope.head_dim // 2)
     factor = rope.scaling.number("factor", 1.0)
     plain = rope.plain
-    return tuple(freq / factor if pair < num_turning else 0.0 for pair, freq in enumerate(plain))
+    return tuple(freq / factor if pair < num_rotated else 0.0 for pair, freq in enumerate(plain))

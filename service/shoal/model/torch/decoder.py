@@ -14,7 +14,7 @@ from shoal.model.spec import AttentionSpec, DecoderSpec, LayerSpec, Role, Rotary
 from shoal.model.torch.attention import AttentionBatch, KVLayer, paged_attention
 from shoal.model.torch.layers import Linear, Mlp, RotaryTables, TorchWeights, rotate
 
-Turns = Mapping[RotarySpec, tuple[Tensor, Tensor]]
+Rotations = Mapping[RotarySpec, tuple[Tensor, Tensor]]
 """Cosines and sines [T, 1, pairs] of the step's positions."""
 
 
@@ -36,9 +36,9 @@ class Decoder:
         self._final_norm = weights.norm(spec.final_norm, "final_norm")
         head = self._embedding if spec.tied_head else weights.tensor("head.weight")
         self._head = Linear(head, weights.optional("head.bias"))
-        rotations = {layer.attention.rotary for layer in spec.layers}
+        rotary_specs = {layer.attention.rotary for layer in spec.layers}
         self._rotary = RotaryTables(
-            [rotary for rotary in rotations if rotary is not None],
+            [rotary for rotary in rotary_specs if rotary is not None],
             spec.max_position_embeddings,
             dtype,
             device,
@@ -59,9 +59,9 @@ class Decoder:
             x = x * spec.embedding_multiplier
         if self._positions is not None:
             x = x + F.embedding(positions, self._positions)
-        turns = self._rotary.at(positions)
+        rotations = self._rotary.at(positions)
         for layer, kv_layer in zip(self._layers, cache, strict=True):
-            x = layer(x, turns, batch, kv_layer)
+            x = layer(x, rotations, batch, kv_layer)
         logits = self._head(self._final_norm(x[logit_indices]))
         if spec.logit_soft_cap is not None:
             logits = spec.logit_soft_cap * torch.tanh(logits / spec.logit_soft_cap)
@@ -82,9 +82,11 @@ class _Layer:
         self._attention_post_norm = weights.norm(post_norm, "attention_post_norm", index)
         self._mlp_post_norm = weights.norm(spec.mlp_post_norm, "mlp_post_norm", index)
 
-    def __call__(self, x: Tensor, turns: Turns, batch: AttentionBatch, cache: KVLayer) -> Tensor:
+    def __call__(
+        self, x: Tensor, rotations: Rotations, batch: AttentionBatch, cache: KVLayer
+    ) -> Tensor:
         attention_input = self._attention_norm(x)
-        mixed = self._attention_post_norm(self._attention(attention_input, turns, batch, cache))
+        mixed = self._attention_post_norm(self._attention(attention_input, rotations, batch, cache))
         if not self._is_parallel:
             x = x + mixed
             return x + self._mlp_post_norm(self._mlp(self._mlp_norm(x)))
@@ -103,17 +105,17 @@ class _Attention:
         self._q_norm = weights.norm(norm, "q_norm", index)
         self._k_norm = weights.norm(norm, "k_norm", index)
 
-    def __call__(self, x: Tensor, turns: Turns, batch: AttentionBatch, cache: KVLayer) -> Tensor:
+    def __call__(
+        self, x: Tensor, rotations: Rotations, batch: AttentionBatch, cache: KVLayer
+    ) -> Tensor:
         spec = self._spec
         qkv = self._qkv(x).view(len(x), -1, spec.head_dim)  # [T, heads + 2 kv, head_dim]
-        num_turned = spec.num_heads + spec.num_kv_heads
-        turned, values = qkv[:, :num_turned], qkv[:, num_turned:]
+        num_heads, num_qk_heads = spec.num_heads, spec.num_heads + spec.num_kv_heads
+        qk, values = qkv[:, :num_qk_heads], qkv[:, num_qk_heads:]
         if spec.qk_norm is not None:
-            queries, keys = turned[:, : spec.num_heads], turned[:, spec.num_heads :]
-            turned = torch.cat((self._q_norm(queries), self._k_norm(keys)), 1)
-        if spec.rotary is not None:  # queries and keys turn alike
-            turned = rotate(turned, *turns[spec.rotary])
-        queries, keys = turned[:, : spec.num_heads], turned[:, spec.num_heads :]
-        cache.write(batch.slots, keys, values)
-        mixed = paged_attention(spec, queries, cache, batch)
+            qk = torch.cat((self._q_norm(qk[:, :num_heads]), self._k_norm(qk[:, num_heads:])), 1)
+        if spec.rotary is not None:
+            qk = rotate(qk, *rotations[spec.rotary])
+        cache.write(batch.slots, qk[:, num_heads:], values)
+        mixed = paged_attention(spec, qk[:, :num_heads], cache, batch)
         return self._output(mixed.reshape(len(x), -1))

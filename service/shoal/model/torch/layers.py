@@ -130,9 +130,9 @@ class RotaryTables:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions (RoFormer, Su et al., 2021): of x [T, heads, head_dim] the first channels
-    turn, channel i with channel i + pairs; the others stay."""
+    """Rotary positions (RoFormer, Su et al., 2021) of the first 2 * pairs channels of
+    x [T, heads, head_dim], channel i with channel i + pairs; the others stay as they are."""
     pairs = cos.shape[-1]
     first, second, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
-    turned = (first * cos - second * sin, second * cos + first * sin)
-    return torch.cat((*turned, rest) if rest.shape[-1] else turned, -1)
+    rotated = (first * cos - second * sin, second * cos + first * sin)
+    return torch.cat((*rotated, rest) if rest.shape[-1] else rotated, -1)
