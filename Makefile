@@ -7,7 +7,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 DATA ?= ../shared/data/corpora
 ARGS ?=
-NATIVE := $(wildcard service/shoal/kernels/CMakeLists.txt service/shoal/kernels/src/*)
+NATIVE := $(wildcard $(addprefix service/shoal/kernels/,CMakeLists.txt src/*.* src/*/*.*))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -17,7 +17,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 serve: $(VENV)/server.stamp ## install what is missing and serve the default models on 127.0.0.1:8000
-	$(BIN)/shoal serve --host $(HOST) --port $(PORT) $(ARGS)
+	@$(BIN)/shoal serve --host $(HOST) --port $(PORT) $(ARGS)
 
 setup: $(VENV)/dev.stamp ## make the environment for working on Shoal
 
@@ -27,13 +27,14 @@ test: $(VENV)/dev.stamp ## the fast tests (ARGS="-k name" picks some)
 test-all: $(VENV)/dev.stamp ## also the slow tests: processes, container, training
 	$(BIN)/python -m pytest -q -m "not peers" $(ARGS)
 
-fix: $(VENV)/dev.stamp ## format and repair what can be repaired
-	$(BIN)/ruff format service tests deploy
-	$(BIN)/ruff check --fix service tests deploy
+fix: $(VENV)/dev.stamp ## format, repair what can be repaired, generate the sync half of the SDK
+	$(BIN)/python deploy/generate_sync_client.py
+	$(BIN)/ruff format service tests deploy models/recipes
+	$(BIN)/ruff check --fix service tests deploy models/recipes
 
 check: $(VENV)/dev.stamp ## format, lint, types, import rules; changes nothing
-	$(BIN)/ruff format --check service tests deploy
-	$(BIN)/ruff check service tests deploy
+	$(BIN)/ruff format --check service tests deploy models/recipes
+	$(BIN)/ruff check service tests deploy models/recipes
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/rules
 
@@ -44,7 +45,7 @@ bench-peers: $(VENV)/dev.stamp ## measure beside llama.cpp, OpenVINO, vLLM; buil
 	$(BIN)/python -m tests.benchmarks.peers $(ARGS)
 
 evaluate: $(VENV)/dev.stamp ## measure the default models on held-out text in DATA, as in their cards
-	deploy/with-server.sh $(BIN)/python -m shoal.train.evaluate --url URL --data $(DATA) $(ARGS)
+	deploy/with-server.sh $(BIN)/python -m models.recipes.evaluate --url URL --data $(DATA) $(ARGS)
 
 lock: ## resolve requirements/*.lock anew from pyproject.toml
 	test -x .cache/lock/bin/uv || { $(PYTHON) -m venv .cache/lock && .cache/lock/bin/pip install -q uv; }
@@ -52,20 +53,22 @@ lock: ## resolve requirements/*.lock anew from pyproject.toml
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) build dist .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find service tests deploy -name __pycache__ -prune -exec rm -rf {} +
+	find service tests deploy models -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	    || { echo "Shoal needs Python 3.11 or newer: make PYTHON=python3.11 …"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@echo "shoal: making the environment in $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
 
 # The stamps remember which lock files the environment was made from.
-$(VENV)/server.stamp: requirements/server.lock requirements/torch.lock requirements/build.lock \
-    pyproject.toml deploy/install.sh $(NATIVE) | $(BIN)/python
-	deploy/install.sh $(BIN)/python server torch build
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	touch $@
+SOURCES := pyproject.toml requirements/server.lock requirements/build.lock deploy/install.sh \
+    deploy/setup.sh $(NATIVE)
 
-$(VENV)/dev.stamp: $(VENV)/server.stamp requirements/dev.lock
-	deploy/install.sh $(BIN)/python dev
-	touch $@
+$(VENV)/server.stamp: $(SOURCES) | $(BIN)/python
+	@deploy/setup.sh $(BIN)/python machine
+	@touch $@
+
+$(VENV)/dev.stamp: $(SOURCES) requirements/torch.lock requirements/dev.lock | $(BIN)/python
+	@deploy/setup.sh $(BIN)/python all torch dev
+	@touch $(VENV)/server.stamp $@

@@ -2,7 +2,7 @@
 
 Called by `make lock` with the path of `uv`, which resolves for every platform and every Python from
 3.11 at once. Takes no release younger than seven days. Knows nothing about where packages come
-from. Which file is installed when: deploy/install.sh.
+from. Which file is installed when: deploy/install.sh and deploy/setup.sh.
 """
 
 import datetime
@@ -19,8 +19,8 @@ WAIT = datetime.timedelta(days=7)
 # A compiler is all the machine has to bring: the other build tools come as wheels.
 BUILD_TOOLS = ["cmake>=3.26", "ninja>=1.11"]
 
-# PyTorch, and the libraries that its default build for Linux needs and its CPU build does not.
-TORCH = re.compile(r"(torch$|triton$|nvidia-|cuda-)")
+# The libraries that PyTorch's default build for Linux needs and its CPU build does not.
+CUDA = re.compile(r"(triton$|nvidia-|cuda-)")
 
 # PyTorch keeps its CPU-only wheels for Linux beside the main package index, where the resolver
 # does not see them.
@@ -38,11 +38,11 @@ TORCH_CPU_SHA256 = {
 
 HEADER = "# Written by `make lock` from pyproject.toml. {what}\n"
 FILES = {
-    "server": "What `shoal serve` runs with, but for PyTorch.",
-    "torch-cpu": "PyTorch without CUDA for Linux; taken before torch.lock where pip finds it.",
-    "torch": "PyTorch as the package index has it: for Linux with CUDA and its libraries.",
-    "build": "What builds the package; not needed to run it.",
-    "dev": "What the tests and checks need beyond server and build.",
+    "server": "What `shoal serve` runs with.",
+    "torch-cpu": "shoal[torch] without CUDA, beyond server; torch.lock where pip does not find it.",
+    "torch": "shoal[torch] as the package index has it, beyond server: on Linux with CUDA.",
+    "build": "What builds the package; complete, for it is installed first.",
+    "dev": "What the tests and checks need beyond server, torch and build.",
 }
 
 
@@ -80,13 +80,14 @@ def main(uv: str) -> None:
         pinned = Path(scratch, "full.lock")
         pinned.write_text("".join(full.values()))
         server = resolve(uv, ["pyproject.toml", "--extra", "server"], pinned).keys()
+        torch = resolve(uv, ["pyproject.toml", "--extra", "torch"], pinned).keys() - server
         builders = resolve(uv, [str(build)], pinned).keys()
 
-    torch = {name for name in full if TORCH.match(name)}
-    names = {"torch": torch, "server": server - torch, "build": builders - server}
-    names["dev"] = full.keys() - torch - server - builders
+    names = {"server": server, "torch": torch, "build": builders}
+    names["torch-cpu"] = {name for name in torch if not CUDA.match(name)}
+    names["dev"] = full.keys() - server - torch - builders
     texts = {file: "".join(full[name] for name in sorted(found)) for file, found in names.items()}
-    texts["torch-cpu"] = cpu_torch(full["torch"])
+    texts["torch-cpu"] = texts["torch-cpu"].replace(full["torch"], cpu_torch(full["torch"]))
     for file, what in FILES.items():
         path = ROOT / "requirements" / f"{file}.lock"
         path.write_text(HEADER.format(what=what) + texts[file])

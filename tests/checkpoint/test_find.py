@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.checkpoint.find import FoundModels, find_models
+from shoal.checkpoint.find import ModelSelection, find_models
 from shoal.errors import ConfigError, ModelFolderError
 from shoal.protocol.messages import ModelSource
 
@@ -22,11 +22,11 @@ def bad_folder(parent: Path, name: str) -> Path:
     return folder
 
 
-def named(*models: str, default_model: str | None = None) -> FoundModels:
+def named(*models: str, default_model: str | None = None) -> ModelSelection:
     return find_models(models, None, default_model)
 
 
-def searched(folder: Path, default_model: str | None = None) -> FoundModels:
+def searched(folder: Path, default_model: str | None = None) -> ModelSelection:
     return find_models((), folder, default_model)
 
 
@@ -35,9 +35,9 @@ def searched(folder: Path, default_model: str | None = None) -> FoundModels:
 
 def test_named_folders_are_taken_in_order_and_may_get_names(tmp_path: Path) -> None:
     b, a = model_folder(tmp_path, "b"), model_folder(tmp_path, "a")
-    found = named(str(b), f"other={a}")
-    assert found.sources == (ModelSource("b", str(b)), ModelSource("other", str(a)))
-    assert not any(source.may_fail for source in found.sources)
+    selection = named(str(b), f"other={a}")
+    assert selection.sources == (ModelSource("b", str(b)), ModelSource("other", str(a)))
+    assert not any(source.may_fail for source in selection.sources)
 
 
 def test_two_models_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -76,20 +76,20 @@ def test_every_model_of_models_dir_is_taken_and_nothing_else(tmp_path: Path) -> 
         model_folder(tmp_path, name)
     (tmp_path / "recipes" / "a").mkdir(parents=True)
     (tmp_path / "notes.txt").write_text("x")
-    found = searched(tmp_path)
-    assert [source.name for source in found.sources] == ["a", "b"]
-    assert all(source.may_fail for source in found.sources)
-    assert found.failed == {}
+    selection = searched(tmp_path)
+    assert [source.name for source in selection.sources] == ["a", "b"]
+    assert all(source.may_fail for source in selection.sources)
+    assert selection.failed == {}
 
 
 def test_a_bad_one_among_them_is_told_and_stops_no_other(tmp_path: Path) -> None:
     model_folder(tmp_path, "good")
     bad_folder(tmp_path, "bad")
     (tmp_path / "large.gguf").write_bytes(b"GGUF")
-    found = searched(tmp_path)
-    assert [source.name for source in found.sources] == ["good"]
-    assert "bad is an adapter" in found.failed["bad"]
-    assert "large.gguf is a GGUF file" in found.failed["large"]
+    selection = searched(tmp_path)
+    assert [source.name for source in selection.sources] == ["good"]
+    assert "bad is an adapter" in selection.failed["bad"]
+    assert "large.gguf is a GGUF file" in selection.failed["large"]
 
 
 def test_when_all_are_bad_the_start_ends_with_a_reason(tmp_path: Path) -> None:

@@ -184,3 +184,16 @@ def test_what_a_search_takes_for_a_model(tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("x")
     assert looks_like_model(tmp_path / "one.gguf")
     assert not looks_like_model(tmp_path / "one.txt")
+
+
+def test_a_folder_that_may_not_be_read_is_a_plain_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    folder = write_tiny_llama(tmp_path / "tiny")
+    monkeypatch.setattr(Path, "is_file", denied)
+    assert looks_like_model(folder)
+    with pytest.raises(ModelFolderError, match="tiny cannot be read: Permission denied"):
+        open_model(folder)

@@ -22,7 +22,7 @@ def test_arguments_are_those_the_server_offers() -> None:
         (ChatParams, ChatRequest, set[str]()),
     ):
         ours = set(params.__annotations__) - set(Extras.__annotations__)
-        theirs = set(request.model_fields) - {"model", "prompt", "messages", "stream"}
+        theirs = set(request.model_fields) - {"prompt", "messages", "stream"}
         assert ours == theirs - not_offered
 
 

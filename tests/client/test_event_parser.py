@@ -31,6 +31,7 @@ CASES = [
     (b"\xef\xbb\xbfdata: a\n\n", [Event("a")]),
     ("data: è🐟\n\n".encode(), [Event("è🐟")]),
     (b"data: \xff\n\n", [Event("\ufffd")]),
+    ("data: a\u2028b\u2029c\u0085d\x0be\n\n".encode(), [Event("a\u2028b\u2029c\u0085d\x0be")]),
     (b"data: a:b: c\n\n", [Event("a:b: c")]),
     (b"data: cut\n", []),
     (b"data: cut", []),

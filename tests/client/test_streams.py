@@ -169,6 +169,21 @@ async def test_pieces_of_a_tool_call_become_one(sdk: Sdk) -> None:
 
 
 @both
+async def test_of_a_field_that_is_not_text_the_latest_value_counts(sdk: Sdk) -> None:
+    stream = await open_stream(
+        sdk,
+        chat_event({"content": "a", "name": "bot", "mood": {"joy": 1}}, rating=1),
+        chat_event({"content": "b", "name": "bot", "mood": {"joy": 2}}, rating=2),
+        chat_event({}, finish_reason="stop"),
+        DONE,
+        chat=True,
+    )
+    choice = (await sdk.do(stream.final())).choices[0]
+    assert (choice.message.content, choice.message.name) == ("ab", "bot")
+    assert (choice.message.mood, choice.rating) == ({"joy": 2}, 2)
+
+
+@both
 async def test_chat_log_probs_and_reasoning_are_joined(sdk: Sdk) -> None:
     entry = {"token": "a", "logprob": -0.1, "bytes": [97], "top_logprobs": []}
     stream = await open_stream(

@@ -320,12 +320,12 @@ def admission(**options: Any) -> Admission:
 def test_the_wait_is_tokens_ahead_over_measured_speed(tokens_per_s: float) -> None:
     place = admission(tokens_per_s=tokens_per_s)
     for _ in range(200):  # answers of 40 tokens teach the estimate
-        place.enter("m", "", 1).leave(output_tokens=40)
-    tickets = [place.enter("m", "", 1) for _ in range(10)]
-    for ticket in tickets[2:]:
-        ticket.add_tokens(100)
+        place.reserve("m", "", 1).release(output_tokens=40)
+    reservations = [place.reserve("m", "", 1) for _ in range(10)]
+    for reservation in reservations[2:]:
+        reservation.add_tokens(100)
     with pytest.raises(Unavailable) as refusal:
-        place.enter("m", "", 1)
+        place.reserve("m", "", 1)
     tokens_ahead = 8 * (100 + 40)
     assert refusal.value.retry_after_s == pytest.approx(tokens_ahead / tokens_per_s, rel=0.02)
     assert place.expected_wait_s("m") == refusal.value.retry_after_s
@@ -334,9 +334,9 @@ def test_the_wait_is_tokens_ahead_over_measured_speed(tokens_per_s: float) -> No
 def test_the_wait_is_bounded_and_never_unknown() -> None:
     for tokens_per_s in (0.0, 1e-9):
         place = admission(tokens_per_s=tokens_per_s, max_queue=0)
-        place.enter("m", "", 2)
+        place.reserve("m", "", 2)
         with pytest.raises(Unavailable) as refusal:
-            place.enter("m", "", 1)
+            place.reserve("m", "", 1)
         assert refusal.value.retry_after_s is not None
         assert 0 < refusal.value.retry_after_s <= 120
 
@@ -349,25 +349,25 @@ def test_waits_differ_by_a_fifth_so_that_callers_do_not_return_together() -> Non
     assert jittered(0.0) > 0
 
 
-def test_a_ticket_gives_its_places_back_once() -> None:
+def test_a_reservation_gives_its_places_back_once() -> None:
     place = admission()
-    with place.enter("m", "ann", 3) as ticket:
-        ticket.add_tokens(7)
+    with place.reserve("m", "ann", 3) as reservation:
+        reservation.add_tokens(7)
         assert place.in_flight("m") == 3
-        ticket.started()
-        ticket.started()
-    ticket.leave()
-    ticket.leave(5)
+        reservation.started()
+        reservation.started()
+    reservation.release()
+    reservation.release(5)
     assert place.in_flight("m") == 0
     assert place._loads["m"].waiting_tokens == 0
 
 
 def test_a_tenants_limit_is_its_own() -> None:
     place = admission(tenant_max_queue=2)
-    place.enter("m", "ann", 2)
+    place.reserve("m", "ann", 2)
     with pytest.raises(RateLimited):
-        place.enter("m", "ann", 1)
+        place.reserve("m", "ann", 1)
     with pytest.raises(InvalidRequest):
-        place.enter("m", "bob", 3)
-    place.enter("m", "bob", 2)
-    place.enter("other", "ann", 2)
+        place.reserve("m", "bob", 3)
+    place.reserve("m", "bob", 2)
+    place.reserve("other", "ann", 2)

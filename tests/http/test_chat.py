@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from shoal.text.chat_template import ChatTemplate
+from shoal.text.chat import Chat
 from tests.fakes.http_app import Served
 from tests.fakes.text_folder import END_ID
 from tests.http.building import (
@@ -131,6 +131,25 @@ async def test_a_final_message_can_be_continued(tmp_path: Path) -> None:
         )  # fmt: skip
 
 
+async def test_an_empty_final_message_is_begun(tmp_path: Path) -> None:
+    async with serve_script(tmp_path, "a") as (served, _):
+        for content in ("", None):
+            messages = [user("u"), {"role": "assistant", "content": content}]
+            ids = await rendered(served, messages, continue_final_message=True)
+            assert ids == [257, 10, ord("u"), 260, 10, 258, 10]
+
+
+async def test_a_bad_template_leaves_completions(tmp_path: Path) -> None:
+    async with serve_script(tmp_path, "a") as (served, _):
+        with_template(served, "{% for %}")
+        response = await served.chat()
+        refused(response, 400, "not_supported_by_model", "messages")
+        assert "not valid Jinja" in response.json()["error"]["message"]
+        assert (await served.complete("x")).status_code == 200
+        models = (await served.client.get("/v1/models")).json()["data"]
+        assert models[0]["capabilities"] == ["completion"]
+
+
 async def test_without_max_tokens_the_room_left_is_used(tmp_path: Path) -> None:
     async with serve_script(tmp_path, "x" * 100, max_model_len=40) as (served, _):
         response = await served.chat("u")
@@ -204,6 +223,8 @@ async def test_streamed_chat_equals_plain_chat(tmp_path: Path, fields: dict[str,
             assert logprobs[choice["index"]] == expected
 
 
-def with_template(served: Served, source: str) -> None:
+def with_template(served: Served, source: str | dict[str, str]) -> None:
     model = served.services.models["tiny"]
-    served.services.models["tiny"] = replace(model, chat_template=ChatTemplate(source))
+    templates = {"default": source} if isinstance(source, str) else source
+    chat = Chat("tiny", templates, model.tokenizer)
+    served.services.models["tiny"] = replace(model, chat=chat)

@@ -25,8 +25,8 @@ async def test_models_are_listed_in_the_documented_shape(tmp_path: Path) -> None
             "id": "a", "object": "model", "owned_by": "local", "root": "a", "parent": None,
             "max_model_len": 1024, "ready": True, "capabilities": ["completion", "chat"],
             "defaults": {"temperature": 0.7}, "num_parameters": 0, "dtype": "float32",
-            "device": "cpu", "kernels": "fake", "quantization": "none", "quality_loss": None,
-            "weight_bytes": 0,
+            "device": "cpu", "kernels": "fake", "kernels_reason": None, "quantization": "none",
+            "quality_loss": None, "weight_bytes": 0,
         }  # fmt: skip
         assert (await served.client.get("/v1/models/b")).json()["id"] == "b"
 
@@ -245,7 +245,8 @@ async def test_version_says_what_computes(tmp_path: Path) -> None:
         body = (await served.client.get("/version")).json()
         assert body["version"]
         assert body["models"]["tiny"] == {
-            "kernels": "fake", "device": "cpu", "dtype": "float32", "weights": "0" * 16,
+            "kernels": "fake", "kernels_reason": None, "device": "cpu", "dtype": "float32",
+            "weights": "0" * 16,
         }  # fmt: skip
 
 

@@ -75,8 +75,8 @@ async def test_a_text_that_breaks_one_sequence_breaks_one_request(tmp_path: Path
         return [300 if prompt[0] == ord("b") else 97] * 50
 
     async with serve_script(tmp_path, script) as (served, _):
-        tokenizer: Any = served.services.models["tiny"].tokenizer
-        whole = tokenizer.bytes_of
+        text: Any = served.services.models["tiny"].tokenizer._text
+        whole = text.bytes_of
 
         def breaks(token_id: int) -> bytes:
             if token_id == 300:
@@ -84,7 +84,7 @@ async def test_a_text_that_breaks_one_sequence_breaks_one_request(tmp_path: Path
             data: bytes = whole(token_id)
             return data
 
-        tokenizer.bytes_of = breaks
+        text.bytes_of = breaks
         gate = Gate(served)
         good = AsgiCall(served, "/v1/completions", {"prompt": "a", "max_tokens": 50})
         bad = AsgiCall(served, "/v1/completions", {"prompt": "b", "max_tokens": 50})

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parents[2] / "service" / "shoal"
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "service" / "shoal"
+RECIPES = ROOT / "models" / "recipes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,14 @@ def source_files() -> dict[str, str]:
     return {
         path.relative_to(PACKAGE).as_posix(): path.read_text()
         for path in sorted(PACKAGE.rglob("*.py"))
+    }
+
+
+def recipe_files() -> dict[str, str]:
+    """Every Python file of the recipes: path relative to the repository -> text."""
+    return {
+        path.relative_to(ROOT).as_posix(): path.read_text()
+        for path in sorted(RECIPES.rglob("*.py"))
     }
 
 

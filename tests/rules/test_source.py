@@ -1,11 +1,13 @@
-"""What no file of the package may hold: too many lines, or a way to run code from data."""
+"""What no file of the package or of a recipe may hold: too many lines, a way to run code from data,
+or, outside of `checkpoint`, the name of a model's file."""
 
 import ast
+import re
 from collections.abc import Iterator
 
 import pytest
 
-from tests.rules.imports import source_files
+from tests.rules.imports import recipe_files, source_files
 
 MAX_LINES = 450  # the aim is 400
 
@@ -21,6 +23,21 @@ FORBIDDEN_CALLS = {
     "np.load",
     "os.system",
 }
+
+
+MODEL_FILE = re.compile(
+    r"\b(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|lock|quality"
+    r"|adapter_config|model)\.(json|safetensors)\b|\.gguf\b"
+)
+KNOW_MODEL_FILES = ("checkpoint/", "train/")  # train writes them
+
+
+def model_file_names(file: str, text: str) -> Iterator[str]:
+    """Lines that name a file of a model, where only `checkpoint` may: everybody else asks it."""
+    if not file.startswith(KNOW_MODEL_FILES):
+        for number, line in enumerate(text.splitlines(), 1):
+            if found := MODEL_FILE.search(line):
+                yield f"{file}:{number} names {found[0]}"
 
 
 def dangers(file: str, text: str) -> Iterator[str]:
@@ -49,15 +66,27 @@ def resumes_training(file: str, called: str, keywords: dict[str | None, str]) ->
 def test_no_file_is_longer_than_one_can_read() -> None:
     long = {
         file: lines
-        for file, text in source_files().items()
+        for file, text in (source_files() | recipe_files()).items()
         if (lines := text.count("\n")) > MAX_LINES
     }
     assert not long
 
 
 def test_nothing_turns_data_into_code() -> None:
-    found = [danger for file, text in source_files().items() for danger in dangers(file, text)]
+    files = source_files() | recipe_files()
+    found = [danger for file, text in files.items() for danger in dangers(file, text)]
     assert not found, "\n".join(found)
+
+
+def test_only_checkpoint_knows_the_files_of_a_model() -> None:
+    found = [name for file, text in source_files().items() for name in model_file_names(file, text)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("line", ["path / 'config.json'", 'f"{x}/lock.json"', "a = 'm.gguf'"])
+def test_the_name_of_a_model_file_is_noticed(line: str) -> None:
+    assert list(model_file_names("runner/load.py", line))
+    assert not list(model_file_names("checkpoint/hf.py", line))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from shoal.train.base import load_base, reads_twice
-from shoal.train.config import RecipeError
+from shoal.train.recipe import RecipeError
 from shoal.train.run import TrainingRequest, run_training
 from shoal.train.tokenizer import CONTROL_TOKENS, END_OF_TEXT, chat_template
 from tests.train.builders import make_stories, write_jsonl
@@ -55,8 +55,8 @@ def test_what_a_folder_of_transformers_knows_is_kept(tmp_path: Path, tied: bool)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     ids = torch.randint(theirs.config.vocab_size, (2, 30))
     with torch.no_grad():
-        found = network.eval()(ids)[..., : theirs.config.vocab_size]
-        torch.testing.assert_close(found, theirs(ids).logits, atol=2e-4, rtol=1e-4)
+        logits = network.eval()(ids)[..., : theirs.config.vocab_size]
+        torch.testing.assert_close(logits, theirs(ids).logits, atol=2e-4, rtol=1e-4)
     assert network.vocab_size == theirs.config.vocab_size + len(CONTROL_TOKENS)
     assert tokenizer.encode("Tom").ids[0] == tokenizer.token_to_id(END_OF_TEXT)
 
@@ -85,6 +85,7 @@ def test_a_folder_of_transformers_is_fine_tuned_into_one_that_it_loads(
     with torch.no_grad():
         torch.testing.assert_close(network.eval()(ids), theirs(ids).logits, atol=2e-4, rtol=1e-4)
     assert theirs.config.eos_token_id == tokenizer.token_to_id(END_OF_TEXT)
+    assert f"--from {tmp_path / 'base'}" in (tuned.out / "MODEL.md").read_text()
 
 
 @pytest.mark.parametrize("twice", [True, False])

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from shoal.train.base import load_base
-from shoal.train.config import RecipeError, Sampling
+from shoal.train.documents import chat, read_twice
 from shoal.train.export import export_folder
 from shoal.train.lora import LoraLinear, add_lora
 from shoal.train.network import Llama
-from shoal.train.pieces import chat, read_twice
+from shoal.train.recipe import RecipeError, Sampling
 from shoal.train.tokenizer import END
 from tests.train.builders import TINY, make_tokenizer
 
@@ -88,7 +88,7 @@ def test_a_template_that_reads_twice_writes_what_training_read(tmp_path: Path) -
         {"role": "assistant", "content": "{}"},
     ]
     text = tokenizer.apply_chat_template(messages, tokenize=False)
-    assert text == "".join(piece.text for piece in read_twice(chat(messages)))
+    assert text == "".join(segment.text for segment in read_twice(chat(messages)))
     assert text.count("<|user|>Hi there<|end|>") == 2
     assert (text.count("<|system|>"), text.count("<|assistant|>")) == (1, 1)
 

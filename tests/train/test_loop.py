@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,8 @@ def test_without_a_checkpoint_nothing_is_resumed(tmp_path: Path) -> None:
 
 def test_time_limit_ends_the_run_with_a_decayed_rate(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, tokens=10_000_000)
+    seconds = count(step=0.01)
+    trainer.watch = replace(trainer.watch, clock=lambda: next(seconds))
     trainer.limit_s = 1.0
     trainer.run()
     assert trainer.progress.tokens < 10_000_000
@@ -100,11 +103,11 @@ def test_dropout_drops_its_share_and_keeps_the_mean_while_training_only() -> Non
     assert torch.equal(dropout.eval()(ones), ones)
     dropout.train()
     torch.manual_seed(3)
-    found = dropout(ones)
-    assert float((found == 0).float().mean()) == pytest.approx(26 / 256, abs=0.004)
-    assert float(found.mean()) == pytest.approx(1.0, abs=0.005)
+    dropped = dropout(ones)
+    assert float((dropped == 0).float().mean()) == pytest.approx(26 / 256, abs=0.004)
+    assert float(dropped.mean()) == pytest.approx(1.0, abs=0.005)
     torch.manual_seed(3)
-    assert torch.equal(dropout(ones), found)
-    assert not torch.equal(dropout(ones), found)
+    assert torch.equal(dropout(ones), dropped)
+    assert not torch.equal(dropout(ones), dropped)
     with pytest.raises(ValueError, match="dropout of 1"):
         Dropout(1.0)

@@ -8,12 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.train.config import TokenizerChoice
-from shoal.train.corpora import Document
-from shoal.train.embedding import cooccurrence_embedding
+from shoal.train.documents import Document, plain, request_and_answer
 from shoal.train.network import Llama
 from shoal.train.packing import IGNORED, epoch_batches, pad, tokenize_documents
-from shoal.train.pieces import plain, request_and_answer
+from shoal.train.recipe import TokenizerChoice
 from shoal.train.tokenizer import CONTROL_TOKENS, train_tokenizer
 from tests.train.builders import TINY, make_documents, make_stories, make_tokenizer
 
@@ -36,15 +34,15 @@ def test_control_tokens_have_the_first_ids() -> None:
     assert [tokenizer.token_to_id(token) for token in CONTROL_TOKENS] == [0, 1, 2, 3, 4]
 
 
-def test_targets_are_the_next_tokens_and_prompts_are_not_learned() -> None:
+def test_targets_are_the_next_tokens_and_prompts_are_outside_the_loss() -> None:
     tokenizer = make_tokenizer()
     document = Document([request_and_answer("Tell me.", "Tom ran.")], 1.0)
     (row,) = tokenize_documents([document], tokenizer, 64)[0].variants[0]
-    batch = pad([row, row._replace(ids=row.ids[:4], learned=row.learned[:4])])
+    batch = pad([row, row._replace(ids=row.ids[:4], loss_mask=row.loss_mask[:4])])
     assert batch.inputs[0, 0] == 0
     assert (batch.targets[0, :-1] == batch.inputs[0, 1:]).all()
     assert (batch.targets[1, 3:] == IGNORED).all()
-    written = batch.targets[0][batch.learned[0]]
+    written = batch.targets[0][batch.loss_mask[0]]
     assert tokenizer.decode(written.tolist(), skip_special_tokens=False) == "Tom ran.<|end|>"
 
 
@@ -80,20 +78,6 @@ def test_same_seed_and_epoch_give_the_same_batches_and_others_do_not() -> None:
     assert ids(1, 0) == ids(1, 0)
     assert ids(1, 0) != ids(1, 1)
     assert ids(1, 0) != ids(2, 0)
-
-
-def test_words_used_alike_start_with_like_vectors() -> None:
-    texts = ["the cat sat here", "the dog sat here", "one red car", "one blue car"] * 5
-    words = sorted({word for text in texts for word in text.split()})
-    ids = [np.array([words.index(word) for word in text.split()], dtype=np.int32) for text in texts]
-    vectors = cooccurrence_embedding(ids, len(words), 8)
-
-    def alike(one: str, other: str) -> float:
-        pair = vectors[words.index(one)], vectors[words.index(other)]
-        return float(torch.cosine_similarity(*pair, dim=0))
-
-    assert alike("cat", "dog") > 0.9
-    assert alike("cat", "dog") > alike("cat", "car") + 0.3
 
 
 def test_padding_changes_no_loss() -> None:

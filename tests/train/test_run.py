@@ -1,4 +1,4 @@
-"""`run_training` end to end on a user's own file, fine-tuning, and the evaluation."""
+"""`run_training` end to end on a user's own file, and fine-tuning."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from shoal.train.config import RecipeError
-from shoal.train.corpora import Corpus, Document
-from shoal.train.evaluate import Case, mark_commands, measure_following, measure_prose
-from shoal.train.material import tokenizer_texts
-from shoal.train.pieces import plain
+from shoal.train.corpus import tokenizer_texts
+from shoal.train.documents import Corpus, Document, plain
+from shoal.train.recipe import RecipeError
 from shoal.train.report import clock_text, progress_bar, smooth
 from shoal.train.run import TrainingRequest, run_training
-from shoal.train.samples import Told
-from tests.train.builders import make_stories, make_tokenizer, write_jsonl
+from tests.train.builders import make_stories, write_jsonl
 
 RECIPE = """
 name = "tiny"
@@ -98,43 +95,6 @@ def test_adapters_without_a_base_are_refused(tmp_path: Path) -> None:
     data = write_jsonl(tmp_path / "own.jsonl", [{"text": "a b c"}] * 50)
     with pytest.raises(RecipeError, match="needs a base folder"):
         run_training(TrainingRequest(out=tmp_path / "m", data=data, lora_rank=4))
-
-
-def test_marks_count_intents_frames_and_unreadable_answers() -> None:
-    right = {"intent": "a", "slots": {"b": "c"}}
-    cases = [Case([{"role": "user", "content": str(number)}], right) for number in range(4)]
-    answers = {
-        "0": '{"intent":"a","slots":{"b":"c"}}',
-        "1": '{"intent":"a","slots":{}}',
-        "2": '{"intent":"z","slots":{"b":"c"}}',
-        "3": '{"intent":"a"',
-    }
-    marks = mark_commands(cases, lambda messages: answers[messages[0]["content"]])
-    assert (marks.valid_json, marks.intent, marks.frame) == (0.75, 0.5, 0.25)
-
-
-def test_bits_per_byte_of_a_uniform_model_over_pieces() -> None:
-    tokenizer = make_tokenizer()
-    texts = make_stories()[:3]
-    num_tokens = sum(
-        len(tokenizer.encode(text, add_special_tokens=False).ids) + 1 for text in texts
-    )
-    bits = measure_prose(texts, tokenizer, lambda ids: -math.log(2) * (len(ids) - 1), context=16)
-    assert bits == pytest.approx(num_tokens / sum(len(text) for text in texts))
-
-
-def test_a_story_that_says_its_subject_follows_it() -> None:
-    subjects = ["a cat named Max", "a kite", "sharing", "two friends and a boat"]
-
-    def obedient(request: str | None, beginning: str, seed: int) -> Told:
-        return Told(f"It was {request}", ended=seed > 0)
-
-    marks = measure_following(subjects, obedient)
-    assert (marks["requests"], marks["ended"]) == (4, 0.75)
-    assert marks["whole_subject"] == marks["words_of_subject"] == 1.0
-    assert marks["words_of_another_subject"] == 0.0
-    deaf = measure_following(subjects, lambda request, beginning, seed: Told("Max sat.", True))
-    assert (deaf["whole_subject"], deaf["words_of_subject"]) == (0.0, 0.2)
 
 
 def test_what_is_read_seldom_counts_seldom_for_the_tokenizer() -> None:

@@ -10,7 +10,7 @@ from shoal.protocol.messages import ModelSource
 
 
 @dataclass(frozen=True, slots=True)
-class FoundModels:
+class ModelSelection:
     """What to load, and what lies beside it and is none."""
 
     sources: tuple[ModelSource, ...]
@@ -20,7 +20,7 @@ class FoundModels:
 
 def find_models(
     models: Sequence[str], models_dir: Path | None, default_model: str | None
-) -> FoundModels:
+) -> ModelSelection:
     """`models`: each PATH or NAME=PATH, in this order; empty = all of `models_dir`, by name.
     Names are unique.
 
@@ -51,7 +51,7 @@ def find_models(
             failed[source.name] = error.message
         else:
             usable.append(source)
-    return FoundModels(tuple(usable), failed)
+    return ModelSelection(tuple(usable), failed)
 
 
 def _parse_model(entry: str) -> ModelSource:

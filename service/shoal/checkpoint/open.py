@@ -16,11 +16,11 @@ _GGUF_MAGIC = b"GGUF"
 def open_model(path: Path) -> ModelFiles:
     """The model at a path; its files are read later. Raises ModelFolderError for what is no
     model that Shoal can read."""
-    if path.is_file():
-        raise ModelFolderError(_about_file(path))
-    if not path.is_dir():
-        raise ModelFolderError(_about_nothing(path))
-    if problem := _about_folder(path):
+    try:
+        problem = _problem(path)
+    except OSError as error:
+        raise ModelFolderError(f"{path} cannot be read: {error.strerror}") from error
+    if problem is not None:
         raise ModelFolderError(problem)
     return HuggingFaceFolder(path)
 
@@ -28,6 +28,13 @@ def open_model(path: Path) -> ModelFiles:
 def looks_like_model(path: Path) -> bool:
     """Would somebody who put this beside other models expect it to be one? For folders that are
     searched; what `open_model` refuses may still look like a model."""
+    try:
+        return _has_models_files(path)
+    except OSError:  # not ours to read: `open_model` says so
+        return True
+
+
+def _has_models_files(path: Path) -> bool:
     if path.is_file():
         return path.suffix == ".gguf"
     names = (CONFIG, ADAPTER_CONFIG, TOKENIZER, WEIGHTS, WEIGHTS_INDEX)
@@ -35,6 +42,12 @@ def looks_like_model(path: Path) -> bool:
     return any((path / name).is_file() for name in names) or any(
         next(path.glob(pattern), None) for pattern in patterns
     )
+
+
+def _problem(path: Path) -> str | None:
+    if path.is_file():
+        return _about_file(path)
+    return _about_folder(path) if path.is_dir() else _about_nothing(path)
 
 
 def _about_nothing(path: Path) -> str:

@@ -5,12 +5,13 @@
     with Client() as client:
         print(client.completions.create("The sky is", max_tokens=8).text)
 
-`AsyncClient` has the same names and arguments. The error tree is drawn in `_errors.py`; doubles
-for your tests are in `shoal.client.testing`. Needs httpx and pydantic, nothing else of Shoal.
+`AsyncClient` has the same names and arguments. `_errors.py` shows the tree of errors, and
+`shoal.client.testing` has a mock server for your tests. Needs httpx and pydantic, nothing else of
+Shoal.
 """
 
-from ._async_client import AsyncClient
-from ._client import Client
+from ._async.client import AsyncClient
+from ._async.stream import AsyncStream
 from ._errors import (
     AuthenticationFailed,
     BadRequest,
@@ -37,7 +38,8 @@ from ._errors import (
 from ._params import ChatParams, CompletionParams, Prompt, TokenizeParams
 from ._retry import Clock
 from ._settings import Timeouts
-from ._stream_io import AsyncStream, Stream
+from ._sync.client import Client
+from ._sync.stream import Stream
 from ._types import (
     ChatChoice,
     ChatChunk,
@@ -59,52 +61,12 @@ from ._types import (
 )
 
 __all__ = [
-    "AsyncClient",
-    "AsyncStream",
-    "AuthenticationFailed",
-    "BadRequest",
-    "ChatChoice",
-    "ChatChunk",
-    "ChatCompletion",
-    "ChatParams",
-    "Client",
-    "Clock",
-    "Completion",
-    "CompletionChoice",
-    "CompletionChunk",
-    "CompletionParams",
-    "Conflict",
-    "ConnectionFailed",
-    "ContextLengthExceeded",
-    "Error",
-    "Health",
-    "InvalidSchema",
-    "Loading",
-    "Logprobs",
-    "Message",
-    "Model",
-    "ModelList",
-    "ModelNotFound",
-    "NotFound",
-    "Overloaded",
-    "PermissionDenied",
-    "Prompt",
-    "RateLimited",
-    "ResponseInvalid",
-    "Result",
-    "ServerError",
-    "ShuttingDown",
-    "StatusError",
-    "Stream",
-    "StreamInterrupted",
-    "Text",
-    "Timeout",
-    "Timeouts",
-    "Timings",
-    "TokenizeParams",
-    "Tokens",
-    "TooLarge",
-    "ToolCall",
-    "Unavailable",
-    "Usage",
-]
+    "AsyncClient", "AsyncStream", "AuthenticationFailed", "BadRequest", "ChatChoice", "ChatChunk",
+    "ChatCompletion", "ChatParams", "Client", "Clock", "Completion", "CompletionChoice",
+    "CompletionChunk", "CompletionParams", "Conflict", "ConnectionFailed", "ContextLengthExceeded",
+    "Error", "Health", "InvalidSchema", "Loading", "Logprobs", "Message", "Model", "ModelList",
+    "ModelNotFound", "NotFound", "Overloaded", "PermissionDenied", "Prompt", "RateLimited",
+    "ResponseInvalid", "Result", "ServerError", "ShuttingDown", "StatusError", "Stream",
+    "StreamInterrupted", "Text", "Timeout", "Timeouts", "Timings", "TokenizeParams", "Tokens",
+    "TooLarge", "ToolCall", "Unavailable", "Usage",
+]  # fmt: skip

@@ -1,49 +1,81 @@
-"""Every endpoint as data: which path, which body, which result. No I/O; one place for both
-clients."""
+"""Every endpoint as data: the path, the body and the type of the result. Does no I/O.
+
+`RawCalls` binds these functions, with their signatures, to a client's `with_raw_response`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 from urllib.parse import quote
 
-from ._flow import Call
+from ._collect import ResultT
 from ._params import (
     ChatParams,
     CompletionParams,
     Extras,
+    Messages,
     Prompt,
     TokenizeParams,
     check_names,
 )
-from ._types import ChatCompletion, Completion, Health, Model, ModelList, Text, Tokens
+from ._types import (
+    ChatChunk,
+    ChatCompletion,
+    Chunk,
+    Completion,
+    CompletionChunk,
+    Health,
+    Model,
+    ModelList,
+    Text,
+    Tokens,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from ._settings import Timeouts
+
+P = ParamSpec("P")
+ResponseT = TypeVar("ResponseT")
+
+
+@dataclass(frozen=True)
+class Call(Generic[ResultT]):
+    """What a method of the client requests from the server."""
+
+    method: str
+    path: str
+    result: type[ResultT]
+    chunk: type[Chunk] | None = None  # of a stream's events; None if the endpoint never streams
+    body: Mapping[str, Any] | None = field(default=None, repr=False)
+    extra_headers: Mapping[str, str | None] | None = field(default=None, repr=False)
+    timeout: float | Timeouts | None = None
+    stream: bool = False
+    num_choices: int = 1  # that a stream must finish
+    hide_usage: bool = False  # the caller did not ask for the chunk that has only usage
+    raw: bool = False  # return the HTTP library's response instead of a result
+    retried: bool = True
+    accepted_statuses: tuple[int, ...] = ()  # error statuses that count as a result
+    ready_within_s: float | None = None  # repeat until the server is ready, for so many seconds
+
 
 def completion(
-    prompt: Prompt,
-    *,
-    model: str | None = None,
-    stream: bool = False,
-    **params: Unpack[CompletionParams],
+    prompt: Prompt, *, stream: bool = False, **params: Unpack[CompletionParams]
 ) -> Call[Completion]:
     check_names("completions.create", params, CompletionParams)
-    fields: dict[str, Any] = {"model": model, "prompt": prompt}
-    return _generation("/v1/completions", Completion, fields, stream, params)
+    parts = _generation({"prompt": prompt}, params, stream)
+    return Call("POST", "/v1/completions", Completion, CompletionChunk, **parts)
 
 
 def chat(
-    messages: Sequence[Mapping[str, Any]],
-    *,
-    model: str | None = None,
-    stream: bool = False,
-    **params: Unpack[ChatParams],
+    messages: Messages, *, stream: bool = False, **params: Unpack[ChatParams]
 ) -> Call[ChatCompletion]:
     check_names("chat.create", params, ChatParams)
-    fields: dict[str, Any] = {"model": model, "messages": messages}
-    return _generation("/v1/chat/completions", ChatCompletion, fields, stream, params)
+    parts = _generation({"messages": messages}, params, stream)
+    return Call("POST", "/v1/chat/completions", ChatCompletion, ChatChunk, **parts)
 
 
 def list_models(**extras: Unpack[Extras]) -> Call[ModelList]:
@@ -61,14 +93,13 @@ def retrieve_model(model: str, **extras: Unpack[Extras]) -> Call[Model]:
 def tokenize(
     prompt: str | None = None,
     *,
-    messages: Sequence[Mapping[str, Any]] | None = None,
-    model: str | None = None,
+    messages: Messages | None = None,
     **params: Unpack[TokenizeParams],
 ) -> Call[Tokens]:
     check_names("tokenize", params, TokenizeParams)
     if (prompt is None) == (messages is None):
         raise TypeError("tokenize() takes a prompt or messages, one of them")
-    fields = {"model": model, "prompt": prompt, "messages": messages}
+    fields = {"prompt": prompt, "messages": messages}
     return Call("POST", "/tokenize", Tokens, **_split(fields, params))
 
 
@@ -81,36 +112,53 @@ def detokenize(
 
 def health(**extras: Unpack[Extras]) -> Call[Health]:
     check_names("health", extras, Extras)
-    # "Not now" is an answer here, so it is neither retried nor an error.
-    return Call("GET", "/health", Health, retried=False, also_fine=(503,), **_split({}, extras))
-
-
-def ready(**extras: Unpack[Extras]) -> Call[Health]:
-    check_names("wait_until_ready", extras, Extras)
-    return Call("GET", "/readyz", Health, **_split({}, extras))
-
-
-def _generation(
-    path: str, result: Any, fields: dict[str, Any], stream: bool, params: Mapping[str, Any]
-) -> Call[Any]:
-    parts = _split(fields, params)
-    body: dict[str, Any] = parts["body"]
-    hide_usage = False
-    if stream:
-        body["stream"] = True
-        # Usage is part of a whole result, so a stream has it too.
-        hide_usage = "stream_options" not in body
-        body.setdefault("stream_options", {"include_usage": True})
+    # "Not ready" is a result here: neither retried nor an error.
     return Call(
-        "POST",
-        path,
-        result,
-        stream=stream,
-        generates=True,
-        num_choices=_num_choices(body),
-        hide_usage=hide_usage,
-        **parts,
+        "GET", "/health", Health, retried=False, accepted_statuses=(503,), **_split({}, extras)
     )
+
+
+def ready(timeout_s: float, **extras: Unpack[Extras]) -> Call[Health]:
+    check_names("wait_until_ready", extras, Extras)
+    return Call("GET", "/readyz", Health, ready_within_s=timeout_s, **_split({}, extras))
+
+
+class RawCalls(Generic[ResponseT]):
+    """The same calls, returning the HTTP library's response.
+
+    Error statuses still raise, and retries still happen.
+    With `stream=True` the body has not been read, and closing the response is up to you.
+    """
+
+    def __init__(self, run: Callable[[Call[Any]], ResponseT]) -> None:
+        self.completions = RawCreate(run, completion)
+        self.chat = RawCreate(run, chat)
+        self.models = RawModels(run)
+        self.tokenize = _bound(run, tokenize)
+        self.detokenize = _bound(run, detokenize)
+        self.health = _bound(run, health)
+
+
+class RawCreate(Generic[P, ResponseT]):
+    def __init__(
+        self, run: Callable[[Call[Any]], ResponseT], build: Callable[P, Call[Any]]
+    ) -> None:
+        self.create = _bound(run, build)
+
+
+class RawModels(Generic[ResponseT]):
+    def __init__(self, run: Callable[[Call[Any]], ResponseT]) -> None:
+        self.list = _bound(run, list_models)
+        self.retrieve = _bound(run, retrieve_model)
+
+
+def _bound(
+    run: Callable[[Call[Any]], ResponseT], build: Callable[P, Call[Any]]
+) -> Callable[P, ResponseT]:
+    def call(*args: P.args, **kwargs: P.kwargs) -> ResponseT:
+        return run(build(*args, **kwargs))
+
+    return call
 
 
 def _split(fields: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,6 +171,19 @@ def _split(fields: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, An
         "extra_headers": params.get("extra_headers"),
         "timeout": params.get("timeout"),
     }
+
+
+def _generation(fields: dict[str, Any], params: Mapping[str, Any], stream: bool) -> dict[str, Any]:
+    """The same for a call that generates."""
+    parts = _split(fields, params)
+    body = parts["body"] = parts["body"] or {}
+    parts |= {"stream": stream, "num_choices": _num_choices(body)}
+    if stream:
+        body["stream"] = True
+        # Usage is part of a whole result, so every stream requests it.
+        parts["hide_usage"] = "stream_options" not in body
+        body.setdefault("stream_options", {"include_usage": True})
+    return parts
 
 
 def _num_choices(body: Mapping[str, Any]) -> int:

@@ -2,7 +2,7 @@
 
     Error
     ├── ConnectionFailed            no connection, or it broke before the answer was complete
-    ├── Timeout                     one of the `Timeouts` ran out (`.phase` says which)
+    ├── Timeout                     one of the `Timeouts` was reached (`.phase` says which)
     ├── StreamInterrupted           a stream was cut before its end; `.text` is what arrived
     ├── ResponseInvalid             the answer is not what the API promises
     └── StatusError                 the server answered with an error
@@ -28,20 +28,20 @@ Knows no HTTP library: statuses are numbers and headers a mapping.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 TimeoutPhase = Literal["connect", "pool", "send", "first_byte", "between_data", "total"]
 
-_MAX_QUOTED = 200  # characters of a foreign body shown in a message
+_MAX_QUOTED = 200  # characters of a body shown in a message
 
 
+@dataclass(eq=False, repr=False)
 class Error(Exception):
     """Base of all. `request_id` is the `X-Request-Id` to look for in the server's log."""
 
-    def __init__(self, message: str = "", *, request_id: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.request_id = request_id
+    message: str = ""
+    request_id: str | None = field(default=None, kw_only=True)
 
     def __str__(self) -> str:
         return f"{self.message} (request {self.request_id})" if self.request_id else self.message
@@ -51,67 +51,44 @@ class ConnectionFailed(Error):
     """The server could not be reached, or hung up before its answer was complete."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Timeout(Error):
-    """A time limit ran out. `phase` names the field of `Timeouts`, `limit_s` its seconds."""
+    """A time limit was reached. `phase` names the field of `Timeouts`, `limit_s` its seconds."""
 
-    def __init__(
-        self,
-        message: str = "",
-        *,
-        phase: TimeoutPhase = "total",
-        limit_s: float | None = None,
-        request_id: str | None = None,
-    ) -> None:
-        super().__init__(message, request_id=request_id)
-        self.phase = phase
-        self.limit_s = limit_s
+    phase: TimeoutPhase = "total"
+    limit_s: float | None = None
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class StreamInterrupted(Error):
     """The stream was cut before its end. `text` is the text of the first choice so far."""
 
-    def __init__(self, message: str = "", *, text: str = "", request_id: str | None = None) -> None:
-        super().__init__(message, request_id=request_id)
-        self.text = text
+    text: str = ""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class ResponseInvalid(Error):
     """The answer is not what the API promises: no JSON, a missing field. `body` is the text."""
 
-    def __init__(self, message: str = "", *, body: str = "", request_id: str | None = None) -> None:
-        super().__init__(message, request_id=request_id)
-        self.body = body
+    body: str = ""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class StatusError(Error):
     """The server answered with an error status, or sent an error inside a stream.
 
-    `code`, `param` and `type` are those of the API's error object, None when the body is not
-    one. `body` is the parsed JSON, or the text of a body that is none. `retry_after` is in
-    seconds. An error inside a stream has the `status` it would have had before the stream.
+    `code`, `param`, `type` and `hint` are those of the API's error object, None if the body is
+    not one. `body` is the parsed JSON, or else the text. `retry_after` is in seconds. An error
+    inside a stream has the `status` it would have had before the stream.
     """
 
-    def __init__(
-        self,
-        message: str = "",
-        *,
-        status: int = 0,
-        code: str | None = None,
-        param: str | None = None,
-        type: str | None = None,
-        hint: str | None = None,
-        request_id: str | None = None,
-        body: Any = None,  # whatever JSON the server sent
-        retry_after: float | None = None,
-    ) -> None:
-        super().__init__(message, request_id=request_id)
-        self.status = status
-        self.code = code
-        self.param = param
-        self.type = type
-        self.hint = hint
-        self.body = body
-        self.retry_after = retry_after
+    status: int = 0
+    code: str | None = None
+    param: str | None = None
+    type: str | None = None
+    hint: str | None = None
+    body: Any = None  # whatever JSON the server sent
+    retry_after: float | None = None
 
     def __str__(self) -> str:
         named = {
@@ -121,8 +98,8 @@ class StatusError(Error):
             "request": self.request_id,
         }
         facts = ", ".join(f"{name} {value}" for name, value in named.items() if value is not None)
-        hint = f" {self.hint}" if self.hint else ""
-        return f"{self.message}{hint} ({facts})" if facts else f"{self.message}{hint}"
+        text = f"{self.message} {self.hint}" if self.hint else self.message
+        return f"{text} ({facts})" if facts else text
 
 
 class BadRequest(StatusError):
@@ -185,7 +162,7 @@ class ServerError(StatusError):
     """5xx: the server failed."""
 
 
-_CLASS_BY_STATUS: dict[int, type[StatusError]] = {
+_BY_STATUS: dict[int, type[StatusError]] = {
     400: BadRequest,
     401: AuthenticationFailed,
     403: PermissionDenied,
@@ -196,7 +173,7 @@ _CLASS_BY_STATUS: dict[int, type[StatusError]] = {
     503: Unavailable,
 }
 
-_CLASS_BY_CODE: dict[str, type[StatusError]] = {
+_BY_CODE: dict[str, type[StatusError]] = {
     "context_length_exceeded": ContextLengthExceeded,
     "invalid_schema": InvalidSchema,
     "model_not_found": ModelNotFound,
@@ -205,15 +182,12 @@ _CLASS_BY_CODE: dict[str, type[StatusError]] = {
     "shutting_down": ShuttingDown,
 }
 
-# An error event in a stream carries no status. Its code decides where the type is too wide.
-_STATUS_BY_CODE = {
+# An error event in a stream has no status: its code decides, else its type.
+_STATUSES = {
     "model_not_found": 404,
     "not_found": 404,
     "unknown_url": 404,
     "request_too_large": 413,
-}
-
-_STATUS_BY_TYPE = {
     "invalid_request_error": 400,
     "authentication_error": 401,
     "permission_error": 403,
@@ -225,100 +199,61 @@ _STATUS_BY_TYPE = {
 }
 
 
-def error_from_response(
-    status: int, body: bytes, *, request_id: str | None, retry_after: float | None = None
-) -> StatusError:
-    """The error for an answer whose status is not a success."""
+def error_from_response(status: int, body: bytes, *, request_id: str | None) -> StatusError:
+    """The error for a response whose status is not a success."""
     text = body.decode("utf-8", "replace")
     parsed = parse_json(text)
-    details = _error_object(parsed)
-    fallback = text.strip()[:_MAX_QUOTED] or "the server gave no reason"
-    return _build(
-        status,
-        details,
-        message=_text(details.get("message")) or f"HTTP {status}: {fallback}",
-        request_id=request_id,
-        body=text if parsed is None else parsed,
-        retry_after=retry_after,
-    )
+    reason = text.strip()[:_MAX_QUOTED] or "the server gave no reason"
+    error = _build(status, text if parsed is None else parsed, f"HTTP {status}: {reason}")
+    error.request_id = request_id
+    return error
 
 
 def error_from_event(event: Any, *, request_id: str | None) -> StatusError:
     """The error for an event inside a stream that says the request failed.
 
-    `event` is the parsed JSON of the event, or its text when it is not JSON.
+    `event` is the parsed JSON of the event, or its text if it is not JSON.
     """
-    details = _error_object(event)
-    return _build(
-        _status_of(details),
-        details,
-        message=_text(details.get("message")) or f"the stream failed: {str(event)[:_MAX_QUOTED]}",
-        request_id=request_id,
-        body=event,
-    )
+    error = _build(None, event, f"the stream failed: {str(event)[:_MAX_QUOTED]}")
+    error.request_id = request_id
+    return error
 
 
 def parse_json(text: str) -> Any:
-    """The JSON value, or None when the text is not JSON."""
+    """The JSON value, or None if the text is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
 
 
-def _build(
-    status: int,
-    details: dict[str, Any],
-    *,
-    message: str,
-    request_id: str | None,
-    body: Any,
-    retry_after: float | None = None,
-) -> StatusError:
+def _build(status: int | None, body: Any, fallback: str) -> StatusError:
+    details = _error_object(body)
+    message, param, kind, hint = map(_text, map(details.get, ("message", "param", "type", "hint")))
     code = details.get("code")
-    code = None if code is None else str(code)
-    return _class_of(status, code)(
-        message,
-        status=status,
-        code=code,
-        param=_text(details.get("param")),
-        type=_text(details.get("type")),
-        hint=_text(details.get("hint")),
-        request_id=request_id,
-        body=body,
-        retry_after=retry_after,
-    )
+    if status is None:
+        status = _STATUSES.get(str(code), _STATUSES.get(str(kind), 500))
+        if isinstance(code, int) and 400 <= code <= 599:  # other servers put the status here
+            status = code
+    by_status = _BY_STATUS.get(status, ServerError if status >= 500 else StatusError)
+    by_code = _BY_CODE.get(str(code), by_status)
+    # The status decides; a code only makes the class more exact.
+    error = (by_code if issubclass(by_code, by_status) else by_status)(message or fallback)
+    error.status, error.code = status, None if code is None else str(code)
+    error.param, error.type, error.hint, error.body = param, kind, hint, body
+    return error
 
 
-def _class_of(status: int, code: str | None) -> type[StatusError]:
-    by_status = _CLASS_BY_STATUS.get(status, ServerError if status >= 500 else StatusError)
-    by_code = _CLASS_BY_CODE.get(code or "")
-    # The status is the promise; a code only makes it more exact.
-    return by_code if by_code is not None and issubclass(by_code, by_status) else by_status
-
-
-def _error_object(parsed: Any) -> dict[str, Any]:
-    """The error object of the body, whatever OpenAI-like shape it has."""
-    if not isinstance(parsed, dict):
+def _error_object(body: Any) -> dict[str, Any]:
+    """The error object in the body, in any of the shapes of OpenAI-like servers."""
+    if not isinstance(body, dict):
         return {}
-    error = parsed.get("error")
-    if isinstance(error, dict):
-        return error
+    error = body.get("error")
     if isinstance(error, str):
         return {"message": error}
-    return {
-        "message": parsed.get("message") or parsed.get("detail"),
-        "type": parsed.get("type"),
-        "code": parsed.get("code"),
-    }
-
-
-def _status_of(details: dict[str, Any]) -> int:
-    code = details.get("code")
-    if isinstance(code, int) and 400 <= code <= 599:  # other servers put the status here
-        return code
-    by_type = _STATUS_BY_TYPE.get(str(details.get("type")), 500)
-    return _STATUS_BY_CODE.get(str(code), by_type)
+    if isinstance(error, dict):
+        return error
+    return {**body, "message": body.get("message") or body.get("detail")}
 
 
 def _text(value: Any) -> str | None:

@@ -1,83 +1,77 @@
-"""The border to the HTTP library: httpx, or httpx2 when the caller brings such a client.
+"""The boundary to the HTTP library: httpx, or httpx2 when the user passes such a client.
 
-Both have the same classes under the same names, so the module a client comes from is all that
-is kept. Neither is imported before a client is made.
+Both have the same classes under the same names, so it is enough to know which module a client
+comes from. httpx is imported when the first client is made, not before.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from ._errors import ConnectionFailed, Error, ResponseInvalid, Timeout, TimeoutPhase
+from ._errors import ConnectionFailed
+from ._settings import Options, Settings
 
 if TYPE_CHECKING:
-    import httpx
+    from typing import Self
 
+ClientKind = Literal["Client", "AsyncClient"]
+"""Class name of a client, the same in both libraries."""
 
-class _Pool(TypedDict):
-    max_connections: int
-    max_keepalive_connections: int
-    keepalive_expiry: float
-
-
-# Seconds idle: less than the server's 75, so that it does not hang up on a new request.
-_POOL: _Pool = {
-    "max_connections": 1000,
-    "max_keepalive_connections": 100,
-    "keepalive_expiry": 60.0,
-}
-
-
-class SyncHTTP(Protocol):
-    """What is used of `httpx.Client` and `httpx2.Client`. Any: two libraries' own types."""
-
-    def build_request(
-        self, method: str, url: str, *, content: bytes | None, headers: Any, timeout: Any
-    ) -> Any: ...
-
-    def send(self, request: Any, *, stream: bool) -> Any: ...
-
-    def close(self) -> None: ...
-
-
-class AsyncHTTP(Protocol):
-    """The same of `httpx.AsyncClient` and `httpx2.AsyncClient`."""
-
-    def build_request(
-        self, method: str, url: str, *, content: bytes | None, headers: Any, timeout: Any
-    ) -> Any: ...
-
-    async def send(self, request: Any, *, stream: bool) -> Any: ...
-
-    async def aclose(self) -> None: ...
+# An idle connection is dropped before the server drops it (after 75 s), so that a new request
+# does not meet a connection that is just being closed.
+_KEEPALIVE_S = 60.0
 
 
 @dataclass(frozen=True)
-class SocketLimits:
-    """Seconds an HTTP library may wait in each phase; None = for ever."""
+class Session:
+    """Settings and connections of one client. Does no I/O itself.
 
-    connect: float | None
-    read: float | None
-    """For the head of the answer."""
-    read_body: float | None
-    write: float | None
-    pool: float | None
+    A client and its copies share all but `settings` and `owns_http`, unless a copy needs
+    connections of its own.
+    """
 
-    def as_tuple(self) -> tuple[float | None, float | None, float | None, float | None]:
-        """In the order of both libraries' `timeout=`."""
-        return self.connect, self.read, self.write, self.pool
+    kind: ClientKind
+    settings: Settings
+    http: Any
+    library: ModuleType
+    uds: str | None
+    user_provided: bool  # the HTTP client is the user's, who closes it
+    owns_http: bool
+    warned: set[str] = field(default_factory=set)  # ignored parameters, once warned about
+
+    @classmethod
+    def open(cls, kind: ClientKind, settings: Settings, http_client: Any, uds: str | None) -> Self:
+        """Connections of its own, or the user's. Raises TypeError, ValueError, ConnectionFailed."""
+        is_given = http_client is not None
+        if is_given and uds is not None:
+            raise ValueError("give uds or http_client, not both: the client has its own transport")
+        http = http_client if is_given else make_http_client(kind, settings.base_url, uds)
+        library = library_of(type(http), kind)
+        return cls(kind, settings, http, library, uds, is_given, owns_http=not is_given)
+
+    def changed(self, options: Options) -> Self:
+        """A copy with other settings, on the same connections if those still fit."""
+        settings = self.settings.changed(options)
+        # Whether a proxy of the environment is used is fixed when connections are made.
+        urls = (settings.base_url, self.settings.base_url)
+        same_route = len({bypasses_proxy(url, self.uds) for url in urls}) == 1
+        if (same_route or self.user_provided) and not options.keys() & {"http_client", "uds"}:
+            return replace(self, settings=settings, owns_http=False)
+        http_client: Any = options.get("http_client")
+        uds = options.get("uds", None if "http_client" in options else self.uds)
+        return replace(self.open(self.kind, settings, http_client, uds), warned=self.warned)
 
 
-def library_of(client_type: type, kind: Literal["Client", "AsyncClient"]) -> ModuleType:
+def library_of(client_type: type, kind: ClientKind) -> ModuleType:
     """The library a client's class is from. Raises TypeError for any other class."""
     for cls in client_type.__mro__:
         root = cls.__module__.partition(".")[0]
@@ -88,30 +82,43 @@ def library_of(client_type: type, kind: Literal["Client", "AsyncClient"]) -> Mod
     )
 
 
-def make_sync_http(base_url: str, uds: str | None) -> httpx.Client:
-    """A client with a pool of its own."""
+def make_http_client(kind: ClientKind, base_url: str, uds: str | None) -> Any:
+    """An httpx client with a connection pool of its own.
+
+    Raises ConnectionFailed if the proxy variables of the environment cannot be used.
+    """
     import httpx
 
-    limits = httpx.Limits(**_POOL)
-    direct = httpx.HTTPTransport(uds=uds, limits=limits) if is_direct(base_url, uds) else None
-    return httpx.Client(transport=direct, limits=limits)
+    limits = httpx.Limits(
+        max_connections=1000, max_keepalive_connections=100, keepalive_expiry=_KEEPALIVE_S
+    )
+    transport = None
+    if bypasses_proxy(base_url, uds):
+        transport_type = getattr(httpx, kind.replace("Client", "HTTPTransport"))
+        transport = transport_type(uds=uds, limits=limits)
+    try:
+        return getattr(httpx, kind)(transport=transport, limits=limits)
+    except (httpx.InvalidURL, ValueError, ImportError) as error:
+        names = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+        given = ", ".join(sorted(name for name in os.environ if name.lower() in names))
+        hint = "NO_PROXY takes an IPv6 address without brackets"
+        if isinstance(error, ImportError):  # a SOCKS proxy needs one more package
+            hint = str(error)
+        # No other text of the library: it may quote a proxy's address with its password.
+        raise ConnectionFailed(
+            f"the proxy settings of the environment cannot be used ({given}): {hint}"
+        ) from None
 
 
-def make_async_http(base_url: str, uds: str | None) -> httpx.AsyncClient:
-    """The same, asynchronous."""
-    import httpx
-
-    limits = httpx.Limits(**_POOL)
-    direct = httpx.AsyncHTTPTransport(uds=uds, limits=limits) if is_direct(base_url, uds) else None
-    return httpx.AsyncClient(transport=direct, limits=limits)
-
-
-def limit_body_reads(request: Any, seconds: float | None) -> None:
-    """Changes the read limit once the head has arrived: both libraries look it up again when
-    they begin with the body."""
-    limits = request.extensions.get("timeout")
-    if isinstance(limits, dict):
-        limits["read"] = seconds
+def bypasses_proxy(base_url: str, uds: str | None) -> bool:
+    """Whether requests go straight to the server even if the environment names a proxy."""
+    host = urlsplit(base_url).hostname or ""
+    if uds is not None or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False
 
 
 def cut_connection(response: Any) -> None:
@@ -130,70 +137,7 @@ def cut_connection(response: Any) -> None:
     try:
         connection.shutdown(socket.SHUT_RDWR)
     except OSError:
-        pass  # already gone, which is what is wanted
-
-
-@contextmanager
-def translated(
-    library: ModuleType,
-    limits: SocketLimits,
-    *,
-    reading: Literal["first_byte", "between_data", "total"],
-    request_id: str,
-    server: str,
-) -> Iterator[None]:
-    """Turns the library's exceptions into ours. `reading` names the limit of a read."""
-    try:
-        yield
-    except library.TimeoutException as error:
-        raise _timeout(library, error, limits, reading, request_id, server) from error
-    except library.TransportError as error:
-        reason = str(error) or type(error).__name__
-        raise ConnectionFailed(
-            f"connection to {server} failed: {reason}", request_id=request_id
-        ) from error
-    except library.RequestError as error:  # undecodable body, endless redirects
-        raise ResponseInvalid(
-            f"answer of {server} cannot be read: {error}", request_id=request_id
-        ) from error
-
-
-def _timeout(
-    library: ModuleType,
-    error: Exception,
-    limits: SocketLimits,
-    reading: Literal["first_byte", "between_data", "total"],
-    request_id: str,
-    server: str,
-) -> Error:
-    phase: TimeoutPhase = reading
-    limit_s = limits.read_body if reading == "between_data" else limits.read
-    if isinstance(error, library.ConnectTimeout):
-        phase, limit_s = "connect", limits.connect
-    elif isinstance(error, library.PoolTimeout):
-        phase, limit_s = "pool", limits.pool
-    elif isinstance(error, library.WriteTimeout):
-        phase, limit_s = "send", limits.write
-    return timed_out(phase, limit_s, server=server, request_id=request_id)
-
-
-_WHAT_TOOK_LONG: dict[TimeoutPhase, str] = {
-    "connect": "no connection to {server}",
-    "pool": "no free connection to {server}",
-    "send": "{server} did not take the request",
-    "first_byte": "no answer from {server}",
-    "between_data": "no data from {server}",
-    "total": "no complete answer from {server}",
-}
-
-
-def timed_out(
-    phase: TimeoutPhase, limit_s: float | None, *, server: str, request_id: str | None
-) -> Timeout:
-    """The error for a limit that ran out."""
-    what = _WHAT_TOOK_LONG[phase].format(server=server)
-    within = "in time" if limit_s is None else f"within {limit_s:.3g} s"
-    return Timeout(f"{what} {within}", phase=phase, limit_s=limit_s, request_id=request_id)
+        pass  # already closed
 
 
 def merge_headers(*layers: Mapping[str, str | None]) -> dict[str, str]:
@@ -217,26 +161,3 @@ def user_agent() -> str:
         return f"shoal-python/{version('shoal')}"
     except PackageNotFoundError:  # a checkout on the path has no package metadata
         return "shoal-python"
-
-
-@dataclass
-class Warned:
-    """Names of ignored parameters that were warned about, shared by a client and its copies."""
-
-    names: set[str] = field(default_factory=set)
-
-    def first_time(self, name: str) -> bool:
-        new = name not in self.names
-        self.names.add(name)
-        return new
-
-
-def is_direct(base_url: str, uds: str | None) -> bool:
-    """Whether a proxy named in the environment must not see the requests."""
-    host = urlsplit(base_url).hostname or ""
-    if uds is not None or host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name
-        return False

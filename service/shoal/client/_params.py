@@ -1,12 +1,12 @@
 """Arguments of the calls, declared once for both clients and for type checkers.
 
-Meanings, ranges and defaults are the server's; what is not given is not sent. Fields that are
-not listed here can be sent with `extra_body`.
+Meanings, ranges and defaults are the server's; an argument that is not given is not sent. Fields
+that are not listed here can be sent with `extra_body`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 from ._settings import Timeouts
@@ -14,12 +14,21 @@ from ._settings import Timeouts
 Prompt = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]
 """One text, several texts, one list of token ids, or several."""
 
+Messages = Sequence[Mapping[str, Any]]
+"""A conversation: dicts with `role` and `content`."""
+
+Prompts = Iterable[str | Sequence[int]]
+"""Texts or lists of token ids, each for a request of its own."""
+
+OnProgress = Callable[[int, int], None]
+"""Called with (prompts done, prompts in total) after each, in the caller's thread or task."""
+
 
 class Extras(TypedDict, total=False):
     """What every call takes."""
 
     extra_body: Mapping[str, Any] | None
-    """Added to the request body last, as it is."""
+    """Added to the request body last, unchanged."""
     extra_headers: Mapping[str, str | None] | None
     """Added last; None removes a header."""
     timeout: float | Timeouts | None
@@ -34,6 +43,7 @@ class StreamOptions(TypedDict, total=False):
 class GenerationParams(Extras, total=False):
     """Fields that completions and chat share."""
 
+    model: str | None
     temperature: float | None
     top_p: float | None
     n: int | None
@@ -66,7 +76,7 @@ class GenerationParams(Extras, total=False):
 
 
 class CompletionParams(GenerationParams, total=False):
-    """Arguments of `completions.create` besides prompt, model and stream."""
+    """Arguments of `completions.create` besides prompt and stream."""
 
     best_of: int | None
     logprobs: int | None
@@ -75,8 +85,15 @@ class CompletionParams(GenerationParams, total=False):
     add_special_tokens: bool | None
 
 
+class ManyParams(CompletionParams, total=False):
+    """Arguments of `generate_many` besides prompts and keep_errors."""
+
+    concurrency: int
+    on_progress: OnProgress | None
+
+
 class ChatParams(GenerationParams, total=False):
-    """Arguments of `chat.create` besides messages, model and stream."""
+    """Arguments of `chat.create` besides messages and stream."""
 
     logprobs: bool | None
     top_logprobs: int | None
@@ -87,8 +104,9 @@ class ChatParams(GenerationParams, total=False):
 
 
 class TokenizeParams(Extras, total=False):
-    """Arguments of `tokenize` besides prompt, messages and model."""
+    """Arguments of `tokenize` besides prompt and messages."""
 
+    model: str | None
     add_special_tokens: bool | None
     return_token_strs: bool | None
     add_generation_prompt: bool | None

@@ -1,7 +1,6 @@
 """When to send a request again, and how long to wait before.
 
-Pure arithmetic on numbers and header text: time and chance come from a `Clock`. `_flow.py`
-asks; nothing here sleeps or sends.
+Only computes: time and random numbers come from a `Clock`, and nothing here sleeps or sends.
 """
 
 from __future__ import annotations
@@ -18,29 +17,26 @@ from ._errors import ConnectionFailed, Error, StatusError, Timeout
 
 RETRIED_STATUSES = frozenset({408, 409, 429, 500, 502, 503, 504})
 
-MAX_WAIT_S = 120.0  # a server that asks for more has no place for this request
+MAX_WAIT_S = 120.0  # if the server asks for more, the call fails instead of waiting
 _BACKOFF_BASE_S = 0.5
 _BACKOFF_CAP_S = 8.0
 
 
 @dataclass(frozen=True)
 class Clock:
-    """Where the SDK gets time and chance from; tests pass one that they move themselves.
+    """Where the SDK gets time and random numbers from; tests pass one that they control.
 
-    Both clients use the same one; without a `sleep` each waits in its own way.
+    Without a `sleep`, the client blocks its thread and the async client waits in its event loop.
     """
 
-    monotonic: Callable[[], float] = time.monotonic
-    """Seconds that only grow; for limits and waits."""
-    wall: Callable[[], float] = time.time
-    """Seconds since 1970; for a `Retry-After` that is a date."""
-    random: Callable[[], float] = random.random
-    """Uniform in [0, 1); for jitter."""
+    monotonic: Callable[[], float] = time.monotonic  # seconds that never go backwards
+    wall: Callable[[], float] = time.time  # seconds since 1970, for a `Retry-After` with a date
+    random: Callable[[], float] = random.random  # uniform in [0, 1)
     sleep: Callable[[float], None] | None = None
 
 
 def retry_after_s(headers: Mapping[str, str], clock: Clock) -> float | None:
-    """Seconds the server asks to wait: `retry-after-ms`, else `Retry-After`; None = unsaid."""
+    """Seconds the server asks to wait: `retry-after-ms`, else `Retry-After`; None = not said."""
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000
@@ -60,32 +56,24 @@ def wait_before_retry_s(
 ) -> float | None:
     """Seconds to wait before sending again; None = do not send again.
 
-    `headers` are those of the answer, empty when there was none.
+    `headers` are those of the response, empty if there was none.
     """
     if isinstance(error, StatusError):
-        if not _status_allows(error.status, headers):
+        said = headers.get("x-should-retry", "").strip().lower()
+        if said == "false" or (said != "true" and error.status not in RETRIED_STATUSES):
             return None
-        asked = retry_after_s(headers, clock)
-        if asked is not None:
-            return asked if asked <= MAX_WAIT_S else None
-    elif not _lost_connection(error):
+        asked_s = retry_after_s(headers, clock)
+        if asked_s is not None:
+            return asked_s if asked_s <= MAX_WAIT_S else None
+    # A timeout while waiting for the response is not retried: the server may still be working
+    # on the request, and a second one would double its load.
+    elif not isinstance(error, ConnectionFailed) and not _is_connect_timeout(error):
         return None
     return backoff_s(num_retries, clock)
 
 
-def _status_allows(status: int, headers: Mapping[str, str]) -> bool:
-    said = headers.get("x-should-retry", "").strip().lower()
-    if said in ("true", "false"):
-        return said == "true"
-    return status in RETRIED_STATUSES
-
-
-def _lost_connection(error: Error) -> bool:
-    # A time-out while waiting for the answer is no reason: the server may still be working
-    # on the request, and a second one would double its load.
-    if isinstance(error, Timeout):
-        return error.phase == "connect"
-    return isinstance(error, ConnectionFailed)
+def _is_connect_timeout(error: Error) -> bool:
+    return isinstance(error, Timeout) and error.phase == "connect"
 
 
 def _number(value: str | None) -> float | None:

@@ -1,16 +1,14 @@
-"""What a client is set to: address, key, limits, headers, and where the defaults come from.
+"""Settings of a client: its options, their defaults, and the environment variables behind them.
 
-The environment is read here, when a client is made, and nowhere else in the SDK. Keys never
-show in a repr.
+The environment is read once, when a client is made. API keys never appear in a repr.
 """
 
 from __future__ import annotations
 
-import enum
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Final, Literal
+from typing import Any, TypedDict
 from urllib.parse import urlsplit, urlunsplit
 
 from ._retry import Clock
@@ -19,37 +17,25 @@ DEFAULT_BASE_URL = "http://127.0.0.1:8000"
 DEFAULT_MAX_RETRIES = 2
 
 
-class _Unset(enum.Enum):
-    UNSET = "unset"
-
-    def __repr__(self) -> str:
-        return "<unchanged>"
-
-
-Unset = Literal[_Unset.UNSET]
-UNSET: Final = _Unset.UNSET
-"""Stands for "not given" where None has a meaning of its own."""
-
-
 @dataclass(frozen=True)
 class Timeouts:
-    """Time limits of one call, in seconds; None = no limit.
+    """Time limits of one call in seconds; None = no limit.
 
-    A number given as `timeout=` is the total, and no other limit is longer.
+    A number given as `timeout=` is the total, and caps the other limits.
 
-    The limits that end a stream are looked at whenever bytes arrive. A server that keeps the
-    line alive with comments is noticed at its next comment; one that sends nothing at all
-    after `between_data_s` of silence.
+    The limits that end a stream are checked whenever bytes arrive: a server that sends only
+    keep-alive comments is noticed at its next comment, one that sends nothing at all after
+    `between_data_s`.
     """
 
     connect_s: float | None = 5.0
     first_byte_s: float | None = 60.0
-    """Until the answer begins. A generation that is not streamed begins only when its whole
-    text is ready, so there the total alone counts."""
+    """Until the response begins. Does not apply to a generation that is not streamed: its
+    response begins only when the whole text is ready, so only the total limits it."""
     between_data_s: float | None = 60.0
     """Between two data events of a stream. Keep-alive comments do not count as data."""
     total_s: float | None = 600.0
-    """From the first attempt to the last byte, with every wait in between."""
+    """From the first attempt to the last byte, waits between attempts included."""
 
     def __post_init__(self) -> None:
         for limit in fields(self):
@@ -59,7 +45,7 @@ class Timeouts:
 
 
 def to_timeouts(value: float | Timeouts | None, default: Timeouts) -> Timeouts:
-    """`timeout=` as people give it; None = the default."""
+    """The limits that `timeout=` stands for; None = the default."""
     if value is None:
         return default
     if isinstance(value, Timeouts):
@@ -74,72 +60,63 @@ def to_timeouts(value: float | Timeouts | None, default: Timeouts) -> Timeouts:
 
 
 def shorter(one: float | None, other: float | None) -> float | None:
-    """The smaller of two limits, where None is none."""
+    """The smaller of two limits, where None means no limit."""
     if one is None or other is None:
         return other if one is None else one
     return min(one, other)
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Settings of a client with every default filled in. Build with `resolve`."""
+class Options(TypedDict, total=False):
+    """What `with_options` can change, as the constructor takes it."""
 
     base_url: str
-    """Without a trailing slash and without `/v1`."""
-    api_key: str | None = field(repr=False)
-    timeouts: Timeouts
+    api_key: str | None
+    timeout: float | Timeouts | None
     max_retries: int
-    default_headers: Mapping[str, str | None] = field(repr=False)
-    clock: Clock = field(repr=False)
+    default_headers: Mapping[str, str | None] | None
+    uds: str | None
+    clock: Clock | None
 
 
-def resolve(
-    *,
-    base_url: str | None,
-    api_key: str | None,
-    timeout: float | Timeouts | None,
-    max_retries: int,
-    default_headers: Mapping[str, str | None] | None,
-    uds: str | None,
-    clock: Clock | None,
-) -> Settings:
-    """Settings from a constructor's arguments and the environment. Raises ValueError."""
-    if base_url is None and uds is not None:
-        base_url = "http://localhost"  # the socket is the address; this is only its Host header
-    return Settings(
-        base_url=_checked_url(base_url or _environment("BASE_URL") or DEFAULT_BASE_URL),
-        api_key=_checked_key(_environment("API_KEY") if api_key is None else api_key),
-        timeouts=to_timeouts(timeout, Timeouts()),
-        max_retries=_checked_retries(max_retries),
-        default_headers=dict(default_headers or {}),
-        clock=clock or Clock(),
-    )
+@dataclass(frozen=True)
+class Settings:
+    """Validated settings of a client."""
+
+    base_url: str = DEFAULT_BASE_URL
+    """Without a trailing slash and without `/v1`."""
+    api_key: str | None = field(default=None, repr=False)
+    timeouts: Timeouts = Timeouts()
+    max_retries: int = DEFAULT_MAX_RETRIES
+    default_headers: Mapping[str, str | None] = field(default_factory=dict, repr=False)
+    clock: Clock = field(default=Clock(), repr=False)
+
+    def changed(self, options: Options) -> Settings:
+        """A copy with the options that are given. Raises ValueError."""
+        values: dict[str, Any] = {}
+        if "base_url" in options:
+            values["base_url"] = _checked_url(options["base_url"])
+        if "api_key" in options:
+            values["api_key"] = _checked_key(options["api_key"])
+        if "timeout" in options:
+            values["timeouts"] = to_timeouts(options["timeout"], Timeouts())
+        if "max_retries" in options:
+            values["max_retries"] = options["max_retries"]
+            if options["max_retries"] < 0:
+                raise ValueError(f"max_retries must be at least 0; got {options['max_retries']}")
+        if "default_headers" in options:
+            values["default_headers"] = dict(options["default_headers"] or {})
+        if "clock" in options:
+            values["clock"] = options["clock"] or Clock()
+        return replace(self, **values)
 
 
-def change(
-    settings: Settings,
-    *,
-    base_url: str | Unset,
-    api_key: str | Unset | None,
-    timeout: float | Timeouts | Unset | None,
-    max_retries: int | Unset,
-    default_headers: Mapping[str, str | None] | Unset | None,
-    clock: Clock | Unset | None,
-) -> Settings:
-    """A copy of the settings with those given replaced."""
-    if base_url is not UNSET:
-        settings = replace(settings, base_url=_checked_url(base_url))
-    if api_key is not UNSET:
-        settings = replace(settings, api_key=_checked_key(api_key))
-    if timeout is not UNSET:
-        settings = replace(settings, timeouts=to_timeouts(timeout, Timeouts()))
-    if max_retries is not UNSET:
-        settings = replace(settings, max_retries=_checked_retries(max_retries))
-    if default_headers is not UNSET:
-        settings = replace(settings, default_headers=dict(default_headers or {}))
-    if clock is not UNSET:
-        settings = replace(settings, clock=clock or Clock())
-    return settings
+def resolve(base_url: str | None, api_key: str | None, options: Options) -> Settings:
+    """Settings of a new client: its arguments, then the environment, then the defaults."""
+    if base_url is None and options.get("uds") is not None:
+        base_url = "http://localhost"  # the socket is the address; this is only the Host header
+    base_url = base_url or _environment("BASE_URL") or DEFAULT_BASE_URL
+    api_key = _environment("API_KEY") if api_key is None else api_key
+    return Settings().changed({**options, "base_url": base_url, "api_key": api_key})
 
 
 def _environment(name: str) -> str | None:
@@ -166,9 +143,3 @@ def _checked_key(key: str | None) -> str | None:
     if key is not None and not (key.isascii() and key.isprintable() and key == key.strip()):
         raise ValueError("api_key must be printable ASCII without spaces around it")
     return key or None
-
-
-def _checked_retries(max_retries: int) -> int:
-    if max_retries < 0:
-        raise ValueError(f"max_retries must be at least 0; got {max_retries}")
-    return max_retries

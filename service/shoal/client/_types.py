@@ -1,13 +1,14 @@
-"""Results of calls as pydantic models. Unknown fields are kept, so a newer server loses nothing.
+"""Results of calls as pydantic models. Unknown fields are kept, so nothing a newer server sends
+is lost.
 
-Every whole result also knows the HTTP answer it came in: `.request_id`, `.headers`, `.timings`,
-`.ignored_params`. How streams become whole results: `_collect.py`.
+Every complete result also carries the HTTP response around it: `.request_id`, `.headers`,
+`.timings`, `.ignored_params`. `_collect.py` builds results from streams.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
@@ -28,12 +29,19 @@ class Timings:
 
 @dataclass(frozen=True)
 class Envelope:
-    """The HTTP answer around a result."""
+    """The HTTP response around a result."""
 
     status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
-    """Names in lower case."""
+    headers: Mapping[str, str] = field(default_factory=dict)  # names in lower case
     request_id: str | None = None
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
+
+    @property
+    def is_event_stream(self) -> bool:
+        return self.headers.get("content-type", "").lower().startswith("text/event-stream")
 
     @property
     def ignored_params(self) -> tuple[str, ...]:
@@ -43,27 +51,19 @@ class Envelope:
 
     def timings(self, ext: Mapping[str, Any] | None = None) -> Timings:
         """From the response headers; `ext.timings` of the body is more exact where present."""
-        inside = (ext or {}).get("timings")
-        inside = inside if isinstance(inside, dict) else {}
-        in_header = {
-            "queue_ms": self.headers.get("x-queue-ms"),
-            "prefill_ms": self.headers.get("x-prefill-ms"),
-            "decode_ms": self.headers.get("x-decode-ms"),
+        values: dict[str, Any] = {
+            name: self.headers.get(f"x-{name.replace('_', '-')}")
+            for name in ("queue_ms", "prefill_ms", "decode_ms")
         }
-        names = ("queue_ms", "prefill_ms", "decode_ms", "ttft_ms", "tokens_per_second")
-        return Timings(**{name: _number(inside.get(name, in_header.get(name))) for name in names})
+        in_body = (ext or {}).get("timings")
+        values.update(in_body if isinstance(in_body, dict) else {})
+        return Timings(**{field.name: _number(values.get(field.name)) for field in fields(Timings)})
 
 
-class Part(BaseModel):
-    """A piece of a result. Fields that are not declared stay readable as attributes."""
+class Received:
+    """What results and streams tell about the HTTP response they came in."""
 
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
-
-
-class Result(Part):
-    """A whole answer."""
-
-    _envelope: Envelope = PrivateAttr(default_factory=Envelope)
+    _envelope: Envelope
 
     @property
     def request_id(self) -> str | None:
@@ -76,17 +76,36 @@ class Result(Part):
         return self._envelope.headers
 
     @property
-    def timings(self) -> Timings:
-        return self._envelope.timings((self.model_extra or {}).get("ext"))
-
-    @property
     def ignored_params(self) -> tuple[str, ...]:
         """Names of request fields the server did not know and ignored."""
         return self._envelope.ignored_params
 
+    @property
+    def timings(self) -> Timings:
+        """Where the time went, as far as the server said."""
+        return self._envelope.timings(self._ext())
+
+    def _ext(self) -> Mapping[str, Any] | None:
+        raise NotImplementedError
+
+
+class Part(BaseModel):
+    """A piece of a result. Fields that are not declared stay readable as attributes."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+
+class Result(Received, Part):
+    """A complete result."""
+
+    _envelope: Envelope = PrivateAttr(default_factory=Envelope)
+
     def with_envelope(self, envelope: Envelope) -> None:
-        """Called once by the client that received it."""
+        """Called once, by the client that received it."""
         self._envelope = envelope
+
+    def _ext(self) -> Mapping[str, Any] | None:
+        return (self.model_extra or {}).get("ext")
 
 
 class Usage(Part):
@@ -111,46 +130,64 @@ class Logprobs(Part):
     text_offset: list[int] = []
 
 
-class CompletionChoice(Part):
-    index: int = 0
-    text: str = ""
-    logprobs: Logprobs | None = None
-    finish_reason: Reasons | str | None = None
-    stop_reason: str | int | None = None
-    token_ids: list[int] | None = None
-    prompt_token_ids: list[int] | None = None
-
-
-class Completion(Result):
-    """The answer of `completions.create`, or of its whole stream."""
+class Generation(Result):
+    """What complete generations share."""
 
     id: str
-    object: str = "text_completion"
     created: int = 0
     model: str = ""
     system_fingerprint: str | None = None
-    choices: list[CompletionChoice]
+    choices: Sequence[Any]
     usage: Usage | None = None
 
     @property
     def text(self) -> str:
         """Text of the first choice."""
-        return self.choices[0].text if self.choices else ""
+        text: str = self.choices[0].text if self.choices else ""
+        return text
 
 
-class CompletionChunk(Part):
-    """One event of a completion stream: new text of some choices."""
+class Chunk(Part):
+    """What the events of a generation stream share."""
 
     id: str = ""
-    object: str = "text_completion"
     created: int = 0
     model: str = ""
-    choices: list[CompletionChoice]
+    choices: Sequence[Any]
     usage: Usage | None = None
 
     def text_of(self, index: int) -> str:
         """New text of a choice, "" if the chunk has none for it."""
         return "".join(choice.text for choice in self.choices if choice.index == index)
+
+
+class Choice(Part):
+    """What the choices of generations and of chunks share."""
+
+    index: int = 0
+    finish_reason: Reasons | str | None = None
+    stop_reason: str | int | None = None
+
+
+class CompletionChoice(Choice):
+    text: str = ""
+    logprobs: Logprobs | None = None
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
+
+
+class Completion(Generation):
+    """The result of `completions.create`, or of its whole stream."""
+
+    object: str = "text_completion"
+    choices: list[CompletionChoice]
+
+
+class CompletionChunk(Chunk):
+    """One event of a completion stream: new text of some choices."""
+
+    object: str = "text_completion"
+    choices: list[CompletionChoice]
 
 
 class FunctionCall(Part):
@@ -206,54 +243,36 @@ class ChatLogprobs(Part):
     content: list[TokenLogprob] | None = None
 
 
-class ChatChoice(Part):
-    index: int = 0
+class ChatChoice(Choice):
     message: Message
     logprobs: ChatLogprobs | None = None
-    finish_reason: Reasons | str | None = None
-    stop_reason: str | int | None = None
-
-
-class ChatCompletion(Result):
-    """The answer of `chat.create`, or of its whole stream."""
-
-    id: str
-    object: str = "chat.completion"
-    created: int = 0
-    model: str = ""
-    system_fingerprint: str | None = None
-    choices: list[ChatChoice]
-    usage: Usage | None = None
 
     @property
     def text(self) -> str:
-        """Content of the first choice."""
-        return (self.choices[0].message.content or "") if self.choices else ""
+        return self.message.content or ""
 
 
-class ChatChunkChoice(Part):
-    index: int = 0
+class ChatCompletion(Generation):
+    """The result of `chat.create`, or of its whole stream."""
+
+    object: str = "chat.completion"
+    choices: list[ChatChoice]
+
+
+class ChatChunkChoice(Choice):
     delta: Delta = Field(default_factory=Delta)
     logprobs: ChatLogprobs | None = None
-    finish_reason: Reasons | str | None = None
-    stop_reason: str | int | None = None
+
+    @property
+    def text(self) -> str:
+        return self.delta.content or ""
 
 
-class ChatChunk(Part):
+class ChatChunk(Chunk):
     """One event of a chat stream."""
 
-    id: str = ""
     object: str = "chat.completion.chunk"
-    created: int = 0
-    model: str = ""
     choices: list[ChatChunkChoice]
-    usage: Usage | None = None
-
-    def text_of(self, index: int) -> str:
-        """New content of a choice, "" if the chunk has none for it."""
-        return "".join(
-            choice.delta.content or "" for choice in self.choices if choice.index == index
-        )
 
 
 class Model(Result):
@@ -270,14 +289,14 @@ class Model(Result):
 
 
 class ModelList(Result):
-    """Iterate `.data`."""
+    """The models are in `.data`."""
 
     object: str = "list"
     data: list[Model]
 
 
 class Tokens(Result):
-    """The answer of `tokenize`. `prompt` is the rendered text when messages were given."""
+    """The result of `tokenize`. `prompt` is the rendered text when messages were given."""
 
     count: int
     tokens: list[int]
@@ -287,7 +306,7 @@ class Tokens(Result):
 
 
 class Text(Result):
-    """The answer of `detokenize`."""
+    """The result of `detokenize`."""
 
     prompt: str
 
@@ -303,10 +322,8 @@ class Health(Result):
         return self._envelope.status == 200
 
 
-def _number(value: object) -> float | None:
-    if not isinstance(value, (str, int, float)):
-        return None
+def _number(value: Any) -> float | None:
     try:
         return float(value)
-    except ValueError:
+    except (TypeError, ValueError, OverflowError):
         return None

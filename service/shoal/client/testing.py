@@ -1,4 +1,4 @@
-"""Doubles for tests of programs that use the SDK: a server in memory and a clock you move.
+"""For tests of programs that use the SDK: a server in memory and a clock that you move.
 
     server = MockServer()
     server.error(503, "server_is_overloaded", headers={"Retry-After": "2"})
@@ -7,7 +7,7 @@
     assert client.completions.create("The sky is").text == " blue"
     assert server.clock.sleeps == [2.0]
 
-The real client runs, with its retries and limits; only the network and the time are replaced.
+The real client runs, with its retries and limits; only the network and time are replaced.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import json
 import sys
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
 import httpx
 
-from ._async_client import AsyncClient
-from ._client import Client
+from ._async.client import AsyncClient
 from ._retry import Clock
+from ._sync.client import Client
 
 PING = b": ping\n\n"
 """The keep-alive comment of a stream."""
@@ -36,7 +36,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 class Fault(enum.Enum):
-    """What can go wrong below HTTP. CONNECT and CONNECT_TIMEOUT only before a reply."""
+    """What can go wrong below HTTP. CONNECT and CONNECT_TIMEOUT happen only before a reply."""
 
     CONNECT = "ConnectError"
     CONNECT_TIMEOUT = "ConnectTimeout"
@@ -51,7 +51,7 @@ class Fault(enum.Enum):
 
 @dataclass(frozen=True)
 class Pause:
-    """Silence inside a body: moves the server's clock on, without waiting."""
+    """Silence inside a body: advances the server's clock, without waiting."""
 
     seconds: float
 
@@ -62,29 +62,26 @@ Part = bytes | Mapping[str, Any] | Pause | Fault
 
 @dataclass(frozen=True)
 class Canned:
-    """A reply that waits for its request."""
+    """A reply that the server holds ready for a request."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     parts: tuple[Part, ...] = ()
-    fault: Fault | None = None
-    """Happens instead of a reply."""
+    fault: Fault | None = None  # raised instead of a reply
 
 
 @dataclass
 class SeenRequest:
-    """A request the server got."""
+    """A request the server received."""
 
     method: str
     path: str
-    headers: Mapping[str, str]
-    """Names in lower case."""
-    json: Any = None
-    """The body; None if it had none."""
+    headers: Mapping[str, str]  # names in lower case
+    json: Any = None  # the body; None if it had none
     timeout: Mapping[str, float | None] = field(default_factory=dict)
     """Seconds given to the HTTP library: connect, read, write, pool."""
     closing: threading.Event = field(default_factory=threading.Event)
-    """Set when the client closes the reply; it may do so in another thread."""
+    """Set when the client closes the reply, in whatever thread."""
 
     @property
     def closed(self) -> bool:
@@ -92,15 +89,12 @@ class SeenRequest:
 
 
 class FakeClock:
-    """Time that only moves when told to. Chance is fixed too."""
+    """Time that moves only when told to. Random numbers are fixed too."""
 
     def __init__(self, *, now: float = 1000.0, wall: float = 1.76e9, chance: float = 0.5) -> None:
-        self.now = now
-        """Seconds of the monotonic clock."""
-        self.chance = chance
-        """What the random source always says, in [0, 1)."""
-        self.sleeps: list[float] = []
-        """Seconds of every wait."""
+        self.now = now  # seconds of the monotonic clock
+        self.chance = chance  # what the random source always returns, in [0, 1)
+        self.sleeps: list[float] = []  # seconds of every wait
         self._wall_ahead = wall - now
 
     def advance(self, seconds: float) -> None:
@@ -123,7 +117,7 @@ class FakeClock:
 class MockServer(httpx.BaseTransport, httpx.AsyncBaseTransport):
     """A transport for httpx and httpx2 clients that sends canned replies, each once, in order.
 
-    `answer` is asked when none is left; without it such a request is an AssertionError.
+    `answer` makes the reply when none is left; without it such a request is an AssertionError.
     """
 
     def __init__(self, answer: Callable[[SeenRequest], Canned] | None = None) -> None:
@@ -170,7 +164,7 @@ class MockServer(httpx.BaseTransport, httpx.AsyncBaseTransport):
         self.add(Canned(fault=fault))
 
     def stream(self, *parts: Part, headers: Mapping[str, str] | None = None) -> None:
-        """A stream of these parts. Nothing is added: give `DONE` where it belongs."""
+        """A stream of these parts; nothing is added, not even `DONE`."""
         kind = {"content-type": "text/event-stream; charset=utf-8"}
         self.add(Canned(headers={**kind, **(headers or {})}, parts=parts))
 
@@ -180,7 +174,8 @@ class MockServer(httpx.BaseTransport, httpx.AsyncBaseTransport):
 
     def completion_stream(self, *texts: str) -> None:
         """A completion stream, one chunk per text, whole and with usage."""
-        self.stream(*map(completion_event, texts), *_end("text_completion", "text", "", texts))
+        last = completion_event("", finish_reason="stop")
+        self.stream(*map(completion_event, texts), last, {**last, **_usage(texts)}, DONE)
 
     def chat(self, text: str, **fields: Any) -> None:
         """A whole chat answer."""
@@ -190,18 +185,19 @@ class MockServer(httpx.BaseTransport, httpx.AsyncBaseTransport):
         """A chat stream, one chunk per text, whole and with usage."""
         first = chat_event({"role": "assistant", "content": ""})
         deltas = [chat_event({"content": text}) for text in texts]
-        self.stream(first, *deltas, *_end("chat.completion.chunk", "delta", {}, texts))
+        last = chat_event({}, finish_reason="stop")
+        self.stream(first, *deltas, last, {**last, **_usage(texts)}, DONE)
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
+    def handle_request(self, request: httpx.Request) -> Any:
         request.read()
         return self._respond(request)
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: httpx.Request) -> Any:
         await request.aread()
         await asyncio.sleep(0)  # a network always lets other tasks run
         return self._respond(request)
 
-    def _respond(self, request: Any) -> httpx.Response:  # both are of the client's library
+    def _respond(self, request: Any) -> Any:  # types of the client's library, httpx or httpx2
         library = sys.modules[type(request).__module__.partition(".")[0]]
         seen = SeenRequest(
             method=request.method,
@@ -211,32 +207,25 @@ class MockServer(httpx.BaseTransport, httpx.AsyncBaseTransport):
             timeout=dict(request.extensions.get("timeout", {})),
         )
         self.requests.append(seen)
-        canned = self._next_reply(seen)
+        if self._replies:
+            canned = self._replies.popleft()
+        elif self._answer is not None:
+            canned = self._answer(seen)
+        else:
+            raise AssertionError(f"{seen.method} {seen.path}: the MockServer has no reply left")
         if canned.fault is not None:
             raise canned.fault.error(library)
-        body = _body_type(library)(self._send(canned.parts, library), seen)
-        response: httpx.Response = library.Response(
-            canned.status, headers=dict(canned.headers), stream=body
-        )
-        return response
+        body = _body_type(library)(self._send(canned, library), seen)
+        return library.Response(canned.status, headers=dict(canned.headers), stream=body)
 
-    def _next_reply(self, seen: SeenRequest) -> Canned:
-        if self._replies:
-            return self._replies.popleft()
-        if self._answer is None:
-            raise AssertionError(f"{seen.method} {seen.path}: the MockServer has no reply left")
-        return self._answer(seen)
-
-    def _send(self, parts: Iterable[Part], library: ModuleType) -> Iterator[bytes]:
-        for part in parts:
+    def _send(self, canned: Canned, library: ModuleType) -> Iterator[bytes]:
+        for part in canned.parts:
             if isinstance(part, Fault):
                 raise part.error(library)
             if isinstance(part, Pause):
                 self.clock.advance(part.seconds)
-            elif isinstance(part, bytes):
-                yield part
             else:
-                yield event_bytes(part)
+                yield part if isinstance(part, bytes) else event_bytes(part)
 
 
 def json_reply(
@@ -256,14 +245,14 @@ def event_bytes(event: Mapping[str, Any]) -> bytes:
 def completion_json(text: str, **fields: Any) -> dict[str, Any]:
     """The body of a whole completion."""
     choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": "stop"}
-    return {**_head("text_completion"), "choices": [choice], "usage": _usage([text]), **fields}
+    return {**_head("text_completion"), **_usage((text,)), "choices": [choice], **fields}
 
 
 def chat_json(text: str, **fields: Any) -> dict[str, Any]:
     """The body of a whole chat answer."""
     message = {"role": "assistant", "content": text, "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
-    return {**_head("chat.completion"), "choices": [choice], "usage": _usage([text]), **fields}
+    return {**_head("chat.completion"), **_usage((text,)), "choices": [choice], **fields}
 
 
 def completion_event(
@@ -282,22 +271,14 @@ def chat_event(
     return {**_head("chat.completion.chunk"), "choices": [choice]}
 
 
-def _end(kind: str, name: str, nothing: Any, texts: tuple[str, ...]) -> tuple[Part, ...]:
-    last = {"index": 0, name: nothing, "finish_reason": "stop"}
-    return (
-        {**_head(kind), "choices": [last]},
-        {**_head(kind), "choices": [], "usage": _usage(texts)},
-        DONE,
-    )
-
-
 def _head(kind: str) -> dict[str, Any]:
     return {"id": "cmpl-test", "object": kind, "created": 1760000000, "model": "test"}
 
 
-def _usage(texts: Iterable[str]) -> dict[str, int]:
-    num_texts = sum(1 for _ in texts)
-    return {"prompt_tokens": 3, "completion_tokens": num_texts, "total_tokens": 3 + num_texts}
+def _usage(texts: tuple[str, ...]) -> dict[str, Any]:
+    """What the last chunk of a stream has instead of choices."""
+    counts = {"prompt_tokens": 3, "completion_tokens": len(texts), "total_tokens": 3 + len(texts)}
+    return {"choices": [], "usage": counts}
 
 
 def _dump(value: Any) -> bytes:

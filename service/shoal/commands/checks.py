@@ -99,7 +99,7 @@ def check_models(settings: Settings) -> Iterator[Finding]:
     from shoal.checkpoint.find import find_models
 
     try:
-        found = find_models(settings.models, settings.models_dir, settings.default_model)
+        selection = find_models(settings.models, settings.models_dir, settings.default_model)
     except ConfigError as error:
         advice = "give a folder with --model PATH, or train one: shoal train --help"
         yield Finding("models", False, error.message, advice, True)
@@ -107,15 +107,15 @@ def check_models(settings: Settings) -> Iterator[Finding]:
     except ModelFolderError as error:
         yield Finding("models", False, error.message, essential=True)
         return
-    config = engine_config(settings, found.sources)
+    config = engine_config(settings, selection.sources)
     num_bad = 0
-    for source in found.sources:
+    for source in selection.sources:
         model = read_folder(source, config)
         num_bad += bool(model.problems)
         yield _about_model(model, essential=not source.may_fail)
-    for name, reason in found.failed.items():
+    for name, reason in selection.failed.items():
         yield Finding(f"model {name}", False, reason)
-    if num_bad == len(found.sources):
+    if num_bad == len(selection.sources):
         yield Finding("models", False, "none can be served", essential=True)
 
 

@@ -67,12 +67,13 @@ def read_folder(source: ModelSource, config: EngineConfig | None = None) -> Mode
     text = attempt(lambda: read_text_model(files, source.name))
     remarks = attempt(lambda: check_model(files, config or EngineConfig(models=(source,))))
     settings = attempt(lambda: files.config) or {}
+    names = settings.get("architectures")
     tensors = attempt(lambda: files.tensors(lambda progress: None)) or {}
     is_locked = attempt(lambda: files.is_locked)
     return ModelFolder(
         name=source.name,
         path=source.path,
-        architecture=str((settings.get("architectures") or ["?"])[0]),
+        architecture=", ".join(map(str, names)) if isinstance(names, list) and names else "?",
         num_parameters=sum(tensor.array.size for tensor in tensors.values()),
         dtypes=tuple(sorted({tensor.dtype for tensor in tensors.values()})),
         num_bytes=attempt(lambda: files.weight_bytes) or 0,

@@ -24,20 +24,23 @@ def train(
         Path,
         typer.Option(
             metavar="PATH",
-            help="A text, JSONL or JSONL.xz file; with --recipe the folder of its corpora.",
+            help="A text, JSONL or JSONL.xz file; with --recipe the folder of its data files.",
         ),
     ],
     recipe: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="Recipe file, or a folder that holds recipe.toml."),
+        typer.Option(
+            metavar="PATH",
+            help="Recipe file, or a folder with recipe.toml. A recipe may name Python code of its "
+            "own, which is run: use only recipes you trust.",
+        ),
     ] = None,
     base: Annotated[
         Path | None,
         typer.Option(
             "--from",
             metavar="FOLDER",
-            help="Model to start from instead of anew: with --recipe at the rates of the recipe, "
-            "else at gentle ones.",
+            help="Model folder to start from: at the learning rates of --recipe, else at low ones.",
             rich_help_panel=FINE_TUNING,
         ),
     ] = None,
@@ -46,7 +49,7 @@ def train(
         typer.Option(
             min=1,
             metavar="RANK",
-            help="Train adapters of this rank only; they are merged at the end.",
+            help="Train LoRA adapters of this rank only; they are merged at the end.",
             rich_help_panel=FINE_TUNING,
         ),
     ] = None,
@@ -57,7 +60,7 @@ def train(
     minutes: Annotated[
         float | None,
         typer.Option(
-            min=0.01, metavar="N", help="Be done within this time.", rich_help_panel=LENGTH
+            min=0.01, metavar="N", help="Finish within this time.", rich_help_panel=LENGTH
         ),
     ] = None,
     resume: Annotated[
@@ -75,18 +78,18 @@ def train(
         typer.Option(metavar="NAME", help="cpu or cuda. Default: cuda where there is one"),
     ] = None,
 ) -> None:
-    """Train a small model from a recipe or your own text; the result is a folder to serve.
+    """Train a small model on your own text or by a recipe; the result is a folder to serve.
 
     Ctrl-C keeps the last checkpoint; the same command continues from it.
     """
     if lora is not None and base is None:
         fail("--lora adapts a model: name it with --from", 2)
     try:
-        from shoal.train.config import RecipeError
+        from shoal.train.recipe import RecipeError, load_recipe
         from shoal.train.report import progress_bar
         from shoal.train.run import TrainingRequest, run_training
     except ModuleNotFoundError as error:
-        fail(f"training needs the package {error.name}: pip install 'shoal[server]'")
+        fail(f"training needs the package {error.name}: pip install 'shoal[server,torch]'")
     request = TrainingRequest(
         out=out,
         data=data,
@@ -100,6 +103,8 @@ def train(
         device=device,
     )
     try:
+        if recipe is not None and (code := load_recipe(recipe).code) is not None:
+            print(f"running the recipe's own code: {code}")
         if sys.stdout.isatty():
             with progress_bar(f"training {out.name}") as show:
                 result = run_training(request, show)

@@ -22,7 +22,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "GPT2Model": gpt2.ARCHITECTURE,
     "PhiForCausalLM": phi.ARCHITECTURE,
 }
-"""`architectures` of config.json -> family."""
+"""`architectures` of a config -> family."""
 
 _OPTIONAL_KEYS: Mapping[str, Neutral] = {
     "is_encoder_decoder": only(False),

@@ -145,7 +145,7 @@ def _check(
     _refuse_any(name, "tensors are unknown", [key for key in tensors if key not in expected])
     _refuse_any(
         name,
-        "tensors have another shape than config.json says",
+        "tensors have another shape than the config says",
         [
             f"{key} {list(tensor.array.shape)} instead of {list(expected[key].shape)}"
             for key, tensor in tensors.items()

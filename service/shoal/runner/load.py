@@ -61,7 +61,7 @@ def load_runner(
     quality_loss = read_quality_loss(files, config.quantize) if is_quantized else None
     model = _read(files, config, on_progress)
     choice = choose_kernels(config, model.spec)
-    for remark in _remarks(model, choice):
+    for remark in _remarks(files, model, choice):
         _log.warning("model %s: %s", source.name, remark)
     sampler: Sampler | None = None
     if choice.kernels == "native":
@@ -102,7 +102,7 @@ def check_model(files: ModelFiles, config: EngineConfig) -> list[str]:
     """Reads and checks all that `load_runner` would, and builds nothing; returns remarks for the
     operator. Raises ModelFolderError or ConfigError."""
     model = _read(files, config, lambda progress: None)
-    return _remarks(model, choose_kernels(config, model.spec))
+    return _remarks(files, model, choose_kernels(config, model.spec))
 
 
 def _read(files: ModelFiles, config: EngineConfig, on_progress: Callable[[float], None]) -> _Model:
@@ -119,12 +119,12 @@ def _read(files: ModelFiles, config: EngineConfig, on_progress: Callable[[float]
     )
 
 
-def _remarks(model: _Model, choice: KernelChoice) -> list[str]:
+def _remarks(files: ModelFiles, model: _Model, choice: KernelChoice) -> list[str]:
     """What an operator should know and would not expect."""
     remarks = []
     if model.unused_keys:
         keys = ", ".join(key[:60] for key in model.unused_keys)
-        remarks.append(f"keys of config.json that are not used: {keys}")
+        remarks.append(f"keys of {files.config_file} that are not used: {keys}")
     if choice.reason is not None:
         computes = "PyTorch" if choice.kernels == "torch" else "the CPU"
         remarks.append(f"{computes} computes, because {choice.reason}")

@@ -1,7 +1,7 @@
-"""Who may come in: a place is taken before any work and given back on every way out.
+"""Admission control: a request reserves capacity before any work and releases it however it ends.
 
 A model holds `max_batch_size` sequences in its batch and `max_queue` waiting ones; beyond that
-callers are told at once, with a wait computed from measured speed.
+callers are refused at once, with a Retry-After computed from measured speed.
 """
 
 import random
@@ -21,7 +21,7 @@ MAX_WAIT_S = 120.0
 
 @dataclass(slots=True)
 class _Load:
-    """What one model has taken in."""
+    """What is admitted to one model."""
 
     sequences: int = 0
     waiting_tokens: int = 0
@@ -30,7 +30,7 @@ class _Load:
 
 
 class Admission:
-    """Counts places and prompt tokens per model and tenant."""
+    """Counts admitted sequences and waiting prompt tokens per model and tenant."""
 
     def __init__(
         self,
@@ -49,8 +49,8 @@ class Admission:
         self._tenant_max = tenant_max_queue
         self._loads: dict[str, _Load] = {}
 
-    def enter(self, model: str, tenant: str, num_sequences: int) -> "Ticket":
-        """Takes places for a request. Raises Unavailable (server full), RateLimited (the
+    def reserve(self, model: str, tenant: str, num_sequences: int) -> "Reservation":
+        """Reserves capacity for a request. Raises Unavailable (server full), RateLimited (the
         caller's own limit) or InvalidRequest (more than that limit in one request)."""
         load = self._loads.setdefault(model, _Load())
         if self._tenant_max and num_sequences > self._tenant_max:
@@ -71,10 +71,10 @@ class Admission:
             raise self._overloaded(model, load)
         load.sequences += num_sequences
         load.by_tenant[tenant] += num_sequences
-        return Ticket(self, model, tenant, num_sequences)
+        return Reservation(self, model, tenant, num_sequences)
 
     def in_flight(self, model: str) -> int:
-        """Sequences that have a place."""
+        """Sequences admitted and not yet released."""
         return self._loads[model].sequences if model in self._loads else 0
 
     def expected_wait_s(self, model: str) -> float:
@@ -99,36 +99,36 @@ class Admission:
         tokens_ahead = load.waiting_tokens + max(1, waiting) * load.mean_output
         return min(MAX_WAIT_S, tokens_ahead / stats.tokens_per_s)
 
-    # --- called by tickets ---------------------------------------------------------------------
+    # --- called by reservations ----------------------------------------------------------------
 
-    def add_tokens(self, ticket: "Ticket", num_tokens: int) -> None:
-        load = self._loads[ticket.model]
+    def add_tokens(self, reservation: "Reservation", num_tokens: int) -> None:
+        load = self._loads[reservation.model]
         over = load.waiting_tokens + num_tokens > self._max_queue_tokens
         if over and load.waiting_tokens > 0:  # an empty queue takes any prompt that fits
-            raise self._overloaded(ticket.model, load)
+            raise self._overloaded(reservation.model, load)
         load.waiting_tokens += num_tokens
 
-    def take_tokens(self, ticket: "Ticket", num_tokens: int) -> None:
-        self._loads[ticket.model].waiting_tokens -= num_tokens
+    def remove_tokens(self, reservation: "Reservation", num_tokens: int) -> None:
+        self._loads[reservation.model].waiting_tokens -= num_tokens
 
-    def leave(self, ticket: "Ticket", output_tokens: int | None) -> None:
-        load = self._loads[ticket.model]
-        load.sequences -= ticket.num_sequences
-        load.by_tenant[ticket.tenant] -= ticket.num_sequences
-        if load.by_tenant[ticket.tenant] <= 0:
-            del load.by_tenant[ticket.tenant]
+    def release(self, reservation: "Reservation", output_tokens: int | None) -> None:
+        load = self._loads[reservation.model]
+        load.sequences -= reservation.num_sequences
+        load.by_tenant[reservation.tenant] -= reservation.num_sequences
+        if load.by_tenant[reservation.tenant] <= 0:
+            del load.by_tenant[reservation.tenant]
         if output_tokens is not None:
-            mean = output_tokens / ticket.num_sequences
+            mean = output_tokens / reservation.num_sequences
             load.mean_output += 0.1 * (mean - load.mean_output)
 
 
-class Ticket:
-    """The places of one request; a context manager that gives them back once."""
+class Reservation:
+    """The capacity one request holds; a context manager that releases it once."""
 
     def __init__(self, admission: Admission, model: str, tenant: str, num_sequences: int) -> None:
         self._admission = admission
         self._waiting_tokens = 0
-        self._left = False
+        self._released = False
         self.model = model
         self.tenant = tenant
         self.num_sequences = num_sequences
@@ -140,22 +140,22 @@ class Ticket:
 
     def started(self) -> None:
         """The prompt waits no more; safe to call again."""
-        self._admission.take_tokens(self, self._waiting_tokens)
+        self._admission.remove_tokens(self, self._waiting_tokens)
         self._waiting_tokens = 0
 
-    def leave(self, output_tokens: int | None = None) -> None:
-        """Gives the places back; safe to call again. `output_tokens` of a whole answer teach
+    def release(self, output_tokens: int | None = None) -> None:
+        """Releases the capacity; safe to call again. `output_tokens` of a whole answer teach
         the wait estimate."""
-        if not self._left:
-            self._left = True
+        if not self._released:
+            self._released = True
             self.started()
-            self._admission.leave(self, output_tokens)
+            self._admission.release(self, output_tokens)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.leave()
+        self.release()
 
 
 def jittered(wait_s: float) -> float:

@@ -13,7 +13,7 @@ from types import FrameType
 import uvicorn
 
 from shoal.bridge.remote import RemoteEngine
-from shoal.checkpoint.find import FoundModels
+from shoal.checkpoint.find import ModelSelection
 from shoal.config import Settings
 from shoal.errors import ModelFolderError
 from shoal.metrics import Metrics
@@ -33,7 +33,7 @@ KEPT_OPEN_S = 0.5
 
 async def serve_http(
     settings: Settings,
-    found: FoundModels,
+    selection: ModelSelection,
     client: RemoteEngine,
     metrics: Metrics,
     listener: socket.socket,
@@ -41,7 +41,7 @@ async def serve_http(
 ) -> None:
     """Answers until `stop` or a signal. Raises ModelFolderError for a folder whose text side
     cannot be used."""
-    models, failed = _text_models(found)
+    models, failed = _text_models(selection)
     services = Services(
         settings=settings,
         client=client,
@@ -70,16 +70,16 @@ async def serve_http(
             helper.cancel()
 
 
-def _text_models(found: FoundModels) -> tuple[dict[str, TextModel], dict[str, str]]:
+def _text_models(selection: ModelSelection) -> tuple[dict[str, TextModel], dict[str, str]]:
     """(text side of each model, why each of the others cannot be served). Raises
     ModelFolderError for a model that must load, and when none is left."""
     models: dict[str, TextModel] = {}
-    failed = dict(found.failed)
-    for source in found.sources:
+    failed = dict(selection.failed)
+    for source in selection.sources:
         try:
             models[source.name] = load_text_model(source)
         except ModelFolderError as error:
-            if not source.may_fail or (source is found.sources[-1] and not models):
+            if not source.may_fail or (source is selection.sources[-1] and not models):
                 raise
             failed[source.name] = error.message
     for model in models.values():
@@ -140,8 +140,11 @@ async def _announce(client: RemoteEngine, server: _Server, services: Services) -
     host, port = server.config.host, server.config.port
     shown_host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     url = f"http://{shown_host}:{port}"
-    for line in (*_model_lines(client.loaded), *_failure_lines(services)):
+    served = [model.name for model in services.served_models()]
+    for line in (*_model_lines(client.loaded, served), *_failure_lines(services)):
         print(line, flush=True)
+    if not served:  # the engine can compute some and the text side others
+        return
     model = services.default_model
     auth = " -H 'Authorization: Bearer YOUR_KEY'" if services.keys else ""
     print(
@@ -152,12 +155,12 @@ async def _announce(client: RemoteEngine, server: _Server, services: Services) -
     )
 
 
-def _model_lines(models: Mapping[str, LoadedModel]) -> list[str]:
+def _model_lines(loaded: Mapping[str, LoadedModel], names: list[str]) -> list[str]:
     return [
         f"  {model.name}: {model.num_parameters / 1e6:.1f} M parameters, {model.dtype} on "
         f"{model.device} ({model.kernels} kernels), context {model.max_model_len}"
         + (f"; {model.kernels} because {model.kernels_reason}" if model.kernels_reason else "")
-        for model in models.values()
+        for model in (loaded[name] for name in names if name in loaded)
     ]
 
 

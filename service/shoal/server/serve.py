@@ -27,7 +27,7 @@ def run(settings: Settings) -> int:
 
 
 async def _serve(settings: Settings) -> int:
-    found = find_models(settings.models, settings.models_dir, settings.default_model)
+    selection = find_models(settings.models, settings.models_dir, settings.default_model)
     metrics = Metrics()
     fatal: list[str] = []
     stop = asyncio.Event()
@@ -37,7 +37,7 @@ async def _serve(settings: Settings) -> int:
         stop.set()
 
     client = RemoteEngine(
-        engine_config(settings, found.sources), observer=metrics, on_fatal=engine_failed
+        engine_config(settings, selection.sources), observer=metrics, on_fatal=engine_failed
     )
     with _listen(settings) as listener:
         await client.start()
@@ -45,7 +45,7 @@ async def _serve(settings: Settings) -> int:
             await asyncio.sleep(0)  # what the engine is to load has left before the import begins
             from shoal.server.http_server import serve_http
 
-            await serve_http(settings, found, client, metrics, listener, stop)
+            await serve_http(settings, selection, client, metrics, listener, stop)
         finally:
             await client.close()
     if fatal:

@@ -14,7 +14,6 @@ from shoal.bridge.engine_client import EngineClient
 from shoal.errors import InternalError, NumericalError, RequestTimeout, ShoalError, Unavailable
 from shoal.protocol.messages import Finished, Started, Submit, TokenLogprobs
 from shoal.protocol.params import FinishReason
-from shoal.text.detokenizer import Detokenizer
 from shoal.text.stops import StopMatcher
 from shoal.text.task import GenerationTask
 
@@ -68,20 +67,21 @@ class SequenceText:
     """Turns one sequence's tokens into deltas of its choice. A SequenceSink."""
 
     __slots__ = (
-        "_detokenizer", "_generation", "_length", "_stops", "index", "num_tokens", "open", "seq_id",
+        "_detokenizer", "_generation", "_hidden_names", "_length", "_stops", "index", "num_tokens",
+        "open", "seq_id",
     )  # fmt: skip
 
     def __init__(self, generation: "Generation", index: int, seq_id: int) -> None:
         task = generation.task
         prompt = task.prompts[index // task.best_of]
-        special_ids = task.model.tokenizer.special_ids
+        tokenizer = task.model.tokenizer
         self._generation = generation
-        self._detokenizer = Detokenizer(
-            task.model.tokenizer,
-            at_text_start=all(token_id in special_ids for token_id in prompt.token_ids),
-            skip_special_tokens=task.skip_special_tokens,
+        self._detokenizer = tokenizer.detokenizer(
+            prompt.token_ids, skip_special_tokens=task.skip_special_tokens
         )
         self._stops = StopMatcher(task.stop_strings, keep_match=task.include_stop)
+        has_hidden = bool(task.stop_strings) and task.skip_special_tokens
+        self._hidden_names = tokenizer.special_names if has_hidden else {}
         self._length = 0  # code points of output text, stop strings included
         self.index = index
         self.seq_id = seq_id
@@ -135,7 +135,11 @@ class SequenceText:
         if self.num_tokens <= task.stop.min_tokens:
             delta.text = piece
             return
-        delta.text, matched = self._stops.push(piece)
+        # Stop strings see special tokens also where the caller does not.
+        hidden = self._hidden_names.get(token_id)
+        delta.text, matched = (
+            self._stops.push(piece) if hidden is None else self._stops.hide(hidden)
+        )
         if matched is not None:
             self.open = False
             delta.finish_reason, delta.stop_reason = "stop", matched
@@ -174,6 +178,7 @@ class Generation:
         self._pending: list[Delta] = []
         self._error: ShoalError | None = None
         self._wakeup: asyncio.Future[None] | None = None
+        self._interrupted = False
         self._loop: asyncio.AbstractEventLoop | None = None
         """Asked for once: each question is a system call."""
         self._sequences = [
@@ -216,11 +221,24 @@ class Generation:
         return self
 
     async def __anext__(self) -> list[Delta]:
+        while True:
+            deltas = await self.wait()
+            if deltas:
+                return deltas
+            if deltas is not None:
+                raise StopAsyncIteration
+
+    async def wait(self) -> list[Delta] | None:
+        """The deltas that are ready, waiting for some; empty after the last one, None where
+        `interrupt_wait` ended the wait. Raises the ShoalError that ended the request."""
         while not self._pending:
             if self._error is not None:
                 raise self._error
             if self._num_open == 0:
-                raise StopAsyncIteration
+                return []
+            if self._interrupted:
+                self._interrupted = False
+                return None
             if self._loop is None:
                 self._loop = asyncio.get_running_loop()
             self._wakeup = self._loop.create_future()
@@ -228,8 +246,14 @@ class Generation:
                 await self._wakeup
             finally:
                 self._wakeup = None
+        self._interrupted = False
         deltas, self._pending = self._pending, []
         return deltas
+
+    def interrupt_wait(self) -> None:
+        """Ends a `wait` that nothing has ended by now."""
+        self._interrupted = True
+        self._wake()
 
     def close(self) -> None:
         """Aborts what still runs; safe to call again."""

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from shoal.checkpoint.files import ModelFiles
 from shoal.checkpoint.open import open_model
+from shoal.errors import ModelFolderError
 from shoal.protocol.messages import ModelSource
-from shoal.text.chat_template import ChatTemplate
+from shoal.text.chat import Chat
 from shoal.text.model_defaults import read_defaults, token_name
 from shoal.text.tokenizer import Tokenizer
 
@@ -20,7 +21,7 @@ class TextModel:
 
     name: str
     tokenizer: Tokenizer
-    chat_template: ChatTemplate | None
+    chat: Chat
     end_token_ids: tuple[int, ...]
     bos_token: str | None
     eos_token: str | None
@@ -44,11 +45,11 @@ def read_text_model(files: ModelFiles, name: str) -> TextModel:
     """The same of a model that is open already."""
     tokenizer = Tokenizer(files.tokenizer)
     defaults = read_defaults(files, tokenizer)
-    template = files.chat_templates.get("default")
+    chat = _chat(name, files, tokenizer)
     return TextModel(
         name=name,
         tokenizer=tokenizer,
-        chat_template=ChatTemplate(template) if template else None,
+        chat=chat,
         end_token_ids=defaults.end_token_ids,
         bos_token=token_name(files, "bos_token"),
         eos_token=token_name(files, "eos_token"),
@@ -56,5 +57,13 @@ def read_text_model(files: ModelFiles, name: str) -> TextModel:
         start_token_id=defaults.start_token_id,
         defaults=defaults.sampling,
         created=files.created,
-        remarks=defaults.remarks,
+        remarks=(*defaults.remarks, *chat.remarks),
     )
+
+
+def _chat(name: str, files: ModelFiles, tokenizer: Tokenizer) -> Chat:
+    """A model whose templates cannot be read serves everything else."""
+    try:
+        return Chat(name, files.chat_templates, tokenizer)
+    except ModelFolderError as error:
+        return Chat(name, {}, tokenizer, problem=error.message)

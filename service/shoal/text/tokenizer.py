@@ -1,142 +1,95 @@
-"""Strings to token ids and back, for one model folder.
-
-Every token id has a fixed byte string (`token_bytes`), so text is the UTF-8 decoding of joined
-bytes: exact for byte-level BPE and for byte-fallback (SentencePiece-like) vocabularies.
+"""Strings to token ids and back, for one model: the `tokenizers` library with the settings of
+tokenizer_config.json, as `transformers` applies them.
 """
 
-import json
-import re
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as HfTokenizer
 from tokenizers import __version__ as TOKENIZERS_VERSION
 
 from shoal.checkpoint.files import TokenizerFiles
 from shoal.errors import ModelFolderError
+from shoal.text.detokenizer import CleanUpDetokenizer, Detokenizer, clean_up, make_detokenizer
+from shoal.text.token_text import TokenText
 
-CONTENT_MARK = "\ufdd0"
-"""Unicode noncharacter put inside special-token spellings that come from users."""
-
-_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_LONG_TEXT = 4096  # characters
 
 
 class Tokenizer:
-    """The tokenizer of one model. Thread-safe: nothing changes after construction."""
+    """The tokenizer of one model. Thread-safe: after construction only caches change."""
 
     def __init__(self, files: TokenizerFiles) -> None:
-        """Raises ModelFolderError for a definition that the `tokenizers` library cannot read."""
-        definition = files.definition
+        """Raises ModelFolderError when the definition is not one of the `tokenizers` library."""
         try:
-            self._tokenizer = HfTokenizer.from_str(definition)
-        except Exception as error:  # the library raises plain Exception for whatever it is
+            self.library = HfTokenizer.from_str(files.definition)
+        except Exception as error:  # the library raises plain Exception for bad JSON
             raise ModelFolderError(
                 f"{files.where} is not valid for tokenizers {TOKENIZERS_VERSION} "
                 f"({str(error)[:100]}): upgrade that package if the file is newer, or save the "
                 "tokenizer again with transformers, "
                 "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
             ) from error
-        self._definition = definition
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-        parsed = json.loads(definition)
+        self.library.no_padding()
+        self.library.no_truncation()
+        self.special_tokens = _special_tokens(files.settings)
+        """Named special tokens of the settings: "bos_token" to its text, and so on."""
+        self.additional_special_tokens = _additional_special_tokens(files.settings)
+        special = self._add_named_tokens(files.settings)
+        self.added_tokens: Mapping[int, AddedToken] = self.library.get_added_tokens_decoder()
+        """By id: tokens that are found in a text before the model's vocabulary is used."""
         self.special_ids = frozenset(
-            int(token["id"]) for token in parsed.get("added_tokens", ()) if token["special"]
+            token_id
+            for token_id, token in self.added_tokens.items()
+            if token.special or token.content in special
         )
-        self._specials = {
-            str(token["content"]): int(token["id"])
-            for token in parsed.get("added_tokens", ())
-            if token["special"]
-        }
-        self._byte_level = "ByteLevel" in _types_in(parsed.get("decoder"))
-        self.strips_leading_space = "Strip" in _types_in(parsed.get("decoder"))
-        """Whole texts start without the space that the vocabulary puts before words."""
+        self._text = TokenText(self.library, self.special_ids)
+        self._garbled_ids = frozenset(self._text.garbled_ids)
+        is_bpe = type(self.library.model).__name__ == "BPE"
+        self._cleans_up = not is_bpe and files.settings.get("clean_up_tokenization_spaces") is True
 
     @cached_property
     def vocab_size(self) -> int:
         """Number of ids, added tokens included (the highest id + 1)."""
-        return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        return max(self.library.get_vocab(with_added_tokens=True).values()) + 1
 
     @cached_property
-    def token_bytes(self) -> list[bytes]:
-        """The bytes of each id; special tokens spell their own name."""
-        table = [b""] * self.vocab_size
-        unbyte = _byte_level_alphabet()
-        for token, token_id in self._tokenizer.get_vocab(with_added_tokens=True).items():
-            if token in self._specials:
-                table[token_id] = token.encode()
-            elif self._byte_level and all(char in unbyte for char in token):
-                table[token_id] = bytes(unbyte[char] for char in token)
-            elif match := _BYTE_TOKEN.fullmatch(token):
-                table[token_id] = bytes((int(match[1], 16),))
-            else:
-                table[token_id] = token.replace("\u2581", " ").encode()
-        return table
-
-    def bytes_of(self, token_id: int) -> bytes:
-        """Also of ids without a token, which a padded vocabulary has: they are no text."""
-        return self.token_bytes[token_id] if token_id < self.vocab_size else b""
+    def special_names(self) -> dict[int, str]:
+        """What each special token adds to a text when it is shown."""
+        return {i: self._text.bytes_of(i).decode(errors="replace") for i in self.special_ids}
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a raw prompt; spelled special tokens count as control tokens."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        if len(text) < _LONG_TEXT:
+            found = self.library.encode(text, add_special_tokens=add_special_tokens)
+        else:  # releases the GIL, and starts threads: worth it for a long text
+            found = self.library.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0]
+        ids: list[int] = found.ids
         return ids
 
-    def encode_rendered(self, text: str) -> list[int]:
-        """Token ids of a rendered chat: special tokens are control tokens, except where
-        `mark_content` broke their spelling."""
-        ids: list[int] = []
-        for piece in self._special_pattern.split(text):
-            if piece in self._specials:
-                ids.append(self._specials[piece])
-            elif piece:
-                plain = piece.replace(CONTENT_MARK, "")
-                ids += self._plain_tokenizer.encode(plain, add_special_tokens=False).ids
-        return ids
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Text of ids; incomplete UTF-8 becomes U+FFFD. As `transformers` decodes: spaces are
+        cleaned up only where the settings say so and the vocabulary is not BPE."""
+        if not self._garbled_ids.isdisjoint(token_ids):
+            detokenizer = self.detokenizer((), skip_special_tokens=skip_special_tokens)
+            return "".join(map(detokenizer.push, token_ids)) + detokenizer.finish()
+        text: str = self.library.decode(token_ids, skip_special_tokens=skip_special_tokens)
+        return clean_up(text) if self._cleans_up else text
 
-    def mark_content(self, text: str) -> str:
-        """User text in which `encode_rendered` finds no special token, whatever text a template
-        puts around it."""
-        text = text.replace(CONTENT_MARK, "\ufffd")
-        # Again and again, since a special token may lie inside another or overlap it.
-        while self._special_pattern.search(text):
-            text = self._special_pattern.sub(lambda m: m[0][0] + CONTENT_MARK + m[0][1:], text)
-        before, after = self._open_ends(text)
-        return CONTENT_MARK * before + text + CONTENT_MARK * after
+    def detokenizer(
+        self, prompt_token_ids: Sequence[int], *, skip_special_tokens: bool = True
+    ) -> Detokenizer:
+        """Decodes what follows the prompt, token by token."""
+        hidden_ids = self.special_ids if skip_special_tokens else frozenset[int]()
+        detokenizer = make_detokenizer(self._text, prompt_token_ids, hidden_ids)
+        return CleanUpDetokenizer(detokenizer) if self._cleans_up else detokenizer
 
-    def _open_ends(self, text: str) -> tuple[bool, bool]:
-        """Could the beginning of the text end a special token, its end (or all of it) lie
-        inside one?"""
-        beginnings, endings, all_names = self._special_parts
-        longest = max(map(len, self._specials), default=1) - 1
-        lengths = range(1, min(longest, len(text)) + 1)
-        before = any(text[:length] in endings for length in lengths)
-        after = any(text[-length:] in beginnings for length in lengths)
-        return before, after or (bool(text) and text in all_names)
-
-    @cached_property
-    def _special_parts(self) -> tuple[frozenset[str], frozenset[str], str]:
-        """Beginnings and endings of the special tokens' names, and all names in one string."""
-        cuts = [(name, at) for name in self._specials for at in range(1, len(name))]
-        return (
-            frozenset(name[:at] for name, at in cuts),
-            frozenset(name[at:] for name, at in cuts),
-            CONTENT_MARK.join(self._specials),
-        )
-
-    def special_id(self, token: str | None) -> int | None:
-        """Id of an added token by its spelling."""
-        if token is None:
-            return None
-        token_id: int | None = self._tokenizer.token_to_id(token)
-        return token_id
-
-    def decode(self, token_ids: list[int], *, skip_special_tokens: bool = True) -> str:
-        """Text of ids; incomplete UTF-8 becomes U+FFFD."""
-        skipped = self.special_ids if skip_special_tokens else ()
-        raw = b"".join(self.bytes_of(i) for i in token_ids if i not in skipped)
-        text = raw.decode("utf-8", errors="replace")
-        return text.removeprefix(" ") if self.strips_leading_space else text
+    def bytes_of(self, token_id: int) -> bytes:
+        """What a token adds inside a text; may be part of a character. Special tokens spell their
+        own name. Empty for an id without a token, which a padded vocabulary has."""
+        return self._text.bytes_of(token_id)
 
     def token_name(self, token_id: int) -> str:
         """How a log-prob entry shows a token: its text, or `bytes:\\xe2...` when the token is
@@ -147,33 +100,63 @@ class Tokenizer:
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
-    @cached_property
-    def _special_pattern(self) -> re.Pattern[str]:
-        longest_first = sorted(self._specials, key=len, reverse=True)
-        return re.compile(
-            "(" + "|".join(map(re.escape, longest_first)) + ")" if longest_first else r"(?!)()"
-        )
+    def special_id(self, token: str | None) -> int | None:
+        """Id of a token by its spelling."""
+        if token is None:
+            return None
+        token_id: int | None = self.library.token_to_id(token)
+        return token_id
 
-    @cached_property
-    def _plain_tokenizer(self) -> HfTokenizer:
-        """The same tokenizer, blind to special tokens."""
-        tokenizer = HfTokenizer.from_str(self._definition)
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        tokenizer.encode_special_tokens = True
-        return tokenizer
+    def model_ids(self, word: str) -> list[int]:
+        """What the model's own vocabulary makes of a word, added tokens left aside."""
+        try:
+            return [token.id for token in self.library.model.tokenize(word)]
+        except Exception:  # the library raises plain Exception for a word it has no token for
+            return []
+
+    def _add_named_tokens(self, settings: Mapping[str, Any]) -> frozenset[str]:
+        """The settings may make entries of the vocabulary added tokens, and added tokens special,
+        whatever tokenizer.json says. Returns those that are special by it. A token that is in no
+        vocabulary has no row in the model either, and stays unknown."""
+        tokens = _listed_tokens(settings)
+        added = {token.content for token in self.library.get_added_tokens_decoder().values()}
+        further = (name for name in self.additional_special_tokens if name not in added)
+        named = (*self.special_tokens.values(), *further)
+        tokens += [AddedToken(name, special=True, normalized=False) for name in named]
+        tokens = [t for t in tokens if self.library.token_to_id(t.content) is not None]
+        self.library.add_tokens(tokens)
+        return frozenset(token.content for token in tokens if token.special)
 
 
-def _types_in(part: dict[str, Any] | None) -> set[str]:
-    """Names of a decoder and, for a sequence, of its parts."""
-    if not part:
-        return set()
-    return {str(part["type"])}.union(*(_types_in(inner) for inner in part.get("decoders", ())))
+def _special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Every setting that names a token; also those of one model, such as image_token."""
+    extra = settings.get("extra_special_tokens")
+    own = {name: value for name, value in settings.items() if name.endswith("_token")}
+    values = {**own, **(extra if isinstance(extra, dict) else {})}
+    texts = {name: _content(value) for name, value in values.items()}
+    return {name: text for name, text in texts.items() if text}
 
 
-def _byte_level_alphabet() -> dict[str, int]:
-    """The printable character that stands for each byte in byte-level BPE (GPT-2)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in set(printable)]
-    alphabet = {chr(byte): byte for byte in printable}
-    return alphabet | {chr(256 + offset): byte for offset, byte in enumerate(others)}
+def _additional_special_tokens(settings: Mapping[str, Any]) -> list[str]:
+    lists = (settings.get(name) for name in ("additional_special_tokens", "extra_special_tokens"))
+    values = [value for items in lists if isinstance(items, list) for value in items]
+    return [text for text in map(_content, values) if text]
+
+
+def _listed_tokens(settings: Mapping[str, Any]) -> list[AddedToken]:
+    """The tokens of added_tokens_decoder, in order of their ids."""
+    listed = settings.get("added_tokens_decoder")
+    entries = listed.items() if isinstance(listed, Mapping) else ()
+    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    return [
+        AddedToken(entry["content"], **{flag: entry[flag] for flag in flags if flag in entry})
+        for _, entry in sorted(entries, key=lambda pair: int(pair[0]))
+        if _content(entry)
+    ]
+
+
+def _content(value: Any) -> str | None:
+    """Tokens stand as plain text or as an object with `content`."""
+    if isinstance(value, Mapping):
+        value = value.get("content")
+    return value if isinstance(value, str) else None

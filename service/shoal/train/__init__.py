@@ -1,4 +1,5 @@
-"""Training of small models: recipe or own text in, a Hugging Face folder out (`shoal train`).
+"""Training of small models: a recipe or a user's own text in, a Hugging Face folder out.
 
-Start at `run.py`. Knows nothing of the server, the engine or requests; the server never imports it.
+Start at `run.py`. `hooks.py` says what a recipe may add by code of its own. Independent of server
+and engine, which never import it.
 """

@@ -1,14 +1,13 @@
-"""Loads an existing Hugging Face folder to fine-tune it.
+"""Loads a Hugging Face folder to train it further.
 
-Accepts what this package can train: the Llama architecture without biases and with plain rotary
+Accepts what this package can train: the Llama architecture without biases and with unscaled rotary
 positions, embeddings tied or not, any `tokenizer.json`. Control tokens of `tokenizer.py` that the
-tokenizer lacks are added to it, and to the embedding as the mean of all tokens.
+tokenizer lacks are added to it; their rows of the embedding are the mean of all others.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
-from shoal.train.config import ModelShape, RecipeError
 from shoal.train.network import Llama
+from shoal.train.recipe import ModelShape, RecipeError
 from shoal.train.tokenizer import CONTROL_TOKENS, begin_with_end_of_text, chat_template
 
 
@@ -43,47 +42,8 @@ def load_base(folder: Path, dropout: float = 0.0) -> tuple[Llama, Tokenizer]:
     return _with_control_tokens(network, tokenizer)
 
 
-def grow(network: Llama, shape: ModelShape, seed: int) -> Llama:
-    """The same function as a network of more layers or wider MLPs (Chen et al. 2016, "Net2Net").
-
-    New layers and channels add nothing at first: their output projections are zero. New layers
-    stand evenly between the old ones. Raises `RecipeError` where `shape` differs otherwise.
-    """
-    old = network.shape
-    grown = replace(
-        old,
-        num_layers=max(old.num_layers, shape.num_layers),
-        intermediate_size=max(old.intermediate_size, shape.intermediate_size),
-    )
-    if replace(shape, dropout=old.dropout, context=old.context) != grown:
-        raise RecipeError(
-            f"a base of {_sizes(old)} cannot grow to {_sizes(shape)}: only layers and "
-            "intermediate_size can become more"
-        )
-    larger = Llama(grown, network.vocab_size, network.lm_head is None)
-    larger.initialize(seed)
-    more = grown.num_layers - old.num_layers
-    before = [-(-(place + 1) * old.num_layers // (more + 1)) for place in range(more)]
-    place_of = [layer + sum(new <= layer for new in before) for layer in range(old.num_layers)]
-    weights = larger.state_dict()
-    for name, known in network.state_dict().items():
-        parts = name.split(".")
-        if parts[1] == "layers":
-            name = ".".join([*parts[:2], str(place_of[int(parts[2])]), *parts[3:]])
-        weights[name][tuple(slice(size) for size in known.shape)] = known
-    larger.load_state_dict(weights)
-    return larger
-
-
-def _sizes(shape: ModelShape) -> str:
-    return (
-        f"{shape.num_layers} layers, width {shape.hidden_size}, MLP {shape.intermediate_size}, "
-        f"{shape.num_heads} heads of {shape.head_dim}, {shape.num_kv_heads} KV heads"
-    )
-
-
 def reads_twice(folder: Path) -> bool:
-    """Whether the folder's chat template writes every user turn twice, so that tuning must too."""
+    """Does the folder's chat template write every user turn twice? Then training must too."""
     path = folder / "tokenizer_config.json"
     if not path.is_file():
         return False
@@ -92,25 +52,25 @@ def reads_twice(folder: Path) -> bool:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """Those that the index names, where there is one; else all."""
+    """The files that the index names, or all where there is none."""
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return sorted(folder.glob("*.safetensors"))
-    named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-    files = [folder / name for name in sorted(set(named))]
-    if lacking := [file.name for file in files if not file.is_file()]:
-        raise RecipeError(f"{index} names {', '.join(lacking)}, which {folder} does not hold")
+    names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    files = [folder / name for name in sorted(set(names))]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise RecipeError(f"{index} names {', '.join(missing)}, which {folder} does not hold")
     return files
 
 
 def _with_control_tokens(network: Llama, tokenizer: Tokenizer) -> tuple[Llama, Tokenizer]:
-    lacking = [token for token in CONTROL_TOKENS if tokenizer.token_to_id(token) is None]
-    if not lacking:
+    missing = [token for token in CONTROL_TOKENS if tokenizer.token_to_id(token) is None]
+    if not missing:
         return network, tokenizer
-    tokenizer.add_special_tokens(lacking)
+    tokenizer.add_special_tokens(missing)
     begin_with_end_of_text(tokenizer)
     ids = tokenizer.get_vocab()
-    added = [ids[token] for token in lacking]
+    added = [ids[token] for token in missing]
     larger = Llama(network.shape, max(network.vocab_size, max(added) + 1), network.lm_head is None)
     weights = network.state_dict()
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
@@ -127,7 +87,7 @@ def _with_control_tokens(network: Llama, tokenizer: Tokenizer) -> tuple[Llama, T
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
-        raise RecipeError(f"{folder} is no model folder: it has no config.json")
+        raise RecipeError(f"{folder} is not a model folder: it has no config.json")
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     expected = {
         "model_type": "llama",
@@ -138,11 +98,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
     }
     for key, value in expected.items():
         if config.get(key, value) != value:
-            raise RecipeError(f"{path}: {key} is {config[key]!r}; fine-tuning knows {value!r} only")
-    rope = config.get("rope_parameters") or {}  # how newer versions of transformers write it
+            raise RecipeError(f"{path}: {key} is {config[key]!r}; only {value!r} can be trained")
+    rope = config.get("rope_parameters") or {}  # as transformers 5 writes it
     if rope.get("rope_type", "default") != "default":
         raise RecipeError(
-            f"{path}: rope_type is {rope['rope_type']!r}; fine-tuning knows plain only"
+            f"{path}: rope_type is {rope['rope_type']!r}; only 'default' can be trained"
         )
     return {**rope, **config}
 

@@ -1,14 +1,11 @@
-"""The first card of a trained folder, MODEL.md: what is known of the model once it is trained.
-
-A card that is there already is somebody's work and stays as it is.
-"""
+"""The first model card of a trained folder, MODEL.md. An existing card is never overwritten."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from shoal.train.config import ModelShape, Recipe
 from shoal.train.loop import Progress
+from shoal.train.recipe import ModelShape, Recipe
 
 
 def write_card(
@@ -54,11 +51,11 @@ Plain text is continued; a question goes through the chat template of the folder
 
 ## Quality
 
-On what was held back from training:
+On held-out data:
 
 | Figure | |
 | --- | ---: |
-{quality or "| nothing was held back | |"}
+{quality or "| nothing was held out | |"}
 
 ## Made with
 
@@ -68,6 +65,6 @@ On what was held back from training:
 
 def _shape(shape: ModelShape) -> str:
     return (
-        f"width {shape.hidden_size}, {shape.num_layers} layers, {shape.num_heads} heads of "
+        f"hidden size {shape.hidden_size}, {shape.num_layers} layers, {shape.num_heads} heads of "
         f"{shape.head_dim}, {shape.num_kv_heads} KV heads, MLP {shape.intermediate_size}"
     )

@@ -1,6 +1,6 @@
-"""Writes a Hugging Face folder: config, bf16 weights, tokenizer, template, lock file.
+"""Writes a Hugging Face folder: config, bf16 weights, tokenizer, chat template, lock file.
 
-`transformers` and the server load it with equal logits. Knows nothing of training.
+`transformers` and the server load it with equal logits.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
-from shoal.train.config import ModelShape, Sampling
 from shoal.train.lora import merged_weights
 from shoal.train.network import Llama
+from shoal.train.recipe import ModelShape, Sampling
 from shoal.train.tokenizer import CONTROL_TOKENS, END, END_OF_TEXT, chat_template
 
 
@@ -37,7 +37,7 @@ def export_folder(
         for name, weight in merged_weights(network).items()
     }
     save_file(weights, out_dir / "model.safetensors", metadata={"format": "pt"})
-    # The library makes it readable for its owner alone; a server may run as someone else.
+    # safetensors makes it readable by its owner alone; a server may run as another user.
     (out_dir / "model.safetensors").chmod(0o644)
     tokenizer.save(str(out_dir / "tokenizer.json"))
     _write_json(out_dir / "tokenizer_config.json", _tokenizer_config(network.shape, read_twice))
@@ -46,7 +46,7 @@ def export_folder(
 
 
 def write_lock(folder: Path) -> None:
-    """lock.json: SHA-256 and bytes of every file the model uses; its card is for people."""
+    """lock.json: SHA-256 and size of every file of the folder but the card."""
     files = {
         path.name: {
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),

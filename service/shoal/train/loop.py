@@ -2,7 +2,7 @@
 
 Everything that decides the next step is in `Progress`, the network and the optimizers; all three
 are in the checkpoint, so a resumed run computes the same losses bit for bit (unless it is limited
-by time: then the rate follows the clock). Knows no corpus and no file format but its own.
+by time: then the learning rate follows the clock). Knows no file format but its checkpoint's.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from shoal.train.config import Schedule
 from shoal.train.network import Llama
 from shoal.train.optimizers import build_optimizers, fast_bf16, rate_factor, set_rate
-from shoal.train.packing import IGNORED, TokenizedDocument, TokenizedVariant, epoch_batches, pad
+from shoal.train.packing import IGNORED, Row, TokenizedDocument, epoch_batches, pad
+from shoal.train.recipe import Schedule
 
 
 @dataclass(slots=True)
@@ -34,7 +34,7 @@ class Progress:
     batch: int = 0  # next batch within the epoch
     tokens: int = 0
     elapsed_s: float = 0.0
-    losses: list[tuple[int, float]] = field(default_factory=list)  # (tokens, nats a token)
+    losses: list[tuple[int, float]] = field(default_factory=list)  # (tokens, nats per token)
     held_out: list[tuple[int, dict[str, float]]] = field(default_factory=list)  # (tokens, by name)
 
 
@@ -42,7 +42,7 @@ class StepReport(NamedTuple):
     """What one optimizer step did."""
 
     step: int
-    loss: float  # nats a learned token
+    loss: float  # nats per token of the loss mask
     share_done: float  # 0 to 1
     tokens: int
     tokens_per_s: float
@@ -51,7 +51,7 @@ class StepReport(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What the outside wants to hear and do while training runs."""
+    """Callbacks of a run."""
 
     on_step: Callable[[StepReport], None] = lambda report: None
     evaluate: Callable[[Llama], dict[str, float]] | None = None
@@ -60,7 +60,7 @@ class Watch:
 
 
 class Trainer:
-    """One run: network, optimizers, data order, progress."""
+    """One run: network, optimizers, order of the data, progress."""
 
     def __init__(
         self,
@@ -79,15 +79,15 @@ class Trainer:
         self.optimizers = build_optimizers(network, schedule)
         self.device = next(network.parameters()).device
         torch.manual_seed(schedule.seed)  # dropout
-        self._batches: list[list[TokenizedVariant]] = []
+        self._batches: list[list[Row]] = []
         self._batches_epoch = -1
-        self._begun_s = 0.0  # elapsed before this start
+        self._resumed_at_s = 0.0  # elapsed before this process
 
     def run(self) -> Progress:
         """Train to the end of the schedule; checkpoints on the way and at the end."""
         clock = self.watch.clock
         started, before = clock(), self.progress.elapsed_s
-        self._begun_s = before
+        self._resumed_at_s = before
         saved_at = started
         tokens_before = self.progress.tokens
         self.network.train()
@@ -106,25 +106,26 @@ class Trainer:
         return self.progress
 
     def share_done(self) -> float:
-        """0 to 1: by tokens, or by the time limit where that is nearer its end."""
+        """0 to 1: by tokens or by time, whichever is further."""
         by_tokens = self.progress.tokens / self.schedule.tokens
-        here_s = self.progress.elapsed_s - self._begun_s  # a resumed run gets its whole limit
-        by_time = here_s / self.limit_s if self.limit_s else 0.0
+        # a resumed run gets the whole limit again
+        elapsed_s = self.progress.elapsed_s - self._resumed_at_s
+        by_time = elapsed_s / self.limit_s if self.limit_s else 0.0
         return min(1.0, max(by_tokens, by_time))
 
     def step(self) -> float:
-        """One optimizer step on the next batch; the mean loss of its learned tokens."""
+        """One optimizer step on the next batch; returns the mean loss within the loss mask."""
         batch = pad(self._next_rows())
         inputs = torch.from_numpy(batch.inputs).to(self.device)
         targets = torch.from_numpy(batch.targets).to(self.device)
-        learned = torch.from_numpy(batch.learned).to(self.device)
-        if self.schedule.prompt_weight == 0.0:  # no output layer where no loss is
-            targets = targets.masked_fill(~learned, IGNORED)
-        learned = learned[targets >= 0]
+        loss_mask = torch.from_numpy(batch.loss_mask).to(self.device)
+        if self.schedule.prompt_weight == 0.0:  # computes no logits where there is no loss
+            targets = targets.masked_fill(~loss_mask, IGNORED)
+        loss_mask = loss_mask[targets >= 0]
         set_rate(self.optimizers, rate_factor(self.share_done(), self.progress.step, self.schedule))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=fast_bf16(self.device)):
             losses = self.network.losses(inputs, targets)
-        loss = _weighted_mean(losses, learned, self.schedule.prompt_weight)
+        loss = _weighted_mean(losses, loss_mask, self.schedule.prompt_weight)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.schedule.clip)
         for optimizer in self.optimizers:
@@ -132,12 +133,12 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
         self.progress.tokens += batch.num_tokens
-        value = float(losses[learned].detach().mean()) if bool(learned.any()) else math.nan
+        value = float(losses[loss_mask].detach().mean()) if bool(loss_mask.any()) else math.nan
         self.progress.losses.append((self.progress.tokens, value))
         return value
 
     def evaluate(self) -> None:
-        """Ask the watch for held-out figures and keep them."""
+        """Measure held-out figures and keep them."""
         if self.watch.evaluate is None:
             return
         self.network.eval()
@@ -147,7 +148,7 @@ class Trainer:
         self._log({"step": self.progress.step, "tokens": self.progress.tokens, **figures})
 
     def save(self) -> None:
-        """Write the checkpoint: whole or not at all."""
+        """Write the checkpoint; a crash on the way leaves the one before."""
         self.run_dir.mkdir(parents=True, exist_ok=True)
         state = {
             "network": self.network.state_dict(),
@@ -173,7 +174,7 @@ class Trainer:
         torch.set_rng_state(state["random"].cpu())
         return True
 
-    def _next_rows(self) -> list[TokenizedVariant]:
+    def _next_rows(self) -> list[Row]:
         progress = self.progress
         if self._batches_epoch != progress.epoch:
             self._load_epoch(progress.epoch)
@@ -194,7 +195,7 @@ class Trainer:
         share = self.share_done()
         left = (self.schedule.tokens - self.progress.tokens) / max(1e-9, speed)
         if self.limit_s:
-            left = min(left, self.limit_s + self._begun_s - self.progress.elapsed_s)
+            left = min(left, self.limit_s + self._resumed_at_s - self.progress.elapsed_s)
         step = self.progress.step
         self.watch.on_step(
             StepReport(step, loss, share, self.progress.tokens, speed, max(0.0, left))
@@ -217,6 +218,6 @@ class Trainer:
             log.write(json.dumps(event) + "\n")
 
 
-def _weighted_mean(losses: Tensor, learned: Tensor, prompt_weight: float) -> Tensor:
-    weights = torch.where(learned, 1.0, prompt_weight)
+def _weighted_mean(losses: Tensor, loss_mask: Tensor, prompt_weight: float) -> Tensor:
+    weights = torch.where(loss_mask, 1.0, prompt_weight)
     return (losses * weights).sum() / weights.sum().clamp_min(1e-9)

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from shoal.train.network import Llama, TwinEmbedding
+from shoal.train.network import Llama
+from shoal.train.twin_embedding import TwinEmbedding
 
 
 class LoraLinear(nn.Module):
-    """A frozen matrix plus a learned product of two thin ones: W x + (alpha / rank) B A x."""
+    """A frozen matrix W plus a trained product of low rank: W x + (alpha / rank) B A x."""
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float) -> None:
         super().__init__()
@@ -21,11 +22,11 @@ class LoraLinear(nn.Module):
         self.lora_b = nn.Parameter(torch.zeros(base.out_features, rank))
 
     def forward(self, x: Tensor) -> Tensor:
-        thin = functional.linear(functional.linear(x, self.lora_a), self.lora_b)
-        return functional.linear(x, self.weight) + thin * self.scale
+        update = functional.linear(functional.linear(x, self.lora_a), self.lora_b)
+        return functional.linear(x, self.weight) + update * self.scale
 
     def merged(self) -> Tensor:
-        """The matrix (out, in) that computes the same alone."""
+        """The one matrix [out, in] that computes the same."""
         return self.weight + self.scale * (self.lora_b @ self.lora_a)
 
 
@@ -45,11 +46,11 @@ def add_lora(network: Llama, rank: int, alpha: float | None = None) -> None:
 
 
 def merged_weights(network: nn.Module) -> dict[str, Tensor]:
-    """The weights under their plain names, adapters merged, twins of words written out."""
+    """The weights under their Hugging Face names: adapters merged, a plain embedding."""
     weights = {
         name: weight.detach()
         for name, weight in network.state_dict().items()
-        if not name.endswith((".lora_a", ".lora_b", "embed_tokens.rows", "embed_tokens.blank"))
+        if not name.endswith((".lora_a", ".lora_b", "embed_tokens.rows", "embed_tokens.space"))
     }
     for name, module in network.named_modules():
         if isinstance(module, LoraLinear):

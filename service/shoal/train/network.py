@@ -1,4 +1,4 @@
-"""The Llama network for training, top to bottom; parameter names equal the Hugging Face layout.
+"""The Llama network for training; parameter names are those of the Hugging Face layout.
 
 No KV cache and no sampling: `export.py` writes a folder that the server and `transformers` run.
 RMSNorm (Zhang and Sennrich 2019), rotary positions (Su et al. 2021, half-split pairs), SwiGLU
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from shoal.train.config import ModelShape
+from shoal.train.recipe import ModelShape
+from shoal.train.twin_embedding import TwinEmbedding
 
 
 class Attention(nn.Module):
@@ -34,7 +35,7 @@ class Attention(nn.Module):
         q = self.q_proj(x).view(rows, length, self.num_heads, self.head_dim).transpose(1, 2)
         k = self.k_proj(x).view(rows, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
         v = self.v_proj(x).view(rows, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)  # (rows, heads, length, head_dim)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)  # [rows, heads, length, head_dim]
         groups = self.num_heads // self.num_kv_heads
         if groups > 1:  # head h reads KV head h // groups
             k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
@@ -44,8 +45,11 @@ class Attention(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention; all (rows, heads, length, head_dim). In bfloat16 on the CPU it is written
-    out as products of matrices, which take half the time of PyTorch's own kernel there."""
+    """Causal attention; all [rows, heads, length, head_dim].
+
+    In bfloat16 on the CPU it is written out as matrix products, which take half the time of
+    PyTorch's own kernel there.
+    """
     if q.is_cuda or not torch.is_autocast_enabled(q.device.type):
         return functional.scaled_dot_product_attention(q, k, v, is_causal=True)
     length = q.shape[-2]
@@ -55,8 +59,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class Dropout(nn.Module):
-    """Drops elements and scales the others up. Eight of them share one random number, so the share
-    is rounded to a 256th; PyTorch's own takes a tenth of all time on the CPU."""
+    """Zeroes a share of the elements and scales up the others.
+
+    Eight elements take their random bytes from one int64, so the share is rounded to a 256th:
+    PyTorch's own dropout costs a tenth of a training step on the CPU.
+    """
 
     def __init__(self, share: float) -> None:
         super().__init__()
@@ -67,10 +74,10 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.dropped:
             return x
-        draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
-        draws.random_(-(2**63), None)
-        kept = (draws.view(torch.uint8)[: x.numel()] >= self.dropped).view(x.shape)
-        return x * (kept.to(x.dtype) * (256 / (256 - self.dropped)))
+        random = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
+        random.random_(-(2**63), None)
+        mask = (random.view(torch.uint8)[: x.numel()] >= self.dropped).view(x.shape)
+        return x * (mask.to(x.dtype) * (256 / (256 - self.dropped)))
 
 
 class MLP(nn.Module):
@@ -104,57 +111,8 @@ class Layer(nn.Module):
         return out
 
 
-class TwinEmbedding(nn.Module):
-    """An embedding in which ` word` is `word` plus one vector that all such twins share.
-
-    What is learned of a word is learned once, wherever it stands, and the loss is computed over
-    words instead of tokens. `weight` is the plain embedding that a served model has.
-    """
-
-    row_of: Tensor  # (vocabulary,) row of each token
-    spaced: Tensor  # (vocabulary,) 1 where a token is its row plus `blank`
-    has_twin: Tensor  # (rows,) 1 where two tokens share the row
-
-    def __init__(self, vocab_size: int, hidden_size: int, twins: dict[int, int]) -> None:
-        super().__init__()
-        pairs = {spaced: bare for spaced, bare in twins.items() if bare not in twins}
-        kept = [token for token in range(vocab_size) if token not in pairs]
-        places = {token: place for place, token in enumerate(kept)}
-        bare = [pairs.get(token, token) for token in range(vocab_size)]
-        row_of = torch.tensor([places[token] for token in bare])
-        self.register_buffer("row_of", row_of, persistent=False)
-        spaced = torch.tensor([float(token in pairs) for token in range(vocab_size)])
-        self.register_buffer("spaced", spaced, persistent=False)
-        shared = torch.zeros(len(kept)).index_add(0, row_of, spaced)
-        self.register_buffer("has_twin", shared, persistent=False)
-        self.rows = nn.Parameter(torch.zeros(len(kept), hidden_size))
-        self.blank = nn.Parameter(torch.zeros(hidden_size))
-
-    @property
-    def weight(self) -> Tensor:
-        """(vocabulary, hidden)"""
-        return self.rows[self.row_of] + self.spaced[:, None] * self.blank
-
-    def forward(self, token_ids: Tensor) -> Tensor:
-        words = functional.embedding(self.row_of[token_ids], self.rows)
-        return words + self.spaced[token_ids][..., None] * self.blank
-
-    def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Cross entropy in nats of `targets` (count,) with `weight` as the output layer.
-
-        A row's logit l and the blank's b stand for one token, or for two: l and l + b.
-        """
-        blank = hidden @ self.blank
-        both = self.has_twin * functional.softplus(blank)[:, None]  # log(1 + e^b)
-        logits = functional.linear(hidden, self.rows) + both
-        rows = self.row_of[targets]
-        of_word = functional.cross_entropy(logits, rows, reduction="none")
-        of_blank = self.has_twin[rows] * functional.softplus(blank) - self.spaced[targets] * blank
-        return of_word + of_blank
-
-
 class Trunk(nn.Module):
-    """Embedding, layers and last norm: everything under the name `model.`."""
+    """Embedding, layers and final norm: everything under the name `model.`."""
 
     embed_tokens: nn.Embedding | TwinEmbedding
 
@@ -169,9 +127,9 @@ class Trunk(nn.Module):
 
 
 class Llama(nn.Module):
-    """A Llama language model; its output layer is the embedding unless it has its own.
+    """A Llama language model; `tied`: the embedding is also its output layer.
 
-    `twins` maps tokens that begin with a blank to the same without it (see `TwinEmbedding`).
+    `twins`: tokens that share a row of the embedding, see `TwinEmbedding`.
     """
 
     cos: Tensor
@@ -196,13 +154,13 @@ class Llama(nn.Module):
 
     @property
     def output_weight(self) -> Tensor:
-        """(vocabulary, hidden)"""
+        """[vocab_size, hidden_size]"""
         own = self.model.embed_tokens if self.lm_head is None else self.lm_head
         return own.weight
 
     def initialize(self, seed: int) -> None:
-        """Fill the weights: normal with deviation 1/sqrt(inputs), nothing added by any layer yet
-        (zero output projections), small embeddings."""
+        """Fill the weights: normal with standard deviation 1/sqrt(inputs), small embeddings, zero
+        output projections, so that no layer adds anything yet."""
         generator = torch.Generator().manual_seed(seed)
         for name, weight in self.named_parameters():
             with torch.no_grad():
@@ -214,7 +172,7 @@ class Llama(nn.Module):
                     weight.normal_(std=weight.shape[1] ** -0.5, generator=generator)
 
     def hidden(self, token_ids: Tensor) -> Tensor:
-        """token_ids (rows, length) -> normed hidden states (rows, length, hidden)."""
+        """token_ids [rows, length] -> hidden states after the final norm [rows, length, hidden]."""
         length = token_ids.shape[1]
         cos, sin = self.cos[:length], self.sin[:length]
         x = self.dropout(self.model.embed_tokens(token_ids))
@@ -224,26 +182,26 @@ class Llama(nn.Module):
         return out
 
     def forward(self, token_ids: Tensor) -> Tensor:
-        """token_ids (rows, length) -> logits (rows, length, vocabulary)."""
+        """token_ids [rows, length] -> logits [rows, length, vocab_size]."""
         return functional.linear(self.hidden(token_ids), self.output_weight)
 
     def losses(self, token_ids: Tensor, targets: Tensor) -> Tensor:
-        """Cross entropy in nats at every target that is not negative: (number of targets,).
+        """Cross entropy in nats at every target that is not negative: [number of those].
 
-        Logits are computed for those positions only, so padding costs no output layer.
+        token_ids, targets [rows, length]. Logits are computed for those positions only, so padding
+        costs no output layer.
         """
-        wanted = targets >= 0
-        hidden = self.hidden(token_ids)[wanted]
+        has_target = targets >= 0
+        hidden = self.hidden(token_ids)[has_target]
         embedding = self.model.embed_tokens
         if isinstance(embedding, TwinEmbedding) and self.lm_head is None:
-            return embedding.losses(hidden, targets[wanted])
-        logits = functional.linear(hidden, self.output_weight)  # (targets, vocabulary)
-        return functional.cross_entropy(logits, targets[wanted], reduction="none")
+            return embedding.losses(hidden, targets[has_target])
+        logits = functional.linear(hidden, self.output_weight)  # [targets, vocab_size]
+        return functional.cross_entropy(logits, targets[has_target], reduction="none")
 
 
 def with_twins(network: Llama, twins: dict[int, int]) -> Llama:
-    """The same network with twins in its embedding: the blank is what they differ by in the mean,
-    and of each pair the bare one stays as it is. Tied networks only; others come back as given."""
+    """The same network with a `TwinEmbedding`. Tied networks only; others come back as given."""
     if network.lm_head is not None or not twins:
         return network
     weights = network.state_dict()
@@ -251,17 +209,14 @@ def with_twins(network: Llama, twins: dict[int, int]) -> Llama:
     shared = Llama(network.shape, network.vocab_size, twins=twins)
     embedding = shared.model.embed_tokens
     assert isinstance(embedding, TwinEmbedding)
-    bare, spaced = embedding.spaced == 0, embedding.spaced == 1
-    with torch.no_grad():
-        embedding.rows[embedding.row_of[bare]] = plain[bare]
-        embedding.blank.copy_((plain - embedding.rows[embedding.row_of])[spaced].mean(dim=0))
-    kept = embedding.state_dict(prefix="model.embed_tokens.")
-    shared.load_state_dict({**weights, **kept})
+    embedding.load_plain(plain)
+    own = embedding.state_dict(prefix="model.embed_tokens.")
+    shared.load_state_dict({**weights, **own})
     return shared
 
 
 def rotary_tables(shape: ModelShape) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, each (context, head_dim); both halves of a row are equal."""
+    """Cosines and sines, each [context, head_dim]; both halves of a row are equal."""
     powers = torch.arange(0, shape.head_dim, 2, dtype=torch.float64) / shape.head_dim
     angles = torch.outer(
         torch.arange(shape.context, dtype=torch.float64), shape.rope_theta**-powers
@@ -271,6 +226,6 @@ def rotary_tables(shape: ModelShape) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (i, i + head_dim/2) by its position's angle. x (..., length, head_dim)."""
+    """Rotate each pair (i, i + head_dim/2) by its position's angle. x [..., length, head_dim]"""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin

@@ -1,7 +1,6 @@
-"""Muon for matrices, AdamW for embedding and norms, and the warm-up/stable/decay rate.
+"""Muon for matrices, AdamW for embedding and norms, the warm-up/stable/decay learning rate.
 
 Muon: Jordan et al. 2024, momentum made orthogonal by five Newton-Schulz iterations.
-Knows parameters and gradients only.
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shoal.train.config import Schedule
+from shoal.train.recipe import Schedule
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
-# All that a rare token gets, step after step, is a tiny push away from what is written instead.
-# Adam would scale that up to full steps until all rare tokens point the same way and none is told
-# from another (Gao et al. 2019, "Representation degeneration"); pushes below this stay tiny.
+# The gradient of a rare token's row is nearly always the same tiny push away from the frequent
+# ones. Adam would scale it up to full steps until all rare tokens point the same way (Gao et al.
+# 2019, "Representation degeneration"); with an epsilon of this size it stays tiny.
 _TOKEN_EPS = 3e-5
 
 
@@ -72,7 +71,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
 
 def fast_bf16(device: torch.device) -> bool:
-    """Whether products of bfloat16 matrices are much faster there than those of float32."""
+    """Are bfloat16 matrix products much faster there than float32?"""
     return device.type == "cuda" or torch.cpu.get_capabilities().get("avx512_bf16", False)
 
 
@@ -91,18 +90,18 @@ def build_optimizers(network: nn.Module, schedule: Schedule) -> list[torch.optim
             else:
                 of_tokens = "embed_tokens" in name or "lm_head" in name
                 (tokens if of_tokens else matrices).append(weight)
-    found: list[torch.optim.Optimizer] = []
+    optimizers: list[torch.optim.Optimizer] = []
     if matrices:
-        found.append(Muon(matrices, schedule.matrix_lr, schedule.weight_decay))
+        optimizers.append(Muon(matrices, schedule.matrix_lr, schedule.weight_decay))
     groups: list[dict[str, Any]] = [{"params": tokens, "eps": _TOKEN_EPS}, {"params": others}]
     if groups := [group for group in groups if group["params"]]:
-        found.append(
+        optimizers.append(
             torch.optim.AdamW(groups, lr=schedule.other_lr, betas=(0.9, 0.98), weight_decay=0.0)
         )
-    for optimizer in found:
+    for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["full_lr"] = group["lr"]
-    return found
+    return optimizers
 
 
 def set_rate(optimizers: list[torch.optim.Optimizer], factor: float) -> None:

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a progress bar while it goes, a plot of the loss when it is done."""
+"""What a user sees of a run: a progress bar while it trains, a plot of the loss at the end."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def write_loss_plot(progress: RunProgress, path: Path) -> bool:
         return False
     panels = plot_panels(progress)
     figure = Figure(figsize=(5 * len(panels) + 1, 4), layout="constrained")
-    for place, (title, shown) in enumerate(panels, start=1):
-        axes = figure.add_subplot(1, len(panels), place)
+    for index, (title, shown) in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, len(panels), index)
         for name in shown:
             if name == "loss":
                 points = list(progress.losses)
@@ -73,23 +73,23 @@ def write_loss_plot(progress: RunProgress, path: Path) -> bool:
 
 
 def plot_panels(progress: RunProgress) -> list[tuple[str, list[str]]]:
-    """(title, names of curves) of each panel: what has one unit shares one axis."""
+    """(title, names of curves) of each panel: curves of one unit share an axis."""
     names = sorted({name for _, figures in progress.held_out for name in figures})
-    panels = [("training loss, nats a token", ["loss"])]
+    panels = [("training loss, nats per token", ["loss"])]
     for title, start in (
         ("bits per byte, held out", "bits_per_byte "),
         ("exact, held out", "exact "),
     ):
-        if found := [name for name in names if name.startswith(start)]:
-            panels.append((title, found))
+        if curves := [name for name in names if name.startswith(start)]:
+            panels.append((title, curves))
     return panels
 
 
 def smooth(values: list[float], share: float = 0.05) -> list[float]:
-    """Exponential mean; values that are not numbers repeat the mean so far."""
-    found: list[float] = []
+    """Exponential moving average; NaN repeats the average so far."""
+    smoothed: list[float] = []
     mean = next((value for value in values if value == value), 0.0)
     for value in values:
         mean += share * (value - mean) if value == value else 0.0
-        found.append(mean)
-    return found
+        smoothed.append(mean)
+    return smoothed

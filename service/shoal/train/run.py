@@ -1,6 +1,6 @@
 """`run_training`: from a recipe or a user's own file to a Hugging Face folder.
 
-The wiring of this package: corpora, tokenizer, network, loop, export. Holds no training logic.
+The wiring of this package: data, tokenizer, network, loop, export. Holds no training logic.
 """
 
 from __future__ import annotations
@@ -13,20 +13,23 @@ from typing import NamedTuple
 import torch
 from tokenizers import Tokenizer
 
-from shoal.train.base import grow, load_base, reads_twice
+from shoal.train.base import load_base, reads_twice
 from shoal.train.card import write_card
-from shoal.train.config import Recipe, RecipeError, Schedule, Source, load_recipe
-from shoal.train.corpora import Corpus, read_corpus
+from shoal.train.corpus import read_corpus, tokenizer_texts
+from shoal.train.documents import Corpus
 from shoal.train.export import export_folder
+from shoal.train.grow import grow
+from shoal.train.heldout import held_out_check
+from shoal.train.hooks import Initialize, load_hooks
 from shoal.train.loop import Progress, StepReport, Trainer, Watch
 from shoal.train.lora import add_lora
-from shoal.train.material import held_out_check, tokenizer_for, warm_start
 from shoal.train.network import Llama, with_twins
 from shoal.train.packing import TokenizedDocument, tokenize_documents
+from shoal.train.recipe import Recipe, RecipeError, Schedule, Source, load_recipe
 from shoal.train.report import write_loss_plot
-from shoal.train.tokenizer import twins
+from shoal.train.tokenizer import train_tokenizer, twins
 
-_OWN_EPOCHS, _FINE_TUNE_EPOCHS = 12, 3  # for own files, where no recipe says how long
+_OWN_EPOCHS, _FINE_TUNE_EPOCHS = 12, 3  # of a user's own file, where no recipe says how long
 _MIN_TOKENS, _MAX_TOKENS = 50_000, 50_000_000
 
 
@@ -35,9 +38,9 @@ class TrainingRequest:
     """What to train, on what, and where the result goes."""
 
     out: Path  # the model folder to write
-    data: Path  # with a recipe: the folder of its corpora; without: a text, JSONL or JSONL.xz file
-    recipe: Path | None = None  # a recipe file, or a folder that holds recipe.toml
-    base: Path | None = None  # a model folder to fine-tune instead of starting anew
+    data: Path  # with a recipe the folder of its files, else a text, JSONL or JSONL.xz file
+    recipe: Path | None = None  # a recipe file, or a folder with recipe.toml; runs its code
+    base: Path | None = None  # a model folder to start from instead of random weights
     lora_rank: int | None = None  # with a base: train adapters of this rank, merged at the end
     tokens: int | None = None  # overrides the recipe's length
     limit_s: float | None = None  # finish, decay included, within this many seconds
@@ -62,14 +65,15 @@ def run_training(
 ) -> TrainingResult:
     """Train, checkpoint, export. Continues a run that was stopped, unless `fresh`.
 
-    Raises `RecipeError` when recipe, corpora or base folder cannot be used, in plain words.
+    Raises `RecipeError` when recipe, data or base folder cannot be used.
     """
     recipe, data_dir = _recipe_of(request)
     if request.base is not None and reads_twice(request.base):
         recipe = replace(recipe, read_twice=True)
     run_dir = request.run_dir or Path("runs") / recipe.name
-    corpus = read_corpus(recipe, data_dir, base=request.base)
-    network, tokenizer = _network(request, recipe, corpus, run_dir)
+    hooks = load_hooks(recipe.code)
+    corpus = read_corpus(recipe, data_dir, hooks.readers, request.base)
+    network, tokenizer = _network(request, recipe, corpus, run_dir, hooks.initialize)
     recipe = replace(recipe, model=network.shape)
     documents = tokenize_documents(corpus.train, tokenizer, recipe.model.context)
     schedule = _schedule(request, recipe.schedule, documents)
@@ -95,59 +99,82 @@ def run_training(
 
 
 def _command(request: TrainingRequest) -> str:
-    """The command line that asks for the same."""
-    wishes = {
+    """The command line of the same run."""
+    options = {
         "data": request.data,
         "out": request.out,
         "recipe": request.recipe,
-        "base": request.base,
+        "from": request.base,
         "lora": request.lora_rank,
         "tokens": request.tokens,
         "minutes": request.limit_s and f"{request.limit_s / 60:g}",
     }
-    flags = [f"--{name} {value}" for name, value in wishes.items() if value is not None]
+    flags = [f"--{name} {value}" for name, value in options.items() if value is not None]
     return " ".join(["shoal train", *flags])
 
 
 def _recipe_of(request: TrainingRequest) -> tuple[Recipe, Path]:
     if request.recipe is not None:
-        path = request.recipe
-        return load_recipe(path / "recipe.toml" if path.is_dir() else path), request.data
+        return load_recipe(request.recipe), request.data
     if not request.data.is_file():
-        raise RecipeError(f"{request.data} is no file; without a recipe, give a text or JSONL file")
+        raise RecipeError(
+            f"{request.data} is not a file; without a recipe, give a text or JSONL file"
+        )
     own = Source(file=request.data.name, title="your own file", hold_out_share=0.02)
     return Recipe(name=request.out.name, sources=(own,)), request.data.parent
 
 
 def _network(
-    request: TrainingRequest, recipe: Recipe, corpus: Corpus, run_dir: Path
+    request: TrainingRequest,
+    recipe: Recipe,
+    corpus: Corpus,
+    run_dir: Path,
+    initialize: Initialize | None,
 ) -> tuple[Llama, Tokenizer]:
     if request.base is not None:
-        network, tokenizer = load_base(request.base, recipe.model.dropout)
-        if recipe.grow:
-            network = grow(network, recipe.model, recipe.schedule.seed)
-        if recipe.tokenizer.style == "fields" and not request.lora_rank:
-            network = with_twins(network, twins(tokenizer))
-        if request.lora_rank:
-            torch.manual_seed(recipe.schedule.seed)
-            add_lora(network, request.lora_rank)
-        return network, tokenizer
+        return _network_from_base(request, request.base, recipe)
     if request.lora_rank:
         raise RecipeError("a LoRA rank needs a base folder to adapt")
-    tokenizer = tokenizer_for(recipe, corpus, run_dir)
-    pairs = twins(tokenizer) if recipe.tokenizer.style == "fields" else None
-    network = Llama(recipe.model, tokenizer.get_vocab_size(), twins=pairs)
+    tokenizer = _tokenizer(recipe, corpus, run_dir)
+    shared_rows = twins(tokenizer) if recipe.tokenizer.style == "fields" else None
+    network = Llama(recipe.model, tokenizer.get_vocab_size(), twins=shared_rows)
     network.initialize(recipe.schedule.seed)
-    if recipe.tokenizer.warm_start and (request.fresh or not (run_dir / "checkpoint.pt").is_file()):
-        warm_start(network, corpus, tokenizer)
+    resumes = not request.fresh and (run_dir / "checkpoint.pt").is_file()
+    if initialize is not None and not resumes:
+        initialize(network, corpus, tokenizer)
     return network, tokenizer
+
+
+def _network_from_base(
+    request: TrainingRequest, base: Path, recipe: Recipe
+) -> tuple[Llama, Tokenizer]:
+    network, tokenizer = load_base(base, recipe.model.dropout)
+    if recipe.grow:
+        network = grow(network, recipe.model, recipe.schedule.seed)
+    if recipe.tokenizer.style == "fields" and not request.lora_rank:
+        network = with_twins(network, twins(tokenizer))
+    if request.lora_rank:
+        torch.manual_seed(recipe.schedule.seed)
+        add_lora(network, request.lora_rank)
+    return network, tokenizer
+
+
+def _tokenizer(recipe: Recipe, corpus: Corpus, run_dir: Path) -> Tokenizer:
+    """The tokenizer of an earlier start of this run, or a new one."""
+    path = run_dir / "tokenizer.json"
+    if path.is_file():
+        return Tokenizer.from_file(str(path))
+    tokenizer = train_tokenizer(tokenizer_texts(corpus), recipe.tokenizer)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(path))
+    return tokenizer
 
 
 def _schedule(
     request: TrainingRequest, schedule: Schedule, documents: list[TokenizedDocument]
 ) -> Schedule:
     if request.base is not None and request.recipe is None:
-        # gentle: most of what the base knows is to stay
+        # low rates, so that the base keeps most of what it knows
         schedule = replace(
             schedule, matrix_lr=schedule.matrix_lr / 10, other_lr=schedule.other_lr / 4
         )

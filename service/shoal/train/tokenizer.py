@@ -1,7 +1,6 @@
-"""Byte-level BPE: training, the five control tokens, and the chat template that uses them.
+"""Byte-level BPE (Radford et al. 2019): training, control tokens and the chat template.
 
 Any text survives encoding and decoding unchanged: there is no unknown token and no normalization.
-Byte-level BPE as in Radford et al. 2019, trained by the `tokenizers` library.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Iterable
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from shoal.train.config import TokenizerChoice
+from shoal.train.recipe import TokenizerChoice
 
 END_OF_TEXT = "<|endoftext|>"  # id 0: begins every text (bos) and ends plain text (eos)
 SYSTEM = "<|system|>"
@@ -21,27 +20,27 @@ ASSISTANT = "<|assistant|>"
 END = "<|end|>"  # ends a turn
 CONTROL_TOKENS = (END_OF_TEXT, SYSTEM, USER, ASSISTANT, END)
 
-# Words, single digits and runs of punctuation such as `":"`, each with the blank before it. `_`
-# joins words, so an intent may become one token.
+# Words, single digits and runs of punctuation such as `":"`, each with the space before it. `_`
+# joins words, so that a label such as `book_flight` may become one token.
 _FIELDS_PATTERN = r" ?\p{L}+(?:_\p{L}+)*| ?\p{N}|\s| ?[^\s\p{L}\p{N}]+"
-_BLANK = "\u0120"  # how byte-level BPE writes a blank
+_SPACE = "\u0120"  # how byte-level BPE writes a space
 
 
 def train_tokenizer(texts: Iterable[str], choice: TokenizerChoice) -> Tokenizer:
     """Train a tokenizer on `texts`. Ids 0 to 4 are the control tokens in the order above."""
     if choice.style == "prose":
         split: pre_tokenizers.PreTokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        return _finished(_train_bpe(texts, choice.vocab_size, split), split)
+        return _complete(_train_bpe(texts, choice.vocab_size, split), split)
     return _train_fields(list(texts), choice.vocab_size)
 
 
 def chat_template(read_twice: bool = False) -> str:
-    """The Jinja template of a folder; `read_twice` writes every user turn twice."""
+    """The Jinja template of a folder; `read_twice`: it writes every user turn twice."""
     turn = "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
-    again = "{% if message['role'] == 'user' %}" + turn + "{% endif %}" if read_twice else ""
+    repeated = "{% if message['role'] == 'user' %}" + turn + "{% endif %}" if read_twice else ""
     return (
         "{{ bos_token }}"
-        "{% for message in messages %}" + turn + again + "{% endfor %}"
+        "{% for message in messages %}" + turn + repeated + "{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
     )
 
@@ -56,44 +55,44 @@ def begin_with_end_of_text(tokenizer: Tokenizer) -> None:
 
 
 def twins(tokenizer: Tokenizer) -> dict[int, int]:
-    """Id of a token that begins with a blank -> id of the same token without it."""
+    """Id of a token that begins with a space -> id of the same token without it."""
     ids = tokenizer.get_vocab()
     return {
-        place: ids[token[1:]]
-        for token, place in ids.items()
-        if token[:1] == _BLANK and token[1:] in ids
+        token_id: ids[token[1:]]
+        for token, token_id in ids.items()
+        if token[:1] == _SPACE and token[1:] in ids
     }
 
 
 def _train_fields(texts: list[str], vocab_size: int) -> Tokenizer:
-    """BPE in which ` word` and `word` are cut at the same places.
+    """BPE in which ` word` and `word` are split at the same places.
 
-    A word in a request follows a blank, the same word in JSON a quotation mark. So merges are
-    learned on words without blanks, and each is then listed twice: as it is, and for words after a
-    blank. A value is copied by finding the twin of its first token and repeating the others.
+    A word in a request follows a space, the same word in JSON a quotation mark. So merges are
+    learned on words without spaces, and each is then listed twice: as it is, and with a leading
+    space. A value is copied as its tokens, only the first of which loses its space.
     """
     bare = _split(_FIELDS_PATTERN.replace(" ?", ""))
-    learned = json.loads(_train_bpe(texts, vocab_size, bare).to_str())["model"]
-    merges = [tuple(merge) for merge in learned["merges"]]
+    trained = json.loads(_train_bpe(texts, vocab_size, bare).to_str())["model"]
+    merges = [tuple(merge) for merge in trained["merges"]]
     split = _split(_FIELDS_PATTERN)
     words = {word for text in set(texts) for word, _ in split.pre_tokenize_str(text)}
-    starts = {  # of everything that follows a blank
-        word[1:end] for word in words if word[0] == _BLANK for end in range(2, len(word) + 1)
+    starts = {  # of everything that follows a space
+        word[1:end] for word in words if word[0] == _SPACE for end in range(2, len(word) + 1)
     }
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     plain = set(string.ascii_letters + string.digits)
-    twice = [(_BLANK, byte) for byte in alphabet if byte in starts | plain]
+    twice = [(_SPACE, byte) for byte in alphabet if byte in starts | plain]
     for left, right in merges:
         twice.append((left, right))
         if left + right in starts:
-            twice.append((_BLANK + left, right))
+            twice.append((_SPACE + left, right))
     tokens = [*CONTROL_TOKENS, *alphabet]
     room = vocab_size - len(tokens)
     tokens += ["".join(merge) for merge in twice[:room]]
-    places = {token: place for place, token in enumerate(dict.fromkeys(tokens))}
-    tokenizer = Tokenizer(models.BPE(places, twice[:room]))
+    ids = {token: token_id for token_id, token in enumerate(dict.fromkeys(tokens))}
+    tokenizer = Tokenizer(models.BPE(ids, twice[:room]))
     tokenizer.add_special_tokens(list(CONTROL_TOKENS))
-    return _finished(tokenizer, split)
+    return _complete(tokenizer, split)
 
 
 def _train_bpe(
@@ -111,7 +110,7 @@ def _train_bpe(
     return tokenizer
 
 
-def _finished(tokenizer: Tokenizer, split: pre_tokenizers.PreTokenizer) -> Tokenizer:
+def _complete(tokenizer: Tokenizer, split: pre_tokenizers.PreTokenizer) -> Tokenizer:
     tokenizer.pre_tokenizer = split
     tokenizer.decoder = decoders.ByteLevel()
     begin_with_end_of_text(tokenizer)

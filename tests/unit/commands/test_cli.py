@@ -136,4 +136,4 @@ def test_training_adapters_needs_a_model_to_adapt() -> None:
 def test_training_without_its_data_is_one_plain_line(tmp_path: Path) -> None:
     result = invoke("train", "--out", str(tmp_path / "m"), "--data", str(tmp_path / "none.txt"))
     assert result.exit_code == 2
-    assert "none.txt is no file" in result.stderr
+    assert "none.txt is not a file" in result.stderr

@@ -8,7 +8,9 @@ import pytest
 from tokenizers import AddedToken, decoders, models, normalizers
 from tokenizers import Tokenizer as HfTokenizer
 
+from shoal.checkpoint.files import TokenizerFiles
 from shoal.checkpoint.hf import HuggingFaceFolder
+from shoal.text.chat import Chat
 from shoal.text.text_model import TextModel
 from shoal.text.tokenizer import Tokenizer
 from tests.fakes.text_folder import byte_tokenizer
@@ -17,6 +19,11 @@ STORIES = Path(__file__).parents[4] / "shared" / "data" / "models" / "stories260
 needs_stories = pytest.mark.skipif(
     not STORIES.is_dir(), reason="needs ../shared/data/models/stories260k"
 )
+
+
+def wrap(library: HfTokenizer, **settings: Any) -> Tokenizer:
+    """Ours of the library's; `settings` as in tokenizer_config.json."""
+    return Tokenizer(TokenizerFiles(library.to_str(), settings, "tiny/tokenizer.json"))
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
@@ -65,7 +72,7 @@ def text_model(tokenizer: Tokenizer, **fields: Any) -> TextModel:
     values: dict[str, Any] = {
         "name": "tiny",
         "tokenizer": tokenizer,
-        "chat_template": None,
+        "chat": Chat("tiny", {}, tokenizer),
         "end_token_ids": (),
         "bos_token": None,
         "eos_token": None,

@@ -2,9 +2,11 @@
 
 import sys
 import time
+from datetime import datetime, tzinfo
 from typing import Any
 
 import pytest
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from shoal.errors import InvalidRequest, ModelFolderError
 from shoal.text import chat_template
@@ -14,8 +16,9 @@ HELLO = [{"role": "user", "content": "hello"}]
 
 
 def render(source: str, messages: Any = HELLO, **options: Any) -> str:
-    values = {"variables": {}, "add_generation_prompt": True, "max_chars": 10_000, **options}
-    return ChatTemplate(source).render(messages, **values)
+    variables = {"messages": messages, "add_generation_prompt": True}
+    variables |= options.pop("variables", {})
+    return ChatTemplate(source).render(variables, **{"max_chars": 10_000, **options})
 
 
 def test_messages_and_variables_are_rendered() -> None:
@@ -41,6 +44,71 @@ def test_messages_and_variables_are_rendered() -> None:
 )
 def test_what_templates_of_the_hub_use_is_there(source: str, text: str) -> None:
     assert render(source) == text
+
+
+DATA = [
+    {"role": "user", "content": "<b>é \U0001f389 \x7f \u2028 'a' & \"b\"\\ud83d"},
+    {"z": [1, 2.5, None, True], "a": {"c": [], "b": {}}},
+]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ messages | tojson }}",
+        "{{ messages | tojson(ensure_ascii=True) }}",
+        "{{ messages | tojson(false) }}",
+        "{{ messages | tojson(indent=4) }}",
+        "{{ messages | tojson(indent='\t', ensure_ascii=True) }}",
+        "{{ messages | tojson(separators=(',', ':')) }}",
+        "{{ messages | tojson(separators=(',', ': '), sort_keys=true, indent=2) }}",
+        "{{ messages[1] | tojson(sort_keys=True) }}",
+    ],
+)
+def test_json_is_written_with_the_options_of_transformers(source: str) -> None:
+    assert render(source, DATA) == theirs(source, DATA)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% generation %}a{% endgeneration %}",
+        "{% for m in messages %}\n  {% generation %}\n{{ m.content }}\n"
+        "  {% endgeneration %}\n{% endfor %}",
+        "{%- generation -%} a {{ messages[0].role }} {%- endgeneration -%} b",
+        "{% set x = 1 %}{% generation %}{% set x = 2 %}{{ x }}{% endgeneration %}{{ x }}",
+        "{% macro f(x) %}{% generation %}{{ x }}{% endgeneration %}{% endmacro %}{{ f('y') }}",
+        "{% generation %}{% for i in [1, 2, 3] %}{% if i == 2 %}{% continue %}{% endif %}{{ i }}"
+        "{% endfor %}{% endgeneration %}",
+    ],
+)
+def test_what_stands_in_a_generation_block_is_printed(source: str) -> None:
+    assert render(source) == theirs(source, HELLO)
+
+
+def test_the_clock_is_asked_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock(datetime):
+        hour_now = 0
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Clock":
+            cls.hour_now += 1
+            return cls(2026, 1, 2, cls.hour_now)
+
+    monkeypatch.setattr(chat_template, "datetime", Clock)
+    template = ChatTemplate("{{ strftime_now('%d %b %Y %H') }}")
+    assert [template.render({}, max_chars=99) for _ in "ab"] == ["02 Jan 2026 01", "02 Jan 2026 02"]
+
+
+def test_a_templates_own_text_is_known() -> None:
+    source = "<a>{% if x == '<b>' %}{{ '<c>' + y['<d>'] }}{% endif %}{# <no> #}"
+    assert set(ChatTemplate(source).literals) == {"<a>", "<b>", "<c>", "<d>"}
+
+
+def theirs(source: str, messages: Any) -> str:
+    """As `transformers` renders it."""
+    (text,), _ = render_jinja_template([messages], chat_template=source)
+    return str(text)
 
 
 def test_the_words_of_a_template_that_refuses_reach_the_caller() -> None:

@@ -1,7 +1,7 @@
 """The stop matcher finds in pieces what a search of the whole text finds."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.text.stops import StopMatcher
@@ -38,11 +38,13 @@ def matched(pieces: list[str], stops: list[str], *, keep: bool) -> tuple[str, st
     return shown + matcher.flush(), None
 
 
+@settings(deadline=None)
 @given(FEW, STOPS, st.booleans())
 def test_character_by_character_equals_the_search(text: str, stops: list[str], keep: bool) -> None:
     assert matched(list(text), stops, keep=keep) == expected(text, stops, keep=keep)
 
 
+@settings(deadline=None)
 @given(FEW, STOPS, st.booleans(), st.data())
 def test_every_chunking_gives_the_same_result(
     text: str, stops: list[str], keep: bool, data: st.DataObject
@@ -52,6 +54,7 @@ def test_every_chunking_gives_the_same_result(
     assert matched(pieces, stops, keep=keep) == expected(text, stops, keep=keep)
 
 
+@settings(deadline=None)
 @given(FEW, STOPS)
 def test_text_once_shown_is_never_taken_back(text: str, stops: list[str]) -> None:
     matcher = StopMatcher(tuple(stops))
@@ -89,3 +92,34 @@ def test_only_what_may_become_a_match_is_held_back() -> None:
     assert matcher.push("the EN") == ("the ", None)
     assert matcher.push("T") == ("ENT", None)
     assert matcher.flush() == ""
+
+
+PIECES = st.lists(st.tuples(st.text(alphabet="ab<", max_size=3), st.booleans()), max_size=10)
+HIDDEN_STOPS = st.lists(st.text(alphabet="ab<", min_size=1, max_size=4), min_size=1, max_size=3)
+
+
+@settings(deadline=None)
+@given(PIECES, HIDDEN_STOPS, st.booleans())
+def test_hidden_text_is_matched_and_never_shown(
+    pieces: list[tuple[str, bool]], stops: list[str], keep: bool
+) -> None:
+    """The same stop at the same place as if all were shown; of the text before it, what is
+    visible."""
+    matcher = StopMatcher(tuple(stops), keep_match=keep)
+    shown, stop = "", None
+    for text, is_hidden in pieces:
+        more, stop = matcher.hide(text) if is_hidden else matcher.push(text)
+        shown += more
+        if stop is not None:
+            break
+    else:
+        shown += matcher.flush()
+    everything = "".join(text for text, _ in pieces)
+    taken, expected_stop = expected(everything, stops, keep=keep)
+    is_visible = [not hidden for text, hidden in pieces for _ in text]
+    visible = "".join(char for char, seen in zip(taken, is_visible, strict=False) if seen)
+    assert (shown, stop) == (visible, expected_stop)
+
+
+def test_nothing_hidden_is_shown_without_stops() -> None:
+    assert StopMatcher(()).hide("</s>") == ("", None)

@@ -9,7 +9,7 @@ import pytest
 from shoal.errors import ModelFolderError
 from shoal.protocol.messages import ModelSource
 from shoal.text.text_model import TextModel, load_text_model
-from tests.fakes.text_folder import END_ID, write_text_folder
+from tests.fakes.text_folder import CHAT_TEMPLATE, END_ID, write_text_folder
 from tests.unit.text.building import STORIES, needs_stories
 
 
@@ -25,7 +25,7 @@ def test_tokens_template_and_defaults_are_read(tmp_path: Path) -> None:
     model = load(write_text_folder(tmp_path, temperature=0.7, top_k=40, unheard_of=3))
     assert model.end_token_ids == (END_ID,)
     assert model.start_token_id == END_ID
-    assert model.chat_template is not None
+    assert model.chat.source == CHAT_TEMPLATE
     assert model.defaults == {"temperature": 0.7, "top_k": 40}
 
 
@@ -50,16 +50,14 @@ def test_the_tokenizers_end_token_is_used_when_no_config_names_one(tmp_path: Pat
 def test_a_template_file_wins_over_the_one_in_the_tokenizers_config(tmp_path: Path) -> None:
     folder = write_text_folder(tmp_path)
     (folder / "chat_template.jinja").write_text("own")
-    template = load(folder).chat_template
-    assert template is not None
-    assert template.source == "own"
+    assert load(folder).chat.source == "own"
 
 
 def test_token_names_may_be_objects(tmp_path: Path) -> None:
     folder = write_text_folder(tmp_path)
     write(folder, "tokenizer_config.json", {"eos_token": {"content": "<|end|>"}})
     model = load(folder)
-    assert (model.eos_token, model.bos_token, model.chat_template) == ("<|end|>", None, None)
+    assert (model.eos_token, model.bos_token, model.chat.source) == ("<|end|>", None, None)
 
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])
@@ -83,5 +81,5 @@ def test_a_real_folder_is_read() -> None:
     model = load_text_model(ModelSource("stories", str(STORIES)))
     assert model.end_token_ids == (2,)
     assert model.start_token_id == 1
-    assert model.chat_template is None
+    assert model.chat.source is None
     assert model.tokenizer.encode("") == [1]

@@ -31,7 +31,7 @@ class Architecture:
     """A family: how its config is read, and how its weights are named."""
 
     model_type: str
-    """`model_type` of its config.json."""
+    """`model_type` of its config."""
     read: Callable[[Fields, int | None], DecoderSpec]
     """(config, longest sequence that will be served or None for the model's own) -> spec. Raises
     ModelFolderError that names the key."""
@@ -79,7 +79,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu_python_tanh": "gelu_tanh",
     "relu": "relu",
 }
-"""Names in config.json; those of one activation differ in how it is computed, not in its value."""
+"""Names in a config; those of one activation differ in how it is computed, not in its value."""
 
 
 def read_activation(config: Fields, key: str, default: str) -> Activation:

@@ -43,7 +43,7 @@ def _model_object(services: Services, model: TextModel) -> dict[str, Any]:
         "parent": None,
         "max_model_len": loaded.max_model_len if loaded else None,
         "ready": loaded is not None,
-        "capabilities": ["completion", *(["chat"] if model.chat_template else [])],
+        "capabilities": ["completion", *(["chat"] if model.chat.source is not None else [])],
         "defaults": model.defaults,
         "num_parameters": loaded.num_parameters if loaded else None,
         "dtype": loaded.dtype if loaded else None,

@@ -6,15 +6,14 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shoal.errors import InvalidRequest
-from shoal.server.api.chat.messages import ChatPrompt, chat_text
-from shoal.server.api.generation.build import check_prompt_chars, off_loop
+from shoal.server.api.chat.messages import ChatPrompt, chat_token_ids, render_chat
 from shoal.server.api.generation.fields import MAX_IGNORED_NAMES, Int, printable
 from shoal.server.api.generation.openapi import json_docs
+from shoal.server.api.generation.params import check_prompt_chars, off_loop
 from shoal.server.body import parse, read_json
 from shoal.server.errors import from_validation
 from shoal.server.services import services_of
 from shoal.text.task import check_token_ids
-from shoal.text.tokenizer import CONTENT_MARK
 
 router = APIRouter()
 
@@ -70,9 +69,9 @@ async def tokenize(request: Request, response: Response) -> dict[str, Any]:
             lambda: model.tokenizer.encode(text, add_special_tokens=fields.add_special_tokens),
         )
     else:
-        marked = await chat_text(_chat_part(body), model, loaded)
-        token_ids = await off_loop(len(marked), lambda: model.tokenizer.encode_rendered(marked))
-        rendered = marked.replace(CONTENT_MARK, "")
+        chat = await render_chat(_chat_part(body), model, loaded)
+        token_ids = await chat_token_ids(chat, model)
+        rendered = chat.text
     names = [model.tokenizer.token_name(token_id) for token_id in token_ids]
     return {
         "count": len(token_ids),
@@ -106,7 +105,7 @@ async def tokenizer_info(request: Request, model: str | None = None) -> dict[str
         "bos_token": found.bos_token,
         "eos_token": found.eos_token,
         "pad_token": found.pad_token,
-        "chat_template": found.chat_template.source if found.chat_template else None,
+        "chat_template": found.chat.source,
         "vocab_size": found.tokenizer.vocab_size,
     }
 

@@ -7,13 +7,15 @@
 namespace shoal {
 namespace {
 
-#if defined(SHOAL_X86)
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-bool has_avx512() {
+#if defined(__x86_64__)
+inline bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+inline bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
-bool has_avx512bf16() {
+inline bool has_avx512bf16() {
   return has_avx512() && __builtin_cpu_supports("avx512bf16") &&
          __builtin_cpu_supports("avx512vnni");
 }
@@ -22,19 +24,26 @@ bool has_avx512bf16() {
 }  // namespace
 
 const Kernels* find_kernels(const char* name) {
-  const bool any = std::strcmp(name, "auto") == 0;
-#if defined(SHOAL_X86)
+#if defined(__x86_64__)
   __builtin_cpu_init();
+#endif
   const struct {
     bool runs;
     const Kernels* (*table)();
-  } sets[] = {{has_avx512bf16(), avx512bf16_kernels},
-              {has_avx512(), avx512_kernels},
-              {has_avx2(), avx2_kernels}};
+  } sets[] = {  // those that were compiled, best first
+#if defined(SHOAL_AVX512BF16)
+      {has_avx512bf16(), avx512bf16_kernels},
+#endif
+#if defined(SHOAL_AVX512)
+      {has_avx512(), avx512_kernels},
+#endif
+#if defined(SHOAL_AVX2)
+      {has_avx2(), avx2_kernels},
+#endif
+      {true, portable_kernels}};
+  const bool any = std::strcmp(name, "auto") == 0;
   for (const auto& set : sets)
     if (set.runs && (any || std::strcmp(name, set.table()->name) == 0)) return set.table();
-#endif
-  if (any || std::strcmp(name, "portable") == 0) return portable_kernels();
   return nullptr;
 }
 

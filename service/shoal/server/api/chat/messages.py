@@ -4,11 +4,12 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from shoal.errors import InvalidRequest, NotSupportedByModel
+from shoal.errors import InvalidRequest
 from shoal.protocol.messages import LoadedModel
-from shoal.server.api.generation.build import check_prompt_chars, off_loop
 from shoal.server.api.generation.fields import without_nulls
+from shoal.server.api.generation.params import INLINE_CHARS, check_prompt_chars, off_loop
 from shoal.server.errors import FieldProblem
+from shoal.text.chat_tokens import RenderedChat
 from shoal.text.task import Prompt, start_prompt
 from shoal.text.text_model import TextModel
 
@@ -89,63 +90,52 @@ class ChatPrompt(BaseModel):
         return value
 
 
-async def chat_text(prompt: ChatPrompt, model: TextModel, loaded: LoadedModel) -> str:
-    """The rendered prompt, user text marked. Raises InvalidRequest and its kin."""
-    template = model.chat_template
-    if template is None:
-        raise NotSupportedByModel(
-            f"model {model.name} has no chat template",
-            param="messages",
-            hint="use /v1/completions with a plain prompt",
-        )
+async def render_chat(prompt: ChatPrompt, model: TextModel, loaded: LoadedModel) -> RenderedChat:
+    """The rendered prompt. Raises InvalidRequest and its subclasses."""
     _check_continuation(prompt)
     size = sum(len(message.content or "") for message in prompt.messages)
     check_prompt_chars(size, loaded, param="messages")
-    text = await off_loop(
+    return await off_loop(
         size,
-        lambda: template.render(
-            _template_messages(prompt, model),
-            variables=_template_variables(prompt, model),
+        lambda: model.chat.render(
+            [_template_message(message) for message in prompt.messages],
+            given=_template_variables(prompt),
             add_generation_prompt=prompt.add_generation_prompt
             and not prompt.continue_final_message,
+            continue_final_message=prompt.continue_final_message,
             max_chars=loaded.max_model_len * 64,
         ),
     )
-    return _cut_after_final(text, prompt, model) if prompt.continue_final_message else text
+
+
+async def chat_token_ids(chat: RenderedChat, model: TextModel) -> list[int]:
+    """Token ids of a rendered prompt."""
+    # Texts with marks may need a second tokenizer, which takes long to build.
+    size = INLINE_CHARS + 1 if chat.has_marks else len(chat.text)
+    return await off_loop(size, lambda: model.chat.encode(chat))
 
 
 async def chat_prompt(prompt: ChatPrompt, model: TextModel, loaded: LoadedModel) -> Prompt:
     """Rendered and tokenized."""
-    text = await chat_text(prompt, model, loaded)
-    token_ids = await off_loop(len(text), lambda: model.tokenizer.encode_rendered(text))
+    token_ids = await chat_token_ids(await render_chat(prompt, model, loaded), model)
     return Prompt(start_prompt(model, token_ids, param="messages"))
 
 
-def _template_variables(prompt: ChatPrompt, model: TextModel) -> dict[str, Any]:
-    """What the caller sets, marked like content, and what the model's tokenizer names."""
+def _template_variables(prompt: ChatPrompt) -> dict[str, Any]:
+    """What the caller sets beside messages."""
     given = {**prompt.chat_template_kwargs}
     if prompt.reasoning_effort is not None:
         given["reasoning_effort"] = prompt.reasoning_effort
-    mark = model.tokenizer.mark_content
+    return given
+
+
+def _template_message(message: Message) -> dict[str, Any]:
     return {
-        **{name: mark(item) if isinstance(item, str) else item for name, item in given.items()},
-        "bos_token": model.bos_token or "",
-        "eos_token": model.eos_token or "",
-        "pad_token": model.pad_token or "",
+        "role": "system" if message.role == "developer" else message.role,
+        "content": message.content or "",
+        **({"name": message.name} if message.name else {}),
+        **({"tool_call_id": message.tool_call_id} if message.tool_call_id else {}),
     }
-
-
-def _template_messages(prompt: ChatPrompt, model: TextModel) -> list[dict[str, Any]]:
-    mark = model.tokenizer.mark_content
-    return [
-        {
-            "role": "system" if message.role == "developer" else message.role,
-            "content": mark(message.content or ""),
-            **({"name": mark(message.name)} if message.name else {}),
-            **({"tool_call_id": mark(message.tool_call_id)} if message.tool_call_id else {}),
-        }
-        for message in prompt.messages
-    ]
 
 
 def _check_continuation(prompt: ChatPrompt) -> None:
@@ -160,13 +150,3 @@ def _check_continuation(prompt: ChatPrompt) -> None:
         raise InvalidRequest(
             "continue_final_message needs an assistant message at the end", param="messages"
         )
-
-
-def _cut_after_final(text: str, prompt: ChatPrompt, model: TextModel) -> str:
-    """Without what the template writes behind the last message."""
-    final = model.tokenizer.mark_content(prompt.messages[-1].content or "")
-    for ending in (final, final.strip()):
-        at = text.rfind(ending)
-        if at >= 0:
-            return text[: at + len(ending)]
-    raise InvalidRequest("the template changes the final message", param="messages")

@@ -6,7 +6,7 @@ import orjson
 
 from shoal.protocol.messages import TokenLogprobs
 from shoal.server import sse
-from shoal.server.api.generation.pieces import (
+from shoal.server.api.generation.serialize import (
     RenderOptions,
     closing_event,
     dump,

@@ -5,8 +5,8 @@ from fastapi import APIRouter, Request
 from shoal.server.api.chat.render import ChatRenderer
 from shoal.server.api.chat.schema import ChatRequest, make_task
 from shoal.server.api.generation.openapi import generation_docs
-from shoal.server.api.generation.respond import GenerationResponse
-from shoal.server.api.generation.start import start_generation
+from shoal.server.api.generation.response import GenerationResponse
+from shoal.server.api.generation.submit import start_generation
 from shoal.server.body import parse, read_json
 
 router = APIRouter()

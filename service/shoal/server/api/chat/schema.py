@@ -9,8 +9,8 @@ from shoal.errors import InvalidRequest
 from shoal.protocol.messages import LoadedModel
 from shoal.protocol.params import OutputParams
 from shoal.server.api.chat.messages import ChatPrompt, chat_prompt
-from shoal.server.api.generation.build import sampling_params, stop_params
 from shoal.server.api.generation.fields import GenerationFields, Int
+from shoal.server.api.generation.params import sampling_params, stop_params
 from shoal.server.context import RequestContext
 from shoal.text.task import GenerationTask, fit_max_tokens
 from shoal.text.text_model import TextModel

@@ -6,7 +6,7 @@ import orjson
 
 from shoal.protocol.messages import TokenLogprobs
 from shoal.server import sse
-from shoal.server.api.generation.pieces import (
+from shoal.server.api.generation.serialize import (
     RenderOptions,
     closing_event,
     dump,
@@ -16,7 +16,6 @@ from shoal.server.api.generation.pieces import (
     top_texts,
     usage_dict,
 )
-from shoal.text.detokenizer import Detokenizer
 from shoal.text.generator import Delta, Generation, Usage
 from shoal.text.task import GenerationTask
 
@@ -170,10 +169,8 @@ class _Echo:
 
     def __init__(self, task: GenerationTask, token_ids: list[int], text: str | None) -> None:
         self.token_ids = token_ids
-        detokenizer = Detokenizer(
-            task.model.tokenizer,
-            at_text_start=True,
-            skip_special_tokens=task.skip_special_tokens,
+        detokenizer = task.model.tokenizer.detokenizer(
+            (), skip_special_tokens=task.skip_special_tokens
         )
         pieces: list[str] = []
         self.offsets: list[int] = []

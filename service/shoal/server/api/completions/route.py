@@ -5,9 +5,9 @@ from fastapi import APIRouter, Request
 from shoal.server.api.completions.render import CompletionRenderer
 from shoal.server.api.completions.schema import CompletionRequest, make_task
 from shoal.server.api.generation.openapi import generation_docs
-from shoal.server.api.generation.pieces import RenderOptions
-from shoal.server.api.generation.respond import GenerationResponse
-from shoal.server.api.generation.start import start_generation
+from shoal.server.api.generation.response import GenerationResponse
+from shoal.server.api.generation.serialize import RenderOptions
+from shoal.server.api.generation.submit import start_generation
 from shoal.server.body import parse, read_json
 from shoal.text.generator import Generation
 

@@ -8,13 +8,13 @@ from shoal.config import Settings
 from shoal.errors import InvalidRequest, NotSupportedByModel
 from shoal.protocol.messages import LoadedModel
 from shoal.protocol.params import OutputParams
-from shoal.server.api.generation.build import (
+from shoal.server.api.generation.fields import GenerationFields, Int
+from shoal.server.api.generation.params import (
     check_prompt_chars,
     off_loop,
     sampling_params,
     stop_params,
 )
-from shoal.server.api.generation.fields import GenerationFields, Int
 from shoal.server.context import RequestContext
 from shoal.server.errors import FieldProblem
 from shoal.text.task import GenerationTask, Prompt, check_token_ids, fit_max_tokens, start_prompt

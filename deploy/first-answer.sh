@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# From a fresh clone to the first answer: copies the files of the working tree (what git does not
+# ignore) to a new folder, runs `make serve` there and asks the question of the README until it is
+# answered. Prints when each part began and the processor time of all parts. Arguments go to make:
+#   deploy/first-answer.sh PYTHON=python3.12
+set -euo pipefail
+cd "$(dirname "$0")/.."
+clone=$(mktemp -d)
+port=$(python3 -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])')
+began=$EPOCHREALTIME
+
+seconds() { awk "BEGIN { printf \"%5.1f s\", $EPOCHREALTIME - $began }"; }
+
+stop() {
+    [ -z "${server:-}" ] || { kill -TERM -- "-$server" 2> /dev/null; wait "$server" || true; }
+    rm -rf "$clone"
+}
+trap stop EXIT
+
+git ls-files --cached --others --exclude-standard -z | xargs -0 ls -d 2> /dev/null \
+    | tar --create --files-from=- | tar --extract --directory="$clone"
+echo "$(seconds)  files copied"
+began=$EPOCHREALTIME
+
+# In a process group of its own, so that all of it can be stopped.
+set -m
+make --no-print-directory -C "$clone" serve PORT="$port" "$@" > >(
+    while IFS= read -r line; do echo "$(seconds)  $line"; done) 2>&1 &
+server=$!
+set +m
+until curl --silent --fail --output "$clone/answer.json" \
+    "http://127.0.0.1:$port/v1/completions" --header 'Content-Type: application/json' \
+    --data '{"model": "minnow", "prompt": "Once upon a time", "max_tokens": 80}'; do
+    kill -0 "$server" 2> /dev/null || { echo "$(seconds)  make serve ended"; exit 1; }
+    sleep 0.05
+done
+echo "$(seconds)  first answer: $(cut -c -200 "$clone/answer.json")"
+du --summarize --human-readable "$clone/.venv" | awk '{ print "          .venv: " $1 }'

@@ -1,0 +1,248 @@
+# Generated from _async/client.py by deploy/generate_sync_client.py; to update: make fix
+"""The client: its settings, and every call with its signature. `_calls.py` says what is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from shoal.client import _calls as calls
+from shoal.client._calls import RawCalls
+from shoal.client._concurrency import run_many
+from shoal.client._errors import Error
+from shoal.client._openai import make_openai
+from shoal.client._params import (
+    CompletionParams,
+    Messages,
+    OnProgress,
+    Prompt,
+    Prompts,
+    check_names,
+)
+from shoal.client._retry import Clock
+from shoal.client._settings import DEFAULT_MAX_RETRIES, Options, Timeouts, resolve
+from shoal.client._types import (
+    ChatChunk,
+    ChatCompletion,
+    Completion,
+    CompletionChunk,
+    Health,
+    Model,
+    ModelList,
+    Text,
+    Tokens,
+)
+
+from .driver import ClientOptions, Driver, HTTPClient
+from .stream import Stream
+
+if TYPE_CHECKING:
+    import httpx
+    import openai
+    from typing_extensions import Unpack
+
+    from shoal.client._params import ChatParams, Extras, ManyParams, TokenizeParams
+
+
+class Client:
+    """Calls a Shoal server, or any server that speaks the same API.
+
+    `base_url` and `api_key` default to SHOAL_BASE_URL and SHOAL_API_KEY, then OPENAI_BASE_URL and
+    OPENAI_API_KEY, then http://127.0.0.1:8000 without a key. `uds` is the path of a unix socket.
+    `http_client`, an httpx or httpx2 client, brings its own connections and stays yours to close.
+    `clock` is for tests.
+
+    Safe to use from several threads. Every call may raise the errors of `shoal.client`.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        timeout: float | Timeouts | None = None,
+        max_retries: int = DEFAULT_MAX_RETRIES,
+        default_headers: Mapping[str, str | None] | None = None,
+        http_client: HTTPClient | None = None,
+        uds: str | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        options: Options = {"timeout": timeout, "max_retries": max_retries, "uds": uds}
+        options |= {"default_headers": default_headers, "clock": clock}
+        settings = resolve(base_url, api_key, options)
+        self._use(Driver.open("Client", settings, http_client, uds))
+
+    def _use(self, driver: Driver) -> None:
+        self._driver = driver
+        self.completions = Completions(driver)
+        self.chat = Chat(driver)
+        self.models = Models(driver)
+        self.with_raw_response: RawCalls[httpx.Response] = RawCalls(driver.run_raw)
+
+    def with_options(self, **options: Unpack[ClientOptions]) -> Client:
+        """A copy with other settings that shares the connections, which this client closes.
+
+        Takes the constructor's arguments. A copy with its own `http_client` or `uds` has its own
+        connections to close.
+        """
+        check_names("with_options", options, ClientOptions)
+        copy = object.__new__(type(self))
+        copy._use(self._driver.changed(options))
+        return copy
+
+    def __repr__(self) -> str:
+        settings = self._driver.settings
+        return (
+            f"{type(self).__name__}(base_url={settings.base_url!r}, "
+            f"timeout={settings.timeouts}, max_retries={settings.max_retries})"
+        )
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections this client opened; may be called twice."""
+        self._driver.close()
+
+    def tokenize(
+        self,
+        prompt: str | None = None,
+        *,
+        messages: Messages | None = None,
+        **params: Unpack[TokenizeParams],
+    ) -> Tokens:
+        """Token ids of a prompt, or of messages as the model's chat template renders them."""
+        return self._driver.run(calls.tokenize(prompt, messages=messages, **params))
+
+    def detokenize(
+        self, tokens: Sequence[int], *, model: str | None = None, **extras: Unpack[Extras]
+    ) -> Text:
+        """The text of token ids, in `.prompt`."""
+        return self._driver.run(calls.detokenize(tokens, model=model, **extras))
+
+    def health(self, **extras: Unpack[Extras]) -> Health:
+        """What the server says about itself; `.ready` is False while it loads or drains.
+
+        Not retried. Raises ConnectionFailed if nobody answers.
+        """
+        return self._driver.run(calls.health(**extras))
+
+    def wait_until_ready(
+        self,
+        timeout: float = 60.0,
+        *,
+        extra_body: Mapping[str, Any] | None = None,
+        extra_headers: Mapping[str, str | None] | None = None,
+    ) -> None:
+        """Returns once every start-up model is ready. Raises Timeout after `timeout` seconds,
+        and other errors (a wrong key) at once."""
+        call = calls.ready(timeout, extra_body=extra_body, extra_headers=extra_headers)
+        self._driver.run_raw(call)
+
+    @overload
+    def generate_many(
+        self, prompts: Prompts, *, keep_errors: Literal[False] = ..., **params: Unpack[ManyParams]
+    ) -> list[Completion]: ...
+
+    @overload
+    def generate_many(
+        self, prompts: Prompts, *, keep_errors: bool, **params: Unpack[ManyParams]
+    ) -> list[Completion | Error]: ...
+
+    def generate_many(
+        self,
+        prompts: Prompts,
+        *,
+        concurrency: int = 16,
+        on_progress: OnProgress | None = None,
+        keep_errors: bool = False,
+        **params: Unpack[CompletionParams],
+    ) -> Sequence[Completion | Error]:
+        """Completes every prompt, each in a request of its own, `concurrency` at a time.
+
+        Results are in the order of the prompts. `on_progress(done, total)` is called after each.
+        The first error ends it and is raised; with `keep_errors` errors are in the list instead.
+        """
+        check_names("generate_many", params, CompletionParams)
+
+        def complete(prompt: str | Sequence[int]) -> Completion:
+            return self._driver.run(calls.completion(prompt, **params))
+
+        return run_many(complete, prompts, concurrency, on_progress, keep_errors)
+
+    def openai_client(self) -> openai.OpenAI:
+        """An official OpenAI client for the same server. Raises ImportError without `openai`."""
+        client: openai.OpenAI = make_openai(self._driver)
+        return client
+
+
+class Endpoints:
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+
+class Completions(Endpoints):
+    """`client.completions`"""
+
+    @overload
+    def create(
+        self, prompt: Prompt, *, stream: Literal[False] = ..., **params: Unpack[CompletionParams]
+    ) -> Completion: ...
+
+    @overload
+    def create(
+        self, prompt: Prompt, *, stream: Literal[True], **params: Unpack[CompletionParams]
+    ) -> Stream[CompletionChunk, Completion]: ...
+
+    @overload
+    def create(
+        self, prompt: Prompt, *, stream: bool, **params: Unpack[CompletionParams]
+    ) -> Completion | Stream[CompletionChunk, Completion]: ...
+
+    def create(
+        self, prompt: Prompt, *, stream: bool = False, **params: Unpack[CompletionParams]
+    ) -> Completion | Stream[CompletionChunk, Completion]:
+        """Continues a prompt, or each of several; with `stream` as chunks while it runs."""
+        call = calls.completion(prompt, stream=stream, **params)
+        return self._driver.run_stream(call) if stream else self._driver.run(call)
+
+
+class Chat(Endpoints):
+    """`client.chat`"""
+
+    @overload
+    def create(
+        self, messages: Messages, *, stream: Literal[False] = ..., **params: Unpack[ChatParams]
+    ) -> ChatCompletion: ...
+
+    @overload
+    def create(
+        self, messages: Messages, *, stream: Literal[True], **params: Unpack[ChatParams]
+    ) -> Stream[ChatChunk, ChatCompletion]: ...
+
+    @overload
+    def create(
+        self, messages: Messages, *, stream: bool, **params: Unpack[ChatParams]
+    ) -> ChatCompletion | Stream[ChatChunk, ChatCompletion]: ...
+
+    def create(
+        self, messages: Messages, *, stream: bool = False, **params: Unpack[ChatParams]
+    ) -> ChatCompletion | Stream[ChatChunk, ChatCompletion]:
+        """Answers a conversation; with `stream` as chunks while it runs."""
+        call = calls.chat(messages, stream=stream, **params)
+        return self._driver.run_stream(call) if stream else self._driver.run(call)
+
+
+class Models(Endpoints):
+    """`client.models`"""
+
+    def list(self, **extras: Unpack[Extras]) -> ModelList:
+        """Every model, in `.data`; also those that are still loading."""
+        return self._driver.run(calls.list_models(**extras))
+
+    def retrieve(self, model: str, **extras: Unpack[Extras]) -> Model:
+        """One model. Raises ModelNotFound."""
+        return self._driver.run(calls.retrieve_model(model, **extras))

@@ -1,0 +1,187 @@
+"""Answers one generation, streamed or whole, as an ASGI response.
+
+The status line waits for the first token or the first ping, so a failure before that is a real
+HTTP error. Whatever ends the response, its sequences are aborted and its reservation is released.
+"""
+
+import asyncio
+import logging
+import time
+from typing import Protocol
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from shoal.errors import ClientGone, InternalError, ShoalError
+from shoal.server import sse
+from shoal.server.admission import Reservation
+from shoal.server.api.generation.outcome import record_outcome
+from shoal.server.context import context_of
+from shoal.server.errors import error_bytes
+from shoal.server.middleware import send_error
+from shoal.server.services import Services
+from shoal.server.stream_timer import StreamTimer
+from shoal.text.generator import Delta, Generation
+
+log = logging.getLogger("shoal.server")
+
+
+class Renderer(Protocol):
+    """The JSON of one endpoint."""
+
+    def chunk(self, delta: Delta) -> bytes:
+        """SSE records of one delta."""
+        ...
+
+    def closing(self, generation: Generation) -> bytes:
+        """SSE records after the last delta, before [DONE]."""
+        ...
+
+    def body(self, deltas: list[Delta], generation: Generation) -> bytes:
+        """The whole answer; `deltas` has one entry per choice, in order."""
+        ...
+
+
+class GenerationResponse(Response):
+    """Streams a submitted generation, or collects it into one body."""
+
+    def __init__(
+        self,
+        services: Services,
+        generation: Generation,
+        reservation: Reservation,
+        renderer: Renderer,
+        *,
+        stream: bool,
+        ignored: list[str],
+    ) -> None:
+        super().__init__()
+        self._services = services
+        self._generation = generation
+        self._reservation = reservation
+        self._renderer = renderer
+        self._stream = stream
+        self._ignored = ignored
+        self._started = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        context = context_of(scope)
+        task = asyncio.current_task()
+        assert task is not None, "ASGI applications run in a task"
+        disconnect = asyncio.create_task(self._watch_disconnect(receive))
+        outcome: ShoalError | None = None
+        self._services.open_requests.add(task)
+        try:
+            if self._stream:
+                # A task of its own: each chunk wakes it, and in this one a wake-up would pass
+                # through every layer of middleware that called it.
+                await asyncio.create_task(self._send_stream(send, context.send))
+            else:
+                await self._send_whole(send)
+        except ShoalError as error:
+            outcome = error
+            await self._send_error(send, error)
+        except asyncio.CancelledError:
+            outcome = ClientGone("the request was cancelled")
+            raise
+        except Exception:  # a mistake of ours: answered in the documented shape, never a bare cut
+            log.exception("answer failed", extra={"request_id": context.request_id})
+            outcome = InternalError("the server failed on this request")
+            await self._send_error(send, outcome)
+        finally:
+            disconnect.cancel()
+            self._generation.close()
+            self._reservation.release(None if outcome else self._generation.usage.completion_tokens)
+            self._services.open_requests.discard(task)
+            record_outcome(self._services, self._generation, context, outcome)
+
+    async def _send_whole(self, send: Send) -> None:
+        generation = self._generation
+        collected: dict[int, Delta] = {}
+        async for deltas in generation:
+            self._reservation.started()
+            for delta in deltas:
+                if (so_far := collected.get(delta.index)) is None:
+                    collected[delta.index] = delta
+                else:
+                    so_far.merge(delta)
+        body = self._renderer.body([collected[index] for index in sorted(collected)], generation)
+        decode_ms = round((time.monotonic() - self._first_token_time()) * 1000, 1)
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [
+                    (b"content-type", b"application/json"),
+                    (b"content-length", str(len(body)).encode()),
+                    *self._timing_headers(),
+                    (b"x-decode-ms", str(decode_ms).encode()),
+                ],
+            }
+        )
+        await send({"type": "http.response.body", "body": body})
+
+    async def _send_stream(self, send: Send, send_chunk: Send) -> None:
+        """The sending loop: a chunk for what is ready, a ping for silence, then the end. Raises
+        ClientGone when the reader takes nothing for too long."""
+        settings = self._services.settings
+        chunk, generation = self._renderer.chunk, self._generation
+        with StreamTimer(
+            ping_s=settings.keepalive_interval,
+            stall_s=settings.stream_stall_timeout,
+            on_silence=generation.interrupt_wait,
+        ) as timer:
+            while (deltas := await generation.wait()) != []:
+                if not self._started:
+                    await self._start(send)
+                if deltas is None:
+                    piece = sse.PING
+                else:
+                    self._reservation.started()
+                    piece = chunk(deltas[0]) if len(deltas) == 1 else b"".join(map(chunk, deltas))
+                timer.sending_since = timer.last_sent = time.monotonic()
+                await send_chunk({"type": "http.response.body", "body": piece, "more_body": True})
+                timer.sending_since = None
+            await self._start(send)
+            timer.sending_since = time.monotonic()
+            await self._send_last(send, self._renderer.closing(generation) + sse.DONE)
+
+    async def _start(self, send: Send) -> None:
+        """The status line, once."""
+        if not self._started:
+            self._started = True
+            headers = [*sse.HEADERS, *self._timing_headers()]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def _send_last(self, send: Send, piece: bytes) -> None:
+        await send({"type": "http.response.body", "body": piece, "more_body": False})
+
+    async def _send_error(self, send: Send, error: ShoalError) -> None:
+        if isinstance(error, ClientGone):
+            return
+        if self._started:
+            await self._send_last(send, sse.event(error_bytes(error)) + sse.DONE)
+        else:
+            await send_error(send, error)
+
+    async def _watch_disconnect(self, receive: Receive) -> None:
+        """A closed connection ends the generation within one step."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._generation.fail(ClientGone("the client closed the connection"))
+
+    def _timing_headers(self) -> list[tuple[bytes, bytes]]:
+        timings = self._generation.timings
+        headers = []
+        if timings.first_token is not None:
+            headers += [
+                (b"x-queue-ms", str(round(timings.queue_s * 1000, 1)).encode()),
+                (b"x-prefill-ms", str(round(timings.prefill_s * 1000, 1)).encode()),
+            ]
+        if self._ignored:
+            headers.append((b"x-ignored-params", ",".join(self._ignored).encode()))
+        return headers
+
+    def _first_token_time(self) -> float:
+        timings = self._generation.timings
+        return timings.first_token if timings.first_token is not None else time.monotonic()

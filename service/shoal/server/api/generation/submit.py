@@ -1,0 +1,100 @@
+"""The common path of a generation route: model, reservation, task, submission, response."""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from fastapi import Request
+
+from shoal.config import Settings
+from shoal.errors import ShoalError, Unavailable
+from shoal.protocol.messages import LoadedModel
+from shoal.server.admission import Reservation
+from shoal.server.api.generation.fields import GenerationFields
+from shoal.server.api.generation.response import GenerationResponse, Renderer
+from shoal.server.api.generation.serialize import RenderOptions
+from shoal.server.context import RequestContext, context_of
+from shoal.server.services import Services, services_of, shutting_down
+from shoal.text.generator import Generation
+from shoal.text.task import GenerationTask
+from shoal.text.text_model import TextModel
+
+Fields = TypeVar("Fields", bound=GenerationFields)
+MakeTask = Callable[
+    [Fields, TextModel, LoadedModel, RequestContext, Settings], Awaitable[GenerationTask]
+]
+MakeRenderer = Callable[[Generation, RenderOptions], Renderer]
+
+
+async def start_generation(
+    request: Request,
+    fields: Fields,
+    *,
+    num_sequences: int,
+    make_task: "MakeTask[Fields]",
+    make_renderer: MakeRenderer,
+) -> GenerationResponse:
+    """Reserves capacity, builds and submits the task. Raises the ShoalError that refuses it."""
+    services, context = services_of(request), context_of(request.scope)
+    model = services.find_model(fields.model)
+    context.model = model.name
+    ignored = fields.check_extra_fields()
+    fields.check_limits(services.settings)
+    reservation = _reserve(services, context, fields, num_sequences)
+    try:
+        loaded = services.find_loaded(model.name)
+        task = await make_task(fields, model, loaded, context, services.settings)
+        reservation.add_tokens(task.num_prompt_tokens)
+        generation = Generation(
+            services.client, task, buffer_chunks=services.settings.stream_buffer_chunks
+        )
+        options = _render_options(fields, services.fingerprint(loaded))
+        renderer = make_renderer(generation, options)
+        generation.submit()
+    except BaseException as error:
+        reservation.release()
+        _count_refusal(services, model.name, error)
+        raise
+    return GenerationResponse(
+        services,
+        generation,
+        reservation,
+        renderer,
+        stream=fields.stream,
+        ignored=ignored,
+    )
+
+
+def _reserve(
+    services: Services, context: RequestContext, fields: GenerationFields, num_sequences: int
+) -> Reservation:
+    """Capacity before any work. Raises Unavailable or RateLimited."""
+    try:
+        if services.draining:
+            raise shutting_down()
+        wait_s = services.admission.expected_wait_s(context.model)
+        if fields.max_time is not None and wait_s > fields.max_time:
+            raise Unavailable(
+                f"the request could not start within max_time ({fields.max_time} s)",
+                retry_after_s=wait_s,
+            )
+        return services.admission.reserve(context.model, context.tenant, num_sequences)
+    except ShoalError as error:
+        _count_refusal(services, context.model, error)
+        raise
+
+
+def _count_refusal(services: Services, model: str, error: BaseException) -> None:
+    if isinstance(error, ShoalError) and error.status in (429, 503):
+        services.metrics.rejected.labels(model, str(error.code)).inc()
+
+
+def _render_options(fields: GenerationFields, fingerprint: str) -> RenderOptions:
+    stream_options = fields.stream_options
+    return RenderOptions(
+        fingerprint=fingerprint,
+        include_usage=stream_options is not None and stream_options.include_usage,
+        continuous_usage=stream_options is not None and stream_options.continuous_usage_stats,
+        return_token_ids=fields.return_token_ids,
+        tokens_as_ids=fields.return_tokens_as_token_ids,
+        include=tuple(fields.include),
+    )

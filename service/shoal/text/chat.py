@@ -1,0 +1,152 @@
+"""A model's chats: from messages to the text and the token ids of a prompt."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from shoal.errors import InvalidRequest, ModelFolderError, NotSupportedByModel
+from shoal.text.chat_template import ChatTemplate
+from shoal.text.chat_tokens import CONTINUE_TAG, ControlTokens, RenderedChat
+from shoal.text.tokenizer import Tokenizer
+
+_SAMPLE_ROLES = (("user", "assistant", "user"), ("system", "user"), ("tool",))
+
+
+class Chat:
+    """The chat templates of one model, and its control tokens."""
+
+    def __init__(
+        self,
+        name: str,
+        templates: Mapping[str, str],
+        tokenizer: Tokenizer,
+        *,
+        problem: str | None = None,
+    ) -> None:
+        """`templates`: Jinja sources by name; `problem`: why there are none. A template that is
+        not valid makes no error before a chat needs it: the model serves everything else."""
+        self._name = name
+        self._problems = {"default": problem} if problem else {}
+        self._variables: dict[str, Any] = dict(tokenizer.special_tokens)
+        if tokenizer.additional_special_tokens:
+            self._variables["additional_special_tokens"] = tokenizer.additional_special_tokens
+        self._templates: dict[str, ChatTemplate] = {}
+        for template_name, source in templates.items():
+            try:
+                self._templates[template_name] = ChatTemplate(source)
+            except ModelFolderError as error:
+                self._problems[template_name] = f"chat template {template_name!r}: {error.message}"
+        self._control = ControlTokens(tokenizer, self._template_texts())
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Templates that cannot be used and why, for the operator."""
+        return tuple(f"cannot be used: {problem}" for problem in self._problems.values())
+
+    @property
+    def source(self) -> str | None:
+        """The template that chats without tools use."""
+        template = self._templates.get("default")
+        return template.source if template else None
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        given: Mapping[str, Any],
+        add_generation_prompt: bool,
+        continue_final_message: bool,
+        max_chars: int,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> RenderedChat:
+        """The prompt. `given`: further variables of the caller, which cannot replace ours. Raises
+        NotSupportedByModel without a template, InvalidRequest when it refuses the messages."""
+        template = self._template(has_tools=bool(tools))
+
+        def rendered(inputs: Mapping[str, Any]) -> str:
+            messages = inputs["messages"]
+            if continue_final_message:
+                final = {**messages[-1], "content": messages[-1]["content"] + CONTINUE_TAG}
+                messages = [*messages[:-1], final]
+            variables = {
+                **inputs["given"],
+                **self._variables,
+                "messages": messages,
+                "tools": inputs["tools"],
+                "documents": None,
+                "add_generation_prompt": add_generation_prompt,
+            }
+            text = template.render(variables, max_chars=max_chars)
+            return _cut_at_tag(text) if continue_final_message else text
+
+        inputs = {"messages": list(messages), "given": given, "tools": list(tools or ()) or None}
+        plain = rendered(inputs)
+        if continue_final_message and messages[-1]["content"].strip() not in plain:
+            raise _changes_final_message()
+        marked_inputs = self._marked(inputs)
+        marked = plain if marked_inputs == inputs else rendered(marked_inputs)
+        return self._control.locate(plain, marked)
+
+    def encode(self, chat: RenderedChat) -> list[int]:
+        """Token ids of the prompt."""
+        return self._control.encode(chat)
+
+    def _marked(self, value: Any) -> Any:
+        """Every string that callers choose freely, marked; not keys and roles."""
+        if isinstance(value, str):
+            return self._control.mark(value)
+        if isinstance(value, list):
+            return [self._marked(item) for item in value]
+        if isinstance(value, Mapping):
+            return {k: v if k == "role" else self._marked(v) for k, v in value.items()}
+        return value
+
+    def _template(self, *, has_tools: bool) -> ChatTemplate:
+        for name in ("tool_use", "default") if has_tools else ("default",):
+            if name in self._templates:
+                return self._templates[name]
+            if name in self._problems:
+                raise NotSupportedByModel(
+                    f"model {self._name} cannot chat: {self._problems[name]}"[:500],
+                    param="messages",
+                    hint="use /v1/completions, or correct the template in the model's folder",
+                )
+        others = f", only {', '.join(sorted(self._templates))}" if self._templates else ""
+        raise NotSupportedByModel(
+            f"model {self._name} has no chat template{' named default' * bool(others)}{others}",
+            param="messages",
+            hint="use /v1/completions with a plain prompt",
+        )
+
+    def _template_texts(self) -> list[str]:
+        """What the templates write by themselves: their own text, and what they make of small
+        chats, since some put names together ("<" + role + ">")."""
+        texts: list[str] = []
+        for template in self._templates.values():
+            texts += template.literals
+            for roles in _SAMPLE_ROLES:
+                variables = {
+                    **self._variables,
+                    "messages": [{"role": role, "content": ""} for role in roles],
+                    "tools": None,
+                    "documents": None,
+                    "add_generation_prompt": True,
+                }
+                try:
+                    texts.append(template.render(variables, max_chars=100_000))
+                except InvalidRequest:
+                    continue  # not a chat for this template
+        return texts
+
+
+def _cut_at_tag(text: str) -> str:
+    """The prompt up to the end of the message that is continued."""
+    at = text.rfind(CONTINUE_TAG.rstrip())
+    if at < 0:
+        raise _changes_final_message()
+    is_trimmed = not text.startswith(CONTINUE_TAG, at)
+    text = text[:at].replace(CONTINUE_TAG, "")  # a template may write the message twice
+    return text.rstrip() if is_trimmed else text
+
+
+def _changes_final_message() -> InvalidRequest:
+    return InvalidRequest("the template changes the final message", param="messages")

@@ -1,0 +1,236 @@
+"""Token ids of a rendered chat: exactly those of `transformers`' apply_chat_template, except that
+no text of a caller becomes a control token.
+
+**Control tokens** are all special tokens, and of the other added tokens those that the chat
+template writes (as `transformers` counts them for sanitize_control_tokens): they begin turns and
+tool calls in vocabularies that forgot to call them special. Every other added token, such as a run
+of spaces or a word of a later vocabulary, stays usable in a message.
+
+**Where a control token comes from** is known by marks, put only into text that spells one or could
+spell one together with what a template writes around it. A text without marks, nearly every one,
+is tokenized as a whole. Only when the tokenizer takes a caller's text for a control token is the
+chat tokenized again, by a copy in which control tokens have names that nobody can write.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from tokenizers import Tokenizer as HfTokenizer
+
+from shoal.text.chat_template import MARKS
+from shoal.text.tokenizer import Tokenizer
+
+_START, _END, _BREAK, _TAG = MARKS
+_MARK_OR_ALIAS = re.compile("[\ufdd0-\ufddf]")
+CONTINUE_TAG = f"{_TAG} "
+"""Stands behind a message that the model continues. The space tells whether it was trimmed."""
+
+
+class Span(NamedTuple):
+    """A control token's name in a text, code points."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedChat:
+    """A chat's text, and the control tokens in it that the template wrote."""
+
+    text: str
+    controls: Sequence[Span] = ()
+    has_marks: bool = False
+    """A caller's text spells control tokens, or parts of them."""
+
+
+class ControlTokens:
+    """The control tokens of one tokenizer under one template."""
+
+    def __init__(self, tokenizer: Tokenizer, template_texts: Iterable[str]) -> None:
+        """`template_texts`: what the template writes by itself."""
+        written = "\0".join(template_texts)
+        self._tokenizer = tokenizer
+        self._ids = {
+            token.content: token_id
+            for token_id, token in tokenizer.added_tokens.items()
+            if token_id in tokenizer.special_ids
+            or (token.content in written and not token.content.isspace())
+        }
+        self._id_set = frozenset(self._ids.values())
+        longest_first = sorted(self._ids, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        cuts = [(name, at) for name in self._ids for at in range(1, len(name))]
+        self._beginnings = frozenset(name[:at] for name, at in cuts)
+        self._endings = frozenset(name[at:] for name, at in cuts)
+        self._all_names = _BREAK.join(self._ids)
+        self._longest_part = max(map(len, self._ids), default=1) - 1
+
+    # --- marks ---------------------------------------------------------------------------------
+
+    def mark(self, text: str) -> str:
+        """A caller's text, marked where it spells control tokens. Our marks do not pass."""
+        text = _MARK_OR_ALIAS.sub("\ufffd", text)
+        before, after = self._open_ends(text)
+        marked = self._pattern.sub(f"{_START}\\g<0>{_END}", text)
+        return _BREAK * before + marked + _BREAK * after
+
+    def locate(self, plain: str, marked: str) -> RenderedChat:
+        """The control tokens of the template in a chat rendered twice: from the messages as they
+        are, and from marked ones."""
+        if plain == marked:
+            spans = [Span(*match.span()) for match in self._pattern.finditer(plain)]
+            return RenderedChat(plain, spans)
+        text, names, spans, is_own = self._unmarked(marked)
+        matches = list(self._pattern.finditer(plain))
+        # A template that strips, splits or compares may do otherwise where it meets a mark. The
+        # plain text is the right one, unless it has other control tokens.
+        is_like_plain = all(is_own) or _squeezed(text) == _squeezed(plain)
+        if is_like_plain and names == [match[0] for match in matches]:
+            text, spans = plain, [Span(*match.span()) for match in matches]
+        own = [span for span, template_wrote in zip(spans, is_own, strict=True) if template_wrote]
+        return RenderedChat(text, own, has_marks=True)
+
+    def _unmarked(self, marked: str) -> tuple[str, list[str], list[Span], list[bool]]:
+        """(text, names of control tokens in it, where, whether the template wrote them)."""
+        names, spans, is_own = list[str](), list[Span](), list[bool]()
+        num_marks = end = 0
+        for match in self._pattern.finditer(marked):
+            num_marks += _count_marks(marked, end, match.start())
+            end = match.end()
+            names.append(match[0])
+            spans.append(Span(match.start() - num_marks, end - num_marks))
+            # One of the two marks is enough: a template may have cut the other off.
+            before, after = marked[: match.start()][-1:], marked[end : end + 1]
+            is_own.append(before != _START and after != _END)
+        return _MARK_OR_ALIAS.sub("", marked), names, spans, is_own
+
+    def _open_ends(self, text: str) -> tuple[bool, bool]:
+        """Could the beginning of the text end a control token, its end (or all of it) lie
+        inside one?"""
+        lengths = range(1, min(self._longest_part, len(text)) + 1)
+        before = any(text[:length] in self._endings for length in lengths)
+        after = any(text[-length:] in self._beginnings for length in lengths)
+        return before, after or (bool(text) and text in self._all_names)
+
+    # --- ids -----------------------------------------------------------------------------------
+
+    def encode(self, chat: RenderedChat) -> list[int]:
+        """Token ids; the template writes BOS itself where the model wants it."""
+        if not chat.has_marks and not self._normalizes_into_controls:
+            return self._tokenizer.encode(chat.text, add_special_tokens=False)
+        found = self._tokenizer.library.encode_batch([chat.text], add_special_tokens=False)[0]
+        if self._are_all_written(chat, found.ids, found.offsets):
+            ids: list[int] = found.ids
+            return ids
+        return self._encode_with_aliases(chat)
+
+    def _are_all_written(
+        self, chat: RenderedChat, ids: Sequence[int], offsets: Sequence[tuple[int, int]]
+    ) -> bool:
+        """Does every control token among the ids stand where the template wrote one? (A token may
+        take the spaces around its name with it.)"""
+        spans = iter(chat.controls)
+        span = next(spans, None)
+        for token_id, (start, end) in zip(ids, offsets, strict=True):
+            if token_id not in self._id_set:
+                continue
+            if token_id in self._unknown_ids and not self._pattern.search(chat.text, start, end):
+                continue  # a character that the vocabulary lacks
+            while span is not None and span.start < start:
+                span = next(spans, None)
+            if span is None or span.end > end:
+                return False
+        return True
+
+    def _encode_with_aliases(self, chat: RenderedChat) -> list[int]:
+        parts, at = list[str](), 0
+        for start, end in chat.controls:
+            text = _MARK_OR_ALIAS.sub("\ufffd", chat.text[at:start])
+            parts += [text, self._aliases[chat.text[start:end]]]
+            at = end
+        parts.append(_MARK_OR_ALIAS.sub("\ufffd", chat.text[at:]))
+        found = self._aliased.encode("".join(parts), add_special_tokens=False).ids
+        return [self._id_of_aliased.get(token_id, token_id) for token_id in found]
+
+    @cached_property
+    def _normalizes_into_controls(self) -> bool:
+        """May text that does not spell a control token become one? By a normalizer, or because
+        the model's own vocabulary has it."""
+        normalizes = self._tokenizer.library.normalizer is not None
+        return any(
+            (normalizes and self._tokenizer.added_tokens[token_id].normalized)
+            or token_id in self._tokenizer.model_ids(name)
+            for name, token_id in self._ids.items()
+        )
+
+    @cached_property
+    def _unknown_ids(self) -> frozenset[int]:
+        """What a character that no vocabulary has becomes, where that is a control token."""
+        found = self._tokenizer.library.encode(_BREAK, add_special_tokens=False).ids
+        return self._id_set.intersection(found)
+
+    # --- the copy ------------------------------------------------------------------------------
+
+    @cached_property
+    def _aliases(self) -> dict[str, str]:
+        """Names made of noncharacters, which nobody else gets into the copy's text."""
+        digits = "0123456789"
+        code = str.maketrans(digits, "".join(chr(0xFDD4 + int(digit)) for digit in digits))
+        return {
+            name: f"\ufdde{str(index).translate(code)}\ufddf"
+            for index, name in enumerate(self._ids)
+        }
+
+    @cached_property
+    def _aliased(self) -> HfTokenizer:
+        definition = json.loads(self._tokenizer.library.to_str())
+        definition.update(post_processor=None, truncation=None, padding=None)
+        _rename(definition["model"], self._aliases)
+        definition["added_tokens"] = [
+            {
+                "id": token_id,
+                "content": self._aliases.get(token.content, token.content),
+                "single_word": token.single_word,
+                "lstrip": token.lstrip,
+                "rstrip": token.rstrip,
+                # So that no normalizer changes an alias.
+                "normalized": token.normalized and token.content not in self._aliases,
+                "special": token.special,
+            }
+            for token_id, token in sorted(self._tokenizer.added_tokens.items())
+        ]
+        return HfTokenizer.from_str(json.dumps(definition))
+
+    @cached_property
+    def _id_of_aliased(self) -> dict[int, int]:
+        """The copy may number added tokens anew."""
+        added = self._tokenizer.added_tokens.items()
+        names = {i: self._aliases.get(token.content, token.content) for i, token in added}
+        pairs = ((self._aliased.token_to_id(name), i) for i, name in names.items())
+        return {alias_id: i for alias_id, i in pairs if alias_id is not None}
+
+
+def _rename(model: dict[str, Any], aliases: dict[str, str]) -> None:
+    """Renames vocabulary entries, so that the model cannot make them out of text."""
+    vocab = model["vocab"]
+    if isinstance(vocab, dict):
+        model["vocab"] = {aliases.get(token, token): i for token, i in vocab.items()}
+    else:  # Unigram: pairs of token and score
+        model["vocab"] = [(aliases.get(token, token), score) for token, score in vocab]
+    if "unk_token" in model:
+        model["unk_token"] = aliases.get(model["unk_token"], model["unk_token"])
+    if "merges" in model:
+        pairs = (pair if isinstance(pair, list) else pair.split(" ", 1) for pair in model["merges"])
+        model["merges"] = [[a, b] for a, b in pairs if not {a, b, a + b}.intersection(aliases)]
+
+
+def _count_marks(text: str, start: int, end: int) -> int:
+    return sum(text.count(mark, start, end) for mark in MARKS)
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
