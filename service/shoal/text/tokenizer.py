@@ -1,5 +1,5 @@
 """Strings to token ids and back, for one model: the `tokenizers` library with the settings that
-stand beside its definition, as `transformers` applies them.
+`transformers` keeps beside a tokenizer, applied as it applies them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,13 @@ class Tokenizer:
         self.special_tokens = _special_tokens(files.settings)
         """Named special tokens of the settings: "bos_token" to its text, and so on."""
         self.additional_special_tokens = _additional_special_tokens(files.settings)
-        special = self._add_named_tokens(files.settings)
+        try:
+            special = self._add_named_tokens(files.settings)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise ModelFolderError(
+                f"{files.where}: the settings beside it list added tokens that are none "
+                f"({str(error)[:100]}); fetch both files again from where the model came from"
+            ) from error
         self.added_tokens: Mapping[int, AddedToken] = self.library.get_added_tokens_decoder()
         """By id: tokens that are found in a text before the model's vocabulary is used."""
         self.special_ids = frozenset(
@@ -151,7 +157,6 @@ def _listed_tokens(settings: Mapping[str, Any]) -> list[AddedToken]:
     return [
         AddedToken(entry["content"], **{flag: entry[flag] for flag in flags if flag in entry})
         for _, entry in sorted(entries, key=lambda pair: int(pair[0]))
-        if _content(entry)
     ]
 
 
