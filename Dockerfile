@@ -20,6 +20,7 @@ RUN python3 -m venv /opt/shoal \
     && deploy/install.sh /opt/shoal/bin/python build server \
     && if [ "$WITH_TORCH" = true ]; then deploy/install.sh /opt/shoal/bin/python torch-cpu; fi
 COPY pyproject.toml README.md LICENSE ./
+COPY LICENSES LICENSES
 COPY service service
 COPY models /models
 # A library that does not load ends the build. What only building and debugging need does not go into
