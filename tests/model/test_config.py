@@ -138,6 +138,7 @@ REFUSED_OF_A_FAMILY: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"qk_layernorm": True}, "qk_layernorm"),
     ("llama", {"activation_function": "gelu"}, "activation_function"),
     ("llama", {"pruned_heads": {"0": [1]}}, "pruned_heads"),
+    ("llama", {"rope_interleaved": True}, "rope_interleaved"),
     ("mistral", {"attention_bias": True}, "attention_bias"),
     ("mistral", {"sliding_window": 0}, "sliding_window"),
     ("mistral", {"sliding_window": 16, "use_sliding_window": False}, "use_sliding_window"),

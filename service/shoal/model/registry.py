@@ -28,6 +28,7 @@ _OPTIONAL_KEYS: Mapping[str, Neutral] = {
     "is_encoder_decoder": only(False),
     "per_layer_config": only({}),
     "pruned_heads": only({}),
+    "rope_interleaved": only(False),
     **{key: rule for each in ARCHITECTURES.values() for key, rule in each.optional_keys.items()},
 }
 """Keys that change the results of some network; a family that does not read one refuses it."""
