@@ -30,7 +30,7 @@ COPY models /models
 RUN /opt/shoal/bin/python -m pip install --quiet --no-deps --no-build-isolation . \
     && /opt/shoal/bin/python -c 'import shoal.kernels._native' \
     && /opt/shoal/bin/python -m pip uninstall --quiet --yes \
-        cmake nanobind ninja pathspec scikit-build-core pip \
+        cmake nanobind ninja pathspec scikit-build-core uv pip \
     && cd /opt/shoal/lib/python3*/site-packages \
     && rm -rf torch/include \
     && find . -type d -name tests -prune -exec rm -rf {} + \
