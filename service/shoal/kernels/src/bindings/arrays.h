@@ -4,7 +4,8 @@
 #include <nanobind/ndarray.h>
 
 #include <cstdint>
-#include <stdexcept>
+
+#include "require.h"
 
 namespace shoal {
 
@@ -13,10 +14,6 @@ namespace nb = nanobind;
 template <class T, int Dims>
 using Array = nb::ndarray<T, nb::ndim<Dims>, nb::c_contig, nb::device::cpu>;
 using Int32s = Array<const std::int32_t, 1>;
-
-inline void require(bool holds, const char* what) {
-  if (!holds) throw std::invalid_argument(what);
-}
 
 void bind_model(nb::module_& module);    // model_bindings.cpp
 void bind_sampler(nb::module_& module);  // sampler_bindings.cpp

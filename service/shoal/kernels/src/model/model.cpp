@@ -4,16 +4,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <stdexcept>
 
 #include "formats/all.h"
+#include "require.h"
 
 namespace shoal {
 namespace {
-
-void require(bool holds, const char* what) {
-  if (!holds) throw std::invalid_argument(what);
-}
 
 int up_outputs(const MlpConfig& mlp) {
   return mlp.gated ? 2 * round_up(mlp.intermediate_size, kPanel) : mlp.intermediate_size;

@@ -1,18 +1,14 @@
 // What happens around the stages of a step: checks, the tasks of attention, room for results.
 #include <algorithm>
 #include <cmath>
-#include <stdexcept>
 
 #include "model/model.h"
+#include "require.h"
 
 namespace shoal {
 namespace {
 
 constexpr int kPrefillQueries = 16;  // queries of one attention task
-
-void require(bool holds, const char* what) {
-  if (!holds) throw std::invalid_argument(what);
-}
 
 bool within(const std::int32_t* values, int n, int limit) {
   return std::all_of(values, values + n, [=](std::int32_t v) { return v >= 0 && v < limit; });

@@ -1,14 +1,10 @@
 // Weights by role: which place in the model a role of shoal/model/spec.py names.
-#include <stdexcept>
 
 #include "model/model.h"
+#include "require.h"
 
 namespace shoal {
 namespace {
-
-void require(bool holds, const std::string& what) {
-  if (!holds) throw std::invalid_argument(what);
-}
 
 std::vector<float> values_of(const Matrix& vector) {
   std::vector<float> values(vector.cols);
