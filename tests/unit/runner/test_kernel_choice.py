@@ -110,7 +110,7 @@ def test_a_loaded_model_and_a_checked_one_say_why_and_which_keys_are_not_used(
     assert (loaded.kernels, loaded.kernels_reason) == ("torch", "the native kernels lack ALiBi")
     remarks = check_model(open_model(folder), config)
     assert remarks == [
-        "keys of config.json that are not used: brand_new_key",
+        "keys of tiny/config.json that are not used: brand_new_key",
         "PyTorch computes, because the native kernels lack ALiBi",
     ]
     for remark in remarks:
