@@ -3,7 +3,9 @@
 ARG BASE_IMAGE=python:3.11-slim
 
 FROM ${BASE_IMAGE} AS build
-# Handed to pip: where PyTorch's CPU wheels are, if pip does not find them by itself.
+# "true" adds PyTorch's CPU build, for models that the native kernels do not know; PIP_ARGS is handed
+# to pip: where that build is, if pip does not find it by itself.
+ARG WITH_TORCH=false
 ARG PIP_ARGS=""
 # The native kernels need a compiler and Python's headers; Debian has those in a package of their own.
 RUN headers=$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))') \
@@ -15,15 +17,24 @@ WORKDIR /src
 COPY requirements requirements
 COPY deploy/install.sh deploy/
 RUN python3 -m venv /opt/shoal \
-    && deploy/install.sh /opt/shoal/bin/python server torch-cpu build
+    && deploy/install.sh /opt/shoal/bin/python build server \
+    && if [ "$WITH_TORCH" = true ]; then deploy/install.sh /opt/shoal/bin/python torch-cpu; fi
 COPY pyproject.toml README.md LICENSE ./
+COPY LICENSES LICENSES
 COPY service service
 COPY models /models
-# What only building needs does not go into the image: build tools, PyTorch's headers. The server
-# is not root, so what it reads has to be readable, whatever modes the files came with.
+# A library that does not load ends the build. What only building and debugging need does not go into
+# the image: build tools, headers, tests, symbols (not those of libraries that their wheels carry,
+# which were patched and do not survive it). The server is not root, so what it reads has to be
+# readable, whatever modes the files came with.
 RUN /opt/shoal/bin/python -m pip install --quiet --no-deps --no-build-isolation . \
-    && /opt/shoal/bin/python -m pip uninstall --quiet --yes cmake ninja scikit-build-core pip \
-    && rm -rf /opt/shoal/lib/python3*/site-packages/torch/include \
+    && /opt/shoal/bin/python -c 'import shoal.kernels._native' \
+    && /opt/shoal/bin/python -m pip uninstall --quiet --yes \
+        cmake nanobind ninja pathspec scikit-build-core uv pip \
+    && cd /opt/shoal/lib/python3*/site-packages \
+    && rm -rf torch/include \
+    && find . -type d -name tests -prune -exec rm -rf {} + \
+    && find . -name '*.so' -not -path './*.libs/*' -not -path './torch/*' -exec strip --strip-debug {} + \
     && chmod -R a+rX /opt/shoal /models
 
 FROM ${BASE_IMAGE}

@@ -62,8 +62,8 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
 
 # The stamps remember which lock files the environment was made from.
-SOURCES := pyproject.toml requirements/server.lock requirements/build.lock deploy/install.sh \
-    deploy/setup.sh $(NATIVE)
+SOURCES := pyproject.toml requirements/server.lock requirements/build.lock \
+    requirements/uv.lock deploy/install.sh deploy/setup.sh $(NATIVE)
 
 $(VENV)/server.stamp: $(SOURCES) | $(BIN)/python
 	@deploy/setup.sh $(BIN)/python machine

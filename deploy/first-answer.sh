@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # From a fresh clone to the first answer: copies the files of the working tree (what git does not
 # ignore) to a new folder, runs `make serve` there and asks the question of the README until it is
-# answered. Prints when each part began and the processor time of all parts. Arguments go to make:
+# answered. Prints when each part began, and the processor time up to the start of the server: on a
+# busy machine that says more than the clock. Arguments go to make:
 #   deploy/first-answer.sh PYTHON=python3.12
 set -euo pipefail
 cd "$(dirname "$0")/.."
 clone=$(mktemp -d)
 port=$(python3 -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])')
+export PIP_NO_CACHE_DIR=1 UV_CACHE_DIR=$clone/cache # everything is fetched, as on a new machine
 began=$EPOCHREALTIME
 
 seconds() { awk "BEGIN { printf \"%5.1f s\", $EPOCHREALTIME - $began }"; }
@@ -35,4 +37,6 @@ until curl --silent --fail --output "$clone/answer.json" \
     sleep 0.05
 done
 echo "$(seconds)  first answer: $(cut -c -200 "$clone/answer.json")"
+awk -v hz="$(getconf CLK_TCK)" '{ printf "%5.1f s  of processor time to install\n", ($16 + $17) / hz }' \
+    "/proc/$server/stat"
 du --summarize --human-readable "$clone/.venv" | awk '{ print "          .venv: " $1 }'

@@ -19,6 +19,9 @@ WAIT = datetime.timedelta(days=7)
 # A compiler is all the machine has to bring: the other build tools come as wheels.
 BUILD_TOOLS = ["cmake>=3.26", "ninja>=1.11"]
 
+# Installs the other files faster than pip does.
+INSTALLER = "uv>=0.9"
+
 # The libraries that PyTorch's default build for Linux needs and its CPU build does not.
 CUDA = re.compile(r"(triton$|nvidia-|cuda-)")
 
@@ -41,6 +44,7 @@ FILES = {
     "server": "What `shoal serve` runs with.",
     "torch-cpu": "shoal[torch] without CUDA, beyond server; torch.lock where pip does not find it.",
     "torch": "shoal[torch] as the package index has it, beyond server: on Linux with CUDA.",
+    "uv": "Installs the other files in a tenth of pip's time.",
     "build": "What builds the package; complete, for it is installed first.",
     "dev": "What the tests and checks need beyond server, torch and build.",
 }
@@ -76,16 +80,19 @@ def main(uv: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         build = Path(scratch, "build.in")
         build.write_text("\n".join(project["build-system"]["requires"] + BUILD_TOOLS))
-        full = resolve(uv, ["pyproject.toml", "--extra", "dev", str(build)], None)
+        installer = Path(scratch, "installer.in")
+        installer.write_text(INSTALLER)
+        sources = ["pyproject.toml", "--extra", "dev", str(build), str(installer)]
+        full = resolve(uv, sources, None)
         pinned = Path(scratch, "full.lock")
         pinned.write_text("".join(full.values()))
         server = resolve(uv, ["pyproject.toml", "--extra", "server"], pinned).keys()
         torch = resolve(uv, ["pyproject.toml", "--extra", "torch"], pinned).keys() - server
         builders = resolve(uv, [str(build)], pinned).keys()
 
-    names = {"server": server, "torch": torch, "build": builders}
+    names = {"server": server, "torch": torch, "build": builders, "uv": {"uv"}}
     names["torch-cpu"] = {name for name in torch if not CUDA.match(name)}
-    names["dev"] = full.keys() - server - torch - builders
+    names["dev"] = full.keys() - server - torch - builders - {"uv"}
     texts = {file: "".join(full[name] for name in sorted(found)) for file, found in names.items()}
     texts["torch-cpu"] = texts["torch-cpu"].replace(full["torch"], cpu_torch(full["torch"]))
     for file, what in FILES.items():

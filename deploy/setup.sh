@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 python=$1
 kernel_sets=$2
 shift 2
-log=$(dirname "$python")/../native-build.log
+log=${python%/bin/*}/native-build.log
 
 # Background jobs of a script ignore Ctrl-C: pass it on to everything started here.
 trap 'trap - INT TERM; kill 0' INT TERM

@@ -123,7 +123,7 @@ async def test_one_chunk_for_each_step_and_choice(tmp_path: Path) -> None:
 async def test_the_role_comes_with_the_first_token_not_earlier(tmp_path: Path) -> None:
     async with serve_script(tmp_path, "ab") as (served, _):
         gate = Gate(served)
-        body = {"messages": [{"role": "user", "content": "x"}], "stream": True}
+        body = {"messages": [{"role": "user", "content": "Hello there."}], "stream": True}
         call = AsgiCall(served, "/v1/chat/completions", body)
         await settle()
         assert call.answer.body == b""

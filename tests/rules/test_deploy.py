@@ -39,3 +39,9 @@ def test_the_variables_of_the_image_are_settings() -> None:
     }
     assert names
     assert {name.lower() for name in names} <= Settings.model_fields.keys()
+
+
+def test_the_image_has_pytorch_only_where_it_is_asked_for() -> None:
+    assert re.findall(r"^ARG WITH_TORCH=(.*)$", DOCKERFILE, re.M) == ["false"]
+    assert re.findall(r"install\.sh \S+ (.*torch.*); fi", DOCKERFILE) == ["torch-cpu"]
+    assert SERVICE["build"]["args"]["WITH_TORCH"] == "${WITH_TORCH:-false}"

@@ -1,5 +1,6 @@
 """The lock files: every wheel pinned and hashed, nothing known to be weak, nothing forgotten."""
 
+import itertools
 import re
 import tomllib
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = ["server", "torch", "torch-cpu", "build", "dev"]
+FILES = ["server", "torch", "torch-cpu", "build", "dev", "uv"]
 
 # Below these, known holes are open.
 FLOORS = {
@@ -58,7 +59,8 @@ def wanted(extra: str, project: dict) -> Iterator[Requirement]:
     """What pyproject.toml asks for, extras of our own followed."""
     for text in project["optional-dependencies"][extra]:
         if text.startswith("shoal["):
-            yield from wanted(text[6:-1], project)
+            for other in text[6:-1].split(","):
+                yield from wanted(other, project)
         else:
             yield Requirement(text)
     yield from map(Requirement, project["dependencies"])
@@ -92,7 +94,13 @@ def test_no_version_has_a_known_hole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("extra", "files"), [("server", ["server", "torch"]), ("dev", ["server", "torch", "dev"])]
+    ("extra", "files"),
+    [
+        ("server", ["server"]),
+        ("torch", ["server", "torch"]),
+        ("torch", ["server", "torch-cpu"]),
+        ("dev", ["server", "torch", "dev"]),
+    ],
 )
 def test_the_lock_files_hold_all_that_pyproject_asks_for(extra: str, files: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -105,11 +113,22 @@ def test_the_lock_files_hold_all_that_pyproject_asks_for(extra: str, files: list
 
 def test_the_build_needs_are_locked() -> None:
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]
-    versions = locked("build", "server")
+    versions = locked("build")  # installed before anything else, so complete in itself
     for need in map(Requirement, build["requires"]):
         found = versions.get(canonical(need.name), [])
         assert found, f"{need} is not locked: run `make lock`"
         assert all(need.specifier.contains(version) for version in found), need
+
+
+def test_the_server_is_locked_without_torch_and_what_only_torch_needs() -> None:
+    assert not {"torch", "triton", "sympy", "networkx"} & locked("server", "build").keys()
+
+
+def test_a_package_in_two_files_has_one_version() -> None:
+    for one, other in itertools.combinations(FILES, 2):
+        first, second = locked(one), locked(other)
+        for name in (first.keys() & second.keys()) - {"torch"}:
+            assert first[name] == second[name], f"{name} in {one}.lock and {other}.lock"
 
 
 def test_the_two_torch_files_pin_one_version() -> None:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ KEY = {"Authorization": "Bearer a-key"}
 
 @pytest.fixture(scope="module")
 def image() -> Iterator[Image]:
-    # /tmp can be a small memory disk; the image takes several GB while it is built.
+    # /tmp can be a small memory disk; the image takes some GB while it is built.
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="shoal-image-") as scratch:
         began = time.monotonic()
         try:
@@ -135,7 +136,7 @@ def test_buildah_runs_the_image_as_it_is(image: Image) -> None:
     assert user == "10001"
 
 
-def test_it_holds_no_compiler_no_pip_and_no_cuda(image: Image) -> None:
+def test_it_holds_no_compiler_no_pip_and_no_pytorch(image: Image) -> None:
     folder = image.folder()
     programs = {
         path.name
@@ -145,12 +146,17 @@ def test_it_holds_no_compiler_no_pip_and_no_cuda(image: Image) -> None:
     assert "shoal" in programs
     assert not {"cc", "gcc", "g++", "c++", "clang", "ld", "make", "cmake", "pip"} & programs
     packages = {path.name for path in folder.glob("opt/shoal/lib/python3*/site-packages/*")}
-    assert any(name.startswith("torch-2.13.0+cpu") for name in packages)
-    assert not [name for name in packages if name.startswith(("nvidia", "triton"))]
+    assert "fastapi" in packages
+    assert not packages & {"torch", "triton", "sympy", "nvidia", "pip", "nanobind", "cmake"}
 
 
 def test_it_is_no_larger_than_it_has_to_be(image: Image) -> None:
     files = [path for path in image.folder().rglob("*") if path.is_file() and not path.is_symlink()]
     megabytes = sum(path.stat().st_size for path in files) / 1e6
+    largest = Counter[str]()
+    for path in files:
+        part = path.relative_to(image.folder()).parts
+        largest["/".join(part[: 6 if part[0] == "opt" else 2])] += path.stat().st_size
     print(f"\nimage of {megabytes:.0f} MB")
-    assert megabytes < 1500
+    print("".join(f"{size / 1e6:6.1f} MB  {part}\n" for part, size in largest.most_common(20)))
+    assert megabytes < 300

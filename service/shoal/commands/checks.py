@@ -42,6 +42,7 @@ def all_checks(settings: Settings) -> Iterator[Finding]:
     yield check_instructions()
     yield from check_packages()
     yield check_kernels()
+    yield check_torch()
     yield from check_models(settings)
     yield check_port(settings.host, settings.port)
 
@@ -80,18 +81,28 @@ def check_packages() -> Iterator[Finding]:
     missing = [name for name in SERVER_PACKAGES if _version(name) is None]
     found = f"{', '.join(missing)} missing" if missing else "all present"
     yield Finding("server packages", not missing, found, install, True)
-    for name in ("torch", "tokenizers"):
-        version = _version(name)
-        yield Finding(name, version is not None, version or "missing", install, True)
+    version = _version("tokenizers")
+    yield Finding("tokenizers", version is not None, version or "missing", install, True)
     for name, benefit in FAST_PACKAGES.items():
         version = _version(name)
         yield Finding(name, version is not None, version or "missing", f"{install} for {benefit}")
 
 
 def check_kernels() -> Finding:
-    built = importlib.util.find_spec(NATIVE_MODULE) is not None
-    found = "native kernels built" if built else "not built; PyTorch computes"
-    return Finding("kernels", built, found, "install with a C++ compiler at hand for the fast ones")
+    found = "native kernels built" if _native_is_built() else "not built; PyTorch computes"
+    advice = "install with a C++ compiler at hand for the fast ones"
+    return Finding("kernels", _native_is_built(), found, advice)
+
+
+def check_torch() -> Finding:
+    """Essential only where nothing else computes."""
+    advice = "pip install 'shoal[torch]'"
+    if (version := _version("torch")) is not None:
+        return Finding("torch", True, version)
+    if _native_is_built():
+        uses = "training, GPUs and models that the native kernels do not know"
+        return Finding("torch", True, f"not installed; for {uses}: {advice}")
+    return Finding("torch", False, "missing, and the native kernels are not built", advice, True)
 
 
 def check_models(settings: Settings) -> Iterator[Finding]:
@@ -138,6 +149,10 @@ def check_port(host: str, port: int) -> Finding:
             advice = "stop what listens there, or `shoal serve --port N`"
             return Finding("port", False, f"{host}:{port}: {reason}", advice)
     return Finding("port", True, f"{host}:{port} is free")
+
+
+def _native_is_built() -> bool:
+    return importlib.util.find_spec(NATIVE_MODULE) is not None
 
 
 def _version(package: str) -> str | None:

@@ -135,7 +135,7 @@ class NativeModel:
         `max_tokens`: most tokens of one step. `num_token_ids`: rows of the embedding that are
         tokens, the others are padding; None = all. `cache_bytes`: of the last-level cache; bf16
         weights that it does not hold are packed tighter where the kernel set can; None asks the
-        machine. Raises ValueError for a spec that `supports` has something against."""
+        machine. Raises ValueError for a spec with features that `supports` names."""
         if not _BUILT:
             raise RuntimeError("the native kernels are not built; available() says so beforehand")
         for name, value in (("num_blocks", num_blocks), ("max_tokens", max_tokens),

@@ -86,19 +86,19 @@ class NativeSampler:
         return tokens
 
     def logprobs(
-        self, logits: Float32, token_ids: Int32, nums_best: Int32
+        self, logits: Float32, token_ids: Int32, nums_top: Int32
     ) -> tuple[Float32, Int32, Float32]:
         """Natural log-probabilities of rows of logits [n, vocab_size], as the model gave them,
         normalised over all columns.
 
-        (own [n], best_ids [n, k], best [n, k]): of each row's token and of its `nums_best` [n]
-        best tokens, best first, of equals the lower id; k is the largest of `nums_best`, at most
+        (own [n], top_ids [n, k], top [n, k]): of each row's token and of its `nums_top` [n]
+        best tokens, best first, of equals the lower id; k is the largest of `nums_top`, at most
         num_token_ids. What is not requested holds -1 and -inf; so does a row without a finite best
         logit.
         """
-        k = min(int(nums_best.max(initial=0)), self._num_token_ids)
+        k = min(int(nums_top.max(initial=0)), self._num_token_ids)
         own = np.empty(len(token_ids), np.float32)
-        best_ids = np.full((len(token_ids), k), -1, np.int32)
-        best = np.full((len(token_ids), k), -np.inf, np.float32)
-        self._sampler.logprobs(logits, token_ids, nums_best, own, best_ids, best)
-        return own, best_ids, best
+        top_ids = np.full((len(token_ids), k), -1, np.int32)
+        top = np.full((len(token_ids), k), -np.inf, np.float32)
+        self._sampler.logprobs(logits, token_ids, nums_top, own, top_ids, top)
+        return own, top_ids, top

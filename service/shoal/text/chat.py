@@ -58,8 +58,9 @@ class Chat:
         max_chars: int,
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> RenderedChat:
-        """The prompt. `given`: further variables of the caller, which cannot replace ours. Raises
-        NotSupportedByModel without a template, InvalidRequest when it refuses the messages."""
+        """The prompt. `given`: further variables of the caller, which cannot replace ours. Roles
+        are trusted: the caller has checked them. Raises NotSupportedByModel without a template,
+        InvalidRequest when it refuses the messages."""
         template = self._template(has_tools=bool(tools))
 
         def rendered(inputs: Mapping[str, Any]) -> str:
@@ -82,7 +83,9 @@ class Chat:
         plain = rendered(inputs)
         if continue_final_message and messages[-1]["content"].strip() not in plain:
             raise _changes_final_message()
-        marked_inputs = self._marked(inputs)
+        marked_inputs = {name: self._marked(value) for name, value in inputs.items()}
+        for marked_message, message in zip(marked_inputs["messages"], messages, strict=True):
+            marked_message["role"] = message["role"]  # no free text: one of a few words
         marked = plain if marked_inputs == inputs else rendered(marked_inputs)
         return self._control.locate(plain, marked)
 
@@ -91,13 +94,13 @@ class Chat:
         return self._control.encode(chat)
 
     def _marked(self, value: Any) -> Any:
-        """Every string that callers choose freely, marked; not keys and roles."""
+        """Every string in the value, marked; not keys."""
         if isinstance(value, str):
             return self._control.mark(value)
         if isinstance(value, list):
             return [self._marked(item) for item in value]
         if isinstance(value, Mapping):
-            return {k: v if k == "role" else self._marked(v) for k, v in value.items()}
+            return {key: self._marked(item) for key, item in value.items()}
         return value
 
     def _template(self, *, has_tools: bool) -> ChatTemplate:

@@ -1,5 +1,5 @@
-"""Strings to token ids and back, for one model: the `tokenizers` library with the settings of
-tokenizer_config.json, as `transformers` applies them.
+"""Strings to token ids and back, for one model: the `tokenizers` library with the settings that
+`transformers` keeps beside a tokenizer, applied as it applies them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,13 @@ class Tokenizer:
         self.special_tokens = _special_tokens(files.settings)
         """Named special tokens of the settings: "bos_token" to its text, and so on."""
         self.additional_special_tokens = _additional_special_tokens(files.settings)
-        special = self._add_named_tokens(files.settings)
+        try:
+            special = self._add_named_tokens(files.settings)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise ModelFolderError(
+                f"{files.where}: the settings beside it list added tokens that are none "
+                f"({str(error)[:100]}); fetch both files again from where the model came from"
+            ) from error
         self.added_tokens: Mapping[int, AddedToken] = self.library.get_added_tokens_decoder()
         """By id: tokens that are found in a text before the model's vocabulary is used."""
         self.special_ids = frozenset(
@@ -116,7 +122,7 @@ class Tokenizer:
 
     def _add_named_tokens(self, settings: Mapping[str, Any]) -> frozenset[str]:
         """The settings may make entries of the vocabulary added tokens, and added tokens special,
-        whatever tokenizer.json says. Returns those that are special by it. A token that is in no
+        whatever the definition says. Returns those that are special by it. A token that is in no
         vocabulary has no row in the model either, and stays unknown."""
         tokens = _listed_tokens(settings)
         added = {token.content for token in self.library.get_added_tokens_decoder().values()}
@@ -151,7 +157,6 @@ def _listed_tokens(settings: Mapping[str, Any]) -> list[AddedToken]:
     return [
         AddedToken(entry["content"], **{flag: entry[flag] for flag in flags if flag in entry})
         for _, entry in sorted(entries, key=lambda pair: int(pair[0]))
-        if _content(entry)
     ]
 
 

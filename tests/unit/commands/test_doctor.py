@@ -8,8 +8,8 @@ from typer.testing import CliRunner, Result
 
 from shoal.checkpoint.find import find_models
 from shoal.cli import build_app
-from shoal.commands import machine
-from shoal.commands.checks import check_port, check_python
+from shoal.commands import checks, machine
+from shoal.commands.checks import check_port, check_python, check_torch
 from shoal.errors import ModelFolderError
 from tests.fakes.tiny_models import write_tiny_llama
 
@@ -95,6 +95,22 @@ def test_an_old_python_is_essential() -> None:
     assert check_python((3, 11, 0)).ok
     finding = check_python((3, 9, 18))
     assert (finding.ok, finding.essential) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("torch", "native", "ok"),
+    [("2.13.0", False, True), (None, True, True), (None, False, False)],
+)
+def test_torch_is_essential_only_where_nothing_else_computes(
+    monkeypatch: pytest.MonkeyPatch, torch: str | None, native: bool, ok: bool
+) -> None:
+    monkeypatch.setattr(checks, "_version", lambda _: torch)
+    monkeypatch.setattr(checks, "_native_is_built", lambda: native)
+    finding = check_torch()
+    assert finding.ok == ok
+    assert finding.essential == (not ok)
+    if torch is None:
+        assert "pip install 'shoal[torch]'" in finding.found + finding.advice
 
 
 @pytest.mark.parametrize(

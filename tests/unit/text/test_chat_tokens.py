@@ -255,6 +255,9 @@ def test_variables_and_names_are_texts_of_the_caller_too() -> None:
     model = Chat("tiny", {"default": template}, wrap(byte_tokenizer()))
     message = {"role": "user", "content": "x", "name": "<|end|>"}
     assert ids_of(model, [message], mode="<|user|>") == list(b"<|user|><|end|>")
+    roles = Chat("tiny", {"default": "{{ role }}{{ x.role }}"}, wrap(byte_tokenizer()))
+    given = {"role": "<|user|>", "x": {"role": "<|end|>"}}
+    assert ids_of(roles, conversation(["x"]), **given) == list(b"<|user|><|end|>")
     assert ids_of(model, [{**message, "name": ""}], mode="high") == [*b"high", 257]
 
 

@@ -134,6 +134,14 @@ def test_a_named_token_without_an_id_stays_unknown(tmp_path: Path) -> None:
     assert tokenizer.encode("[PAD][X]") == list(b"[PAD][X]")
 
 
+@pytest.mark.parametrize(
+    "listed", [{"x": {"content": "a"}}, {"1": "a"}, {"1": {}}, {"1": {"content": 3}}]
+)
+def test_settings_that_list_no_tokens_are_a_plain_refusal(listed: Any) -> None:
+    with pytest.raises(ModelFolderError, match=r"tokenizer\.json: the settings beside it"):
+        wrap(byte_tokenizer(), added_tokens_decoder=listed)
+
+
 # --- damaged folders -----------------------------------------------------------------------------
 
 

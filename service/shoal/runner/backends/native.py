@@ -31,8 +31,8 @@ class NativeBackend:
     ) -> None:
         """`max_step_tokens`: most tokens of one step. `num_token_ids`: rows of the vocabulary that
         are tokens, the others are padding that is never picked; None = all. Raises ConfigError
-        when the library is not built, ValueError for a spec that `native.supports` has something
-        against."""
+        when the library is not built, ValueError for a spec with features that `native.supports`
+        names."""
         if not native.available():
             raise ConfigError(
                 "kernels=native is set, and the native library is not built: reinstall "

@@ -1,0 +1,52 @@
+"""What a wheel and a source distribution hold: all that is needed, and nothing else."""
+
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from scikit_build_core import build
+
+from tests.rules.imports import PACKAGE
+
+ROOT = Path(__file__).resolve().parents[2]
+LICENSES = {"LICENSE", "LICENSES/nanobind.txt", "LICENSES/robin-map.txt"}
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., str]], Path]:
+    """Runs a function of the build backend in the repository, without compiling."""
+    monkeypatch.chdir(ROOT)
+
+    def run(function: Callable[..., str]) -> Path:
+        return tmp_path / function(str(tmp_path), {"wheel.cmake": "false"})
+
+    return run
+
+
+def sources(suffixes: set[str]) -> set[str]:
+    """The package's own files with these suffixes, as "shoal/..."."""
+    files = (path for path in PACKAGE.rglob("*") if path.suffix in suffixes)
+    return {path.relative_to(PACKAGE.parent).as_posix() for path in files}
+
+
+def test_a_wheel_holds_the_python_files_and_the_licenses(
+    made: Callable[[Callable[..., str]], Path],
+) -> None:
+    with zipfile.ZipFile(made(build.build_wheel)) as archive:
+        names = set(archive.namelist())
+    info = {name for name in names if ".dist-info/" in name}
+    files = {name for name in names - info if "/_native." not in name}
+    assert files == sources({".py", ".typed"})
+    shown = {name.partition("/licenses/")[2] for name in info if "/licenses/" in name}
+    assert shown == LICENSES
+
+
+def test_a_source_distribution_holds_what_an_install_needs(
+    made: Callable[[Callable[..., str]], Path],
+) -> None:
+    with tarfile.open(made(build.build_sdist)) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    code = {f"service/{name}" for name in sources({".py", ".pyi", ".typed", ".cpp", ".h", ".txt"})}
+    assert names == code | LICENSES | {"README.md", "pyproject.toml", "PKG-INFO"}
