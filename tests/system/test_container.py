@@ -147,7 +147,8 @@ def test_it_holds_no_compiler_no_pip_and_no_pytorch(image: Image) -> None:
     assert not {"cc", "gcc", "g++", "c++", "clang", "ld", "make", "cmake", "pip"} & programs
     packages = {path.name for path in folder.glob("opt/shoal/lib/python3*/site-packages/*")}
     assert "fastapi" in packages
-    assert not packages & {"torch", "triton", "sympy", "nvidia", "pip", "nanobind", "cmake"}
+    absent = {"torch", "triton", "sympy", "nvidia", "pip", "setuptools", "nanobind", "cmake", "uv"}
+    assert not packages & absent
 
 
 def test_it_is_no_larger_than_it_has_to_be(image: Image) -> None:
