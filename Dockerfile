@@ -16,7 +16,9 @@ RUN headers=$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))
 WORKDIR /src
 COPY requirements requirements
 COPY deploy/install.sh deploy/
-RUN python3 -m venv /opt/shoal \
+# Bytecode is compiled here: the running container has no place to keep it.
+RUN export UV_COMPILE_BYTECODE=1 \
+    && python3 -m venv /opt/shoal \
     && deploy/install.sh /opt/shoal/bin/python build server \
     && if [ "$WITH_TORCH" = true ]; then deploy/install.sh /opt/shoal/bin/python torch-cpu; fi
 COPY pyproject.toml README.md LICENSE ./

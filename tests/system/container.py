@@ -75,7 +75,8 @@ class Image:
             raise Unavailable(f"debootstrap: {made.stdout.strip().splitlines()[-1:]}")
         for place in SLIM_WITHOUT:
             for path in base.glob(place):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                is_folder = path.is_dir() and not path.is_symlink()
+                shutil.rmtree(path) if is_folder else path.unlink()
         (self._scratch / "Dockerfile").write_text("FROM scratch\nADD base /\n")
         self._build("base", self._scratch)
         shutil.rmtree(base)
