@@ -16,21 +16,24 @@ RUN headers=$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))
 WORKDIR /src
 COPY requirements requirements
 COPY deploy/install.sh deploy/
-RUN python3 -m venv /opt/shoal \
+# Bytecode is compiled here: the running container has no place to keep it.
+RUN export UV_COMPILE_BYTECODE=1 \
+    && python3 -m venv /opt/shoal \
     && deploy/install.sh /opt/shoal/bin/python build server \
     && if [ "$WITH_TORCH" = true ]; then deploy/install.sh /opt/shoal/bin/python torch-cpu; fi
 COPY pyproject.toml README.md LICENSE ./
 COPY LICENSES LICENSES
 COPY service service
 COPY models /models
-# A library that does not load ends the build. What only building and debugging need does not go into
-# the image: build tools, headers, tests, symbols (not those of libraries that their wheels carry,
-# which were patched and do not survive it). The server is not root, so what it reads has to be
-# readable, whatever modes the files came with.
+# A native library that does not load ends the build. What only building, debugging and downloading
+# need does not go into the image: build tools, headers, tests, huggingface-hub (tokenizers uses it to
+# download only), symbols (but for libraries that wheels carry: those were patched and strip breaks
+# them). The server is not root, so what it reads has to be readable, whatever modes the files came with.
 RUN /opt/shoal/bin/python -m pip install --quiet --no-deps --no-build-isolation . \
     && /opt/shoal/bin/python -c 'import shoal.kernels._native' \
     && /opt/shoal/bin/python -m pip uninstall --quiet --yes \
-        cmake nanobind ninja pathspec scikit-build-core uv pip \
+        cmake nanobind ninja pathspec scikit-build-core uv hf-xet huggingface-hub \
+        $([ "$WITH_TORCH" = true ] || echo setuptools) pip \
     && cd /opt/shoal/lib/python3*/site-packages \
     && rm -rf torch/include \
     && find . -type d -name tests -prune -exec rm -rf {} + \

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # From a fresh clone to the first answer: copies the files of the working tree (what git does not
-# ignore) to a new folder, runs `make serve` there and asks the question of the README until it is
-# answered. Prints when each part began, and the processor time up to the start of the server: on a
-# busy machine that says more than the clock. Arguments go to make:
+# ignore) to a new folder, runs `make serve` there and asks the question of the README. Prints when
+# each part began, and the processor time up to the start of the server: on a busy machine that says
+# more than the clock. Arguments go to make:
 #   deploy/first-answer.sh PYTHON=python3.12
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -30,12 +30,14 @@ make --no-print-directory -C "$clone" serve PORT="$port" "$@" > >(
     while IFS= read -r line; do echo "$(seconds)  $line"; done) 2>&1 &
 server=$!
 set +m
-until curl --silent --fail --output "$clone/answer.json" \
-    "http://127.0.0.1:$port/v1/completions" --header 'Content-Type: application/json' \
-    --data '{"model": "minnow", "prompt": "Once upon a time", "max_tokens": 80}'; do
+url=http://127.0.0.1:$port
+until curl --silent --fail --output /dev/null "$url/readyz"; do
     kill -0 "$server" 2> /dev/null || { echo "$(seconds)  make serve ended"; exit 1; }
     sleep 0.05
 done
+curl --silent --fail --output "$clone/answer.json" "$url/v1/completions" \
+    --header 'Content-Type: application/json' \
+    --data '{"model": "minnow", "prompt": "Once upon a time", "max_tokens": 80}'
 echo "$(seconds)  first answer: $(cut -c -200 "$clone/answer.json")"
 awk -v hz="$(getconf CLK_TCK)" '{ printf "%5.1f s  of processor time to install\n", ($16 + $17) / hz }' \
     "/proc/$server/stat"

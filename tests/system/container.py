@@ -16,6 +16,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ["buildah", "debootstrap"]
 
+# What Debian's slim images leave out of a fresh system.
+SLIM_WITHOUT = [
+    *("var/cache/apt/*.bin", "var/cache/apt/archives/*.deb", "var/lib/apt/lists/*"),
+    *("usr/share/doc/*", "usr/share/locale/*", "usr/share/man/*", "usr/share/info/*"),
+]
+
 # What `docker run --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges` does,
 # in namespaces of our own.
 CONFINED = """set -e
@@ -67,6 +73,10 @@ class Image:
         )
         if made.returncode != 0:
             raise Unavailable(f"debootstrap: {made.stdout.strip().splitlines()[-1:]}")
+        for place in SLIM_WITHOUT:
+            for path in base.glob(place):
+                is_folder = path.is_dir() and not path.is_symlink()
+                shutil.rmtree(path) if is_folder else path.unlink()
         (self._scratch / "Dockerfile").write_text("FROM scratch\nADD base /\n")
         self._build("base", self._scratch)
         shutil.rmtree(base)
