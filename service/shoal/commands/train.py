@@ -89,7 +89,8 @@ def train(
         from shoal.train.report import progress_bar
         from shoal.train.run import TrainingRequest, run_training
     except ModuleNotFoundError as error:
-        fail(f"training needs the package {error.name}: pip install 'shoal[server,torch]'", 2)
+        extra = "torch" if error.name == "torch" else "server,torch"
+        fail(f"training needs the package {error.name}: pip install 'shoal[{extra}]'", 2)
     request = TrainingRequest(
         out=out,
         data=data,

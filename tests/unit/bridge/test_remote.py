@@ -180,7 +180,7 @@ async def test_a_stopped_engine_counts_as_hung(monkeypatch: pytest.MonkeyPatch) 
 
 async def test_a_long_prompt_in_chunks_is_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     async with remote_engine(
-        monkeypatch, "num_blocks=600&step_s=0.2&max_model_len=2100", hang_s=0.5
+        monkeypatch, "num_blocks=600&step_s=0.4&max_model_len=2100", hang_s=1.2
     ) as engine:
         await ready(engine)
         pid = engine.pid
