@@ -69,8 +69,6 @@ _NOT_OFFERED: dict[str, Collection[Any]] = {
     "stop_strings": ([],),
     "min_length": (0,),
     "min_new_tokens": (0,),
-    "max_length": (20,),  # what transformers once wrote into every file
-    "max_new_tokens": (),
     "max_time": (),
     "num_return_sequences": (1,),
     "custom_generate": (),
@@ -90,6 +88,8 @@ _WITHOUT_EFFECT = frozenset({
     "is_assistant", "num_assistant_tokens", "num_assistant_tokens_schedule",
     "assistant_confidence_threshold", "assistant_early_exit", "assistant_lookbehind",
     "target_lookbehind", "prompt_lookup_num_tokens", "max_matching_ngram_size", "use_mtp",
+    # how long an answer may be is said by the request, or by its documented default
+    "max_length", "max_new_tokens",
     # about the file
     "transformers_version", "trust_remote_code", "_from_model_config", "_commit_hash",
     "_original_object_hash", "chat_format",
