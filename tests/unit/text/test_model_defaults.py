@@ -102,7 +102,6 @@ def test_older_folders_keep_the_settings_in_the_config(folder: Path) -> None:
         ("forced_eos_token_id", 1, None),
         ("guidance_scale", 1.5, 1),
         ("stop_strings", ["a"], []),
-        ("max_new_tokens", 100, None),
         ("a_setting_of_tomorrow", 1, None),
     ],
 )
@@ -112,6 +111,10 @@ def test_what_is_not_offered_is_named_unless_it_asks_for_nothing(
     (remark,) = read(folder, **{name: value}).remarks
     assert remark.endswith(f"left out: {name}")
     assert read(folder, **{name: neutral}).remarks == ()
+
+
+def test_how_long_an_answer_may_be_is_a_matter_of_the_request(folder: Path) -> None:
+    assert read(folder, max_new_tokens=100, max_length=20).remarks == ()
 
 
 # --- ids -----------------------------------------------------------------------------------------
