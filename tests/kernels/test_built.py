@@ -1,4 +1,4 @@
-"""Tests of the native library are skipped where it is missing; this one says that it must not be."""
+"""Tests of the native library are skipped where it is missing; this one says it must not be."""
 
 import shutil
 
