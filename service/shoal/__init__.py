@@ -1,7 +1,7 @@
 """Shoal: small language models, moving together.
 
-`import shoal` costs next to nothing: the SDK (`Client`, `AsyncClient`, the errors) is loaded
-when one of its names is first used, so the server can import `shoal.*` without it.
+`import shoal` is cheap: the SDK (`Client`, `AsyncClient`, the errors) is imported when one of its
+names is first used, so the server can import `shoal.*` without it.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ __all__ = [
     "__version__",
 ]
 
-_UNINSTALLED_VERSION = "0.1.0"  # a checkout on the path has no package metadata
+_UNINSTALLED_VERSION = "0.1.0"  # a source checkout has no package metadata
 
 
-if not TYPE_CHECKING:  # else a checker would take every name for one of ours
+if not TYPE_CHECKING:  # otherwise type checkers would accept any name
 
     def __getattr__(name: str) -> object:
         if name == "__version__":
@@ -80,7 +80,7 @@ if not TYPE_CHECKING:  # else a checker would take every name for one of ours
             value = getattr(client, name)
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        globals()[name] = value  # the next access does not come here
+        globals()[name] = value  # later accesses do not call __getattr__
         return value
 
 

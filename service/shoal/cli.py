@@ -1,7 +1,7 @@
 """The `shoal` command: registers the sub-commands of `commands/` and nothing else.
 
-Modules of `commands/` are light, so `shoal --help` is quick; the flags of `serve` need the settings
-class and are made only when `serve` is what was asked for.
+Modules of `commands/` import little, so `shoal --help` is fast. The flags of `serve` need the
+settings class, so they are built only when the sub-command is `serve`.
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ NEEDED = ("typer", "rich", "pydantic_settings")
 
 
 def main() -> None:
-    """Entry point. Without the `server` extra it says how to install it; exit code 1."""
+    """Entry point. Without the `server` extra it prints how to install it and exits with 1."""
     if any(importlib.util.find_spec(name) is None for name in NEEDED):
         print(
             "shoal: the commands need more packages: pip install 'shoal[server]'", file=sys.stderr
@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def build_app(with_serve_flags: bool = True) -> "typer.Typer":
-    """The whole command line."""
+    """Builds the command line."""
     import typer
 
     from shoal.commands import serve
@@ -56,7 +56,7 @@ def build_app(with_serve_flags: bool = True) -> "typer.Typer":
             False, "--version", callback=show_version, is_eager=True, help="Show the version."
         ),
     ) -> None:
-        """The options before a sub-command."""
+        """Options that come before a sub-command."""
 
     if with_serve_flags:
         app.command("serve", help=serve.DESCRIPTION)(serve.make_command())

@@ -1,7 +1,7 @@
-"""Every setting once: name, default, unit, range and one line on why.
+"""Every setting with its name, default, unit, range and a one-line description.
 
-Sources, later wins: TOML file, environment (`SHOAL_<NAME>`), flag (`--<name>`). Nothing else in
-Shoal reads the environment, and nothing is written into settings after start.
+Sources: TOML file, environment (`SHOAL_<NAME>`), flag (`--<name>`); later ones override earlier
+ones. Nothing else in Shoal reads the environment, and settings do not change after startup.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ from shoal.protocol.messages import EngineConfig, ModelSource
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 _ENGINE = EngineConfig(models=())
-"""The engine's defaults stand in the protocol."""
+"""The engine's defaults are defined in `protocol/messages.py`."""
 
 
 class Settings(BaseSettings):
@@ -31,7 +31,7 @@ class Settings(BaseSettings):
         env_prefix="SHOAL_", frozen=True, extra="forbid", env_ignore_empty=True
     )
 
-    # --- where it listens, who may call -------------------------------------------------------
+    # --- address and access -------------------------------------------------------------------
     host: str = Field("127.0.0.1", description="Address to listen on; others need API keys.")
     port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 picks a free one.")
     api_keys: Annotated[list[str], NoDecode] = Field(
@@ -75,7 +75,7 @@ class Settings(BaseSettings):
         "slightly worse text.",
     )
     kernels: Literal["auto", "native", "torch"] = Field(
-        "auto", description="What computes on a CPU; auto = native if built, else PyTorch."
+        "auto", description="Kernels used on a CPU; auto = native if built, else PyTorch."
     )
     threads: int = Field(
         _ENGINE.num_threads, ge=0, le=256, description="Compute threads; 0 = by usable cores."
@@ -86,21 +86,21 @@ class Settings(BaseSettings):
         description="Bytes for the KV caches of all models together.",
     )
     max_batch_size: int = Field(
-        _ENGINE.max_batch_size, ge=1, le=1024, description="Most sequences in one step."
+        _ENGINE.max_batch_size, ge=1, le=1024, description="Maximum sequences in one step."
     )
     token_budget: int = Field(
         _ENGINE.token_budget,
         ge=16,
         le=65536,
-        description="Most tokens one step computes; bounds a step's time.",
+        description="Maximum tokens computed in one step; bounds a step's time.",
     )
     prefix_cache: bool = Field(
-        _ENGINE.prefix_cache, description="Reuse KV blocks of equal prompt beginnings."
+        _ENGINE.prefix_cache, description="Reuse KV blocks of shared prompt prefixes."
     )
     max_preemptions: int = Field(
         _ENGINE.max_preemptions,
         ge=0,
-        description="Times a sequence may be put back for memory before it fails.",
+        description="Times a sequence may be preempted before it fails.",
     )
 
     # --- limits on requests -------------------------------------------------------------------
@@ -130,14 +130,14 @@ class Settings(BaseSettings):
         10.0, ge=0, description="Seconds of silence before a ping comment; 0 = off."
     )
     stream_buffer_chunks: int = Field(
-        256, ge=1, description="Chunks kept for a slow reader before they are merged."
+        256, ge=1, description="Chunks buffered for a slow client before they are merged."
     )
     stream_stall_timeout: float = Field(
-        60.0, gt=0, description="Seconds without a byte taken before a stream is cancelled."
+        60.0, gt=0, description="Seconds a stream may stall before it is cancelled."
     )
     idle_keepalive: int = Field(75, ge=1, description="Seconds an idle connection stays open.")
     drain_timeout: float = Field(
-        30.0, ge=0, description="Seconds running requests get to finish at shutdown."
+        30.0, ge=0, description="Seconds to wait for running requests at shutdown."
     )
 
     # --- logs ---------------------------------------------------------------------------------
@@ -151,14 +151,14 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _split_lists(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """The environment gives lists as comma-separated text."""
+        """Environment variables hold lists as comma-separated text."""
         for name in ("api_keys", "cors_origins", "models"):
             if isinstance(value := values.get(name), str):
                 values[name] = [part.strip() for part in value.split(",") if part.strip()]
         return values
 
     @model_validator(mode="after")
-    def _refuse_open_door(self) -> Self:
+    def _require_auth_beyond_loopback(self) -> Self:
         if not (self.host in LOOPBACK_HOSTS or self.api_keys or self.allow_unauthenticated):
             raise ValueError(
                 f"host {self.host} can be reached from other machines: set api_keys, "
@@ -180,7 +180,7 @@ class Settings(BaseSettings):
 
 def load_settings(config_file: Path | None = None, **flags: Any) -> Settings:
     """Settings from file, environment and flags. Without `config_file`, ./shoal.toml is read
-    where it exists. Raises ConfigError for a missing file, pydantic.ValidationError otherwise."""
+    if it exists. Raises ConfigError for a missing file, pydantic.ValidationError for bad values."""
     if config_file is not None and not config_file.is_file():
         raise ConfigError(f"config file {config_file} does not exist")
 
@@ -191,7 +191,7 @@ def load_settings(config_file: Path | None = None, **flags: Any) -> Settings:
 
 
 def engine_config(settings: Settings, models: tuple[ModelSource, ...]) -> EngineConfig:
-    """What the engine process needs to know of the settings."""
+    """The part of the settings that the engine process needs."""
     return EngineConfig(
         models=models,
         device=settings.device,

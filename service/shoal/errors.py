@@ -1,12 +1,12 @@
-"""One error tree for the whole service; it knows HTTP statuses as numbers and no web framework.
+"""All exceptions of the service, with their HTTP status; independent of the web framework.
 
-`server/errors.py` turns any of these into the JSON shape of the API. Messages are plain words
-for the caller: no paths, no internals, never more than 200 characters of input.
+`server/errors.py` converts them to the API's JSON. Messages are written for the caller: no paths,
+no internals, at most 200 characters of the request's own text.
 """
 
 
 class ShoalError(Exception):
-    """Base of all. `status`, `type` and `code` are the answer a caller gets."""
+    """Base class. `status`, `type` and `code` go into the error response."""
 
     status = 500
     type = "server_error"
@@ -30,7 +30,7 @@ class ShoalError(Exception):
 
 
 class InvalidRequest(ShoalError):
-    """The request cannot be served as it is; sending it again will not help."""
+    """The request is invalid; retrying it unchanged will fail again."""
 
     status = 400
     type = "invalid_request_error"
@@ -82,7 +82,7 @@ class UnsupportedMediaType(InvalidRequest):
 
 
 class RateLimited(ShoalError):
-    """The caller's own limit."""
+    """The caller has reached a per-caller limit."""
 
     status = 429
     type = "rate_limit_error"
@@ -93,11 +93,11 @@ class RateLimited(ShoalError):
     ) -> None:
         super().__init__(message, code=code, retry_after_s=retry_after_s)
         self.limit = limit
-        """How much the caller may have at a time."""
+        """The caller's limit, in concurrent sequences."""
 
 
 class ClientGone(ShoalError):
-    """The connection closed; nobody reads an answer. Seen in logs and metrics only."""
+    """The client closed the connection. Appears only in logs and metrics."""
 
     status = 499
     type = "invalid_request_error"
@@ -105,7 +105,7 @@ class ClientGone(ShoalError):
 
 
 class Unavailable(ShoalError):
-    """The whole server cannot take it now; try again after `retry_after_s`."""
+    """The server cannot take the request now; retry after `retry_after_s`."""
 
     status = 503
     type = "service_unavailable_error"
@@ -123,22 +123,22 @@ class RequestTimeout(ShoalError):
 
 
 class InternalError(ShoalError):
-    """Our own mistake or a model's failure."""
+    """A bug in Shoal, or a failure of the model."""
 
 
 class NumericalError(InternalError):
-    """The model produced NaN or no finite logit for this sequence."""
+    """The model produced NaN, or no finite logits, for this sequence."""
 
     code = "numerical_error"
 
 
 class ModelFolderError(ShoalError):
-    """A model folder is incomplete, damaged or of a kind Shoal cannot run."""
+    """A model folder is incomplete, damaged or not supported."""
 
     code = "invalid_model_folder"
 
 
 class ConfigError(ShoalError):
-    """A setting is wrong; the message names it, its value and what is expected."""
+    """A setting is invalid; the message has its name, its value and what is expected."""
 
     code = "invalid_setting"

@@ -30,7 +30,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """For people: time, level, event, then fields."""
+    """Human-readable lines: time, level, event, then fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = " ".join(
@@ -43,7 +43,7 @@ class TextFormatter(logging.Formatter):
 
 
 def configure_logging(level: str, log_format: str) -> None:
-    """Sends all log lines to stderr in the wanted form; "auto" is text on a terminal."""
+    """Sends all logs to stderr in `log_format`; "auto" is text on a terminal, else JSON."""
     as_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(TextFormatter() if as_text else JsonFormatter())

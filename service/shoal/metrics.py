@@ -1,4 +1,4 @@
-"""Every metric declared once. Names are part of the API; buckets fit CPU speeds (1 ms to 60 s)."""
+"""All Prometheus metrics. Names are part of the API; buckets suit CPU speeds (1 ms to 60 s)."""
 
 from typing import NamedTuple
 
@@ -12,8 +12,8 @@ _SECONDS = (
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
-class _OfSteps(NamedTuple):
-    """What every step of one model adds to, looked up once."""
+class _StepMetrics(NamedTuple):
+    """Metrics updated by every step of one model, with their labels resolved."""
 
     batch_size: Histogram
     step_seconds: Histogram
@@ -21,12 +21,12 @@ class _OfSteps(NamedTuple):
 
 
 class Metrics:
-    """The metrics of one server process, in a registry of their own."""
+    """The metrics of one server process, in their own registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._preemptions_seen: dict[str, int] = {}
-        self._of_steps: dict[str, _OfSteps] = {}
+        self._last_preemptions: dict[str, int] = {}
+        self._step_metrics: dict[str, _StepMetrics] = {}
         by_model = ("model",)
 
         def counter(name: str, text: str, labels: tuple[str, ...] = by_model) -> Counter:
@@ -48,14 +48,14 @@ class Metrics:
             "cached_prompt_tokens_total", "Prompt tokens found in the prefix cache"
         )
         self.generation_tokens = counter("generation_tokens_total", "Tokens generated")
-        self.preemptions = counter("preemptions_total", "Sequences put back for want of KV blocks")
+        self.preemptions = counter("preemptions_total", "Sequences preempted for lack of KV blocks")
         self.running = gauge("requests_running", "Sequences in the batch")
         self.waiting = gauge("requests_waiting", "Sequences waiting for a row")
         self.queue_tokens = gauge("queue_tokens", "Prompt tokens waiting")
         self.kv_used = gauge("kv_blocks_used", "KV blocks held by sequences")
         self.kv_total = gauge("kv_blocks_total", "KV blocks of the pool")
         self.model_state = gauge("model_state", "1 for the state a model is in", ("model", "state"))
-        self.loop_lag = gauge("loop_lag_seconds", "How late the event loop runs", ())
+        self.loop_lag = gauge("loop_lag_seconds", "Event loop lag", ())
         self.queue_seconds = histogram("queue_seconds", "From submission to the first step")
         self.ttft = histogram("time_to_first_token_seconds", "From submission to the first token")
         self.inter_token = histogram("inter_token_seconds", "Mean time between a request's tokens")
@@ -64,22 +64,22 @@ class Metrics:
         self.step_seconds = histogram("step_seconds", "One engine step")
 
     def on_step(self, outputs: StepOutputs) -> None:
-        """A StepObserver: the numbers of one engine step."""
+        """Implements StepObserver: records one engine step."""
         model, stats = outputs.model, outputs.stats
-        if (of_steps := self._of_steps.get(model)) is None:
-            of_steps = self._of_steps[model] = _OfSteps(
+        if (step_metrics := self._step_metrics.get(model)) is None:
+            step_metrics = self._step_metrics[model] = _StepMetrics(
                 self.batch_size.labels(model),
                 self.step_seconds.labels(model),
                 self.generation_tokens.labels(model),
             )
-        of_steps.batch_size.observe(outputs.batch_size)
-        of_steps.step_seconds.observe(outputs.step_s)
-        of_steps.generation_tokens.inc(len(outputs.token_ids))
-        before = self._preemptions_seen.get(model, 0)
+        step_metrics.batch_size.observe(outputs.batch_size)
+        step_metrics.step_seconds.observe(outputs.step_s)
+        step_metrics.generation_tokens.inc(len(outputs.token_ids))
+        before = self._last_preemptions.get(model, 0)
         if stats.num_preemptions != before:
-            # A restarted engine counts from zero again.
+            # A restarted engine starts counting at zero.
             self.preemptions.labels(model).inc(max(0, stats.num_preemptions - before))
-            self._preemptions_seen[model] = stats.num_preemptions
+            self._last_preemptions[model] = stats.num_preemptions
 
     def render(self) -> bytes:
         """Prometheus text format."""

@@ -1,2 +1,2 @@
-"""How the HTTP side reaches an engine: in a child process (`remote.py`) or in this one
-(`local.py`). Nothing outside this folder knows which."""
+"""Connects the HTTP server to an engine, in a child process (`remote.py`) or in this process
+(`local.py`). Code outside this folder uses `EngineClient` and does not depend on which."""

@@ -1,7 +1,7 @@
-"""The interface of an engine as the HTTP side sees it, and the delivery of its outputs.
+"""The engine interface that the HTTP server uses, and the dispatch of engine outputs.
 
-All calls and all deliveries happen on the event loop's thread. Read `remote.py` for the real
-thing, `local.py` for the same inside one process.
+All calls and deliveries happen on the event loop's thread. `remote.py` implements the interface
+for an engine in a child process, `local.py` for one in the same process.
 """
 
 import logging
@@ -24,7 +24,7 @@ log = logging.getLogger("shoal.bridge")
 
 
 class SequenceSink(Protocol):
-    """Receives everything the engine says about one sequence; must not block or raise."""
+    """Receives all engine outputs for one sequence; must not block or raise."""
 
     def push(
         self,
@@ -36,19 +36,19 @@ class SequenceSink(Protocol):
     ) -> None: ...
 
     def fail(self, error: ShoalError) -> None:
-        """The sequence ended without the engine's word: crash, restart, shutdown."""
+        """The sequence ended without a `Finished` message: crash, restart or shutdown."""
         ...
 
 
 class StepObserver(Protocol):
-    """Sees every step once, for metrics."""
+    """Called once per engine step, for metrics."""
 
     def on_step(self, outputs: StepOutputs) -> None: ...
 
 
 @dataclass(slots=True)
 class ModelState:
-    """Where a model of the configuration stands."""
+    """Loading state of a configured model."""
 
     state: Literal["loading", "ready", "failed"] = "loading"
     progress: float = 0.0
@@ -56,26 +56,26 @@ class ModelState:
 
 
 class EngineClient(Protocol):
-    """An engine with all its models."""
+    """Client of an engine that serves one or more models."""
 
     @property
     def loaded(self) -> Mapping[str, LoadedModel]:
-        """Models that are ready, by name."""
+        """Ready models by name."""
         ...
 
     @property
     def states(self) -> Mapping[str, ModelState]:
-        """Every configured model."""
+        """Loading state of every configured model."""
         ...
 
     @property
     def stats(self) -> Mapping[str, EngineStats]:
-        """The latest numbers of each ready model."""
+        """The latest statistics of each ready model."""
         ...
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the engine was last heard of."""
+        """Seconds since the last message from the engine."""
         ...
 
     def new_seq_id(self) -> int: ...
@@ -85,18 +85,18 @@ class EngineClient(Protocol):
         ...
 
     def abort(self, seq_ids: Sequence[int]) -> None:
-        """Ends sequences; safe to call twice and for unknown ids. Sinks hear nothing more."""
+        """Ends sequences. Idempotent; ignores unknown ids. Their sinks are not called again."""
         ...
 
     async def start(self) -> None:
-        """Begins loading; returns before the models are ready."""
+        """Starts loading; returns before the models are ready."""
         ...
 
     async def close(self) -> None: ...
 
 
 class Dispatcher:
-    """Who waits for which sequence; hands out the outputs of a step in one loop."""
+    """Routes the outputs of each step to the sinks of their sequences."""
 
     def __init__(self, observer: StepObserver | None = None) -> None:
         self._sinks: dict[int, SequenceSink] = {}
@@ -107,11 +107,11 @@ class Dispatcher:
         self._sinks[seq_id] = sink
 
     def drop(self, seq_ids: Sequence[int]) -> list[int]:
-        """Forgets sequences; returns those that were known."""
+        """Removes sequences; returns the ids that were registered."""
         return [seq_id for seq_id in seq_ids if self._sinks.pop(seq_id, None) is not None]
 
     def deliver(self, outputs: StepOutputs) -> None:
-        """The only loop over a step's outputs on this side."""
+        """Passes each output of a step to its sink."""
         self.stats[outputs.model] = outputs.stats
         if self._observer is not None:
             self._observer.on_step(outputs)
@@ -128,19 +128,19 @@ class Dispatcher:
                         started.get(seq_id),
                         end,
                     )
-                except Exception:  # one sequence's text must not stop the others' delivery
-                    _fail(seq_id, sink)
+                except Exception:  # a failing sink must not affect other sequences
+                    _fail_sequence(seq_id, sink)
                 if end is not None:
                     sinks.pop(seq_id, None)
         for seq_id, end in finished.items():
-            if (sink := sinks.pop(seq_id, None)) is not None:  # ended without a token
+            if (sink := sinks.pop(seq_id, None)) is not None:  # finished without a new token
                 try:
                     sink.push(None, None, prompt_logprobs.get(seq_id), started.get(seq_id), end)
-                except Exception:  # as above
-                    _fail(seq_id, sink)
+                except Exception:  # same reason
+                    _fail_sequence(seq_id, sink)
 
     def fail_all(self, error: ShoalError) -> None:
-        """Every open sequence ends with this error."""
+        """Fails every open sequence with this error."""
         sinks, self._sinks = self._sinks, {}
         for sink in sinks.values():
             sink.fail(error)
@@ -150,7 +150,7 @@ class Dispatcher:
         return len(self._sinks)
 
 
-def _fail(seq_id: int, sink: SequenceSink) -> None:
-    """Call in an `except`: logs it and ends this sequence."""
+def _fail_sequence(seq_id: int, sink: SequenceSink) -> None:
+    """Logs the exception being handled and fails this sequence."""
     log.exception("delivery failed", extra={"seq_id": seq_id})
     sink.fail(InternalError("the server failed on this request"))

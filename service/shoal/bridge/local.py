@@ -1,7 +1,7 @@
-"""An engine inside this process, behind the same interface: for tests and offline use.
+"""An in-process engine behind the `EngineClient` interface, for tests and offline use.
 
-Steps run on the event loop, one between two turns of it. One of the three wiring files that
-know both sides of the border.
+Each step runs on the event loop, which gets control back between steps. One of the three files
+that may import both the server side and the engine side.
 """
 
 import asyncio
@@ -81,5 +81,5 @@ class LocalEngine:
 
 
 def now_s() -> float:
-    """The clock an EngineCore is given here."""
+    """The clock to construct an in-process EngineCore with."""
     return time.monotonic()

@@ -1,7 +1,8 @@
 """The engine as a child process over an inherited socket pair.
 
-One frame per step for all sequences together; decoding and delivery happen in the reader
-callback, so a step wakes the event loop once. `supervisor.py` starts and restarts the child.
+Each step sends one frame for all its sequences. It is decoded and delivered inside the
+protocol's `data_received`, so a step wakes the event loop once. `supervisor.py` starts and
+restarts the child process.
 """
 
 import asyncio
@@ -34,11 +35,11 @@ from shoal.protocol.messages import (
 log = logging.getLogger("shoal.engine")
 
 HANG_S = 30.0
-"""Silence after which a serving engine is killed and started again."""
+"""Seconds without a message after which a serving engine is killed and restarted."""
 
 
 class RemoteEngine:
-    """EngineClient of an engine in its own process."""
+    """EngineClient for an engine in a child process."""
 
     def __init__(
         self,
@@ -47,19 +48,19 @@ class RemoteEngine:
         observer: StepObserver | None = None,
         on_fatal: Callable[[str], None] | None = None,
     ) -> None:
-        """`on_fatal` is told once, in plain words, when the engine cannot be brought up."""
+        """`on_fatal` is called once with the reason when the engine cannot be started."""
         self._config = config
         self._dispatcher = Dispatcher(observer)
         self._on_fatal = on_fatal
-        self._supervisor = Supervisor(self._make_link, self._exited)
-        self._link: _Link | None = None
+        self._supervisor = Supervisor(self._make_connection, self._handle_exit)
+        self._connection: _Connection | None = None
         self._ids = itertools.count(1)
         self._loaded: dict[str, LoadedModel] = {}
         self._states = {model.name: ModelState() for model in config.models}
-        self._heard = time.monotonic()
+        self._last_message_at = time.monotonic()
         self._closing = False
         self.ready = asyncio.Event()
-        """Set while every model is loaded or has failed."""
+        """Set while the engine serves: every model has either loaded or failed."""
         self._watchdog: asyncio.Task[None] | None = None
 
     # --- EngineClient --------------------------------------------------------------------------
@@ -78,7 +79,7 @@ class RemoteEngine:
 
     @property
     def silent_s(self) -> float:
-        return time.monotonic() - self._heard
+        return time.monotonic() - self._last_message_at
 
     @property
     def pid(self) -> int | None:
@@ -89,21 +90,21 @@ class RemoteEngine:
         return next(self._ids)
 
     def submit(self, message: Submit, sink: SequenceSink) -> None:
-        if self._link is None or message.model not in self._loaded:
+        if self._connection is None or message.model not in self._loaded:
             raise Unavailable(
                 f"model {message.model} is loading", code="model_loading", retry_after_s=2.0
             )
         self._dispatcher.add(message.seq_id, sink)
-        self._link.send(message)
+        self._connection.send(message)
 
     def abort(self, seq_ids: Sequence[int]) -> None:
         known = self._dispatcher.drop(seq_ids)
-        if known and self._link is not None:
-            self._link.send(Abort(known))
+        if known and self._connection is not None:
+            self._connection.send(Abort(known))
 
     async def start(self) -> None:
         await self._supervisor.start()
-        self._watchdog = asyncio.create_task(self._watch_silence(), name="engine-watchdog")
+        self._watchdog = asyncio.create_task(self._watch_heartbeats(), name="engine-watchdog")
 
     async def close(self) -> None:
         self._closing = True
@@ -111,25 +112,25 @@ class RemoteEngine:
             self._watchdog.cancel()
         await self._supervisor.stop()
 
-    # --- events of the link and of the child ----------------------------------------------------
+    # --- connection and process events ----------------------------------------------------------
 
-    def _make_link(self) -> asyncio.Protocol:
-        self._link = _Link(self._receive, first=self._config)
-        self._heard = time.monotonic()
-        return self._link
+    def _make_connection(self) -> asyncio.Protocol:
+        self._connection = _Connection(self._handle_message, first=self._config)
+        self._last_message_at = time.monotonic()
+        return self._connection
 
-    async def _watch_silence(self) -> None:
-        """A serving engine that says nothing for HANG_S is dead; a loading one may be busy."""
+    async def _watch_heartbeats(self) -> None:
+        """Kills a serving engine that is silent for HANG_S; one that loads may be silent longer."""
         while True:
             await asyncio.sleep(self._config.heartbeat_s)
             if self._loaded and self.silent_s > HANG_S:
-                self._heard = time.monotonic()
+                self._last_message_at = time.monotonic()
                 self._supervisor.kill_hung()
 
-    def _receive(self, link: "_Link", message: FromEngine) -> None:
-        if link is not self._link:  # last words of a child that is gone
+    def _handle_message(self, connection: "_Connection", message: FromEngine) -> None:
+        if connection is not self._connection:  # late message from a previous engine process
             return
-        self._heard = time.monotonic()
+        self._last_message_at = time.monotonic()
         match message:
             case StepOutputs():
                 self._dispatcher.deliver(message)
@@ -152,9 +153,9 @@ class RemoteEngine:
                 for state in self._states.values():
                     state.state, state.reason = "failed", message.message
 
-    def _exited(self, exit_code: int, gives_up: bool) -> None:
-        """The child is gone; everything that was open ends with one answer."""
-        self._link = None
+    def _handle_exit(self, exit_code: int, is_final: bool) -> None:
+        """Handles the end of the engine process: fails all open sequences with one error."""
+        self._connection = None
         self._loaded.clear()
         self.ready.clear()
         error: ShoalError = (
@@ -164,19 +165,21 @@ class RemoteEngine:
         )
         self._dispatcher.fail_all(error)
         reasons = [state.reason for state in self._states.values() if state.reason]
-        if gives_up and self._on_fatal is not None and not self._closing:
+        if is_final and self._on_fatal is not None and not self._closing:
             self._on_fatal(reasons[0] if reasons else f"engine exited with code {exit_code}")
         elif not self._closing:
             for name in self._states:
                 self._states[name] = ModelState()
 
 
-class _Link(asyncio.Protocol):
-    """Frames on the parent's end of the socket pair."""
+class _Connection(asyncio.Protocol):
+    """The server's end of the socket pair: sends and receives frames."""
 
-    def __init__(self, receive: Callable[["_Link", FromEngine], None], *, first: ToEngine) -> None:
-        """`first` is sent as soon as the connection stands."""
-        self._receive = receive
+    def __init__(
+        self, on_message: Callable[["_Connection", FromEngine], None], *, first: ToEngine
+    ) -> None:
+        """`first` is sent as soon as the connection is made."""
+        self._on_message = on_message
         self._first = first
         self._buffer = codec.FrameBuffer()
         self._transport: asyncio.Transport | None = None
@@ -188,9 +191,9 @@ class _Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             for body in self._buffer.feed(data):
-                self._receive(self, codec.decode_from_engine(body))
+                self._on_message(self, codec.decode_from_engine(body))
         except codec.FrameError:
-            log.exception("broken frame from the engine")
+            log.exception("invalid frame from the engine")
             if self._transport is not None:
                 self._transport.abort()
 

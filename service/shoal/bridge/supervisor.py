@@ -1,7 +1,7 @@
-"""Starts the engine process, notices its end or its silence, and starts it again.
+"""Starts the engine process and restarts it when it exits.
 
-Waits 1, 2, 4 .. 60 s between starts; gives up after 5 ends in 5 minutes, or at once when the
-child says by its exit code that another try cannot help.
+Backs off 1, 2, 4 .. 60 s between starts. Stops restarting after 5 exits in 5 minutes, or at once
+when the exit code says that a restart would fail the same way.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from pathlib import Path
 log = logging.getLogger("shoal.engine")
 
 EXIT_BAD_MODEL = 3
-"""Exit code of a child that will fail the same way again."""
+"""Exit code of an engine that would fail the same way after a restart."""
 MAX_EXITS = 5
 EXIT_WINDOW_S = 300.0
 MAX_PAUSE_S = 60.0
@@ -28,7 +28,7 @@ SOCKET_BUFFER_BYTES = 4 << 20
 
 
 class Supervisor:
-    """Owner of the engine's child process."""
+    """Owns the engine's child process."""
 
     def __init__(
         self,
@@ -37,8 +37,8 @@ class Supervisor:
         *,
         command: tuple[str, ...] = (sys.executable, "-m", "shoal.engine.process"),
     ) -> None:
-        """`protocol_factory` makes this side's end of the link for each child. `on_exit` hears
-        (exit code, whether this was the last try)."""
+        """`protocol_factory` makes the server's end of the connection for each child. `on_exit` is
+        called with (exit code, True if the engine will not be restarted)."""
         self._protocol_factory = protocol_factory
         self._on_exit = on_exit
         self._command = command
@@ -54,26 +54,26 @@ class Supervisor:
         return self._process.pid if running and self._process else None
 
     async def start(self) -> None:
-        """Starts the first child and watches it and its successors."""
+        """Starts the engine and the task that restarts it."""
         await self._spawn()
         self._watcher = asyncio.create_task(self._watch(), name="engine-supervisor")
 
     def came_up(self) -> None:
-        """The child serves: the next pause is short again."""
+        """The engine is serving: resets the restart backoff."""
         self._failed_starts = 0
 
     def kill_hung(self) -> None:
-        """Ends a child that no longer answers; its stacks go to the log first."""
+        """Kills an engine that does not respond; SIGABRT makes it log its stacks first."""
         if self._process is not None and self._process.returncode is None:
-            log.error("engine does not answer, killing it", extra={"pid": self._process.pid})
+            log.error("engine does not respond, killing it", extra={"pid": self._process.pid})
             self._process.send_signal(signal.SIGABRT)
             asyncio.get_running_loop().call_later(STOP_WAIT_S, _kill, self._process)
 
     async def stop(self) -> None:
-        """Ends the child and waits until it is gone."""
+        """Stops the engine and waits for it to exit."""
         self._stopping.set()
         if self._transport is not None:
-            self._transport.close()  # the child ends when nobody is left to work for
+            self._transport.close()  # the engine exits when its connection closes
         if self._process is not None and self._process.returncode is None:
             asyncio.get_running_loop().call_later(STOP_WAIT_S, _kill, self._process)
         if self._watcher is not None:
@@ -85,21 +85,21 @@ class Supervisor:
             code = await self._process.wait()
             exits.append(time.monotonic())
             crash_loop = len(exits) == MAX_EXITS and exits[-1] - exits[0] < EXIT_WINDOW_S
-            gives_up = crash_loop or code == EXIT_BAD_MODEL
+            is_final = crash_loop or code == EXIT_BAD_MODEL
             if not self._stopping.is_set():
-                log.error("engine process ended", extra={"exit_code": code})
-            self._on_exit(code, gives_up)
-            if self._stopping.is_set() or gives_up:
+                log.error("engine process exited", extra={"exit_code": code})
+            self._on_exit(code, is_final)
+            if self._stopping.is_set() or is_final:
                 return
-            pause_s = min(MAX_PAUSE_S, 2.0**self._failed_starts)
+            backoff_s = min(MAX_PAUSE_S, 2.0**self._failed_starts)
             self._failed_starts += 1
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause_s)
+                await asyncio.wait_for(self._stopping.wait(), backoff_s)
                 return
             try:
                 await self._spawn()
-            except OSError:  # no processes, files or memory left
-                log.exception("the engine cannot be started again")
+            except OSError:  # out of processes, file descriptors or memory
+                log.exception("the engine cannot be restarted")
                 self._on_exit(code, True)
                 return
 
@@ -121,13 +121,13 @@ class Supervisor:
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:
-    """Ends this very process: its successor may be running already."""
+    """Kills this process, not `self._process`: a new engine may already be running."""
     if process.returncode is None:
         process.kill()
 
 
 def _child_environment() -> dict[str, str]:
-    """The child imports this very copy of the package."""
+    """Environment in which the child imports this same copy of the package."""
     package_parent = str(Path(__file__).resolve().parents[2])
     path = os.environ.get("PYTHONPATH")
     return {

@@ -1,7 +1,7 @@
-"""`shoal chat`: a conversation in the terminal. `Session` holds it; the loop reads and prints.
+"""`shoal chat`: a conversation in the terminal. `Session` has its state and the /commands.
 
-On a terminal lines have editing and history (readline); from a pipe one message per line is read
-and only answers are written to stdout.
+On a terminal, input has line editing and history (readline). From a pipe, each line is one message
+and stdout gets only the answers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Ctrl-C stops an answer."""
 
 @dataclass(slots=True)
 class Session:
-    """The conversation so far and how answers are asked for."""
+    """The conversation so far and the parameters of its requests."""
 
     client: Client
     model: str | None = None
@@ -48,8 +48,8 @@ class Session:
         return system + self.turns
 
     def ask(self, text: str) -> Generator[str]:
-        """Pieces of the answer. What was said is kept even when the answer is broken off; a
-        question without any answer is forgotten, so that roles keep alternating."""
+        """Yields the answer in pieces. A partial answer stays in the conversation; a message that
+        got no answer is removed, so that roles keep alternating."""
         self.turns.append({"role": "user", "content": text})
         pieces: list[str] = []
         try:
@@ -71,7 +71,7 @@ class Session:
                 self.turns.pop()
 
     def command(self, line: str) -> str:
-        """Do what a /line says; the answer is for the person, not the model."""
+        """Runs a /command; returns text for the user."""
         name, _, rest = line[1:].partition(" ")
         rest = rest.strip()
         match name:
@@ -133,14 +133,14 @@ def chat(
         session = Session(client, model, system, max_tokens, temperature, seed)
         interactive = sys.stdin.isatty()
         if interactive:
-            _tell(f"{model or 'no model'} · /help lists the commands")
-        failed = _converse(session, interactive, base_url)
+            _print_status(f"{model or 'no model'} · /help lists the commands")
+        failed = _run_loop(session, interactive, base_url)
     if failed and not interactive:
         raise typer.Exit(1)
 
 
-def _converse(session: Session, interactive: bool, base_url: str | None) -> bool:
-    """Until the input ends; whether any message went without an answer."""
+def _run_loop(session: Session, interactive: bool, base_url: str | None) -> bool:
+    """Reads and answers until the input ends; returns whether any message failed."""
     from shoal import Error
 
     failed = False
@@ -149,17 +149,17 @@ def _converse(session: Session, interactive: bool, base_url: str | None) -> bool
             break
         try:
             if line.startswith("/"):
-                _tell(session.command(line))
+                _print_status(session.command(line))
             else:
                 _print_answer(session, line)
         except Error as error:
             failed = True
-            _tell(explain(error, base_url))
+            _print_status(explain(error, base_url))
     return failed
 
 
 def _lines(interactive: bool) -> Iterator[str]:
-    """What the person writes, without empty lines. Ctrl-C at the prompt clears the line."""
+    """Yields input lines that are not empty. Ctrl-C at the prompt clears the line."""
     if not interactive:
         for line in sys.stdin:
             if line.strip():
@@ -173,7 +173,7 @@ def _lines(interactive: bool) -> Iterator[str]:
             print()
             return
         except KeyboardInterrupt:
-            _tell("\n/quit or Ctrl-D leaves")
+            _print_status("\n/quit or Ctrl-D leaves")
             continue
         if line:
             yield line
@@ -186,7 +186,7 @@ def _print_answer(session: Session, line: str) -> None:
             sys.stdout.write(delta)
             sys.stdout.flush()
     except KeyboardInterrupt:
-        _tell(" [stopped]")
+        _print_status(" [stopped]")
     finally:
         answer.close()  # frees the connection now
         print(flush=True)
@@ -200,6 +200,6 @@ def _start_line_editing() -> None:
     readline.set_auto_history(True)
 
 
-def _tell(text: str) -> None:
-    """For the person, beside the answers."""
+def _print_status(text: str) -> None:
+    """Prints to stderr, so that stdout has only the answers."""
     print(text, file=sys.stderr, flush=True)

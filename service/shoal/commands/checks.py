@@ -1,4 +1,4 @@
-"""What `shoal doctor` looks at. Each check is one function that returns one line; none prints.
+"""The checks of `shoal doctor`. Each check is one function that returns findings; none prints.
 
 Imports neither torch nor the server: versions come from package metadata.
 """
@@ -25,8 +25,8 @@ INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the doctor. `advice` is what to do when it is not `ok`; an `essential` one that
-    is not ok means `shoal serve` cannot work."""
+    """Result of one check. `advice`: what to do if it is not `ok`. If an `essential` check is not
+    ok, `shoal serve` cannot run."""
 
     name: str
     ok: bool
@@ -55,7 +55,9 @@ def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
 def check_cores() -> Finding:
     cores = machine.usable_cores()
     found = f"{cores:g} usable, {machine.cpu_model()}"
-    return Finding("cores", cores >= 2, found, "give it 2 cores: one steps, one serves HTTP")
+    return Finding(
+        "cores", cores >= 2, found, "use 2 cores or more: one for the engine, one for HTTP"
+    )
 
 
 def check_memory() -> Finding:
@@ -73,7 +75,7 @@ def check_instructions() -> Finding:
     known = [name for name in INSTRUCTION_SETS if name in flags]
     fast = {"avx2", "fma"} <= flags or "asimd" in flags or "avx512f" in flags
     found = ", ".join(known) or f"{platform.machine()}, none known"
-    return Finding("instructions", fast, found, "portable code runs here, but slowly")
+    return Finding("instructions", fast, found, "the portable kernels run here, but slowly")
 
 
 def check_packages() -> Iterator[Finding]:
@@ -89,13 +91,13 @@ def check_packages() -> Iterator[Finding]:
 
 
 def check_kernels() -> Finding:
-    found = "native kernels built" if _native_is_built() else "not built; PyTorch computes"
-    advice = "install with a C++ compiler at hand for the fast ones"
+    found = "native kernels built" if _native_is_built() else "not built; PyTorch is used"
+    advice = "install with a C++ compiler to build the native kernels"
     return Finding("kernels", _native_is_built(), found, advice)
 
 
 def check_torch() -> Finding:
-    """Essential only where nothing else computes."""
+    """Essential only if the native kernels are not built."""
     advice = "pip install 'shoal[torch]'"
     if (version := _version("torch")) is not None:
         return Finding("torch", True, version)
@@ -106,7 +108,7 @@ def check_torch() -> Finding:
 
 
 def check_models(settings: Settings) -> Iterator[Finding]:
-    """The folders `shoal serve` would load with these settings, read as it would read them."""
+    """Reads the folders that `shoal serve` would load with these settings, with the same code."""
     from shoal.checkpoint.find import find_models
 
     try:
@@ -123,14 +125,14 @@ def check_models(settings: Settings) -> Iterator[Finding]:
     for source in selection.sources:
         model = read_folder(source, config)
         num_bad += bool(model.problems)
-        yield _about_model(model, essential=not source.may_fail)
+        yield _model_finding(model, essential=not source.may_fail)
     for name, reason in selection.failed.items():
         yield Finding(f"model {name}", False, reason)
     if num_bad == len(selection.sources):
         yield Finding("models", False, "none can be served", essential=True)
 
 
-def _about_model(model: ModelFolder, *, essential: bool) -> Finding:
+def _model_finding(model: ModelFolder, *, essential: bool) -> Finding:
     locks = {"verified": "lock verified", "none": "no lock file", "damaged": "damaged"}
     size = f"{model.num_parameters / 1e6:,.1f} M parameters"
     notes = model.problems or (size, locks[model.lock], *model.remarks)

@@ -1,4 +1,4 @@
-"""`shoal complete`: one prompt in, plain text out as it comes, for people and pipes."""
+"""`shoal complete`: completes one prompt and streams plain text to stdout."""
 
 import sys
 from typing import Annotated
@@ -47,8 +47,8 @@ def complete(
                     _write(delta)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
-    except BrokenPipeError:  # the reader of the pipe has seen enough
-        sys.stdout = None  # nothing is left to flush at exit
+    except BrokenPipeError:  # the reading end of the pipe was closed
+        sys.stdout = None  # prevents a second error when Python flushes at exit
         raise typer.Exit(0) from None
     except UnicodeEncodeError as error:
         fail(f"this terminal cannot show the text ({error.encoding}): set PYTHONUTF8=1")

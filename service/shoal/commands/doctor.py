@@ -1,4 +1,4 @@
-"""`shoal doctor`: shows the checks of `checks.py`, one line each."""
+"""`shoal doctor`: runs the checks of `checks.py` and prints one line each."""
 
 from pathlib import Path
 from typing import Annotated

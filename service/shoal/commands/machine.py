@@ -1,4 +1,4 @@
-"""What this machine offers a process: cores, memory, processor. Reads /proc and cgroups."""
+"""Detects the machine's CPU, usable cores and memory limit. Reads /proc and cgroups."""
 
 import os
 import platform
@@ -15,13 +15,13 @@ def cpu_model(cpuinfo: Path = CPUINFO) -> str:
 
 
 def cpu_flags(cpuinfo: Path = CPUINFO) -> frozenset[str]:
-    """Instruction set names as Linux spells them; empty where it does not say."""
-    found = _cpuinfo_field(cpuinfo, "flags") or _cpuinfo_field(cpuinfo, "Features") or ""
-    return frozenset(found.split())
+    """CPU feature flags as named by Linux; empty if /proc/cpuinfo has none."""
+    flags = _cpuinfo_field(cpuinfo, "flags") or _cpuinfo_field(cpuinfo, "Features") or ""
+    return frozenset(flags.split())
 
 
 def usable_cores(cgroup: Path = CGROUP) -> float:
-    """Cores this process may use: its affinity, or less where a cgroup quota says so."""
+    """Cores this process may use: its CPU affinity, or less under a cgroup quota."""
     if hasattr(os, "sched_getaffinity"):
         cores = float(len(os.sched_getaffinity(0)))
     else:
@@ -33,13 +33,13 @@ def usable_cores(cgroup: Path = CGROUP) -> float:
 
 
 def memory_limit_bytes(cgroup: Path = CGROUP) -> int | None:
-    """The cgroup's limit; None where there is none."""
+    """The cgroup's memory limit, or None."""
     limit = _read(cgroup / "memory.max")
     return int(limit) if limit.isdigit() else None
 
 
 def describe() -> dict[str, Any]:
-    """Facts that belong beside a measurement."""
+    """Environment information to store with benchmark results."""
     from shoal import __version__
 
     return {

@@ -1,6 +1,6 @@
-"""What lies in a model folder, and every reason why the server could not serve it.
+"""Inspects model folders and lists every reason why the server could not serve one.
 
-The reasons come from the code that `shoal serve` loads a model with: the same sentences.
+The reasons are the error messages of the code with which `shoal serve` loads a model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """One folder. `problems`: why it cannot be served; `remarks`: what is left out when it is."""
+    """One model folder. `problems`: why it cannot be served; `remarks`: what is then ignored."""
 
     name: str
     path: str
@@ -36,7 +36,7 @@ class ModelFolder:
 
 
 def find_folders(root: Path) -> list[Path]:
-    """`root` itself if it is a model, else what looks like one directly inside it."""
+    """`root` itself if it is a model folder, else the model folders directly inside it."""
     from shoal.checkpoint.open import looks_like_model
 
     if looks_like_model(root):
@@ -45,8 +45,8 @@ def find_folders(root: Path) -> list[Path]:
 
 
 def read_folder(source: ModelSource, config: EngineConfig | None = None) -> ModelFolder:
-    """Never raises for a damaged folder: that is what `problems` is for. `config`: how the engine
-    would be set."""
+    """Reads a folder; errors are collected in `problems` instead of raised. `config`: the
+    configuration the engine would have."""
     from shoal.checkpoint.open import open_model
     from shoal.protocol.messages import EngineConfig
     from shoal.runner.load import check_model

@@ -1,4 +1,4 @@
-"""`shoal models`: what a running server offers, or what lies in a local folder."""
+"""`shoal models`: lists the models of a running server or of a local folder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def models(
             answer = client.models.list()
         listed = [model.model_dump(mode="json") for model in answer.data]
         listed += [{**model, "ready": False} for model in getattr(answer, "failed", [])]
-        _show(listed, _server_table(listed), as_json)
+        _print(listed, _server_table(listed), as_json)
         return
     from shoal.commands.model_folders import find_folders, read_folder
     from shoal.protocol.messages import ModelSource
@@ -47,12 +47,12 @@ def models(
     ]
     if not found:
         fail(f"no model in {folder}")
-    _show([asdict(model) for model in found], _folder_table(found), as_json)
+    _print([asdict(model) for model in found], _folder_table(found), as_json)
     if any(model.problems for model in found):
         raise typer.Exit(1)
 
 
-def _show(values: list[dict[str, Any]], table: Table, as_json: bool) -> None:
+def _print(values: list[dict[str, Any]], table: Table, as_json: bool) -> None:
     if as_json:
         print(json.dumps(values, indent=2, ensure_ascii=False))
         return
@@ -70,13 +70,13 @@ def _server_table(listed: list[dict[str, Any]]) -> Table:
         table.add_row(
             str(model.get("id")),
             str(model.get("max_model_len") or "–"),
-            "–" if ready is None else "yes" if ready else _why_not(model),
+            "–" if ready is None else "yes" if ready else _not_ready_text(model),
             ", ".join(model.get("capabilities") or []) or "–",
         )
     return table
 
 
-def _why_not(model: dict[str, Any]) -> str:
+def _not_ready_text(model: dict[str, Any]) -> str:
     return f"failed: {model['reason']}" if model.get("reason") else "loading"
 
 

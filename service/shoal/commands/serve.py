@@ -1,5 +1,5 @@
-"""`shoal serve`: every setting as a flag, made from the settings class, so that names, defaults and
-descriptions exist once. Building the flags imports pydantic; `cli` asks for it only when needed.
+"""`shoal serve`: builds a flag for every setting from the settings class, so that names, defaults
+and descriptions are defined once. This imports pydantic, so `cli` does it only when needed.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ DESCRIPTION = f"""{SUMMARY}
 Every setting can stand in a TOML file (./shoal.toml or --config), in the environment as
 SHOAL_<NAME>, or here as a flag; later ones win. Names are the same everywhere."""
 
-SECRET_SETTINGS = frozenset({"api_keys"})  # never repeated in a message
+SECRET_SETTINGS = frozenset({"api_keys"})  # values never shown in messages
 
 
 def make_command() -> Callable[..., None]:
-    """The function typer registers: one parameter per setting, all text, checked by Settings."""
+    """The function typer registers: one string parameter per setting, validated by Settings."""
     from shoal.config import Settings
 
     def serve(config: Path | None = None, **flags: Any) -> None:
@@ -85,13 +85,13 @@ def checked_settings(config: Path | None, flags: dict[str, Any]) -> Settings:
 
 
 def problems(error: ValidationError, flags: dict[str, Any]) -> list[str]:
-    """Each problem as one line: where the value came from, what it is, what is expected."""
+    """Describes each problem in one line: source of the value, what is expected, the value."""
     lines = []
     for item in error.errors(include_url=False, include_context=False):
         name = str(item["loc"][0]) if item["loc"] else ""
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            lines.append(f"{_unknown(name)}")
+            lines.append(f"{_unknown_setting(name)}")
         elif not name:
             lines.append(message)
         else:
@@ -102,7 +102,7 @@ def problems(error: ValidationError, flags: dict[str, Any]) -> list[str]:
 
 
 def flag_name(setting: str) -> str:
-    """The flag of a setting; a list is given by repeating its singular."""
+    """The flag of a setting; list settings have a repeatable singular flag."""
     from shoal.config import Settings
 
     name = setting
@@ -111,7 +111,7 @@ def flag_name(setting: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _unknown(name: str) -> str:
+def _unknown_setting(name: str) -> str:
     from shoal.config import Settings
 
     near = difflib.get_close_matches(name, Settings.model_fields, n=1)
@@ -152,7 +152,7 @@ def _is_list(annotation: Any) -> bool:
 
 
 def _metavar(field: FieldInfo) -> str:
-    """What stands behind the flag in the help: TEXT, INT, a choice."""
+    """The value placeholder in the help: TEXT, INT or the choices."""
     kind = field.annotation
     if get_origin(kind) in (types.UnionType, typing.Union):
         kind = next(arg for arg in get_args(kind) if arg is not type(None))

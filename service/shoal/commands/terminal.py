@@ -1,4 +1,4 @@
-"""What the sub-commands share: where they write, how they fail, how they reach a server."""
+"""Shared by the sub-commands: common options, error output, connecting to a server."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ ModelName = Annotated[
 
 
 def fail(message: str, exit_code: int = 1) -> NoReturn:
-    """One plain line on stderr, then the end."""
+    """Prints one line to stderr and exits."""
     print(f"shoal: {message}", file=sys.stderr)
     raise typer.Exit(exit_code)
 
 
 @contextmanager
 def connected(base_url: str | None, api_key: str | None) -> Iterator[Client]:
-    """An SDK client; its errors end the command with one line that says what to do."""
+    """Yields an SDK client; its errors end the command with a one-line message."""
     from shoal import Client, Error
 
     try:
@@ -48,19 +48,19 @@ def connected(base_url: str | None, api_key: str | None) -> Iterator[Client]:
             yield client
     except Error as error:
         fail(explain(error, base_url))
-    except ValueError as error:  # an address that is none
+    except ValueError as error:  # an invalid address
         fail(str(error), exit_code=2)
 
 
 def pick_model(client: Client, model: str | None) -> str | None:
-    """`model`, or the first that the server lists, which is its default where it has one."""
+    """`model`, or the first one the server lists, which is its default model."""
     if model is None and (models := client.models.list().data):
         return models[0].id
     return model
 
 
 def explain(error: Exception, base_url: str | None) -> str:
-    """An SDK error in words for someone at a terminal."""
+    """Converts an SDK error to a message for the terminal."""
     from shoal import AuthenticationFailed, ConnectionFailed
 
     if isinstance(error, ConnectionFailed):

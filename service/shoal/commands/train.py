@@ -1,4 +1,4 @@
-"""`shoal train`: turns flags into a training request and shows its progress."""
+"""`shoal train`: builds a training request from the flags, runs it and prints progress."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def train(
             with progress_bar(f"training {out.name}") as show:
                 result = run_training(request, show)
         else:
-            result = run_training(request, _show_step)
+            result = run_training(request, _print_step)
     except RecipeError as error:
         fail(str(error), 2)
     except KeyboardInterrupt:
@@ -124,7 +124,7 @@ def train(
     print(f"Serve it with: shoal serve --model {result.out}")
 
 
-def _show_step(report: StepReport) -> None:
+def _print_step(report: StepReport) -> None:
     if report.step % SHOWN_EVERY_STEPS:
         return
     print(

@@ -1,5 +1,5 @@
-"""Data that crosses a border. Read this folder first.
+"""Data exchanged between the HTTP server, the engine and the model runner. Read this first.
 
-Plain immutable records and the codec for the engine link. Knows nothing of web, torch,
-scheduling or text; uses the standard library and msgspec only.
+Plain records, and the codec for the connection to the engine. Independent of HTTP, torch,
+scheduling and text; uses only the standard library and msgspec.
 """

@@ -1,7 +1,7 @@
-"""Frames on the engine link: 4-byte length, 1-byte version, msgpack body. Never pickle.
+"""Frames of the engine connection: 4-byte length, 1-byte version, msgpack body. Never pickle.
 
-Both ends check length and version before they decode, and decoding checks every type, so a
-broken or hostile frame is an error and never an object of another kind.
+Both ends check length and version before decoding, and decoding checks every type, so a
+corrupt or malicious frame raises an error and cannot create an unexpected object.
 """
 
 from collections.abc import Iterator
@@ -20,11 +20,11 @@ _from_engine: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(From
 
 
 class FrameError(Exception):
-    """The bytes are not a frame of this version, or the frame is too long."""
+    """The bytes are not a valid frame of this version, or the frame is too long."""
 
 
 def encode(message: ToEngine | FromEngine) -> bytes:
-    """Frame of one message. Raises FrameError when it is longer than MAX_FRAME_BYTES."""
+    """Encodes one message as a frame. Raises FrameError when it is longer than MAX_FRAME_BYTES."""
     body = _encoder.encode(message)
     if len(body) > MAX_FRAME_BYTES:
         raise FrameError(f"frame of {len(body)} bytes exceeds {MAX_FRAME_BYTES}")
@@ -32,7 +32,7 @@ def encode(message: ToEngine | FromEngine) -> bytes:
 
 
 def decode_to_engine(body: bytes | bytearray) -> ToEngine:
-    """Raises FrameError for anything but a valid message to the engine."""
+    """Decodes a message to the engine. Raises FrameError for anything else."""
     try:
         return _to_engine.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -40,7 +40,7 @@ def decode_to_engine(body: bytes | bytearray) -> ToEngine:
 
 
 def decode_from_engine(body: bytes | bytearray) -> FromEngine:
-    """Raises FrameError for anything but a valid message from the engine."""
+    """Decodes a message from the engine. Raises FrameError for anything else."""
     try:
         return _from_engine.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -48,13 +48,13 @@ def decode_from_engine(body: bytes | bytearray) -> FromEngine:
 
 
 class FrameBuffer:
-    """Cuts a byte stream into frame bodies; feed it whatever a socket returned."""
+    """Splits a byte stream, received in arbitrary pieces, into frame bodies."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Bodies of all frames complete by now. Raises FrameError on a bad header."""
+        """Yields the bodies of all complete frames. Raises FrameError on a bad header."""
         self._bytes += data
         start = 0
         while len(self._bytes) - start >= _HEADER_BYTES:

@@ -1,7 +1,7 @@
-"""Every message between the HTTP side and the engine.
+"""Every message between the HTTP server and the engine.
 
-HTTP side to engine: `EngineConfig` (once, first), `Submit`, `Abort`, `Shutdown`.
-Engine to HTTP side: `Loading`, `LoadFailed`, `Ready`, `StepOutputs`, `Heartbeat`, `EngineFailed`.
+Server to engine: `EngineConfig` (once, first), `Submit`, `Abort`, `Shutdown`.
+Engine to server: `Loading`, `LoadFailed`, `Ready`, `StepOutputs`, `Heartbeat`, `EngineFailed`.
 """
 
 import msgspec
@@ -10,20 +10,20 @@ from shoal.protocol.params import FinishReason, OutputParams, SamplingParams, St
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """One record on the link."""
+    """Base of all messages."""
 
 
 class ModelSource(msgspec.Struct, frozen=True, array_like=True):
-    """A model folder to load at start."""
+    """A model folder to load at startup."""
 
     name: str
     path: str
     may_fail: bool = False
-    """Are the others served when this one cannot be loaded?"""
+    """If True, the other models are still served when this one cannot be loaded."""
 
 
 class EngineConfig(_Message, frozen=True):
-    """Everything the engine process is told; sent as its first frame."""
+    """The engine's configuration; sent as the first frame."""
 
     models: tuple[ModelSource, ...]
     device: str = "auto"
@@ -31,24 +31,24 @@ class EngineConfig(_Message, frozen=True):
     dtype: str = "auto"
     """auto (the checkpoint's), float32 or bfloat16."""
     quantize: str = "none"
-    """none or int8 (native kernels only; takes the place of dtype for the weights)."""
+    """none or int8 (native kernels only; overrides dtype for the weights)."""
     kernels: str = "auto"
     """auto, native or torch."""
     num_threads: int = 0
-    """Compute threads; 0 = from the cores this process may use."""
+    """Compute threads; 0 = based on the cores available to this process."""
     kv_cache_bytes: int = 256 << 20
-    """One budget for the KV caches of all models."""
+    """KV cache memory, shared by all models."""
     block_size: int = 16
-    """Tokens a KV block holds."""
+    """Tokens per KV block."""
     max_batch_size: int = 64
-    """Most rows of one step."""
+    """Maximum sequences in one step."""
     token_budget: int = 192
-    """Most tokens one step computes."""
+    """Maximum tokens computed in one step."""
     max_model_len: int = 0
     """Upper bound on the context length; 0 = each model's own."""
     prefix_cache: bool = True
     max_preemptions: int = 8
-    """Times one sequence may be put back before it fails."""
+    """How often one sequence may be preempted before it fails."""
     heartbeat_s: float = 1.0
 
 
@@ -56,7 +56,7 @@ class Submit(_Message, frozen=True):
     """Start one sequence."""
 
     seq_id: int
-    """Unique for the life of the engine process; given by the HTTP side."""
+    """Assigned by the HTTP server; unique for the life of the engine process."""
     model: str
     prompt_token_ids: list[int]
     sampling: SamplingParams
@@ -65,9 +65,9 @@ class Submit(_Message, frozen=True):
     priority: int = 0
     """-10 (first) to 10 (last)."""
     tenant: str = ""
-    """For fairness: whose work this is."""
+    """Owner of the request, for fair scheduling."""
     cache_salt: str = ""
-    """Prefix blocks are shared only between equal salts."""
+    """Cached prefix blocks are shared only between requests with the same salt."""
     use_prefix_cache: bool = True
 
 
@@ -78,16 +78,16 @@ class Abort(_Message, frozen=True):
 
 
 class Shutdown(_Message, frozen=True):
-    """Leave the loop and exit with code 0."""
+    """Stop the engine loop and exit with code 0."""
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
-    """Log-probabilities of one position, natural log, of the raw model distribution."""
+    """Natural-log probabilities at one position, from the raw model distribution."""
 
     token_id: int
     logprob: float
     top_ids: list[int]
-    """The k best ids, best first."""
+    """The k most likely ids, most likely first."""
     top_logprobs: list[float]
 
 
@@ -100,7 +100,7 @@ class Started(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Finished(msgspec.Struct, frozen=True, array_like=True):
-    """Sent with the last word about a sequence."""
+    """Sent with the last output of a sequence."""
 
     reason: FinishReason
     stop_reason: int | str | None = None
@@ -110,7 +110,7 @@ class Finished(msgspec.Struct, frozen=True, array_like=True):
 
 
 class EngineStats(msgspec.Struct, frozen=True, array_like=True):
-    """Numbers of one model at one moment."""
+    """Statistics of one model at one moment."""
 
     model: str
     num_running: int
@@ -120,14 +120,14 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     num_used_blocks: int
     num_preemptions: int
     tokens_per_s: float
-    """Computed tokens (prefill and decode), moving average."""
+    """Tokens computed per second (prefill and decode), moving average."""
 
 
 class StepOutputs(_Message, frozen=True):
     """What one step of one model produced, for all its sequences together.
 
-    `seq_ids[i]` got the one new token `token_ids[i]`. The maps hold only the sequences that
-    have something to say; a sequence may appear in `finished` without a new token.
+    `seq_ids[i]` got one new token, `token_ids[i]`. Each dict has entries only for the sequences
+    it applies to; a sequence may appear in `finished` without a new token.
     """
 
     model: str
@@ -140,63 +140,63 @@ class StepOutputs(_Message, frozen=True):
     stats: EngineStats
     logprobs: dict[int, TokenLogprobs] = {}
     prompt_logprobs: dict[int, list[TokenLogprobs | None]] = {}
-    """Whole prompt, sent once; the first position has no log-probability: None."""
+    """For the whole prompt, sent once; None for the first position, which has no logprob."""
     started: dict[int, Started] = {}
     finished: dict[int, Finished] = {}
 
 
 class Loading(_Message, frozen=True):
-    """A model's load went on; `progress` is 0 to 1."""
+    """Load progress of a model, from 0 to 1."""
 
     model: str
     progress: float
 
 
 class LoadFailed(_Message, frozen=True):
-    """A model that may fail cannot be loaded; the others go on."""
+    """A model with `may_fail` could not be loaded; the others are still served."""
 
     model: str
     message: str
 
 
 class LoadedModel(msgspec.Struct, frozen=True, array_like=True):
-    """What the HTTP side must know of a model that is ready."""
+    """What the HTTP server needs to know about a ready model."""
 
     name: str
     vocab_size: int
     max_model_len: int
-    """Most tokens, prompt and output together, that one sequence may have."""
+    """Maximum tokens of one sequence, prompt and output together."""
     num_parameters: int
     dtype: str
     device: str
     kernels: str
-    """Which code computes: torch, or the native kernel set's name."""
+    """torch, or the name of the native kernel set in use."""
     weights_hash: str
     """First 16 hex digits of the SHA-256 over the weights file."""
     weight_bytes: int = 0
-    """Memory that the weights take as they are computed with."""
+    """Memory used by the weights in the format they are computed in."""
     quantization: str = "none"
     """none or int8."""
     quality_loss: dict[str, dict[str, float]] | None = None
-    """Metric -> {"full": value, "int8": value}, as the model's folder says it was measured."""
+    """Metric -> {"full": value, "int8": value}, as recorded in the model folder."""
     kernels_reason: str | None = None
-    """With kernels=auto, why others than the native ones compute, or none of the GPU's."""
+    """With kernels=auto, why the native kernels, or the GPU's, are not used."""
 
 
 class Ready(_Message, frozen=True):
-    """Every model is loaded and warm, or was reported as failed."""
+    """Every model is either loaded and warmed up, or was reported as failed."""
 
     models: list[LoadedModel]
 
 
 class Heartbeat(_Message, frozen=True):
-    """The engine loop is alive; sent after every `heartbeat_s` without another frame."""
+    """The engine loop is alive; sent after `heartbeat_s` without another message."""
 
     stats: list[EngineStats]
 
 
 class EngineFailed(_Message, frozen=True):
-    """The engine cannot go on (bad model folder, out of memory); it exits after this."""
+    """The engine cannot continue (bad model folder, out of memory); it exits after this."""
 
     code: str
     message: str

@@ -1,7 +1,7 @@
-"""Parameters of one sequence: which token, when to end, what to report.
+"""Parameters of one sequence: sampling, stopping, output.
 
-The values were checked by the HTTP side; the engine trusts them. Ranges and defaults that
-users see live in `server/api`; read `messages.py` next.
+The HTTP server has validated the values; the engine trusts them. The ranges and defaults that
+users see are in `server/api`. Read `messages.py` next.
 """
 
 from enum import StrEnum
@@ -19,15 +19,15 @@ class FinishReason(StrEnum):
 
 
 class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
-    """How the next token is picked, in this order: logit_bias, min_tokens, penalties, temperature,
-    top_k, top_p, typical_p, min_p, the draw."""
+    """How the next token is sampled, applied in this order: logit_bias, min_tokens, penalties,
+    temperature, top_k, top_p, typical_p, min_p."""
 
     seed: int
-    """64-bit; with the position it is the whole random state of a sequence."""
+    """64-bit; together with the position it is the entire random state of a sequence."""
     temperature: float = 1.0
-    """0 picks the best token (ties: lowest id)."""
+    """0 = greedy: the most likely token (ties: lowest id)."""
     top_k: int = 0
-    """Keep the k best; 0 = all."""
+    """Keep the k most likely tokens; 0 = all."""
     top_p: float = 1.0
     min_p: float = 0.0
     typical_p: float = 1.0
@@ -35,7 +35,7 @@ class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
-    """(token id, bias); -100 and below bans the token."""
+    """(token id, bias); a bias of -100 or less bans the token."""
 
     @property
     def greedy(self) -> bool:
@@ -51,17 +51,17 @@ class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StopParams(msgspec.Struct, frozen=True, array_like=True):
-    """When a sequence ends. Stop strings are matched by the text side, which sends Abort."""
+    """When a sequence ends. Stop strings are matched in `text/`, which sends Abort."""
 
     max_tokens: int
-    """Output tokens; 0 = compute the prompt only."""
+    """Maximum output tokens; 0 = compute the prompt only."""
     min_tokens: int = 0
-    """Until so many output tokens exist, end and stop ids are banned from sampling."""
+    """End and stop ids cannot be sampled before this many output tokens."""
     end_token_ids: tuple[int, ...] = ()
-    """The model's own end ids; empty when the caller ignores them."""
+    """The model's EOS ids; empty with ignore_eos."""
     stop_token_ids: tuple[int, ...] = ()
     deadline_s: float | None = None
-    """Seconds from Submit until the sequence is ended, wherever it is."""
+    """Seconds after Submit at which the sequence is ended, running or waiting."""
 
     @property
     def all_stop_ids(self) -> tuple[int, ...]:
@@ -69,9 +69,9 @@ class StopParams(msgspec.Struct, frozen=True, array_like=True):
 
 
 class OutputParams(msgspec.Struct, frozen=True, array_like=True):
-    """What is reported beside the tokens."""
+    """What is reported in addition to the tokens."""
 
     logprobs: int | None = None
-    """None = nothing, 0 = the chosen token's, k = also those of the k best."""
+    """None = off, 0 = of the sampled token, k = also of the k most likely tokens."""
     prompt_logprobs: int | None = None
-    """The same for every prompt token; the prefix cache is then not read."""
+    """The same for every prompt token; the request then does not read the prefix cache."""

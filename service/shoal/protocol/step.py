@@ -1,7 +1,8 @@
-"""What the scheduler tells the runner, and what the runner answers.
+"""The scheduler's plan for one step, and the runner's result.
 
-A plan is a list of (sequence, how many tokens): prefill, chunk, prefix hit and decode are one
-case. It is a diff: the runner keeps tokens, block table and sampling state of a row between steps.
+A plan lists sequences and how many tokens to compute for each; prefill, chunked prefill, prefix
+cache hits and decode need no special cases. A plan is a diff: between steps the runner keeps the
+tokens, block table and sampling state of each row.
 """
 
 from dataclasses import dataclass, field
@@ -13,11 +14,11 @@ from shoal.protocol.params import OutputParams, SamplingParams, StopParams
 
 @dataclass(slots=True)
 class NewRow:
-    """A sequence the runner has not seen, or forgot when it was preempted."""
+    """A sequence that is new to the runner, or that it dropped at a preemption."""
 
     seq_id: int
     token_ids: list[int]
-    """Every known token: the prompt, after a preemption also the output so far."""
+    """The prompt; after a preemption also the output so far."""
     num_prompt_tokens: int
     block_ids: list[int]
     sampling: SamplingParams
@@ -30,30 +31,30 @@ class NewRow:
 
     @property
     def output_token_ids(self) -> list[int]:
-        """Those sampled before a preemption."""
+        """Output tokens sampled before a preemption."""
         return self.token_ids[self.num_prompt_tokens :]
 
 
 @dataclass(slots=True)
 class StepPlan:
     """One step of one model. Columns: row i computes `num_new_tokens[i]` tokens of
-    `seq_ids[i]`, starting at position `num_computed_tokens[i]`. For reading only: plans of the
-    same rows share lists."""
+    `seq_ids[i]`, starting at position `num_computed_tokens[i]`. Read-only: plans of the same
+    rows share lists."""
 
     seq_ids: list[int] = field(default_factory=list)
     num_computed_tokens: list[int] = field(default_factory=list)
     num_new_tokens: list[int] = field(default_factory=list)
     new_rows: list[NewRow] = field(default_factory=list)
-    """Rows first seen in this step; their ids are in `seq_ids` too."""
+    """Rows that are new in this step; their ids are also in `seq_ids`."""
     new_block_ids: dict[int, list[int]] = field(default_factory=dict)
-    """Blocks appended to the block tables of rows the runner knows."""
+    """Blocks to append to the block tables of rows that are not new."""
     released: list[int] = field(default_factory=list)
-    """Sequences that ended, were aborted or preempted since the last plan: forget them before
-    anything else. After a failed step ids may come twice; unknown ones are no error."""
+    """Sequences that finished, were aborted or were preempted since the last plan. The runner drops
+    them first. After a failed step an id may be repeated; unknown ids are ignored."""
     continues: bool = False
-    """The rows of the plan before, in the same order, each one token further: the token it just
-    sampled. Nothing is new or released, and `new_block_ids` has one block for each row whose
-    token is the first of a block. So a runner can go on with the arrays of that step."""
+    """True if the plan has the same rows as the previous one, in the same order, and each computes
+    the token it just sampled. No row is new or released, and `new_block_ids` has one block for
+    each row whose token starts a block, so a runner can reuse the arrays of the previous step."""
 
     @property
     def num_tokens(self) -> int:
@@ -65,32 +66,31 @@ class StepResult:
     """One entry per row of the plan, in its order."""
 
     token_ids: list[int | None]
-    """The sampled token; None while known tokens are left to compute, and for a failed row. A
-    runner does not look at `max_tokens`: what it samples for a sequence that wants no token is
-    ignored."""
+    """The sampled token; None for a failed row and while prompt tokens remain to be computed. The
+    runner does not check `max_tokens`; a token sampled beyond it is ignored."""
     logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
     prompt_logprobs: dict[int, list[TokenLogprobs]] = field(default_factory=dict)
     """For the prompt tokens computed in this step: the log-probability of the NEXT prompt
-    token at each position, so a whole prompt of n tokens gives n - 1 entries over its chunks."""
+    token at each position, so a prompt of n tokens gives n - 1 entries over all its chunks."""
     errors: dict[int, str] = field(default_factory=dict)
-    """Rows that failed alone, with an error code such as numerical_error."""
+    """Rows that failed individually, with an error code such as numerical_error."""
 
 
 class Runner(Protocol):
-    """Computes plans of one model."""
+    """Executes step plans of one model."""
 
     def run(self, plan: StepPlan) -> StepResult:
-        """Computes the plan's rows. A row that fails alone is in `errors`; an exception means
-        that the whole step failed. Unknown ids in `plan.released` are no error: after a failed
-        step the scheduler does not know how far the runner came."""
+        """Computes the plan's rows. A row that fails individually is in `errors`; an exception
+        means that the whole step failed. Unknown ids in `plan.released` are ignored: after a
+        failed step the scheduler does not know which rows the runner has stored."""
         ...
 
 
 class LoadedRunner(NamedTuple):
-    """A model that is ready to compute."""
+    """A loaded model and its runner."""
 
     runner: Runner
     loaded: LoadedModel
-    """What the HTTP side is told of it."""
+    """Description sent to the HTTP server."""
     num_blocks: int
-    """KV blocks it has."""
+    """Number of KV blocks allocated."""

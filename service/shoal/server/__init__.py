@@ -1,1 +1,1 @@
-"""HTTP only: routes, validation, rendering, streams. Wiring is in `serve.py`."""
+"""The HTTP server: routes, validation, responses, streaming. Startup is in `serve.py`."""

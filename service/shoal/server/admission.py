@@ -1,7 +1,7 @@
-"""Admission control: a request reserves capacity before any work and releases it however it ends.
+"""Admission control: a request reserves capacity before any work and releases it when it ends.
 
-A model holds `max_batch_size` sequences in its batch and `max_queue` waiting ones; beyond that
-callers are refused at once, with a Retry-After computed from measured speed.
+A model admits `max_batch_size` running and `max_queue` waiting sequences. Requests beyond that are
+rejected at once, with a Retry-After computed from the measured throughput.
 """
 
 import random
@@ -14,14 +14,14 @@ from shoal.errors import InvalidRequest, RateLimited, Unavailable
 from shoal.protocol.messages import EngineStats
 
 DEFAULT_OUTPUT_TOKENS = 128.0
-"""Expected length of an answer before any was seen."""
+"""Assumed output length until a request has finished."""
 UNKNOWN_WAIT_S = 2.0
 MAX_WAIT_S = 120.0
 
 
 @dataclass(slots=True)
 class _Load:
-    """What is admitted to one model."""
+    """The load admitted to one model."""
 
     sequences: int = 0
     waiting_tokens: int = 0
@@ -41,7 +41,7 @@ class Admission:
         max_queue_tokens: int,
         tenant_max_queue: int,
     ) -> None:
-        """`stats` is a live view of the engine's numbers."""
+        """`stats` is a live view of the engine's statistics."""
         self._stats = stats
         self._max_sequences = max_batch_size + max_queue
         self._max_batch_size = max_batch_size
@@ -50,8 +50,8 @@ class Admission:
         self._loads: dict[str, _Load] = {}
 
     def reserve(self, model: str, tenant: str, num_sequences: int) -> "Reservation":
-        """Reserves capacity for a request. Raises Unavailable (server full), RateLimited (the
-        caller's own limit) or InvalidRequest (more than that limit in one request)."""
+        """Reserves capacity for a request. Raises Unavailable (server full), RateLimited (tenant
+        limit reached) or InvalidRequest (one request exceeds the tenant limit)."""
         load = self._loads.setdefault(model, _Load())
         if self._tenant_max and num_sequences > self._tenant_max:
             raise InvalidRequest(
@@ -67,7 +67,7 @@ class Admission:
                 retry_after_s=self._wait_s(model, load),
             )
         over = load.sequences + num_sequences > self._max_sequences
-        if over and load.sequences > 0:  # an idle model takes any request of allowed size
+        if over and load.sequences > 0:  # an idle model admits a request of any permitted size
             raise self._overloaded(model, load)
         load.sequences += num_sequences
         load.by_tenant[tenant] += num_sequences
@@ -78,7 +78,7 @@ class Admission:
         return self._loads[model].sequences if model in self._loads else 0
 
     def expected_wait_s(self, model: str) -> float:
-        """Seconds until a request that comes now starts; 0 when a row is free."""
+        """Seconds a new request would wait to start; 0 if the batch has room."""
         load = self._loads.get(model)
         if load is None or load.sequences <= self._max_batch_size:
             return 0.0
@@ -91,7 +91,7 @@ class Admission:
         )
 
     def _wait_s(self, model: str, load: _Load) -> float:
-        """Tokens ahead divided by measured speed."""
+        """Tokens ahead in the queue divided by the measured throughput."""
         stats = self._stats.get(model)
         if stats is None or stats.tokens_per_s <= 0:
             return UNKNOWN_WAIT_S
@@ -104,7 +104,9 @@ class Admission:
     def add_tokens(self, reservation: "Reservation", num_tokens: int) -> None:
         load = self._loads[reservation.model]
         over = load.waiting_tokens + num_tokens > self._max_queue_tokens
-        if over and load.waiting_tokens > 0:  # an empty queue takes any prompt that fits
+        if (
+            over and load.waiting_tokens > 0
+        ):  # an empty queue accepts any prompt that fits the context
             raise self._overloaded(reservation.model, load)
         load.waiting_tokens += num_tokens
 
@@ -123,7 +125,7 @@ class Admission:
 
 
 class Reservation:
-    """The capacity one request holds; a context manager that releases it once."""
+    """The capacity reserved by one request; a context manager that releases it once."""
 
     def __init__(self, admission: Admission, model: str, tenant: str, num_sequences: int) -> None:
         self._admission = admission
@@ -134,18 +136,18 @@ class Reservation:
         self.num_sequences = num_sequences
 
     def add_tokens(self, num_tokens: int) -> None:
-        """Counts the prompt as waiting. Raises Unavailable when too much waits already."""
+        """Adds the prompt to the waiting tokens. Raises Unavailable when too many are waiting."""
         self._admission.add_tokens(self, num_tokens)
         self._waiting_tokens += num_tokens
 
     def started(self) -> None:
-        """The prompt waits no more; safe to call again."""
+        """Removes the prompt from the waiting tokens. Idempotent."""
         self._admission.remove_tokens(self, self._waiting_tokens)
         self._waiting_tokens = 0
 
     def release(self, output_tokens: int | None = None) -> None:
-        """Releases the capacity; safe to call again. `output_tokens` of a whole answer teach
-        the wait estimate."""
+        """Releases the capacity. Idempotent. `output_tokens` of a completed request updates the
+        wait estimate."""
         if not self._released:
             self._released = True
             self.started()
@@ -159,5 +161,5 @@ class Reservation:
 
 
 def jittered(wait_s: float) -> float:
-    """The wait with up to 20 % more or less, so that callers do not return together."""
+    """Varies the wait by up to 20 %, so that clients do not all retry at the same time."""
     return min(MAX_WAIT_S, max(0.05, wait_s * random.uniform(0.8, 1.2)))

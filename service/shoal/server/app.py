@@ -1,4 +1,4 @@
-"""create_app(services): routes, middleware, error handlers. Holds no logic of its own."""
+"""create_app(services): assembles routes, middleware and error handlers; contains no logic."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ DESCRIPTION = "Small language models, served with continuous batching. OpenAI-co
 
 
 def create_app(services: Services) -> FastAPI:
-    """The ASGI app over these parts. Tests call it too."""
+    """Builds the ASGI app. Also used by tests."""
     app = FastAPIOffline(
         title="Shoal",
         version=services.version,
@@ -44,9 +44,9 @@ def create_app(services: Services) -> FastAPI:
         health.router,
     ):
         app.include_router(router)
-    app.openapi = _documented_by(app.openapi)  # type: ignore[method-assign]  # FastAPI's own way
-    app.add_exception_handler(ShoalError, _answer_error)
-    app.add_exception_handler(HTTPException, _answer_framework_error)
+    app.openapi = _without_422(app.openapi)  # type: ignore[method-assign]  # as FastAPI documents it
+    app.add_exception_handler(ShoalError, _handle_shoal_error)
+    app.add_exception_handler(HTTPException, _handle_http_exception)
     return app
 
 
@@ -70,8 +70,8 @@ def _middleware(services: Services) -> list[Middleware]:
     return layers
 
 
-def _documented_by(generate: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-    """OpenAPI without the framework's 422, which this server never answers."""
+def _without_422(generate: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """Removes FastAPI's 422 responses from the OpenAPI schema; this server never sends them."""
 
     def openapi() -> dict[str, Any]:
         document = generate()
@@ -85,13 +85,13 @@ def _documented_by(generate: Callable[[], dict[str, Any]]) -> Callable[[], dict[
     return openapi
 
 
-async def _answer_error(request: Request, error: Exception) -> JSONResponse:
+async def _handle_shoal_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ShoalError)
     return JSONResponse(error_body(error), error.status, headers=error_headers(error))
 
 
-async def _answer_framework_error(request: Request, error: Exception) -> JSONResponse:
-    """What the framework itself refuses, in our shape."""
+async def _handle_http_exception(request: Request, error: Exception) -> JSONResponse:
+    """Converts errors raised by the framework to the API's error format."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         refusal = InvalidRequest(

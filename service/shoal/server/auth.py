@@ -12,7 +12,7 @@ OPEN_PATHS = frozenset(
 
 
 class KeyRing:
-    """The accepted keys and whose they are."""
+    """The accepted API keys, each with its tenant."""
 
     def __init__(self, entries: Iterable[str]) -> None:
         """Entries are KEY, NAME:KEY or NAME:sha256:HEX. Raises ConfigError."""
@@ -22,10 +22,10 @@ class KeyRing:
         return bool(self._keys)
 
     def tenant(self, headers: Mapping[str, str]) -> str:
-        """Name of the key a request carries. Raises AuthenticationFailed, always the same."""
+        """Tenant of the request's key. Raises the same AuthenticationFailed in all cases."""
         presented = hashlib.sha256(_presented_key(headers).encode()).digest()
         owner: str | None = None
-        for name, digest in self._keys:  # no early exit: timing tells nothing
+        for name, digest in self._keys:  # no early exit, so that timing reveals nothing
             if hmac.compare_digest(presented, digest):
                 owner = name
         if owner is None:

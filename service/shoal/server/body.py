@@ -1,4 +1,4 @@
-"""Reads a request body as JSON: bounded while reading, strict, with documented errors."""
+"""Reads a request body as JSON: limits its size while reading and parses it strictly."""
 
 import re
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ Schema = TypeVar("Schema", bound=BaseModel)
 
 
 async def read_json(request: Request) -> dict[str, Any]:
-    """The JSON object of a request; nulls are left out, since null always means not given.
+    """The request's JSON object without nulls, since null always means not given.
     Raises UnsupportedMediaType, RequestTooLarge, InvalidRequest or ClientGone."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
@@ -28,7 +28,7 @@ async def read_json(request: Request) -> dict[str, Any]:
 
 
 def parse(schema: type[Schema], body: dict[str, Any]) -> Schema:
-    """The body as this schema. Raises InvalidRequest with all problems in plain words."""
+    """Validates the body. Raises InvalidRequest with a message that lists the problems."""
     try:
         return schema.model_validate(body)
     except ValidationError as error:
@@ -72,15 +72,15 @@ _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 
 
 def _num_names(body: bytes, value: dict[str, Any]) -> int:
-    """Fields written in valid JSON: the colons outside strings."""
+    """Number of fields written in valid JSON: the colons outside strings."""
     colons = body.count(b":")
-    if colons == len(value):  # mostly: a flat object, no colon in a text
+    if colons == len(value):  # the common case: a flat object, no colon in a string
         return colons
     return _STRING.sub(b"", body).count(b":")
 
 
 def _num_fields(value: object) -> int:
-    """Fields of all objects in a parsed value."""
+    """Number of fields of all objects in a parsed value."""
     num_fields, left = 0, [value]
     while left:
         item = left.pop()
@@ -93,7 +93,7 @@ def _num_fields(value: object) -> int:
 
 
 def _depth(value: object) -> int:
-    """Nesting levels, counted without recursion."""
+    """Nesting depth, computed without recursion."""
     deepest, level = 0, [value]
     while level:
         deepest += 1

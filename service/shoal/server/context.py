@@ -1,4 +1,4 @@
-"""What is known of one HTTP request while it lives; kept in its ASGI scope."""
+"""State of one HTTP request, stored in its ASGI scope."""
 
 import time
 from dataclasses import dataclass, field
@@ -11,23 +11,23 @@ _KEY = "shoal.context"
 
 @dataclass(slots=True)
 class RequestContext:
-    """Filled from the outside in: middleware first, then the route."""
+    """Filled by the middleware first, then by the route."""
 
     request_id: str
     send: Send
-    """The server's own. Chunks of a begun response take this way past the layers, which have
-    nothing to add to them."""
+    """The server's own send function. Chunks after the response start use it to bypass the
+    middleware, which does not change them."""
     tenant: str = ""
     received: float = field(default_factory=time.monotonic)
     model: str = ""
     log_fields: dict[str, Any] = field(default_factory=dict)
-    """Numbers for the access log: tokens, times, how it ended."""
+    """Fields for the access log: token counts, times, outcome."""
 
     def attach(self, scope: Scope) -> None:
         scope[_KEY] = self
 
 
 def context_of(scope: Scope) -> RequestContext:
-    """The context middleware put there."""
+    """The context that ContextMiddleware attached."""
     context: RequestContext = scope[_KEY]
     return context

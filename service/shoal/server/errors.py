@@ -1,4 +1,4 @@
-"""Any error to the JSON shape of the API, with its status and headers. The only such place."""
+"""Converts errors to the API's JSON body and headers. No other module does."""
 
 import math
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ MAX_PROBLEMS = 5
 
 
 def error_body(error: ShoalError) -> dict[str, Any]:
-    """`{"error": {...}}` as every client parses it."""
+    """The `{"error": {...}}` object of the OpenAI API."""
     shape: dict[str, Any] = {
         "message": error.message[:MAX_MESSAGE_CHARS],
         "type": error.type,
@@ -34,7 +34,7 @@ def error_bytes(error: ShoalError) -> bytes:
 
 
 def error_headers(error: ShoalError) -> dict[str, str]:
-    """Headers that go with the status."""
+    """Headers that depend on the error."""
     headers: dict[str, str] = {}
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
@@ -51,7 +51,7 @@ def error_headers(error: ShoalError) -> dict[str, str]:
 
 
 def from_validation(error: ValidationError, schema: type[BaseModel]) -> InvalidRequest:
-    """A pydantic error in our words: plain, with the limit, without library internals."""
+    """Rewrites a pydantic error: names fields and limits, without pydantic's internals."""
     problems = error.errors(include_url=False)[:MAX_PROBLEMS]
     first = problems[0]
     code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
@@ -67,7 +67,7 @@ def from_validation(error: ValidationError, schema: type[BaseModel]) -> InvalidR
 
 
 class FieldProblem(ValueError):
-    """Raised by field validators: what is wrong, without the field's name."""
+    """Raised by field validators; the message omits the field's name, which is prepended."""
 
     def __init__(self, problem: str, *, code: str = "invalid_value", hint: str | None = None):
         super().__init__(problem)
@@ -97,8 +97,8 @@ def _describe(problem: Mapping[str, Any], schema: type[BaseModel]) -> str:
         case "too_short":
             return f"{name} must hold at least {_count(limit['min_length'], 'entr', 'y', 'ies')}"
         case "literal_error":
-            return f"{name} must be {limit['expected']}; got {_kind(value)}"
-    return f"{name} must be {_EXPECTED.get(kind, 'of another type')}; got {_kind(value)}"
+            return f"{name} must be {limit['expected']}; got {_json_type(value)}"
+    return f"{name} must be {_EXPECTED.get(kind, 'of another type')}; got {_json_type(value)}"
 
 
 _EXPECTED = {
@@ -152,7 +152,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else text[:40] + "..."
 
 
-def _kind(value: object) -> str:
+def _json_type(value: object) -> str:
     """The JSON name of a value's type; the value itself is not echoed."""
     names = {bool: "a boolean", int: "an integer", float: "a number", str: "a string",
              list: "an array", dict: "an object", type(None): "null"}  # fmt: skip

@@ -1,6 +1,6 @@
-"""The HTTP side once its socket listens: services, app, uvicorn, drain.
+"""Runs the HTTP server on a bound socket: services, app, uvicorn, shutdown.
 
-Importing it takes longer than anything else at start: `serve.py` does so while the engine loads.
+Importing this module is the slowest part of startup, so `serve.py` does it while the engine loads.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ log = logging.getLogger("shoal.server")
 
 LOOP_BEAT_S = 0.5
 KEPT_OPEN_S = 0.5
-"""After the drain, so that the last readers see the end of their streams."""
+"""Delay after draining, so that clients receive the end of their streams."""
 
 
 async def serve_http(
@@ -39,8 +39,8 @@ async def serve_http(
     listener: socket.socket,
     stop: asyncio.Event,
 ) -> None:
-    """Answers until `stop` or a signal. Raises ModelFolderError for a folder whose text side
-    cannot be used."""
+    """Serves until `stop` is set or a signal arrives. Raises ModelFolderError for a folder whose
+    tokenizer or chat template cannot be used."""
     models, failed = _text_models(selection)
     services = Services(
         settings=settings,
@@ -58,21 +58,21 @@ async def serve_http(
         metrics=metrics,
     )
     server = _Server(_uvicorn_config(settings, services, listener), services, stop)
-    helpers = [
-        asyncio.create_task(_beat(services)),
-        asyncio.create_task(_announce(client, server, services)),
-        asyncio.create_task(_end(server, services, stop)),
+    background_tasks = [
+        asyncio.create_task(_measure_loop_lag(services)),
+        asyncio.create_task(_print_startup_message(client, server, services)),
+        asyncio.create_task(_drain_and_stop(server, services, stop)),
     ]
     try:
         await server.serve(sockets=[listener])
     finally:
-        for helper in helpers:
-            helper.cancel()
+        for background_task in background_tasks:
+            background_task.cancel()
 
 
 def _text_models(selection: ModelSelection) -> tuple[dict[str, TextModel], dict[str, str]]:
-    """(text side of each model, why each of the others cannot be served). Raises
-    ModelFolderError for a model that must load, and when none is left."""
+    """Returns the loaded text models, and the reason for each model that failed. Raises
+    ModelFolderError if a model that must load fails, or if all fail."""
     models: dict[str, TextModel] = {}
     failed = dict(selection.failed)
     for source in selection.sources:
@@ -91,7 +91,7 @@ def _text_models(selection: ModelSelection) -> tuple[dict[str, TextModel], dict[
 
 
 class _Server(uvicorn.Server):
-    """uvicorn with our meaning of signals: the first drains, the second ends at once."""
+    """uvicorn.Server whose first signal starts draining and whose second exits at once."""
 
     def __init__(self, config: uvicorn.Config, services: Services, stop: asyncio.Event) -> None:
         super().__init__(config)
@@ -111,21 +111,21 @@ class _Server(uvicorn.Server):
         self._loop.call_soon_threadsafe(self._stop.set)
 
 
-async def _end(server: _Server, services: Services, stop: asyncio.Event) -> None:
-    """Lets running requests finish within the drain time, then stops the server."""
+async def _drain_and_stop(server: _Server, services: Services, stop: asyncio.Event) -> None:
+    """Waits up to `drain_timeout` for running requests, then stops the server."""
     await stop.wait()
     services.draining = True
     log.info("draining", extra={"open_requests": len(services.open_requests)})
     if services.open_requests:
         await asyncio.wait(services.open_requests, timeout=services.settings.drain_timeout)
     if services.open_requests:
-        await services.client.close()  # what is left ends with an error event
+        await services.client.close()  # the remaining requests end with an error event
         await asyncio.sleep(KEPT_OPEN_S)
     server.should_exit = True
 
 
-async def _beat(services: Services) -> None:
-    """Shows that the event loop runs, and how late."""
+async def _measure_loop_lag(services: Services) -> None:
+    """Records that the event loop is alive, and its lag."""
     while True:
         before = time.monotonic()
         await asyncio.sleep(LOOP_BEAT_S)
@@ -133,8 +133,8 @@ async def _beat(services: Services) -> None:
         services.metrics.loop_lag.set(max(0.0, services.loop_beat - before - LOOP_BEAT_S))
 
 
-async def _announce(client: RemoteEngine, server: _Server, services: Services) -> None:
-    """Tells the person who started the server that it serves, and how to try it."""
+async def _print_startup_message(client: RemoteEngine, server: _Server, services: Services) -> None:
+    """Prints the models, the URL and an example request once the server is ready."""
     await client.ready.wait()
     await server.listening.wait()
     host, port = server.config.host, server.config.port
@@ -143,7 +143,7 @@ async def _announce(client: RemoteEngine, server: _Server, services: Services) -
     served = [model.name for model in services.served_models()]
     for line in (*_model_lines(client.loaded, served), *_failure_lines(services)):
         print(line, flush=True)
-    if not served:  # the engine can compute some and the text side others
+    if not served:  # possible if engine and tokenizer failed on different models
         return
     model = services.default_model
     auth = " -H 'Authorization: Bearer YOUR_KEY'" if services.keys else ""

@@ -1,6 +1,6 @@
-"""What every request passes, as plain ASGI: request id, access rules, access log, metrics.
+"""Middleware of every request, as plain ASGI: request id, access checks, access log, metrics.
 
-The outermost layer also answers what nothing else caught, so no request ends without one.
+The outermost layer also turns uncaught exceptions into an error response.
 """
 
 import logging
@@ -24,7 +24,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 class ContextMiddleware:
-    """Request id in and out, one log line and one count per request, a last answer."""
+    """Request ids, one access log line and metric per request, uncaught exceptions."""
 
     def __init__(self, app: ASGIApp, services: Services) -> None:
         self._app = app
@@ -49,17 +49,17 @@ class ContextMiddleware:
 
         try:
             await self._app(scope, receive, send_with_id)
-        except Exception:  # a bug of ours: answered, logged, never a bare cut
+        except Exception:  # a bug: log it and send an error response
             logging.getLogger("shoal.server").exception(
                 "unhandled error", extra={"request_id": request_id}
             )
             if status == 0:
                 await send_error(send_with_id, InternalError("the server failed on this request"))
         finally:
-            self._note(scope, context, context.log_fields.pop("status", status))
+            self._log_request(scope, context, context.log_fields.pop("status", status))
 
-    def _note(self, scope: Scope, context: RequestContext, status: int) -> None:
-        """One log line; known routes only become metric labels."""
+    def _log_request(self, scope: Scope, context: RequestContext, status: int) -> None:
+        """Writes one log line and counts the request; unknown routes share one label."""
         route = getattr(scope.get("route"), "path", "unknown")
         self._services.metrics.requests.labels(context.model, route, str(status)).inc()
         level = logging.DEBUG if route in OPEN_PATHS or route == "/metrics" else logging.INFO
@@ -77,7 +77,7 @@ class ContextMiddleware:
 
 
 class AccessMiddleware:
-    """Keys where keys are set, else loopback names only; open paths pass."""
+    """Checks the API key; without configured keys accepts only loopback Host names."""
 
     def __init__(self, app: ASGIApp, services: Services) -> None:
         self._app = app
@@ -97,10 +97,10 @@ class AccessMiddleware:
         await self._app(scope, receive, send)
 
     def _tenant(self, scope: Scope) -> str:
-        """Whose request this is. Raises AuthenticationFailed or PermissionDenied."""
+        """The caller's tenant. Raises AuthenticationFailed or PermissionDenied."""
         headers = Headers(scope=scope)
         if self._check_host and _host_name(headers.get("host", "")) not in LOOPBACK_HOSTS:
-            # A page in a browser could reach a local server under another name.
+            # Protects a local server from DNS rebinding by web pages.
             raise PermissionDenied(
                 "this server answers only to a loopback Host name",
                 hint="set API keys or allow_unauthenticated to serve other names",
@@ -114,7 +114,7 @@ class AccessMiddleware:
 
 
 async def send_error(send: Send, error: ShoalError) -> None:
-    """A whole error response."""
+    """Sends a complete error response."""
     headers = [(b"content-type", b"application/json")]
     headers += [(name.encode(), value.encode()) for name, value in error_headers(error).items()]
     body = error_bytes(error)
@@ -124,7 +124,7 @@ async def send_error(send: Send, error: ShoalError) -> None:
 
 
 def _host_name(host: str) -> str:
-    """Name without port; brackets of an IPv6 address removed."""
+    """Host name without port and without the brackets of an IPv6 address."""
     if host.startswith("["):
         name, _, port = host[1:].partition("]")
         return name if not port or port.startswith(":") else host

@@ -1,6 +1,6 @@
-"""What `shoal serve` calls: the engine starts, and while it loads, the HTTP side is imported.
+"""Entry point of `shoal serve`: starts the engine and imports the HTTP server while it loads.
 
-The HTTP side answers as soon as it is there; models may still load then.
+The HTTP server accepts requests as soon as it is imported, even if models are still loading.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ EXIT_ENGINE_FAILED = 3
 
 def run(settings: Settings) -> int:
     """Serves until a signal; returns the exit code. Raises ConfigError or ModelFolderError
-    for what is wrong with the settings or a model's folder."""
+    for invalid settings or model folders."""
     configure_logging(settings.log_level, settings.log_format)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_serve(settings))
@@ -42,7 +42,7 @@ async def _serve(settings: Settings) -> int:
     with _listen(settings) as listener:
         await client.start()
         try:
-            await asyncio.sleep(0)  # what the engine is to load has left before the import begins
+            await asyncio.sleep(0)  # sends the config to the engine before the slow import
             from shoal.server.http_server import serve_http
 
             await serve_http(settings, selection, client, metrics, listener, stop)
@@ -55,12 +55,12 @@ async def _serve(settings: Settings) -> int:
 
 
 def _listen(settings: Settings) -> socket.socket:
-    """The listening socket. Raises ShoalError in plain words when the port is taken."""
+    """Binds the socket. Raises ShoalError when the port cannot be used."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # on Linux; connections inherit it
-        # Or the unsent rest for a reader that stalled, or vanished, would be kept for ever.
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux only; inherited by connections
+        # Otherwise unsent data for a stalled or vanished client would be kept forever.
         stall_ms = int(settings.stream_stall_timeout * 1000)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stall_ms)
     try:
@@ -77,7 +77,7 @@ def _listen(settings: Settings) -> socket.socket:
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop
-    except ImportError:  # not on every platform
+    except ImportError:  # not available on every platform
         return None
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
     return factory

@@ -1,4 +1,4 @@
-"""The parts a route needs, built once at start and handed to the app."""
+"""The objects that routes use, built once at startup."""
 
 import asyncio
 import hashlib
@@ -19,20 +19,20 @@ from shoal.text.text_model import TextModel
 
 
 def shutting_down() -> Unavailable:
-    """The answer to new work while the server drains."""
+    """The error for new requests while the server drains."""
     return Unavailable("the server is shutting down", code="shutting_down", retry_after_s=5.0)
 
 
 def shoal_version() -> str:
     try:
         return version("shoal")
-    except PackageNotFoundError:  # run from a source tree
+    except PackageNotFoundError:  # run from a source checkout
         return "0.0.0"
 
 
 @dataclass(slots=True)
 class Services:
-    """Everything behind the routes."""
+    """The objects that routes use."""
 
     settings: Settings
     client: EngineClient
@@ -41,38 +41,38 @@ class Services:
     keys: KeyRing
     metrics: Metrics
     failed: dict[str, str] = field(default_factory=dict)
-    """Models of models_dir whose text side cannot be used, with the reason."""
+    """Models of models_dir whose tokenizer or template failed to load, with the reason."""
     version: str = field(default_factory=shoal_version)
     draining: bool = False
     open_requests: set["asyncio.Task[object]"] = field(default_factory=set)
-    """Tasks of running generations, for the drain at shutdown."""
+    """Tasks of running generations; shutdown waits for them."""
     loop_beat: float = field(default_factory=time.monotonic)
-    """When the event loop last showed that it runs."""
+    """Monotonic time at which the event loop was last known to run."""
 
     def states(self) -> dict[str, ModelState]:
-        """Every model that was found: the engine's word, unless the text side failed."""
+        """State of every configured model; failed if its tokenizer or template failed to load."""
         failed = {name: ModelState("failed", reason=reason) for name, reason in self.failed.items()}
         return {**self.client.states, **failed}
 
     def failure_of(self, name: str) -> str | None:
-        """Why a model cannot be served, while others are; None for one that can, or will be."""
+        """Why a model failed while others are served; None if it is served or still loading."""
         state = self.client.states.get(name)
         if state is not None and state.state == "failed" and self.client.loaded:
             return state.reason
         return self.failed.get(name)
 
     def failures(self) -> dict[str, str]:
-        """`failure_of` by name, of every model that has one."""
+        """The `failure_of` every model that failed, by name."""
         reasons = {name: self.failure_of(name) for name in self.states()}
         return {name: reason for name, reason in reasons.items() if reason is not None}
 
     def served_models(self) -> list[TextModel]:
-        """In the order they were found, those still loading included."""
+        """Models that did not fail, in configured order; includes those still loading."""
         return [model for name, model in self.models.items() if self.failure_of(name) is None]
 
     @property
     def default_model(self) -> str:
-        """The model that answers where none is named. Raises Unavailable where all failed."""
+        """The model used when a request names none. Raises Unavailable if all failed."""
         if self.settings.default_model is not None:
             return self.settings.default_model
         if not (served := self.served_models()):
@@ -103,7 +103,7 @@ class Services:
         return ", ".join([model.name for model in self.served_models()][:10])
 
     def find_loaded(self, name: str) -> LoadedModel:
-        """What the engine says of a known model. Raises Unavailable while it is not ready."""
+        """The engine's description of a model. Raises Unavailable while it is not ready."""
         loaded = self.client.loaded.get(name)
         if loaded is None:
             failed = self.client.states[name].state == "failed"
@@ -112,13 +112,13 @@ class Services:
         return loaded
 
     def fingerprint(self, loaded: LoadedModel) -> str:
-        """Equal fingerprint, request and seed give equal tokens."""
+        """The same fingerprint, request and seed give the same tokens."""
         parts = (loaded.weights_hash, loaded.dtype, loaded.device, loaded.kernels, self.version)
         digest = hashlib.sha256("/".join(parts).encode()).hexdigest()[:8]
         return f"v{self.version}-{digest}"
 
 
 def services_of(request: Request) -> Services:
-    """The parts of the app that serves this request."""
+    """The services of the app that handles this request."""
     services: Services = request.app.state.services
     return services

@@ -1,4 +1,4 @@
-"""Server-sent events as our clients expect them: `data:` lines and comments, nothing else."""
+"""Server-sent events: `data:` lines and comments only, as in the OpenAI API."""
 
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -10,5 +10,5 @@ HEADERS = (
 
 
 def event(json_bytes: bytes) -> bytes:
-    """One record."""
+    """Encodes one event."""
     return b"data: " + json_bytes + b"\n\n"

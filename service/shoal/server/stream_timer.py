@@ -1,7 +1,7 @@
-"""One timer per stream: says when it has been silent, and ends a send that does not come through.
+"""One timer per stream: reports silence (for pings) and cancels a send that stalls.
 
-A timer of the event loop instead of a task or a time-out around each chunk: it costs nothing per
-chunk, since it looks at two moments only when it fires.
+Uses one event loop timer instead of a task or a timeout around each chunk. It costs nothing per
+chunk: it compares two timestamps, and only when it fires.
 """
 
 import asyncio
@@ -17,15 +17,15 @@ class StreamTimer:
     """A context manager around the sending loop of one stream, in the task that sends."""
 
     def __init__(self, *, ping_s: float, stall_s: float, on_silence: Callable[[], None]) -> None:
-        """`ping_s`: seconds of silence after which `on_silence` is called, and again after as
-        many; 0 = never. `stall_s`: seconds one send may take before its task is cancelled."""
+        """`ping_s`: `on_silence` is called after this many seconds of silence, repeatedly;
+        0 = never. `stall_s`: seconds one send may take before its task is cancelled."""
         self._ping_s = ping_s
         self._stall_s = stall_s
         self._on_silence = on_silence
         self._stalled = False
         self.last_sent = time.monotonic()
         self.sending_since: float | None = None
-        """While a send is under way: since when (monotonic)."""
+        """Monotonic start time of the send in progress, if any."""
 
     def __enter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -39,7 +39,7 @@ class StreamTimer:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        """Raises ClientGone instead of the cancellation that the timer caused."""
+        """Converts a cancellation by this timer to ClientGone."""
         self._handle.cancel()
         if self._stalled and isinstance(error, asyncio.CancelledError):
             assert self._task is not None, "the timer runs in a task"
@@ -48,7 +48,7 @@ class StreamTimer:
 
     def _fire(self) -> None:
         now = time.monotonic()
-        left_s = self._stall_s / 10  # a send that begins meanwhile is noticed that late at most
+        left_s = self._stall_s / 10  # upper bound on how late a new send is noticed
         if self.sending_since is not None:
             left_s = self.sending_since + self._stall_s - now
             if left_s <= 0:

@@ -1,8 +1,8 @@
-"""A checked task in, a stream of deltas out; the plain answer is the drained stream.
+"""Runs a validated task on the engine and yields text deltas, for streamed and whole responses.
 
-Each sequence of the task has one `SequenceText`, fed by the engine client on the event loop;
-the request's reader takes what is ready. A slow reader gets merged deltas, never a growing
-queue. Whatever ends the reading, `close` aborts what still runs.
+Each sequence of the task has one `SequenceText`, which the engine client calls on the event loop.
+The request handler takes the deltas that are ready; if it is slow, deltas are merged, so the queue
+stays bounded. `close` aborts the sequences that still run.
 """
 
 import asyncio
@@ -20,21 +20,21 @@ from shoal.text.task import GenerationTask
 
 @dataclass(slots=True)
 class Delta:
-    """What one choice gained since its last delta."""
+    """New output of one choice since its previous delta."""
 
     index: int
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
-    """One per token id when log-probs were asked for."""
+    """One per token id when logprobs were requested."""
     offsets: list[int] = field(default_factory=list)
-    """Code points of output text before each token; kept only with log-probs."""
+    """Code points of output text before each token; recorded only with logprobs."""
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     finish_reason: str | None = None
     stop_reason: int | str | None = None
 
     def merge(self, later: "Delta") -> None:
-        """Appends what came next."""
+        """Appends the following delta of the same choice."""
         self.text += later.text
         self.token_ids += later.token_ids
         self.logprobs += later.logprobs
@@ -46,7 +46,7 @@ class Delta:
 
 @dataclass(slots=True)
 class Usage:
-    """Token counts of a request so far; each prompt counts once whatever n."""
+    """Token counts of a request so far; each prompt counts once, whatever `n` is."""
 
     prompt_tokens: int
     completion_tokens: int = 0
@@ -55,7 +55,7 @@ class Usage:
 
 @dataclass(slots=True)
 class Timings:
-    """Monotonic moments and spans of a request, seconds."""
+    """Timestamps (monotonic clock) and durations of a request, in seconds."""
 
     submitted: float
     first_token: float | None = None
@@ -64,11 +64,11 @@ class Timings:
 
 
 class SequenceText:
-    """Turns one sequence's tokens into deltas of its choice. A SequenceSink."""
+    """A SequenceSink that turns one sequence's tokens into text deltas."""
 
     __slots__ = (
-        "_detokenizer", "_generation", "_hidden_names", "_length", "_stops", "index", "num_tokens",
-        "open", "seq_id",
+        "_detokenizer", "_generation", "_hidden_names", "_num_chars", "_stops", "index",
+        "num_tokens", "open", "seq_id",
     )  # fmt: skip
 
     def __init__(self, generation: "Generation", index: int, seq_id: int) -> None:
@@ -82,7 +82,7 @@ class SequenceText:
         self._stops = StopMatcher(task.stop_strings, keep_match=task.include_stop)
         has_hidden = bool(task.stop_strings) and task.skip_special_tokens
         self._hidden_names = tokenizer.special_names if has_hidden else {}
-        self._length = 0  # code points of output text, stop strings included
+        self._num_chars = 0  # code points of output text, stop strings included
         self.index = index
         self.seq_id = seq_id
         self.num_tokens = 0
@@ -111,7 +111,7 @@ class SequenceText:
         self._generation.add(delta)
 
     def fail(self, error: ShoalError) -> None:
-        self._generation.fail(error)  # while still open, so that the engine is told to stop
+        self._generation.fail(error)  # while still open, so that the sequence is aborted
         self.open = False
 
     def _add_token(
@@ -126,16 +126,16 @@ class SequenceText:
         delta.token_ids.append(token_id)
         if logprobs is not None:
             delta.logprobs.append(logprobs)
-            delta.offsets.append(self._length)
+            delta.offsets.append(self._num_chars)
         ends_here = finished is not None and finished.reason is FinishReason.STOP
         if ends_here and not task.include_stop:
             return
         piece = self._detokenizer.push(token_id)
-        self._length += len(piece)
+        self._num_chars += len(piece)
         if self.num_tokens <= task.stop.min_tokens:
             delta.text = piece
             return
-        # Stop strings see special tokens also where the caller does not.
+        # Stop strings also match special tokens that are hidden from the caller.
         hidden = self._hidden_names.get(token_id)
         delta.text, matched = (
             self._stops.push(piece) if hidden is None else self._stops.hide(hidden)
@@ -146,9 +146,9 @@ class SequenceText:
             self._generation.sequence_stopped(self)
 
     def _finish(self, delta: Delta, finished: Finished) -> ShoalError | None:
-        """Completes the last delta, or says what went wrong."""
+        """Completes the last delta; returns an error if the sequence failed."""
         if finished.reason is FinishReason.ERROR:
-            return _error_of(finished)
+            return _to_error(finished)
         tail, matched = self._stops.push(self._detokenizer.finish())
         delta.text += tail if matched else tail + self._stops.flush()
         task = self._generation.task
@@ -180,14 +180,14 @@ class Generation:
         self._wakeup: asyncio.Future[None] | None = None
         self._interrupted = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        """Asked for once: each question is a system call."""
+        """Cached, since get_running_loop makes a system call."""
         self._sequences = [
             SequenceText(self, index, client.new_seq_id()) for index in range(task.num_sequences)
         ]
         self._num_open = len(self._sequences)
 
     def submit(self) -> None:
-        """Hands every sequence to the engine. Raises Unavailable; then nothing was started."""
+        """Submits every sequence to the engine. If it raises Unavailable, none is left running."""
         task = self.task
         try:
             for sequence in self._sequences:
@@ -207,7 +207,7 @@ class Generation:
                     ),
                     sequence,
                 )
-        except BaseException:  # also a mistake of ours: no sequence runs without a reader
+        except BaseException:  # whatever the error, leave no sequence running unread
             self.close()
             raise
 
@@ -229,8 +229,8 @@ class Generation:
                 raise StopAsyncIteration
 
     async def wait(self) -> list[Delta] | None:
-        """The deltas that are ready, waiting for some; empty after the last one, None where
-        `interrupt_wait` ended the wait. Raises the ShoalError that ended the request."""
+        """Waits for deltas and returns those that are ready: an empty list after the last one, None
+        if `interrupt_wait` ended the wait. Raises the ShoalError that ended the request."""
         while not self._pending:
             if self._error is not None:
                 raise self._error
@@ -251,12 +251,12 @@ class Generation:
         return deltas
 
     def interrupt_wait(self) -> None:
-        """Ends a `wait` that nothing has ended by now."""
+        """Makes the pending `wait` return None if no delta is ready."""
         self._interrupted = True
         self._wake()
 
     def close(self) -> None:
-        """Aborts what still runs; safe to call again."""
+        """Aborts the sequences that still run. Idempotent."""
         still_open = [sequence.seq_id for sequence in self._sequences if sequence.open]
         for sequence in self._sequences:
             sequence.open = False
@@ -267,7 +267,7 @@ class Generation:
     # --- called by the sequences ---------------------------------------------------------------
 
     def add(self, delta: Delta) -> None:
-        """Puts a delta where the reader finds it."""
+        """Queues a delta for `wait`."""
         self.usage.completion_tokens += len(delta.token_ids)
         if delta.finish_reason is not None:
             self._num_open -= 1
@@ -284,7 +284,7 @@ class Generation:
         self._wake()
 
     def sequence_started(self, index: int, started: Started) -> None:
-        """Bookkeeping at a sequence's first token."""
+        """Records cache and timing statistics at a sequence's first token."""
         self.num_started += 1
         if index % self.task.best_of == 0:
             self.usage.cached_tokens += started.num_cached_tokens
@@ -294,11 +294,11 @@ class Generation:
             self.timings.prefill_s = started.prefill_s
 
     def sequence_stopped(self, sequence: SequenceText) -> None:
-        """A stop string ended a sequence that the engine still computes."""
+        """A stop string matched, so the engine must stop computing this sequence."""
         self._client.abort([sequence.seq_id])
 
     def _merge(self, delta: Delta) -> bool:
-        """Appends to the choice's last waiting delta, if there is one."""
+        """Merges into the choice's last queued delta; False if it has none."""
         for waiting in reversed(self._pending):
             if waiting.index == delta.index:
                 waiting.merge(delta)
@@ -310,7 +310,7 @@ class Generation:
             self._wakeup.set_result(None)
 
 
-def _error_of(finished: Finished) -> ShoalError:
+def _to_error(finished: Finished) -> ShoalError:
     match finished.error_code:
         case "numerical_error":
             return NumericalError("the model produced numbers that are not finite")

@@ -1,7 +1,7 @@
-"""The checked request: what the text side and the engine need, with nothing left to doubt.
+"""The validated request, as `text/generator.py` and the engine need it.
 
-Built by `api/*/schema.py` through `make_task`, which refuses what cannot be served; everything
-behind it trusts it.
+`make_task` in `api/*/schema.py` builds it and rejects what cannot be served; later code does not
+validate it again.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _MASK_64 = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Token ids of one prompt and the text they came from, if they came from text."""
+    """Token ids of one prompt, and its text if it was given as text."""
 
     token_ids: list[int]
     text: str | None = None
@@ -24,19 +24,19 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class GenerationTask:
-    """One HTTP request. Choice `prompt_index * n + sample_index` continues one prompt once."""
+    """One HTTP request. Choice `prompt_index * n + sample_index` is one sample of one prompt."""
 
     request_id: str
     model: TextModel
     prompts: tuple[Prompt, ...]
     sampling: SamplingParams
-    """Holds the seed of sample 0; the others derive theirs from it."""
+    """With the seed of sample 0; the seeds of other samples are derived from it."""
     stop: StopParams
     """`max_tokens` is the same for every prompt."""
     output: OutputParams
     n: int = 1
     best_of: int = 1
-    """Candidates per prompt; the n with the best mean log-probability are returned."""
+    """Candidates per prompt; the n with the highest mean logprob are returned."""
     stop_strings: tuple[str, ...] = ()
     include_stop: bool = False
     skip_special_tokens: bool = True
@@ -55,7 +55,7 @@ class GenerationTask:
         return sum(len(prompt.token_ids) for prompt in self.prompts)
 
     def sampling_of(self, sample_index: int) -> SamplingParams:
-        """Sample 0 uses the request's seed, so n = 1 and n > 1 agree on the first choice."""
+        """Sample 0 uses the request's seed, so its result does not depend on n."""
         if sample_index == 0:
             return self.sampling
         seed = (self.sampling.seed + sample_index * 0x9E3779B97F4A7C15) & _MASK_64
@@ -65,16 +65,17 @@ class GenerationTask:
 def fit_max_tokens(
     loaded: LoadedModel, prompts: tuple[Prompt, ...], max_tokens: int | None, *, param: str
 ) -> int:
-    """The output length every prompt has room for; None asks for all the room there is.
-    Raises ContextLengthExceeded when a prompt leaves too little."""
+    """Returns max_tokens if every prompt leaves room for it; for None, all the room that is left.
+    Raises ContextLengthExceeded when a prompt is too long."""
     limit = loaded.max_model_len
     longest = max(len(prompt.token_ids) for prompt in prompts)
-    wanted = 1 if max_tokens is None else max_tokens
-    if longest + wanted > limit:
+    requested = 1 if max_tokens is None else max_tokens
+    if longest + requested > limit:
         raise ContextLengthExceeded(
             f"This model's maximum context length is {limit} tokens. However, you requested "
-            f"{longest + wanted} tokens ({longest} in the {param}, {wanted} for the completion). "
-            f"Please reduce the length of the {param} or the completion.",
+            f"{longest + requested} tokens ({longest} in the {param}, "
+            f"{requested} for the completion). Please reduce the length of the {param} "
+            "or the completion.",
             param=param,
             hint="shorten the prompt or lower max_tokens",
         )
@@ -93,7 +94,7 @@ def check_token_ids(token_ids: list[int], loaded: LoadedModel, *, param: str) ->
 
 
 def start_prompt(model: TextModel, token_ids: list[int], *, param: str) -> list[int]:
-    """The ids to start from: an empty prompt begins with BOS or EOS. Raises InvalidRequest when
+    """Returns `token_ids`, or the BOS or EOS token for an empty prompt. Raises InvalidRequest when
     the model has neither."""
     if token_ids:
         return token_ids

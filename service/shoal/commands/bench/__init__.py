@@ -1,5 +1,5 @@
-"""`shoal bench`: a load generator for any OpenAI-compatible address.
+"""`shoal bench`: a load generator for any OpenAI-compatible server.
 
-`http` moves bytes, `events` reads streams, `load` keeps clients busy, `stats` turns records into
-numbers, `report` and `plot` show them; `command` is the sub-command itself.
+`http` is the HTTP client, `events` parses streams, `load` runs the simulated clients, `stats`
+computes statistics, `report` and `plot` present them; `command` is the sub-command itself.
 """

@@ -1,4 +1,4 @@
-"""`shoal bench`: reads the flags, runs the levels, writes table, JSON and plot."""
+"""`shoal bench`: parses the flags, runs each concurrency level, writes table, JSON and plot."""
 
 import importlib.util
 import json
@@ -188,7 +188,7 @@ async def _measure_all(
 
     target = await probe(work)
     runs = []
-    # Drawn from the ticks of the level: a refresh thread would take time from the generator.
+    # Refreshed by the level's ticks: a refresh thread would compete with the load generator.
     progress = Progress(
         TextColumn("{task.description:>12}"),
         BarColumn(),
@@ -221,7 +221,7 @@ def _write(report: "Report", json_file: Path | None, plot_file: Path | None) -> 
 
     from .report import as_json, notes, table
 
-    # A file or a pipe has no width of its own; rich would cut the columns to 80.
+    # For a file or pipe rich assumes 80 columns and would truncate the table.
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=160)
@@ -254,7 +254,7 @@ def _write(report: "Report", json_file: Path | None, plot_file: Path | None) -> 
         )
 
 
-def _loop_factory() -> Any:  # uvloop has no types
+def _loop_factory() -> Any:  # uvloop has no type hints
     try:
         import uvloop
     except ImportError:

@@ -1,7 +1,7 @@
-"""Counts the events of one completion stream and notes when each arrived.
+"""Counts the events of one completion stream and records when each arrived.
 
-Only the events up to the first text and the last four are parsed; the many between them cost one
-`startswith` each. Knows the OpenAI shapes of completion and chat chunks, not sockets.
+Only the events up to the first text and the last four are parsed; all others cost one `startswith`
+each. Handles OpenAI completion and chat chunks; does no I/O.
 """
 
 import json
@@ -14,18 +14,18 @@ MOST_CLOSING_EVENTS = 4  # a finish chunk, a usage chunk, an error event and [DO
 
 @dataclass(frozen=True, slots=True)
 class StreamOutcome:
-    """What one stream delivered. `token_times`: arrival of every event that stands for tokens."""
+    """Result of one stream. `token_times`: arrival time of every event that carries tokens."""
 
     token_times: list[float]
     prompt_tokens: int | None
-    output_tokens: int | None  # as the server counted them
+    output_tokens: int | None  # as reported by the server
     finish_reason: str | None
     error: str | None  # code of an error event
     ended: bool  # saw [DONE] or a finish reason
 
 
 class EventStream:
-    """Feed it body bytes in any cut; ask `outcome()` once the stream has ended."""
+    """Takes body bytes in pieces of any size; call `outcome()` after the stream has ended."""
 
     __slots__ = ("_first_choice", "_first_text", "_recent", "_tail", "_times")
 
@@ -47,7 +47,7 @@ class EventStream:
                     self._look_for_text(line)
 
     def outcome(self) -> StreamOutcome:
-        """Raises nothing for odd events: they count as tokens unless they are seen to be none."""
+        """Never raises; unexpected events count as tokens unless they clearly carry none."""
         times = list(self._times)
         error = finish_reason = None
         usage: dict[str, Any] = {}
@@ -86,13 +86,13 @@ class EventStream:
 
 
 def error_code(body: bytes) -> str | None:
-    """The `code` of an error body in OpenAI's shape, else its type, else nothing."""
+    """The `code` of an OpenAI error body, else its `type`; None if it is not an error body."""
     error = _parse(b"data:" + body).get("error")
     return None if error is None else _error_code(error)
 
 
 def usage_of(body: bytes) -> dict[str, Any]:
-    """The `usage` object of a whole (not streamed) answer; empty where there is none."""
+    """The `usage` object of a response that was not streamed; empty if absent."""
     return _parse(b"data:" + body).get("usage") or {}
 
 

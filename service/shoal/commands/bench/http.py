@@ -1,7 +1,7 @@
 """A minimal HTTP/1.1 client for load generation: one request at a time on one connection.
 
-It exists because the generator shares its cores with the server under test: no header objects, no
-buffering of streams, time stamps taken where bytes arrive. Knows nothing of JSON or of events.
+The load generator shares CPU cores with the server under test, so this client does little work: no
+header objects, no buffering of streams, timestamps taken in `data_received`. No JSON or SSE here.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ FailureKind = Literal["connect_failed", "connection_closed", "stream_cut", "prot
 
 
 class ExchangeFailed(Exception):
-    """No whole response: `kind` is the name under which it is counted."""
+    """No complete response was received; `kind` is the name used in error counts."""
 
     def __init__(self, kind: FailureKind, message: str) -> None:
         super().__init__(message)
@@ -28,7 +28,7 @@ class ExchangeFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where requests go. `path` stands before every route and has no slash at its end."""
+    """Base URL of the server. `path` is the prefix of every route, without a trailing slash."""
 
     scheme: str
     host: str
@@ -46,8 +46,8 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        """True for addresses that never leave this machine; names other than localhost do not
-        count, since only a resolver knows where they lead."""
+        """True for addresses of this machine; host names other than localhost are not resolved and
+        count as remote."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
@@ -66,7 +66,7 @@ def parse_address(url: str) -> Address:
 
 @dataclass(slots=True)
 class Response:
-    """Head of a response; `body` stays empty for an event stream, which goes to the sink."""
+    """A response; `body` is empty for an event stream, which is passed to the sink."""
 
     status: int
     headers: dict[str, str]  # names in lower case
@@ -95,14 +95,14 @@ def render_request(
 
 
 class ChunkedDecoder:
-    """Decodes chunked transfer coding, however the bytes are cut. `done` after the last chunk."""
+    """Incremental decoder of chunked transfer encoding. `done` after the last chunk."""
 
-    __slots__ = ("_left", "_open", "_tail", "_trailer", "done")
+    __slots__ = ("_in_chunk", "_remaining", "_tail", "_trailer", "done")
 
     def __init__(self) -> None:
-        self._tail = b""  # a size line or line end that has not arrived whole
-        self._left = 0  # bytes of the open chunk still to come
-        self._open = False  # the line end after the open chunk is still to come
+        self._tail = b""  # an incomplete size line or line end
+        self._remaining = 0  # bytes of the current chunk still to come
+        self._in_chunk = False  # the line end after the current chunk is still to come
         self._trailer = False
         self.done = False
 
@@ -111,15 +111,15 @@ class ChunkedDecoder:
         data = self._tail + data
         pieces, start = [], 0
         while True:
-            if self._left:
-                piece = data[start : start + self._left]
+            if self._remaining:
+                piece = data[start : start + self._remaining]
                 pieces.append(piece)
                 start += len(piece)
-                self._left -= len(piece)
-            if self._left or (self._open and len(data) - start < 2):
+                self._remaining -= len(piece)
+            if self._remaining or (self._in_chunk and len(data) - start < 2):
                 break
-            if self._open:
-                start, self._open = start + 2, False
+            if self._in_chunk:
+                start, self._in_chunk = start + 2, False
             end = data.find(b"\r\n", start)
             if end < 0:
                 break
@@ -129,34 +129,34 @@ class ChunkedDecoder:
                     self.done = True
                     break
                 continue
-            self._left = int(line.split(b";", 1)[0], 16)
-            self._trailer = self._left == 0
-            self._open = not self._trailer
+            self._remaining = int(line.split(b";", 1)[0], 16)
+            self._trailer = self._remaining == 0
+            self._in_chunk = not self._trailer
         self._tail = data[start:]
         return b"".join(pieces)
 
 
 class Connection(asyncio.Protocol):
-    """One connection, opened when needed, kept open while both sides wish."""
+    """One connection, opened when needed and kept open if both sides allow it."""
 
     def __init__(self, address: Address, clock: Clock = perf_counter) -> None:
         self._address = address
         self._clock = clock
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[Response] | None = None
-        self._sink: StreamSink = _drop
+        self._sink: StreamSink = _discard
         self._reset()
 
     async def exchange(self, request: bytes, sink: StreamSink | None = None) -> Response:
         """Send one request; return when the response has ended. Raises ExchangeFailed."""
-        transport = await self._open()
+        transport = await self._connect()
         self._reset()
-        self._sink = sink or _drop
+        self._sink = sink or _discard
         self._waiter = asyncio.get_running_loop().create_future()
         transport.write(request)
         try:
             response = await self._waiter
-        except BaseException:  # cancelled or failed: the rest of the response must not follow
+        except BaseException:  # cancelled or failed: the connection may hold the rest of a response
             self.close()
             raise
         finally:
@@ -170,7 +170,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
             self._transport = None
 
-    async def _open(self) -> asyncio.Transport:
+    async def _connect(self) -> asyncio.Transport:
         if self._transport is not None and not self._transport.is_closing():
             return self._transport
         context = ssl.create_default_context() if self._address.scheme == "https" else None
@@ -187,7 +187,7 @@ class Connection(asyncio.Protocol):
         self._response: Response | None = None
         self._pieces: list[bytes] = []
         self._chunks: ChunkedDecoder | None = None
-        self._left: int | None = None  # body bytes to come; None = chunked or until close
+        self._remaining: int | None = None  # body bytes to come; None = chunked or until close
 
     # --- called by the event loop -------------------------------------------------------------
 
@@ -197,9 +197,9 @@ class Connection(asyncio.Protocol):
             return
         try:
             if self._response is None:
-                data = self._take_head(data)
+                data = self._parse_head(data)
             if self._response is not None:
-                self._take_body(self._response, data, now)
+                self._parse_body(self._response, data, now)
         except ValueError as error:
             self._fail("protocol_error", f"the response is not HTTP/1.1: {error}")
 
@@ -207,14 +207,14 @@ class Connection(asyncio.Protocol):
         self._transport = None
         if self._response is None:
             self._fail("connection_closed", "connection closed before an answer")
-        elif self._chunks is None and self._left is None and exc is None:
-            self._finish(self._response)  # a body without a length ends with its connection
+        elif self._chunks is None and self._remaining is None and exc is None:
+            self._finish(self._response)  # a body without a length ends when the connection closes
         else:
             self._fail("stream_cut", "connection closed inside the answer")
 
     # --- parsing --------------------------------------------------------------------------------
 
-    def _take_head(self, data: bytes) -> bytes:
+    def _parse_head(self, data: bytes) -> bytes:
         head, blank, rest = (self._head + data).partition(b"\r\n\r\n")
         if not blank:
             self._head = head
@@ -228,17 +228,17 @@ class Connection(asyncio.Protocol):
         if headers.get("transfer-encoding", "").lower() == "chunked":
             self._chunks = ChunkedDecoder()
         elif "content-length" in headers:
-            self._left = int(headers["content-length"])
+            self._remaining = int(headers["content-length"])
         return rest
 
-    def _take_body(self, response: Response, data: bytes, now: float) -> None:
+    def _parse_body(self, response: Response, data: bytes, now: float) -> None:
         ended = False
         if self._chunks is not None:
             data = self._chunks.feed(data)
             ended = self._chunks.done
-        elif self._left is not None:
-            self._left -= len(data)
-            ended = self._left <= 0
+        elif self._remaining is not None:
+            self._remaining -= len(data)
+            ended = self._remaining <= 0
         if data:
             if response.is_event_stream:
                 self._sink(data, now)
@@ -257,5 +257,5 @@ class Connection(asyncio.Protocol):
             self._waiter.set_exception(ExchangeFailed(kind, message))
 
 
-def _drop(data: bytes, now: float) -> None:
-    """The sink of exchanges whose stream nobody reads."""
+def _discard(data: bytes, now: float) -> None:
+    """Sink that discards the stream."""

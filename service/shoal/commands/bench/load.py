@@ -1,8 +1,8 @@
-"""Keeps a fixed number of clients busy (closed loop) and records what each request got.
+"""Keeps a fixed number of clients busy (closed loop) and records the result of each request.
 
-A client sends its next request when its last one ended. Nothing is retried; after a failure a
-client rests `REST_AFTER_FAILURE_S`, so that a server which refuses is not hammered. Percentiles
-and tables are made elsewhere.
+A client sends its next request when the previous one has ended. Nothing is retried; after a failure
+a client pauses for `REST_AFTER_FAILURE_S`, so that a server that rejects requests is not flooded.
+`stats.py` computes the percentiles.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ Api = Literal["completions", "chat"]
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What every request asks for."""
+    """Parameters of every request."""
 
     address: Address
     model: str
@@ -45,7 +45,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a level stops sending: after so many requests or seconds, whichever comes first."""
+    """When a level stops sending: after this many requests or seconds, whichever comes first."""
 
     num_requests: int | None = None
     duration_s: float | None = None
@@ -53,19 +53,19 @@ class Limits:
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One request. Times in seconds on the clock of the level; `error` is a countable name."""
+    """One request. Times in seconds on the level's clock; `error` is the name used in counts."""
 
     sent_at: float
     ended_at: float = 0.0
     token_times: list[float] = field(default_factory=list)
     prompt_tokens: int | None = None
-    output_tokens: int | None = None  # as the server counted them
+    output_tokens: int | None = None  # as reported by the server
     error: str | None = None
 
 
 @dataclass(slots=True)
 class LevelRun:
-    """All requests of one number of clients. `sending_ended_at`: no request was sent later."""
+    """All requests at one concurrency level. `sending_ended_at`: no request was sent later."""
 
     concurrency: int
     started_at: float
@@ -100,7 +100,7 @@ class LoadClient:
         self._connection = Connection(work.address, clock)
 
     async def send(self, label: str, max_tokens: int | None = None) -> RequestRecord:
-        """One request, whatever becomes of it."""
+        """Sends one request; failures are recorded, not raised."""
         work = self._work
         route = "/v1/chat/completions" if work.api == "chat" else "/v1/completions"
         body = request_body(work, label, work.max_tokens if max_tokens is None else max_tokens)
@@ -112,7 +112,7 @@ class LoadClient:
         try:
             async with asyncio.timeout(work.timeout_s):
                 response = await self._connection.exchange(message, events.feed)
-            _take_response(record, response, events)
+            _record_response(record, response, events)
         except ExchangeFailed as error:
             record.error = error.kind
             record.token_times = events.outcome().token_times
@@ -128,7 +128,7 @@ class LoadClient:
         self._connection.close()
 
 
-def _take_response(record: RequestRecord, response: Response, events: EventStream) -> None:
+def _record_response(record: RequestRecord, response: Response, events: EventStream) -> None:
     if response.status != 200:
         record.error = " ".join(filter(None, (str(response.status), error_code(response.body))))
     elif response.is_event_stream:
@@ -153,8 +153,8 @@ async def run_level(
     on_tick: Callable[[int, float], None] | None = None,
     clock: Clock = perf_counter,
 ) -> LevelRun:
-    """Warm every client up with one short request, then measure. `on_tick` is told several times
-    a second how many requests have ended and how many seconds have passed."""
+    """Warms up every client with one short request, then measures. `on_tick` is called several
+    times a second with the number of finished requests and the elapsed seconds."""
     clients = [LoadClient(work, clock) for _ in range(concurrency)]
     try:
         warm_up = [
@@ -197,7 +197,7 @@ async def _measure(
             on_tick(len(run.records), clock() - run.started_at)
 
     ticker = asyncio.create_task(tick())
-    gc.disable()  # a collection in the middle would show as a late token
+    gc.disable()  # a collection during the run would show up as a late token
     try:
         await asyncio.gather(*(keep_busy(client) for client in clients))
     finally:
@@ -212,12 +212,12 @@ async def _measure(
 
 
 class ProbeFailed(Exception):
-    """The server cannot be measured at all; the message says why and what to do."""
+    """The server cannot be measured; the message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A workload the server was seen to take, with what had to be left out of it."""
+    """A workload the server accepts; `notes` says which fields had to be left out."""
 
     work: Workload
     server_version: dict[str, Any] | None
@@ -225,8 +225,8 @@ class Target:
 
 
 async def probe(work: Workload, clock: Clock = perf_counter) -> Target:
-    """Find the model (when `work.model` is empty) and the fields this server takes, with real
-    requests of a few tokens. Raises ProbeFailed."""
+    """Finds the model (if `work.model` is empty) and which fields the server accepts, with short
+    real requests. Raises ProbeFailed."""
     notes: list[str] = []
     version = await _get_json(work, "/version")
     if not work.model:
@@ -262,7 +262,7 @@ async def _first_model(work: Workload) -> str:
 
 
 async def _get_json(work: Workload, route: str) -> dict[str, Any] | None:
-    """The JSON object at `route`, or None where there is none."""
+    """The JSON object at `route`, or None on any failure."""
     connection = Connection(work.address)
     message = render_request(
         work.address, "GET", route, b"", api_key=work.api_key, keep_alive=False

@@ -21,7 +21,7 @@ def draw(levels: Sequence[LevelStats], title: str, file: Path) -> None:
     _draw_throughput(throughput, levels)
     _draw_latency(first_token, levels)
     for axes in (throughput, first_token):
-        _tidy(axes, [level.concurrency for level in levels])
+        _style_axes(axes, [level.concurrency for level in levels])
     figure.savefig(file, format="png")
 
 
@@ -45,7 +45,7 @@ def _draw_throughput(axes: Any, levels: Sequence[LevelStats]) -> None:
 
 
 def _draw_latency(axes: Any, levels: Sequence[LevelStats]) -> None:
-    """Time to first token; the whole answer where nothing was streamed."""
+    """Time to first token; the total latency if nothing was streamed."""
     streamed = any(level.ttft_ms for level in levels)
     axes.set_title("Time to first token" if streamed else "Latency", loc="left", fontweight="bold")
     axes.set_ylabel("milliseconds")
@@ -64,12 +64,12 @@ def _draw_latency(axes: Any, levels: Sequence[LevelStats]) -> None:
     axes.plot(clients, p50, color=ORANGE, marker="o", linewidth=2, label="p50")
     axes.set_yscale("log")
     low, high = min(p50), max(p99)
-    # Less than a decade would leave a log axis with hardly a tick.
+    # A log axis that spans less than a decade would have almost no ticks.
     axes.set_ylim(min(low / 1.5, high / 10), max(high * 1.5, low * 10))
     axes.legend(frameon=False, loc="upper left")
 
 
-def _tidy(axes: Any, clients: Sequence[int]) -> None:
+def _style_axes(axes: Any, clients: Sequence[int]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     plain = FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")

@@ -1,7 +1,7 @@
-"""Prompts made of plain words: deterministic from a seed, different for each request.
+"""Prompts made of common English words: deterministic for a seed, different for each request.
 
-Different beginnings keep a prefix cache from flattering the server; `shared_prefix` words put one
-common beginning before all of them, for measuring exactly that cache.
+Prompts start differently, so that a prefix cache does not improve the results; `shared_prefix`
+words put a common prefix before all of them, to measure that cache.
 """
 
 import random
@@ -20,8 +20,8 @@ WORDS = tuple(_TEXT.split())
 
 
 def make_prompt(seed: int, label: str, num_words: int, shared_prefix: int = 0) -> str:
-    """`shared_prefix` words that depend on the seed alone, then `num_words` that also depend on
-    `label`, which names the request."""
+    """`shared_prefix` words that depend only on the seed, then `num_words` that also depend on
+    `label`, the name of the request."""
     shared = random.Random(f"{seed}:shared").choices(WORDS, k=shared_prefix)
     own = random.Random(f"{seed}:{label}").choices(WORDS, k=num_words)
     return " ".join(shared + own)

@@ -1,4 +1,4 @@
-"""Shows the results: a table for people, JSON for programs, notes where a number needs one."""
+"""Presents the results: a table, JSON, and notes that explain the numbers."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,14 +10,14 @@ from rich.text import Text
 from .load import Target
 from .stats import LevelStats, Percentiles
 
-BUSY_GENERATOR = 0.7  # of one core; above it the generator may be what limits the numbers
+BUSY_GENERATOR = 0.7  # of one core; above it the load generator may be the bottleneck
 JSON_FORMAT = 1
 WIDE_TABLE = 125  # terminal columns
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One whole run."""
+    """Results of one benchmark run."""
 
     date: str  # ISO 8601, UTC
     target: Target
@@ -44,30 +44,32 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def notes(report: Report) -> list[str]:
-    """What a reader must know to judge the numbers."""
+    """What one must know to interpret the numbers."""
     work = report.target.work
-    found = list(report.target.notes)
+    lines = list(report.target.notes)
     load, cores = report.environment.get("load_before"), report.environment.get("usable_cores")
     if load is not None and cores is not None and load > cores / 2:
-        found.append(f"the machine was busy before: load {load:.1f} on {cores:g} cores")
+        lines.append(f"the machine was busy before: load {load:.1f} on {cores:g} cores")
     for level in report.levels:
         name = f"{level.concurrency} clients"
         if level.generator.core_share > BUSY_GENERATOR:
             share = f"{level.generator.core_share:.0%}"
-            found.append(f"{name}: the generator used {share} of one core; numbers may be its own")
-        wanted = level.num_completed * work.max_tokens
-        if level.tokens_counted_by == "usage" and level.output_tokens < 0.99 * wanted:
+            lines.append(
+                f"{name}: the generator used {share} of one core; it may be the bottleneck"
+            )
+        requested = level.num_completed * work.max_tokens
+        if level.tokens_counted_by == "usage" and level.output_tokens < 0.99 * requested:
             mean = level.output_tokens / max(level.num_completed, 1)
-            found.append(f"{name}: answers ended early, {mean:.0f} of {work.max_tokens} tokens")
+            lines.append(f"{name}: answers ended early, {mean:.0f} of {work.max_tokens} tokens")
         for error, count in level.errors.items():
-            found.append(f"{name}: {count} × {error}")
-    return found
+            lines.append(f"{name}: {count} × {error}")
+    return lines
 
 
 def table(levels: Sequence[LevelStats], width: int) -> Table:
-    """Milliseconds as p50 / p90 / p99, below each other where `width` columns are too few."""
-    between = " / " if width >= WIDE_TABLE else "\n"
-    shown = Table(header_style="bold", show_lines=between == "\n")
+    """The results table, with percentiles stacked vertically if `width` columns are too few."""
+    separator = " / " if width >= WIDE_TABLE else "\n"
+    shown = Table(header_style="bold", show_lines=separator == "\n")
     for title in ("clients", "tokens/s", "req/s", "TTFT ms", "inter-token ms", "latency ms"):
         shown.add_column(title, justify="right")
     shown.add_column("done", justify="right")
@@ -77,9 +79,9 @@ def table(levels: Sequence[LevelStats], width: int) -> Table:
             str(level.concurrency),
             Text(f"{level.output_tokens_per_s:,.0f}", style="bold green"),
             f"{level.requests_per_s:.2f}",
-            _three(level.ttft_ms, between),
-            _three(level.inter_token_ms, between),
-            _three(level.latency_ms, between),
+            _percentiles_text(level.ttft_ms, separator),
+            _percentiles_text(level.inter_token_ms, separator),
+            _percentiles_text(level.latency_ms, separator),
             str(level.num_completed),
             Text(str(level.num_failed), style="bold red" if level.num_failed else "dim"),
         )
@@ -87,11 +89,11 @@ def table(levels: Sequence[LevelStats], width: int) -> Table:
     return shown
 
 
-def _three(values: Percentiles | None, between: str) -> str:
+def _percentiles_text(values: Percentiles | None, separator: str) -> str:
     if values is None:
         return "–"
-    return between.join(_short(value) for value in (values.p50, values.p90, values.p99))
+    return separator.join(_format_ms(value) for value in (values.p50, values.p90, values.p99))
 
 
-def _short(milliseconds: float) -> str:
+def _format_ms(milliseconds: float) -> str:
     return f"{milliseconds:.1f}" if milliseconds < 100 else f"{milliseconds:,.0f}"

@@ -1,4 +1,4 @@
-"""From request records to numbers: percentiles, rates, counted errors. Pure functions."""
+"""Computes percentiles, rates and error counts from request records. Pure functions."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class Percentiles:
 
 @dataclass(frozen=True, slots=True)
 class GeneratorCost:
-    """What the generator itself used. `core_share`: CPU seconds per second; 1 = one whole core."""
+    """CPU used by the load generator. `core_share`: CPU seconds per second; 1 = one full core."""
 
     core_share: float
     us_per_chunk: float | None
@@ -31,8 +31,8 @@ class GeneratorCost:
 
 @dataclass(frozen=True, slots=True)
 class LevelStats:
-    """One row of the table. Rates count what happened inside `window_s`, the seconds in which
-    requests were sent; latencies count every request sent in it, to its end."""
+    """One row of the table. Rates cover `window_s`, the seconds in which requests were sent;
+    latencies cover every request sent in that window, until it ended."""
 
     concurrency: int
     num_completed: int
@@ -43,7 +43,7 @@ class LevelStats:
     output_tokens_per_s: float
     output_tokens: int
     prompt_tokens: int | None
-    tokens_counted_by: str  # usage, or chunks where the server reports none
+    tokens_counted_by: str  # usage, or chunks if the server does not report usage
     ttft_ms: Percentiles | None
     inter_token_ms: Percentiles | None
     latency_ms: Percentiles | None
@@ -59,7 +59,7 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 
 def percentiles_ms(seconds: Sequence[float]) -> Percentiles | None:
-    """None without values."""
+    """Percentiles in milliseconds; None without values."""
     if not seconds:
         return None
     ordered = sorted(1e3 * value for value in seconds)
@@ -111,7 +111,7 @@ def _num_tokens(record: RequestRecord) -> float:
 
 def _tokens_between(record: RequestRecord, start: float, end: float) -> float:
     """Tokens that arrived in the window. A chunk may hold several tokens, so chunks are scaled to
-    the server's count; an answer that came in one piece is spread evenly over its time."""
+    the server's token count; a response that was not streamed is spread evenly over its time."""
     if record.token_times:
         inside = sum(start <= moment <= end for moment in record.token_times)
         return inside * _num_tokens(record) / len(record.token_times)

@@ -1,1 +1,1 @@
-"""The routes. Completions and chat have folders of their own; small ones are one file each."""
+"""The routes. Completions and chat each have a folder; smaller routes are one file each."""

@@ -1,4 +1,4 @@
-"""Health, metrics, version and load. Cheap under any load; none of them enters the queue."""
+"""Health, metrics, version and load. Cheap at any load; none of them uses the queue."""
 
 import time
 from typing import Any
@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from shoal.server.services import Services, services_of
 
 MAX_ENGINE_SILENCE_S = 5.0
-"""An engine that was not heard of for so long is not ready; several heartbeats."""
+"""Not ready if the engine sent nothing for this long (several heartbeats)."""
 MAX_LOOP_LAG_S = 5.0
 
 router = APIRouter(tags=["Health"])
@@ -18,7 +18,7 @@ router = APIRouter(tags=["Health"])
 @router.get("/livez")
 @router.get("/health/live", include_in_schema=False)
 async def live(request: Request) -> JSONResponse:
-    """200 while this process itself makes progress."""
+    """200 while the event loop of this process is running."""
     lag_s = time.monotonic() - services_of(request).loop_beat
     alive = lag_s < MAX_LOOP_LAG_S
     return JSONResponse({"status": "ok" if alive else "stuck"}, 200 if alive else 503)
@@ -27,8 +27,8 @@ async def live(request: Request) -> JSONResponse:
 @router.get("/readyz")
 @router.get("/health/ready", include_in_schema=False)
 async def ready(request: Request) -> JSONResponse:
-    """200 when every start-up model serves and the engine is heard of. A model of models_dir that
-    cannot be loaded is listed as failed, and keeps the others from nothing."""
+    """200 when every model is ready and the engine responds. A model of models_dir that cannot be
+    loaded is listed as failed and does not affect the others."""
     return _readiness(services_of(request))
 
 
@@ -48,7 +48,7 @@ async def metrics(request: Request) -> Response:
 
 @router.get("/version")
 async def version(request: Request) -> dict[str, Any]:
-    """Version of the server, and what computes each model."""
+    """Version of the server, and the device and kernels of each model."""
     services = services_of(request)
     return {
         "version": services.version,
@@ -67,7 +67,7 @@ async def version(request: Request) -> dict[str, Any]:
 
 @router.get("/load")
 async def load(request: Request) -> dict[str, Any]:
-    """What runs and waits now, per model."""
+    """Running and waiting sequences, per model."""
     services = services_of(request)
     return {
         "models": {
@@ -106,7 +106,7 @@ def _readiness(services: Services) -> JSONResponse:
 
 
 def _refresh_gauges(services: Services) -> None:
-    """Gauges are read when asked for, not pushed at every step."""
+    """Updates gauges when /metrics is requested, not at every step."""
     metrics = services.metrics
     for name, stats in services.client.stats.items():
         metrics.running.labels(name).set(stats.num_running)

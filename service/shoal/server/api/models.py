@@ -12,8 +12,8 @@ router = APIRouter(tags=["Models"])
 
 @router.get("/v1/models")
 async def list_models(request: Request) -> dict[str, Any]:
-    """Every configured model, the default first; those still loading have ready false. Those of
-    models_dir that cannot be loaded stand apart, under `failed`."""
+    """Every configured model, the default first; those still loading have ready false. Models of
+    models_dir that cannot be loaded are listed under `failed`."""
     services = services_of(request)
     default = services.default_model
     models = sorted(services.served_models(), key=lambda model: model.name != default)

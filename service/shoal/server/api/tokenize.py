@@ -19,7 +19,7 @@ router = APIRouter()
 
 
 class TokenizeRequest(BaseModel):
-    """A text, or messages to be rendered first."""
+    """A text, or chat messages to render first."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -56,7 +56,7 @@ async def tokenize(request: Request, response: Response) -> dict[str, Any]:
     body = await read_json(request)
     fields = parse(TokenizeRequest, body)
     known = {*TokenizeRequest.model_fields, *(ChatPrompt.model_fields if fields.messages else ())}
-    _name_ignored(response, body, known)
+    _set_ignored_header(response, body, known)
     services = services_of(request)
     model = services.find_model(fields.model)
     loaded = services.find_loaded(model.name)
@@ -69,7 +69,7 @@ async def tokenize(request: Request, response: Response) -> dict[str, Any]:
             lambda: model.tokenizer.encode(text, add_special_tokens=fields.add_special_tokens),
         )
     else:
-        chat = await render_chat(_chat_part(body), model, loaded)
+        chat = await render_chat(_parse_chat_prompt(body), model, loaded)
         token_ids = await chat_token_ids(chat, model)
         rendered = chat.text
     names = [model.tokenizer.token_name(token_id) for token_id in token_ids]
@@ -85,10 +85,10 @@ async def tokenize(request: Request, response: Response) -> dict[str, Any]:
 @router.post("/detokenize", **json_docs(DetokenizeRequest, "Tokens"))
 @router.post("/v1/detokenize", include_in_schema=False)
 async def detokenize(request: Request, response: Response) -> dict[str, str]:
-    """The text of token ids, special tokens spelled out."""
+    """The text of token ids, including special tokens."""
     body = await read_json(request)
     fields = parse(DetokenizeRequest, body)
-    _name_ignored(response, body, set(DetokenizeRequest.model_fields))
+    _set_ignored_header(response, body, set(DetokenizeRequest.model_fields))
     services = services_of(request)
     model = services.find_model(fields.model)
     loaded = services.find_loaded(model.name)
@@ -110,13 +110,13 @@ async def tokenizer_info(request: Request, model: str | None = None) -> dict[str
     }
 
 
-def _name_ignored(response: Response, body: dict[str, Any], known: set[str]) -> None:
+def _set_ignored_header(response: Response, body: dict[str, Any], known: set[str]) -> None:
     ignored = [printable(name) for name in body if name not in known]
     if ignored:
         response.headers["x-ignored-params"] = ",".join(ignored[:MAX_IGNORED_NAMES])
 
 
-def _chat_part(body: dict[str, Any]) -> ChatPrompt:
+def _parse_chat_prompt(body: dict[str, Any]) -> ChatPrompt:
     try:
         return ChatPrompt.model_validate(body)
     except ValidationError as error:

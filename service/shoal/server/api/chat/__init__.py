@@ -1,1 +1,1 @@
-"""POST /v1/chat/completions: `schema.py` what may be asked, `render.py` how it is answered."""
+"""POST /v1/chat/completions: request fields in `schema.py`, responses in `render.py`."""

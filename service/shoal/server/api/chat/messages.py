@@ -1,4 +1,4 @@
-"""Chat messages: what is accepted, and how they become a prompt through the model's template."""
+"""Validates chat messages and renders them to a prompt with the model's chat template."""
 
 from typing import Any, Literal, Self
 
@@ -18,7 +18,7 @@ Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
 class Message(BaseModel):
-    """One message. Content parts other than text, and calls of tools, are refused."""
+    """One message. Content parts other than text, and tool calls, are rejected."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -64,7 +64,7 @@ class Message(BaseModel):
 
 
 class ChatPrompt(BaseModel):
-    """The fields that make a chat prompt; /tokenize takes them too."""
+    """The fields that define a chat prompt; also accepted by /tokenize."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -110,19 +110,19 @@ async def render_chat(prompt: ChatPrompt, model: TextModel, loaded: LoadedModel)
 
 async def chat_token_ids(chat: RenderedChat, model: TextModel) -> list[int]:
     """Token ids of a rendered prompt."""
-    # Texts with marks may need a second tokenizer, which takes long to build.
+    # Texts with marks may need a second tokenizer, which is slow to build.
     size = INLINE_CHARS + 1 if chat.has_marks else len(chat.text)
     return await off_loop(size, lambda: model.chat.encode(chat))
 
 
 async def chat_prompt(prompt: ChatPrompt, model: TextModel, loaded: LoadedModel) -> Prompt:
-    """Rendered and tokenized."""
+    """Renders and tokenizes the prompt."""
     token_ids = await chat_token_ids(await render_chat(prompt, model, loaded), model)
     return Prompt(start_prompt(model, token_ids, param="messages"))
 
 
 def _template_variables(prompt: ChatPrompt) -> dict[str, Any]:
-    """What the caller sets beside messages."""
+    """Template variables set by the request."""
     given = {**prompt.chat_template_kwargs}
     if prompt.reasoning_effort is not None:
         given["reasoning_effort"] = prompt.reasoning_effort

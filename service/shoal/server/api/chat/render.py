@@ -1,4 +1,4 @@
-"""Deltas of a chat answer to bytes: stream records and the whole answer. Pure."""
+"""Renders chat deltas as stream chunks or one JSON response. Does no I/O."""
 
 from typing import Any
 
@@ -20,17 +20,17 @@ from shoal.text.task import GenerationTask
 
 
 class ChatRenderer:
-    """One request's answer in the shape of /v1/chat/completions."""
+    """Renders the /v1/chat/completions response of one request."""
 
     def __init__(
         self, task: GenerationTask, options: RenderOptions, usage: Usage, *, logprobs: bool
     ) -> None:
-        """`usage` is the generation's live count."""
+        """`usage` is updated while the generation runs."""
         self._task = task
         self._options = options
         self._usage = usage
         self._logprobs = logprobs
-        self._begun: set[int] = set()
+        self._started: set[int] = set()
         self._id = f"chatcmpl-{options.unique}"
         self._head = {
             "id": self._id,
@@ -40,15 +40,15 @@ class ChatRenderer:
         }
         self._before_index = b"data: " + dump(self._head)[:-1] + b',"choices":[{"index":'
         self._plain_end = b'}],"usage":null}\n\n' if options.include_usage else b"}]}\n\n"
-        self._only_text = not (logprobs or options.return_token_ids or options.continuous_usage)
+        self._text_only = not (logprobs or options.return_token_ids or options.continuous_usage)
 
     def chunk(self, delta: Delta) -> bytes:
-        """The role together with the first token, then content, then the end by itself."""
+        """The role with the first token, then content, then a separate final chunk."""
         records: list[bytes] = []
-        if delta.index not in self._begun:
-            self._begun.add(delta.index)
+        if delta.index not in self._started:
+            self._started.add(delta.index)
             records.append(self._record(delta.index, {"role": "assistant", "content": ""}))
-        if self._only_text and delta.finish_reason is None:
+        if self._text_only and delta.finish_reason is None:
             records.append(self._text_record(delta.index, delta.text))
         elif delta.text or self._has_token_data(delta):
             records.append(self._record(delta.index, {"content": delta.text}, delta))
@@ -85,7 +85,7 @@ class ChatRenderer:
         return choice
 
     def _text_record(self, index: int, text: str) -> bytes:
-        """The common case, without building a dict."""
+        """A text-only chunk, built without a dict since it is the common case."""
         return b"%b%d%b%b%b%b" % (
             self._before_index,
             index,

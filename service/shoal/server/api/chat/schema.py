@@ -1,4 +1,4 @@
-"""Fields of a chat request and how they become a task."""
+"""Fields of a chat request, and their conversion to a GenerationTask."""
 
 from typing import Any, Self
 
@@ -15,7 +15,7 @@ from shoal.server.context import RequestContext
 from shoal.text.task import GenerationTask, fit_max_tokens
 from shoal.text.text_model import TextModel
 
-# Fields of OpenAI's API that this server knows and does not offer, with what asks for nothing.
+# OpenAI fields that are not supported, with the values that have no effect and are accepted.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
     "tool_choice": ("none", "auto"),
@@ -35,7 +35,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 
 class ChatRequest(ChatPrompt, GenerationFields):
-    """A chat request as it comes in."""
+    """Body of a chat request."""
 
     max_tokens: Int | None = Field(None, ge=1, description="Default: the room left.")
     max_completion_tokens: Int | None = Field(None, ge=1)
@@ -43,7 +43,7 @@ class ChatRequest(ChatPrompt, GenerationFields):
     top_logprobs: Int = Field(0, ge=0)
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _check_combinations(self) -> Self:
         if len({self.max_tokens, self.max_completion_tokens} - {None}) > 1:
             raise InvalidRequest(
                 "max_tokens and max_completion_tokens differ; send one", param="max_tokens"
@@ -85,8 +85,8 @@ async def make_task(
 ) -> GenerationTask:
     """Renders the template, tokenizes and checks. Raises InvalidRequest."""
     prompts = (await chat_prompt(request, model, loaded),)
-    wanted = request.max_completion_tokens or request.max_tokens
-    max_tokens = fit_max_tokens(loaded, prompts, wanted, param="messages")
+    requested = request.max_completion_tokens or request.max_tokens
+    max_tokens = fit_max_tokens(loaded, prompts, requested, param="messages")
     return GenerationTask(
         request_id=context.request_id,
         model=model,

@@ -1,1 +1,1 @@
-"""POST /v1/completions: `schema.py` what may be asked, `render.py` how it is answered."""
+"""POST /v1/completions: request fields in `schema.py`, responses in `render.py`."""

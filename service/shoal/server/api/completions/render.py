@@ -1,4 +1,4 @@
-"""Deltas of a completion to bytes: stream records and the whole answer. Pure."""
+"""Renders completion deltas as stream chunks or one JSON response. Does no I/O."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ from shoal.text.task import GenerationTask
 
 
 class CompletionRenderer:
-    """One request's answer in the shape of /v1/completions."""
+    """Renders the /v1/completions response of one request."""
 
     def __init__(
         self,
@@ -32,23 +32,23 @@ class CompletionRenderer:
         logprobs: int | None,
         prompt_logprobs: int | None,
     ) -> None:
-        """`usage` is the generation's live count."""
+        """`usage` is updated while the generation runs."""
         self._task = task
         self._options = options
         self._usage = usage
         self._logprobs = logprobs
         self._prompt_logprobs = prompt_logprobs
-        self._begun: set[int] = set()
+        self._started: set[int] = set()
         self._head = {
             "id": f"cmpl-{options.unique}",
             "object": "text_completion",
             "created": options.created,
             "model": task.model.name,
         }
-        # A chunk that carries only text is this template with index, text and reasons put in.
+        # Chunks with text only are built from this template, without a dict.
         self._before_index = b"data: " + dump(self._head)[:-1] + b',"choices":[{"index":'
         self._plain_end = b'}],"usage":null}\n\n' if options.include_usage else b"}]}\n\n"
-        self._only_text = (
+        self._text_only = (
             logprobs is None
             and not task.echo
             and not options.return_token_ids
@@ -56,7 +56,7 @@ class CompletionRenderer:
         )
 
     def chunk(self, delta: Delta) -> bytes:
-        if self._only_text:
+        if self._text_only:
             return b"%b%d%b%b%b%b%b%b%b" % (
                 self._before_index,
                 delta.index,
@@ -94,8 +94,8 @@ class CompletionRenderer:
 
     def _choice(self, delta: Delta, shown_index: int) -> dict[str, Any]:
         task, options = self._task, self._options
-        first = delta.index not in self._begun
-        self._begun.add(delta.index)
+        first = delta.index not in self._started
+        self._started.add(delta.index)
         prompt = task.prompts[delta.index // task.best_of]
         echo = _Echo(task, prompt.token_ids, prompt.text) if task.echo else None
         choice: dict[str, Any] = {
@@ -118,7 +118,7 @@ class CompletionRenderer:
     def _logprobs_dict(
         self, delta: Delta, echo: "_Echo | None", first: bool, k: int
     ) -> dict[str, list[Any]]:
-        """The four parallel arrays; offsets count code points of the returned text."""
+        """The four parallel logprobs arrays; offsets are code points in the returned text."""
         entries: list[TokenLogprobs | None] = list(delta.logprobs)
         token_ids = list(delta.token_ids)
         start = len(echo.text) if echo else 0
@@ -143,7 +143,7 @@ class CompletionRenderer:
     def _prompt_entries(
         self, entries: list[TokenLogprobs | None]
     ) -> list[dict[str, dict[str, Any]] | None]:
-        """Per prompt token: id to value, rank and text of the best ids and the token itself."""
+        """Per prompt token: logprob and text of the most likely ids and of the token itself."""
         k = self._prompt_logprobs or 0
         shown: list[dict[str, dict[str, Any]] | None] = []
         for entry in entries:
@@ -165,7 +165,7 @@ class CompletionRenderer:
 
 
 class _Echo:
-    """The prompt as text, and where each of its tokens begins."""
+    """The prompt's text and the offset of each of its tokens."""
 
     def __init__(self, task: GenerationTask, token_ids: list[int], text: str | None) -> None:
         self.token_ids = token_ids
@@ -183,7 +183,7 @@ class _Echo:
 
 
 def _best(deltas: list[Delta], n: int, best_of: int) -> list[Delta]:
-    """Of each prompt's candidates the n with the highest mean log-probability per token."""
+    """The n candidates of each prompt with the highest mean logprob per token."""
     if best_of == n:
         return deltas
     chosen: list[Delta] = []

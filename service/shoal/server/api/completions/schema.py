@@ -1,4 +1,4 @@
-"""Fields of a completions request and how they become a task."""
+"""Fields of a completions request, and their conversion to a GenerationTask."""
 
 from typing import Annotated, Any, Self
 
@@ -39,7 +39,7 @@ PromptItems = Annotated[
 
 
 class CompletionRequest(GenerationFields):
-    """A completions request as it comes in."""
+    """Body of a completions request."""
 
     prompt: PromptItems
     max_tokens: Int | None = Field(None, ge=0, description="Default 16; 0 = score only.")
@@ -53,7 +53,7 @@ class CompletionRequest(GenerationFields):
 
     @field_validator("prompt", mode="before")
     @classmethod
-    def _four_kinds(cls, value: Any) -> list[str] | list[list[int]]:
+    def _to_prompt_list(cls, value: Any) -> list[str] | list[list[int]]:
         if isinstance(value, str):
             return [value]
         if not isinstance(value, list) or not value:
@@ -68,7 +68,7 @@ class CompletionRequest(GenerationFields):
 
     @field_validator("logprobs", mode="before")
     @classmethod
-    def _not_a_flag(cls, value: Any) -> Any:
+    def _reject_boolean(cls, value: Any) -> Any:
         if isinstance(value, bool):
             raise FieldProblem(
                 "must be an integer here", hint="chat completions take true and top_logprobs"
@@ -76,7 +76,7 @@ class CompletionRequest(GenerationFields):
         return value
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _check_combinations(self) -> Self:
         aliases = {self.max_tokens, self.max_completion_tokens} - {None}
         if len(aliases) > 1:
             raise InvalidRequest(
@@ -137,7 +137,7 @@ async def make_task(
     context: RequestContext,
     settings: Settings,
 ) -> GenerationTask:
-    """Tokenizes and checks against the model. Raises InvalidRequest."""
+    """Tokenizes, and validates against the model. Raises InvalidRequest."""
     if request.suffix:
         raise NotSupportedByModel(f"model {model.name} cannot fill in a suffix", param="suffix")
     prompts = await _prompts(request, model, loaded)
@@ -184,7 +184,7 @@ async def _prompts(
 
 
 def _prompt_logprobs(request: CompletionRequest) -> int | None:
-    """Echo with log-probs also reports the prompt's."""
+    """With echo, logprobs also applies to the prompt."""
     if request.prompt_logprobs is not None:
         return max(request.prompt_logprobs, request.logprobs or 0 if request.echo else 0)
     return request.logprobs if request.echo else None

@@ -1,1 +1,1 @@
-"""What completions and chat share: fields, building the task, collecting, streaming."""
+"""Shared by completions and chat: fields, task parameters, submission, responses."""

@@ -1,6 +1,6 @@
-"""The request fields that completions and chat share: types, ranges, defaults.
+"""The request fields shared by completions and chat: types, ranges, defaults.
 
-Types are strict: no string becomes a number, booleans are not numbers; 1.0 passes as 1.
+Types are strict: strings and booleans are not accepted as numbers; 1.0 is accepted as 1.
 """
 
 from typing import Annotated, Any, Self
@@ -20,13 +20,13 @@ INCLUDABLE = ("seed", "timings", "sampling")
 _NOT_INCLUDABLE = ("usage_cost", "token_ids", "trace", "queue")
 
 
-def _whole(value: Any) -> Any:
+def _to_integer(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Int = Annotated[int, BeforeValidator(_whole)]
+Int = Annotated[int, BeforeValidator(_to_integer)]
 
-# Known fields without an implementation here, with the values that ask for nothing.
+# Known fields that are not supported, with the values that have no effect and are accepted.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "no_repeat_ngram_size": (0,),
     "dry_multiplier": (0,),
@@ -47,7 +47,7 @@ _MEANINGLESS_WHEN_OFF = frozenset({"dry_base", "dry_allowed_length", "dry_sequen
 
 
 class StreamOptions(BaseModel):
-    """What a stream carries beside text."""
+    """What a stream includes besides text."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -137,17 +137,17 @@ class GenerationFields(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _together(self) -> Self:
+    def _check_stream_options(self) -> Self:
         if self.stream_options is not None and not self.stream:
             raise InvalidRequest("stream_options needs stream to be true", param="stream_options")
         return self
 
     def neutral_values(self) -> dict[str, tuple[Any, ...]]:
-        """Known fields that are not offered, with the values accepted anyway."""
+        """Known but unsupported fields, with the values that are accepted."""
         return _NEUTRAL
 
     def extra_fields(self) -> list[tuple[str, Any]]:
-        """(name, value) of every field without a place in the schema, nested ones included."""
+        """(name, value) of every field that is not in the schema, including nested ones."""
         extras = list((self.model_extra or {}).items())
         if self.stream_options is not None:
             nested = (self.stream_options.model_extra or {}).items()
@@ -155,13 +155,13 @@ class GenerationFields(BaseModel):
         return extras
 
     def check_extra_fields(self) -> list[str]:
-        """Names of unknown fields, for X-Ignored-Params. Raises UnsupportedParameter for a known
-        one that asks for something, InvalidRequest for an unknown one under strict."""
+        """Names of unknown fields, for X-Ignored-Params. Raises UnsupportedParameter for an
+        unsupported field in use, InvalidRequest for an unknown field if `strict` is set."""
         unknown: list[str] = []
         neutral = self.neutral_values()
         for name, value in self.extra_fields():
             if name in neutral:
-                if not any(_same(value, ok) for ok in neutral[name]):
+                if not any(_json_equal(value, ok) for ok in neutral[name]):
                     raise UnsupportedParameter(
                         f"{name} is not supported by this server", param=name
                     )
@@ -176,26 +176,26 @@ class GenerationFields(BaseModel):
         return unknown[:MAX_IGNORED_NAMES]
 
     def check_limits(self, settings: Settings) -> None:
-        """Limits that the operator sets. Raises InvalidRequest."""
+        """Checks the limits set by the operator. Raises InvalidRequest."""
         if self.n > settings.max_n:
             raise InvalidRequest(
                 f"n must be between 1 and {settings.max_n}; got {self.n}", param="n"
             )
 
 
-def _same(value: Any, neutral: Any) -> bool:
-    """Equal as JSON: 0.0 is 0, but false is not."""
+def _json_equal(value: Any, neutral: Any) -> bool:
+    """Equality of JSON values: 0.0 equals 0, but false does not."""
     return value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
 
 
 def without_nulls(value: Any) -> Any:
-    """Null always means not given."""
+    """Removes nulls, since null always means not given."""
     if not isinstance(value, dict):
         return value
     return {name: item for name, item in value.items() if item is not None}
 
 
 def printable(name: str) -> str:
-    """A field's name that is safe in a header."""
+    """Makes a field's name safe for a header."""
     return "".join(char if char.isascii() and (char.isalnum() or char in "_-.") else "_"
                    for char in name[:64])  # fmt: skip

@@ -1,4 +1,4 @@
-"""OpenAPI entries for routes that read their body themselves."""
+"""OpenAPI documentation for routes that parse their request body themselves."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ def json_docs(schema: type[BaseModel], tag: str, errors: tuple[int, ...] = (400,
 
 
 def generation_docs(schema: type[BaseModel], tag: str) -> Any:
-    """The same for a generation route, whose answer may be a stream."""
+    """The same for a generation route, which may respond with a stream."""
     docs = json_docs(schema, tag, (400, 404, 429, 503))
     docs["responses"][200] = {
         "description": "The answer, or with stream=true a stream of server-sent events.",
@@ -59,7 +59,7 @@ def generation_docs(schema: type[BaseModel], tag: str) -> Any:
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with its (not recursive) definitions in place of references."""
+    """Replaces the references in a (non-recursive) schema with their definitions."""
     definitions = schema.pop("$defs", {})
 
     def resolve(part: Any) -> Any:

@@ -1,4 +1,4 @@
-"""How a request ended, for the access log and the metrics."""
+"""Records the outcome of a request in the access log and the metrics."""
 
 import time
 
@@ -11,7 +11,7 @@ from shoal.text.generator import Generation
 def record_outcome(
     services: Services, generation: Generation, context: RequestContext, outcome: ShoalError | None
 ) -> None:
-    """Token counts and times of one request; `outcome` is the error that ended it, if any."""
+    """Records token counts and times; `outcome` is the error that ended the request, if any."""
     usage, timings, metrics = generation.usage, generation.timings, services.metrics
     model = context.model
     now = time.monotonic()

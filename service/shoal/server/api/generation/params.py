@@ -1,4 +1,4 @@
-"""From checked fields to a GenerationTask: defaults of the model, seeds, limits, tokens."""
+"""Converts validated request fields to SamplingParams and StopParams, with model defaults."""
 
 import asyncio
 import secrets
@@ -14,21 +14,21 @@ from shoal.text.task import check_token_ids
 from shoal.text.text_model import TextModel
 
 INLINE_CHARS = 4096
-"""Shorter texts are tokenized at once: cheaper than a change of thread."""
+"""Shorter texts are tokenized on the event loop: cheaper than switching threads."""
 
 _workers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
 Result = TypeVar("Result")
 
 
 async def off_loop(size: int, work: Callable[[], Result]) -> Result:
-    """Runs text work of `size` characters: at once when small, else in the worker thread."""
+    """Runs work on `size` characters: inline if small, else in the worker thread."""
     if size <= INLINE_CHARS:
         return work()
     return await asyncio.get_running_loop().run_in_executor(_workers, work)
 
 
 def check_prompt_chars(num_chars: int, loaded: LoadedModel, *, param: str) -> None:
-    """Refuses a text that cannot fit before it is tokenized. Raises InvalidRequest."""
+    """Rejects a text that cannot fit the context, before tokenizing it. Raises InvalidRequest."""
     limit = loaded.max_model_len * 16
     if num_chars > limit:
         raise InvalidRequest(
@@ -66,9 +66,9 @@ def sampling_params(
     )
 
 
-def _top_k(wanted: float, loaded: LoadedModel) -> int:
-    """0 for all, also when a caller asks for as many as there are or more."""
-    return int(wanted) if 0 < wanted < loaded.vocab_size else 0
+def _top_k(top_k: float, loaded: LoadedModel) -> int:
+    """Returns 0 (off) if top_k covers the whole vocabulary."""
+    return int(top_k) if 0 < top_k < loaded.vocab_size else 0
 
 
 def stop_params(

@@ -1,7 +1,7 @@
-"""Answers one generation, streamed or whole, as an ASGI response.
+"""The ASGI response of one generation, streamed or whole.
 
-The status line waits for the first token or the first ping, so a failure before that is a real
-HTTP error. Whatever ends the response, its sequences are aborted and its reservation is released.
+The status line is sent with the first token or ping, so an earlier failure gets an HTTP error
+status. When the response ends, its sequences are aborted and its reservation is released.
 """
 
 import asyncio
@@ -27,18 +27,18 @@ log = logging.getLogger("shoal.server")
 
 
 class Renderer(Protocol):
-    """The JSON of one endpoint."""
+    """Renders the JSON of one endpoint."""
 
     def chunk(self, delta: Delta) -> bytes:
-        """SSE records of one delta."""
+        """SSE events of one delta."""
         ...
 
     def closing(self, generation: Generation) -> bytes:
-        """SSE records after the last delta, before [DONE]."""
+        """SSE events after the last delta, before [DONE]."""
         ...
 
     def body(self, deltas: list[Delta], generation: Generation) -> bytes:
-        """The whole answer; `deltas` has one entry per choice, in order."""
+        """The complete response; `deltas` has one entry per choice, in order."""
         ...
 
 
@@ -73,8 +73,8 @@ class GenerationResponse(Response):
         self._services.open_requests.add(task)
         try:
             if self._stream:
-                # A task of its own: each chunk wakes it, and in this one a wake-up would pass
-                # through every layer of middleware that called it.
+                # In a separate task, which each chunk resumes directly; resuming this one goes
+                # through the coroutines of all middleware.
                 await asyncio.create_task(self._send_stream(send, context.send))
             else:
                 await self._send_whole(send)
@@ -84,7 +84,7 @@ class GenerationResponse(Response):
         except asyncio.CancelledError:
             outcome = ClientGone("the request was cancelled")
             raise
-        except Exception:  # a mistake of ours: answered in the documented shape, never a bare cut
+        except Exception:  # a bug: send an error in the documented format
             log.exception("answer failed", extra={"request_id": context.request_id})
             outcome = InternalError("the server failed on this request")
             await self._send_error(send, outcome)
@@ -122,8 +122,8 @@ class GenerationResponse(Response):
         await send({"type": "http.response.body", "body": body})
 
     async def _send_stream(self, send: Send, send_chunk: Send) -> None:
-        """The sending loop: a chunk for what is ready, a ping for silence, then the end. Raises
-        ClientGone when the reader takes nothing for too long."""
+        """Sends chunks as deltas become ready, pings during silence, then the closing events.
+        Raises ClientGone when a send stalls for too long."""
         settings = self._services.settings
         chunk, generation = self._renderer.chunk, self._generation
         with StreamTimer(
@@ -147,7 +147,7 @@ class GenerationResponse(Response):
             await self._send_last(send, self._renderer.closing(generation) + sse.DONE)
 
     async def _start(self, send: Send) -> None:
-        """The status line, once."""
+        """Sends the status line, once."""
         if not self._started:
             self._started = True
             headers = [*sse.HEADERS, *self._timing_headers()]
@@ -165,7 +165,7 @@ class GenerationResponse(Response):
             await send_error(send, error)
 
     async def _watch_disconnect(self, receive: Receive) -> None:
-        """A closed connection ends the generation within one step."""
+        """Fails the generation when the client closes the connection."""
         while (await receive())["type"] != "http.disconnect":
             pass
         self._generation.fail(ClientGone("the client closed the connection"))

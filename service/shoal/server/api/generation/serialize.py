@@ -1,4 +1,4 @@
-"""Pieces of JSON that completions and chat share: usage, ext, log-prob numbers."""
+"""JSON parts shared by completions and chat: usage, ext, logprobs."""
 
 import math
 import time
@@ -19,7 +19,7 @@ MIN_LOGPROB = -9999.0
 
 @dataclass(frozen=True, slots=True)
 class RenderOptions:
-    """What a caller wants to see."""
+    """Request options that affect the response."""
 
     fingerprint: str
     include_usage: bool = False
@@ -29,11 +29,11 @@ class RenderOptions:
     include: tuple[str, ...] = ()
     created: int = field(default_factory=lambda: int(time.time()))
     unique: str = field(default_factory=lambda: uuid.uuid4().hex)
-    """Makes the response id."""
+    """Unique part of the response id."""
 
 
 def float32_value(logprob: float) -> float:
-    """The shortest decimal that stands for this float32; -inf becomes -9999.0."""
+    """Rounds to float32 precision for short output; -inf becomes -9999.0."""
     if math.isnan(logprob) or logprob < MIN_LOGPROB:
         return MIN_LOGPROB
     return float(f"{logprob:.9g}")
@@ -46,7 +46,7 @@ def token_text(tokenizer: Tokenizer, token_id: int, *, as_id: bool) -> str:
 def top_texts(
     tokenizer: Tokenizer, entry: TokenLogprobs, k: int, *, as_id: bool
 ) -> dict[str, float]:
-    """The k best and the chosen token, by text; of equal texts the larger value."""
+    """The k most likely tokens and the sampled one, by text; equal texts keep the maximum."""
     pairs = [*zip(entry.top_ids[:k], entry.top_logprobs[:k], strict=True)]
     pairs.append((entry.token_id, entry.logprob))
     texts: dict[str, float] = {}
@@ -69,8 +69,8 @@ def usage_dict(usage: Usage) -> dict[str, Any]:
 def ext_dict(
     generation: Generation, include: tuple[str, ...], chosen: list[int] | None = None
 ) -> dict[str, Any]:
-    """The `ext` object: only what was asked for. `chosen`: the sequences that became choices,
-    in their order; None = all."""
+    """The `ext` object with the parts in `include`. `chosen`: indices of the sequences that
+    were returned as choices, in order; None = all."""
     task, ext = generation.task, dict[str, Any]()
     if "seed" in include:
         indices = range(task.num_sequences) if chosen is None else chosen
@@ -83,7 +83,7 @@ def ext_dict(
 
 
 def closing_event(head: dict[str, Any], options: RenderOptions, generation: Generation) -> bytes:
-    """The record without choices before [DONE]: totals and `ext`, if asked for."""
+    """The event without choices before [DONE]: usage and `ext`, if requested."""
     with_usage = options.include_usage or options.continuous_usage
     if not (with_usage or options.include):
         return b""
@@ -100,7 +100,7 @@ def dump(value: Any) -> bytes:
 
 
 def _signed(seed: int) -> int:
-    """As a request may give it: a signed 64-bit integer."""
+    """The seed as a signed 64-bit integer, as in a request."""
     return seed - (1 << 64) if seed >= 1 << 63 else seed
 
 

@@ -1,4 +1,4 @@
-"""The common path of a generation route: model, reservation, task, submission, response."""
+"""The steps common to generation routes: reserve capacity, build the task, submit, respond."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -33,7 +33,7 @@ async def start_generation(
     make_task: "MakeTask[Fields]",
     make_renderer: MakeRenderer,
 ) -> GenerationResponse:
-    """Reserves capacity, builds and submits the task. Raises the ShoalError that refuses it."""
+    """Reserves capacity, builds and submits the task. Raises ShoalError if it is rejected."""
     services, context = services_of(request), context_of(request.scope)
     model = services.find_model(fields.model)
     context.model = model.name
@@ -52,7 +52,7 @@ async def start_generation(
         generation.submit()
     except BaseException as error:
         reservation.release()
-        _count_refusal(services, model.name, error)
+        _count_rejection(services, model.name, error)
         raise
     return GenerationResponse(
         services,
@@ -67,7 +67,7 @@ async def start_generation(
 def _reserve(
     services: Services, context: RequestContext, fields: GenerationFields, num_sequences: int
 ) -> Reservation:
-    """Capacity before any work. Raises Unavailable or RateLimited."""
+    """Reserves capacity before any work is done. Raises Unavailable or RateLimited."""
     try:
         if services.draining:
             raise shutting_down()
@@ -79,11 +79,11 @@ def _reserve(
             )
         return services.admission.reserve(context.model, context.tenant, num_sequences)
     except ShoalError as error:
-        _count_refusal(services, context.model, error)
+        _count_rejection(services, context.model, error)
         raise
 
 
-def _count_refusal(services: Services, model: str, error: BaseException) -> None:
+def _count_rejection(services: Services, model: str, error: BaseException) -> None:
     if isinstance(error, ShoalError) and error.status in (429, 503):
         services.metrics.rejected.labels(model, str(error.code)).inc()
 
