@@ -22,7 +22,7 @@ serve: $(VENV)/server.stamp ## install what is missing and serve the default mod
 setup: $(VENV)/dev.stamp ## make the environment for working on Shoal
 
 test: $(VENV)/dev.stamp ## the fast tests (ARGS="-k name" picks some)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile $(ARGS)
 
 test-all: $(VENV)/dev.stamp ## also the slow tests: processes, container, training
 	$(BIN)/python -m pytest -q -m "not peers" $(ARGS)
