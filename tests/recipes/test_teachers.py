@@ -20,7 +20,7 @@ from shoal.train.export import export_folder
 from shoal.train.network import Llama
 from shoal.train.recipe import Sampling, Source, TokenizerChoice
 from shoal.train.tokenizer import train_tokenizer, twins
-from tests.train.builders import TINY
+from tests.train.builders import TINY, randomize
 
 PATTERNS = {"buy": "i would like to buy a {}", "mend": "the {} is broken"}
 THINGS = ("ball", "boat", "lamp", "shirt", "phone", "car", "chair", "book")
@@ -40,10 +40,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     network = Llama(TINY, tokenizer.get_vocab_size(), twins=twins(tokenizer))
     network.initialize(seed=1)
-    with torch.no_grad():
-        for name, weight in network.named_parameters():
-            if "norm" not in name:
-                weight.normal_(std=0.3)
+    randomize(network)
     folder = tmp_path_factory.mktemp("base")
     export_folder(network, tokenizer, Sampling(), folder, True)
     return folder

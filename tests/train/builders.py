@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
 from tokenizers import Tokenizer
 
 from shoal.train.documents import Document, plain, request_and_answer
@@ -69,3 +70,12 @@ def make_trainer(run_dir: Path, shape: ModelShape = TINY, **changes: float) -> T
 def write_jsonl(path: Path, records: list[dict[str, object]]) -> Path:
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return path
+
+
+def randomize(network: Llama) -> None:
+    """Weights large enough to matter, the same whichever tests ran before."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            if "norm" not in name:
+                weight.normal_(std=0.3, generator=generator)

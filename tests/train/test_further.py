@@ -15,7 +15,7 @@ from shoal.train.network import Llama
 from shoal.train.recipe import RecipeError, Sampling, TokenizerChoice
 from shoal.train.run import TrainingRequest, run_training
 from shoal.train.tokenizer import train_tokenizer, twins
-from tests.train.builders import TINY, make_stories, write_jsonl
+from tests.train.builders import TINY, make_stories, randomize, write_jsonl
 
 ANSWERS: list[dict[str, object]] = [
     {"prompt": story, "completion": "fine"} for story in make_stories()
@@ -28,10 +28,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = train_tokenizer(make_stories(), TokenizerChoice(vocab_size=400, style="fields"))
     network = Llama(TINY, tokenizer.get_vocab_size(), twins=twins(tokenizer))
     network.initialize(seed=1)
-    with torch.no_grad():
-        for name, weight in network.named_parameters():
-            if "norm" not in name:
-                weight.normal_(std=0.3)
+    randomize(network)
     folder = tmp_path_factory.mktemp("base")
     export_folder(network, tokenizer, Sampling(), folder)
     return folder

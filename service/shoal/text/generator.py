@@ -172,7 +172,6 @@ class Generation:
         self.task = task
         self.usage = Usage(task.num_prompt_tokens)
         self.timings = Timings(time.monotonic())
-        self.num_started = 0
         self._client = client
         self._buffer_chunks = buffer_chunks
         self._pending: list[Delta] = []
@@ -285,7 +284,6 @@ class Generation:
 
     def sequence_started(self, index: int, started: Started) -> None:
         """Records cache and timing statistics at a sequence's first token."""
-        self.num_started += 1
         if index % self.task.best_of == 0:
             self.usage.cached_tokens += started.num_cached_tokens
         if self.timings.first_token is None:
