@@ -3,9 +3,29 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
+
+
+class Block(NamedTuple):
+    """Geometry of a quantized type of GGUF: so many numbers lie in so many bytes."""
+
+    numbers: int
+    num_bytes: int
+
+
+BLOCKS: Mapping[str, Block] = {
+    "Q4_0": Block(32, 18),
+    "Q4_1": Block(32, 20),
+    "Q5_0": Block(32, 22),
+    "Q5_1": Block(32, 24),
+    "Q8_0": Block(32, 34),
+    "Q4_K": Block(256, 144),
+    "Q5_K": Block(256, 176),
+    "Q6_K": Block(256, 210),
+}
+"""Quantized types that a `StoredTensor` may have; `blocks.py` reads them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,11 +33,20 @@ class StoredTensor:
     """One tensor as it lies in the file, a view without a copy."""
 
     dtype: str
-    """F32, F16 or BF16 (then `array` is uint16 that holds the bits). Others that a file may hold
-    are buffers, not weights: F64, BOOL (bytes, as uint8), I8 to I64, U8 to U64."""
+    """F32, F16, BF16 (then `array` is uint16 that holds the bits), or a quantized type of `BLOCKS`
+    (then `array` is uint8 [.., bytes of a row's blocks]). Others that a file may hold are buffers,
+    not weights: F64, BOOL (bytes, as uint8), I8 to I64, U8 to U64."""
     array: NDArray[Any]
     file: str
     """Folder and file it lies in, for errors."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """In numbers, whatever they are stored as."""
+        if (block := BLOCKS.get(self.dtype)) is None:
+            return self.array.shape
+        *rows, num_bytes = self.array.shape
+        return (*rows, num_bytes // block.num_bytes * block.numbers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ _WEIGHT_DTYPES = (np.float32, np.float16, np.uint16)
 _EXECUTED: dict[type, str] = {
     DecoderSpec: "vocab_size hidden_size max_position_embeddings layers final_norm tied_head "
     "head_bias learned_positions embedding_multiplier logit_soft_cap",
-    LayerSpec: "attention mlp attention_norm mlp_norm attention_post_norm mlp_post_norm parallel",
+    LayerSpec: "mixer mlp attention_norm mlp_norm attention_post_norm mlp_post_norm parallel",
     AttentionSpec: "num_heads num_kv_heads head_dim scale qkv_bias output_bias rotary qk_norm "
     "window soft_cap",
     QKNormSpec: "norm",
@@ -77,6 +77,9 @@ def supports(spec: DecoderSpec) -> list[str]:
 
 def _missing(spec: Any) -> Iterator[str]:
     kind = type(spec)
+    if kind not in _EXECUTED:
+        yield kind.__name__.removesuffix("Spec")
+        return
     for field in fields(spec):
         value = getattr(spec, field.name)
         if field.name not in _EXECUTED[kind].split():

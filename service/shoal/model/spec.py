@@ -11,7 +11,8 @@ of a spec with its shape.
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
+"""relu2: relu(x) ** 2."""
 NormKind = Literal["rms", "layer"]
 
 
@@ -25,6 +26,8 @@ class NormSpec:
     """Is a vector added after scaling?"""
     weight_offset: float = 0.0
     """The scale is this plus the weight: 1 for Gemma."""
+    has_weight: bool = True
+    """False: only normalized, there is no scale (OLMo)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +36,26 @@ class RotarySpec:
 
     inv_freq: tuple[float, ...]
     """Radians per position of each rotated pair of channels, scaling included. The first
-    `2 * len(inv_freq)` channels of a head are rotated, channel i with channel
-    `i + len(inv_freq)`; the others stay as they are."""
+    `2 * len(inv_freq)` channels of a head are rotated; the others stay as they are."""
     magnitude: float = 1.0
     """Factor on cosines and sines (yarn, longrope)."""
+    interleaved: bool = False
+    """Pair i is channels 2i and 2i + 1 (GPT-J, Cohere); otherwise i and `i + len(inv_freq)`."""
 
 
 @dataclass(frozen=True, slots=True)
 class QKNormSpec:
-    """A norm of queries and keys, before rotation, with a weight of its own each."""
+    """A norm of queries and keys, with a weight of its own each."""
 
     norm: NormSpec
-    """Over each head by itself; the weight [head_dim] is shared by the heads."""
+    over: Literal["head", "all"] = "head"
+    """Over each head by itself, or over all heads of a token together (OLMo 2); of the latter the
+    weight is [heads * head_dim]."""
+    weight_per_head: bool = False
+    """Norm over each head, and every head has its own weights [heads * head_dim] (Cohere,
+    StableLM); otherwise the heads share [head_dim]."""
+    after_rotary: bool = False
+    """Otherwise before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +75,11 @@ class AttentionSpec:
     """A token sees only so many positions back, itself included."""
     soft_cap: float | None = None
     """Scores become cap * tanh(score / cap) (Gemma 2)."""
+    alibi_slopes: tuple[float, ...] | None = None
+    """[num_heads]; slope * (key position - query position) is added to scaled scores (Press et
+    al., 2021)."""
+    clip_qkv: float | None = None
+    """Queries, keys and values are kept within plus and minus this, before any norm (OLMo)."""
 
     @property
     def query_size(self) -> int:
@@ -77,6 +93,31 @@ class AttentionSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ShortConvSpec:
+    """Gated causal convolution of each channel over time (LFM2): b, c, x = in(u);
+    y = c * conv(b * x); out(y). Its state is the last `kernel_size - 1` values of b * x."""
+
+    kernel_size: int
+    bias: bool = False
+    """On the convolution and both linear layers."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertsSpec:
+    """Experts (Shazeer et al., 2017): a router picks some MLPs per token; each has the sizes of the
+    MlpSpec it belongs to. Weights are a softmax over all router logits."""
+
+    num_experts: int
+    num_experts_per_token: int
+    normalized: bool
+    """Are the weights of the picked experts divided by their sum?"""
+    shared_intermediate_size: int | None = None
+    """An MLP of this width that every token passes beside its experts."""
+    shared_gate: bool = False
+    """Its output is multiplied by sigmoid(shared_gate(x)), one number per token (Qwen2-MoE)."""
+
+
+@dataclass(frozen=True, slots=True)
 class MlpSpec:
     """down(act(gate(x)) * up(x)) where gated, else down(act(up(x)))."""
 
@@ -85,26 +126,44 @@ class MlpSpec:
     gated: bool = True
     bias: bool = False
     """On all of its linear layers."""
+    experts: ExpertsSpec | None = None
+    """None: one MLP for all tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """Attention and MLP around one residual stream x.
+    """A mixer (attention, mostly) and an MLP around one residual stream x.
 
-    One after the other:  x += post(attention(norm(x)));  x += post(mlp(norm(x)))
-    Parallel:             x += post(attention(norm(x))) + post(mlp(norm(x)))
+    One after the other:  x += post(mixer(norm(x)));  x += post(mlp(norm(x)))
+    Parallel:             x += post(mixer(norm(x))) + post(mlp(norm(x)))
+
+    Each branch is multiplied by `residual_multiplier` before it is added.
     """
 
-    attention: AttentionSpec
+    mixer: AttentionSpec | ShortConvSpec
     mlp: MlpSpec
     attention_norm: NormSpec | None
-    """Before attention; None = none."""
+    """Before the mixer; None = none."""
     mlp_norm: NormSpec | None
     """Before the MLP. None in a parallel layer: the MLP reads what attention reads (Phi)."""
     attention_post_norm: NormSpec | None = None
     """Of the branch's output, before it is added (Gemma 2 and 3, OLMo 2)."""
     mlp_post_norm: NormSpec | None = None
+    post_norm_of: Literal["branch", "sum"] = "branch"
+    """sum: x = post(x + branch(norm(x))), as in the first transformer (OPT-350m)."""
     parallel: bool = False
+    residual_multiplier: float = 1.0
+
+    @property
+    def attention(self) -> AttentionSpec:
+        """The mixer of a layer that attends. Raises TypeError for another."""
+        if not isinstance(self.mixer, AttentionSpec):
+            raise TypeError(f"the layer mixes by {type(self.mixer).__name__}")
+        return self.mixer
+
+    @property
+    def attends(self) -> bool:
+        return isinstance(self.mixer, AttentionSpec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +175,20 @@ class DecoderSpec:
     hidden_size: int
     max_position_embeddings: int
     layers: tuple[LayerSpec, ...]
-    final_norm: NormSpec
+    final_norm: NormSpec | None
     tied_head: bool
     """Is the embedding also the head?"""
     head_bias: bool = False
     learned_positions: bool = False
     """Is a row of a table added to the embedding for each position (GPT-2)?"""
     embedding_multiplier: float = 1.0
+    embedding_norm: NormSpec | None = None
+    """Of the embedding, before the first layer (BLOOM)."""
+    embedding_size: int | None = None
+    """Width of the embedding and the head where it is not hidden_size; a matrix leads in and one
+    out (OPT-350m)."""
+    logit_multiplier: float = 1.0
+    """Logits are multiplied by it, before the soft cap (Cohere, Granite)."""
     logit_soft_cap: float | None = None
     """Logits become cap * tanh(logit / cap) (Gemma 2)."""
 
@@ -133,7 +199,7 @@ class DecoderSpec:
     @property
     def kv_numbers_per_token(self) -> int:
         """Keys and values of one token in all layers."""
-        return sum(2 * layer.attention.kv_size for layer in self.layers)
+        return sum(2 * layer.attention.kv_size for layer in self.layers if layer.attends)
 
 
 class Role(NamedTuple):
@@ -147,57 +213,110 @@ class Role(NamedTuple):
         return self.name if self.layer is None else f"layers.{self.layer}.{self.name}"
 
 
-def expected_weights(spec: DecoderSpec) -> dict[Role, tuple[int, ...]]:
+Shape = tuple[int, ...]
+_Shapes = dict[str, Shape]
+"""Role within a layer, or of no layer -> shape."""
+
+
+def expected_weights(spec: DecoderSpec) -> dict[Role, Shape]:
     """Every role of the network with its shape; matrices are [out, in].
 
-    Not of a layer: `embedding`, `position_embedding`, `final_norm.weight` (`.bias`), `head.weight`
-    (absent where tied), `head.bias`. Of a layer: `attention_norm.*`, `q.*`, `k.*`, `v.*`,
-    `q_norm.*`, `k_norm.*`, `output.*`, `attention_post_norm.*`, `mlp_norm.*`, `gate.*`, `up.*`,
-    `down.*`, `mlp_post_norm.*`, where * is weight or bias.
+    Not of a layer: `embedding`, `position_embedding`, `embedding_norm.*`,
+    `embedding_projection.weight`, `final_norm.*`, `head_projection.weight`, `head.weight` (absent
+    where tied), `head.bias`. Of every layer: `attention_norm.*`, `attention_post_norm.*`,
+    `mlp_norm.*`, `mlp_post_norm.*`. Of attention: `q.*`, `k.*`, `v.*`, `q_norm.*`, `k_norm.*`,
+    `output.*`. Of a short convolution: `conv_in.*` (b, c and x), `conv.*`, `conv_out.*`. Of an MLP:
+    `gate.*`, `up.*`, `down.*`; with experts `router.weight`, `experts.<n>.gate.*` and so on,
+    `shared.gate.*` and so on, `shared_gate.weight`. * is weight or bias.
     """
-    hidden, vocab = spec.hidden_size, spec.vocab_size
-    shapes: dict[Role, tuple[int, ...]] = {Role("embedding"): (vocab, hidden)}
+    hidden, width = spec.hidden_size, spec.embedding_size or spec.hidden_size
+    shapes: _Shapes = {"embedding": (spec.vocab_size, width)}
     if spec.learned_positions:
-        shapes[Role("position_embedding")] = (spec.max_position_embeddings, hidden)
-    for index, layer in enumerate(spec.layers):
-        attention, mlp = layer.attention, layer.mlp
-        linears = {
-            "q": (attention.query_size, hidden, attention.qkv_bias),
-            "k": (attention.kv_size, hidden, attention.qkv_bias),
-            "v": (attention.kv_size, hidden, attention.qkv_bias),
-            "output": (hidden, attention.query_size, attention.output_bias),
-            "up": (mlp.intermediate_size, hidden, mlp.bias),
-            "down": (hidden, mlp.intermediate_size, mlp.bias),
-        }
-        if mlp.gated:
-            linears["gate"] = linears["up"]
-        for name, (rows, columns, bias) in linears.items():
-            shapes[Role(f"{name}.weight", index)] = (rows, columns)
-            if bias:
-                shapes[Role(f"{name}.bias", index)] = (rows,)
-        head_norm = attention.qk_norm.norm if attention.qk_norm else None
-        norms = {
-            "attention_norm": (layer.attention_norm, hidden),
-            "q_norm": (head_norm, attention.head_dim),
-            "k_norm": (head_norm, attention.head_dim),
-            "attention_post_norm": (layer.attention_post_norm, hidden),
-            "mlp_norm": (layer.mlp_norm, hidden),
-            "mlp_post_norm": (layer.mlp_post_norm, hidden),
-        }
-        for name, (norm, size) in norms.items():
-            shapes |= _norm_weights(name, index, norm, size)
-    shapes |= _norm_weights("final_norm", None, spec.final_norm, hidden)
+        shapes["position_embedding"] = (spec.max_position_embeddings, hidden)
+    if spec.embedding_size is not None:
+        shapes["embedding_projection.weight"] = (hidden, width)
+        shapes["head_projection.weight"] = (width, hidden)
+    shapes |= _norm("embedding_norm", spec.embedding_norm, hidden)
+    shapes |= _norm("final_norm", spec.final_norm, hidden)
     if not spec.tied_head:
-        shapes[Role("head.weight")] = (vocab, hidden)
+        shapes["head.weight"] = (spec.vocab_size, width)
     if spec.head_bias:
-        shapes[Role("head.bias")] = (vocab,)
+        shapes["head.bias"] = (spec.vocab_size,)
+    found = {Role(name): shape for name, shape in shapes.items()}
+    for index, layer in enumerate(spec.layers):
+        found |= {Role(name, index): shape for name, shape in _of_layer(layer, hidden).items()}
+    return found
+
+
+def _of_layer(layer: LayerSpec, hidden: int) -> _Shapes:
+    norms = {
+        "attention_norm": layer.attention_norm,
+        "attention_post_norm": layer.attention_post_norm,
+        "mlp_norm": layer.mlp_norm,
+        "mlp_post_norm": layer.mlp_post_norm,
+    }
+    if isinstance(layer.mixer, AttentionSpec):
+        shapes = _of_attention(layer.mixer, hidden)
+    else:
+        shapes = _of_short_conv(layer.mixer, hidden)
+    for name, norm in norms.items():
+        shapes |= _norm(name, norm, hidden)
+    return shapes | _of_mlp(layer.mlp, hidden)
+
+
+def _of_attention(attention: AttentionSpec, hidden: int) -> _Shapes:
+    shapes = {
+        **_linear("q", attention.query_size, hidden, attention.qkv_bias),
+        **_linear("k", attention.kv_size, hidden, attention.qkv_bias),
+        **_linear("v", attention.kv_size, hidden, attention.qkv_bias),
+        **_linear("output", hidden, attention.query_size, attention.output_bias),
+    }
+    qk_norm = attention.qk_norm
+    if qk_norm is not None:
+        is_shared = qk_norm.over == "head" and not qk_norm.weight_per_head
+        head_dim = attention.head_dim
+        shapes |= _norm("q_norm", qk_norm.norm, head_dim if is_shared else attention.query_size)
+        shapes |= _norm("k_norm", qk_norm.norm, head_dim if is_shared else attention.kv_size)
     return shapes
 
 
-def _norm_weights(
-    name: str, layer: int | None, norm: NormSpec | None, size: int
-) -> dict[Role, tuple[int, ...]]:
+def _of_short_conv(conv: ShortConvSpec, hidden: int) -> _Shapes:
+    shapes: _Shapes = {
+        **_linear("conv_in", 3 * hidden, hidden, conv.bias),
+        **_linear("conv_out", hidden, hidden, conv.bias),
+        "conv.weight": (hidden, conv.kernel_size),
+    }
+    return shapes | {"conv.bias": (hidden,)} if conv.bias else shapes
+
+
+def _of_mlp(mlp: MlpSpec, hidden: int) -> _Shapes:
+    experts = mlp.experts
+    if experts is None:
+        return _one_mlp("", mlp, mlp.intermediate_size, hidden)
+    shapes: _Shapes = {"router.weight": (experts.num_experts, hidden)}
+    for index in range(experts.num_experts):
+        shapes |= _one_mlp(f"experts.{index}.", mlp, mlp.intermediate_size, hidden)
+    if experts.shared_intermediate_size is not None:
+        shapes |= _one_mlp("shared.", mlp, experts.shared_intermediate_size, hidden)
+    if experts.shared_gate:
+        shapes["shared_gate.weight"] = (1, hidden)
+    return shapes
+
+
+def _one_mlp(prefix: str, mlp: MlpSpec, inside: int, hidden: int) -> _Shapes:
+    shapes = _linear(f"{prefix}up", inside, hidden, mlp.bias)
+    if mlp.gated:
+        shapes |= _linear(f"{prefix}gate", inside, hidden, mlp.bias)
+    return shapes | _linear(f"{prefix}down", hidden, inside, mlp.bias)
+
+
+def _linear(name: str, outputs: int, inputs: int, bias: bool) -> _Shapes:
+    shapes: _Shapes = {f"{name}.weight": (outputs, inputs)}
+    return shapes | {f"{name}.bias": (outputs,)} if bias else shapes
+
+
+def _norm(name: str, norm: NormSpec | None, size: int) -> _Shapes:
     if norm is None:
         return {}
-    kinds = ("weight", "bias") if norm.bias else ("weight",)
-    return {Role(f"{name}.{kind}", layer): (size,) for kind in kinds}
+    kinds = {"weight": norm.has_weight, "bias": norm.bias}
+    return {f"{name}.{kind}": (size,) for kind, exists in kinds.items() if exists}

@@ -147,9 +147,9 @@ def _check(
         name,
         "tensors have another shape than the config says",
         [
-            f"{key} {list(tensor.array.shape)} instead of {list(expected[key].shape)}"
+            f"{key} {list(tensor.shape)} instead of {list(expected[key].shape)}"
             for key, tensor in tensors.items()
-            if tensor.array.shape != expected[key].shape
+            if tensor.shape != expected[key].shape
         ],
     )
     _refuse_any(

@@ -19,6 +19,11 @@ class TensorSource:
     """Several roles (a fused tensor): in this order along the output channels."""
     transposed: bool = False
     """Stored [in, out] (GPT-2's Conv1D)."""
+    by_kv_head: bool = False
+    """Several roles (q, k, v) whose output channels alternate: one KV head's share of each role
+    after the other (GPT-NeoX, BLOOM, Falcon)."""
+    first_row: int = 0
+    """Rows before it are not used (OPT's positions)."""
 
 
 TensorTable = Mapping[str, TensorSource]
