@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from shoal.engine.arbiter import Arbiter
+from shoal.engine.block_pool import ensure
+from shoal.engine.kv_budget import Account, KVBudget
 from shoal.engine.scheduler import Applied, Limits, Scheduler
 from shoal.engine.stats import SpeedMeter
 from shoal.engine.stopping import failed
 from shoal.protocol.messages import EngineConfig, EngineStats, LoadedModel, StepOutputs, Submit
-from shoal.protocol.step import LoadedRunner, Runner, StepPlan, StepResult
+from shoal.protocol.step import KVMemory, LoadedRunner, StepPlan, StepResult
 
 _log = logging.getLogger(__name__)
 
@@ -32,9 +34,11 @@ class EngineCore:
     ) -> None:
         """`models`: by name. `clock`: seconds, monotonic."""
         self._clock = clock
+        budget = KVBudget(config.kv_cache_bytes)
+        share_bytes = config.kv_cache_bytes // max(1, len(models))
         self._models = {
-            name: _Model(runner, _fit(loaded, num_blocks, config), num_blocks, config)
-            for name, (runner, loaded, num_blocks) in models.items()
+            name: _Model(loaded, _account(budget, loaded.kv_memory, share_bytes), config)
+            for name, loaded in models.items()
         }
         self._arbiter = Arbiter(list(self._models))
         self._unknown: list[Submit] = []  # for a model that is not served; to be refused
@@ -81,9 +85,14 @@ class EngineCore:
         if not ready:
             return None
         name = self._arbiter.pick(ready)
-        outputs = self._models[name].step(self._clock)
+        outputs = self._models[name].step(self._clock, self._make_way)
         self._arbiter.charge(name, outputs.step_s)
         return outputs
+
+    def _make_way(self) -> None:
+        """A model is short of blocks that are its by right: the others give up their excess."""
+        for model in self._models.values():
+            model.scheduler.make_way()
 
     def stats(self) -> list[EngineStats]:
         """Numbers of every model now."""
@@ -98,11 +107,13 @@ class EngineCore:
 class _Model:
     """One model: its scheduler, its runner and its numbers."""
 
-    def __init__(
-        self, runner: Runner, loaded: LoadedModel, num_blocks: int, config: EngineConfig
-    ) -> None:
-        self.loaded = loaded
-        self._runner = runner
+    def __init__(self, model: LoadedRunner, account: Account | None, config: EngineConfig) -> None:
+        """`account`: of the KV memory that models share; None = its blocks are its own."""
+        num_blocks = model.num_blocks
+        sure_blocks = num_blocks if account is None else min(num_blocks, account.share)
+        self.loaded = loaded = _fit(model.loaded, sure_blocks, config)
+        self._runner = model.runner
+        self._account = account
         self._speed = SpeedMeter()
         self.scheduler = Scheduler(
             Limits(
@@ -114,15 +125,23 @@ class _Model:
                 vocab_size=loaded.vocab_size,
                 max_preemptions=config.max_preemptions,
                 prefix_cache=config.prefix_cache,
-            )
+            ),
+            account,
         )
 
-    def step(self, clock: Callable[[], float]) -> StepOutputs:
-        """Plan, run, apply. An exception of the runner fails the sequences of this step only;
-        InvariantError afterwards means that the bookkeeping is damaged."""
+    def step(self, clock: Callable[[], float], make_way: Callable[[], None]) -> StepOutputs:
+        """Plan, run, apply. `make_way` is called when other models use this one's share. An
+        exception of the runner fails the sequences of this step only; InvariantError afterwards
+        means that the bookkeeping is damaged."""
         scheduler = self.scheduler
         started_s = clock()
         plan = scheduler.plan(started_s)
+        if self._account is not None and self._account.is_short:
+            make_way()
+            if not plan.seq_ids:
+                released, plan = plan.released, scheduler.plan(started_s)
+                plan.released = released + plan.released
+                ensure(bool(plan.seq_ids), "a model cannot get the blocks of its share")
         try:
             result = self._runner.run(plan)
         except Exception:  # whatever a backend raises: this step fails, the engine continues
@@ -164,7 +183,7 @@ class _Model:
             num_running=scheduler.num_running,
             num_waiting=scheduler.num_waiting,
             waiting_tokens=scheduler.num_waiting_tokens,
-            num_blocks=scheduler.limits.num_blocks,
+            num_blocks=scheduler.num_blocks,
             num_used_blocks=scheduler.num_used_blocks,
             num_preemptions=scheduler.num_preemptions,
             tokens_per_s=self._speed.tokens_per_s,
@@ -172,11 +191,17 @@ class _Model:
 
 
 def _fit(loaded: LoadedModel, num_blocks: int, config: EngineConfig) -> LoadedModel:
-    """A sequence must fit the whole block pool, or it could never finish."""
+    """A sequence must fit the blocks that the model is sure of, or it could never finish."""
     lengths = [loaded.max_model_len, num_blocks * config.block_size]
     if config.max_model_len > 0:
         lengths.append(config.max_model_len)
     return msgspec.structs.replace(loaded, max_model_len=min(lengths))
+
+
+def _account(budget: KVBudget, memory: KVMemory | None, share_bytes: int) -> Account | None:
+    if memory is None:
+        return None
+    return budget.open(memory.block_bytes, share_bytes, memory.release)
 
 
 def _refuse_model(submit: Submit) -> StepOutputs:

@@ -5,6 +5,7 @@ block by block. Knows nothing of queues, budgets or steps.
 """
 
 from shoal.engine.block_pool import BlockPool, ensure
+from shoal.engine.kv_budget import Account
 from shoal.engine.prefix_cache import CachedBlock, PrefixCache
 from shoal.engine.sequence import Sequence
 
@@ -12,11 +13,20 @@ from shoal.engine.sequence import Sequence
 class KVBlocks:
     """Block tables of all sequences of one model."""
 
-    def __init__(self, num_blocks: int, block_size: int, *, prefix_cache: bool) -> None:
+    def __init__(
+        self,
+        num_blocks: int,
+        block_size: int,
+        *,
+        prefix_cache: bool,
+        account: Account | None = None,
+    ) -> None:
+        """`account`: of the memory that models share; None = all blocks are this model's."""
         self.block_size = block_size
         self._uses_cache = prefix_cache
         self.cache = PrefixCache(block_size)
-        self.pool = BlockPool(num_blocks, on_evict=self.cache.forget)
+        self._account = account
+        self.pool = BlockPool(num_blocks, on_evict=self.cache.forget, account=account)
         # Keys of prompt blocks that a running sequence is about to compute, and which one.
         self._pending: dict[bytes, int] = {}
 
@@ -56,7 +66,9 @@ class KVBlocks:
         `num_reserved` blocks."""
         num_new = self.blocks_for(seq.num_tokens) - len(prefix)
         num_revived = sum(self.pool.ref_count(entry.block_id) == 0 for entry in prefix)
-        if num_new + num_revived + num_reserved > self.pool.num_available:
+        num_wanted = num_new + num_revived + num_reserved
+        if num_wanted > self.pool.num_admissible:
+            self._note_shortage(num_wanted)
             return False
         for entry in prefix:  # before allocating, which could evict them
             self.pool.share(entry.block_id)
@@ -72,6 +84,7 @@ class KVBlocks:
     def grow(self, seq: Sequence) -> bool:
         """One more block at the end of the table; False if there is none."""
         if self.pool.num_available == 0:
+            self._note_shortage(1)
             return False
         seq.block_ids += self.pool.allocate(1)
         return True
@@ -109,6 +122,27 @@ class KVBlocks:
         read, since the fault may lie in either."""
         for block_id in seq.block_ids:
             self._forget(block_id)
+
+    def expect(self, seq: Sequence, sign: int) -> None:
+        """The sequence arrived (1) or ended (-1): what it may need at most counts as demand."""
+        if self._account is not None:
+            self._account.demand += sign * self.blocks_for(seq.max_computed_tokens)
+
+    def end_shortage(self) -> None:
+        """Nobody waits for blocks any more, as far as is known."""
+        if self._account is not None:
+            self._account.is_short = False
+
+    @property
+    def has_excess(self) -> bool:
+        """Are more blocks used than this model's share?"""
+        return self._account is not None and self._account.has_excess
+
+    def _note_shortage(self, num_wanted: int) -> None:
+        """Blocks were not available: where they are this model's by right, others make way."""
+        account = self._account
+        if account is not None and self.pool.num_used + num_wanted <= account.share:
+            account.is_short = True
 
     def _is_shared(self, seq: Sequence) -> bool:
         return self._uses_cache and seq.submit.use_prefix_cache

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from shoal.engine.block_pool import ensure
 from shoal.engine.kv_blocks import KVBlocks
+from shoal.engine.kv_budget import Account
 from shoal.engine.sequence import Sequence, make_sequence
 from shoal.engine.stopping import Deadlines, failed, finish_after, finish_at_deadline, refusal
 from shoal.engine.waiting import WaitingQueue
@@ -56,11 +57,15 @@ class Scheduler:
     """Owns the sequences of one model and their blocks. `add`, `abort` and `expire` may be called
     between steps; a step is `plan`, run, then `apply` or `fail_step`."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, account: Account | None = None) -> None:
+        """`account`: of the KV memory that models share; None = all blocks are this model's."""
         self.limits = limits
         self.num_preemptions = 0
         self._blocks = KVBlocks(
-            limits.num_blocks, limits.block_size, prefix_cache=limits.prefix_cache
+            limits.num_blocks,
+            limits.block_size,
+            prefix_cache=limits.prefix_cache,
+            account=account,
         )
         self._waiting = WaitingQueue()
         self._running: list[Sequence] = []  # in the order of first admission
@@ -112,6 +117,7 @@ class Scheduler:
         self._sequences[seq.seq_id] = seq
         self._waiting.add(seq)
         self._deadlines.add(seq)
+        self._blocks.expect(seq, 1)
 
     def abort(self, seq_id: int) -> None:
         """Ends the sequence without reporting it as finished; unknown ids are ignored."""
@@ -131,13 +137,20 @@ class Scheduler:
         return finished
 
     @property
+    def num_blocks(self) -> int:
+        """Blocks that sequences hold or could get now."""
+        return self._blocks.pool.num_used + self._blocks.pool.num_available
+
+    @property
     def _may_admit(self) -> bool:
         return len(self._waiting) > 0 and len(self._running) < self.limits.max_rows
 
     # --- plan ----------------------------------------------------------------------------------
 
     def plan(self, now: float) -> StepPlan:
-        """The next step. It has rows whenever a sequence remains."""
+        """The next step. It has rows whenever a sequence remains and the blocks of this model's
+        share are not used by others, who `make_way`."""
+        self._blocks.end_shortage()
         if (plan := self._continue()) is not None:
             return plan
         plan = StepPlan(released=self._released)
@@ -177,6 +190,11 @@ class Scheduler:
             continues=True,
         )
         return self._to_continue
+
+    def make_way(self) -> None:
+        """Another model is short of blocks: gives up what is used beyond this model's share."""
+        while self._blocks.has_excess:
+            self._preempt(self._running[-1])
 
     def _plan_decodes(self, plan: StepPlan) -> list[Sequence]:
         """Rows for all sequences with one token to compute; returns the others."""
@@ -334,6 +352,7 @@ class Scheduler:
     def _drop(self, seq: Sequence) -> None:
         del self._sequences[seq.seq_id]
         self._deadlines.remove(seq.seq_id)
+        self._blocks.expect(seq, -1)
         if seq.seq_id in self._waiting:
             self._waiting.remove(seq)
         else:

@@ -5,6 +5,7 @@ cache hits and decode need no special cases. A plan is a diff: between steps the
 tokens, block table and sampling state of each row.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -86,6 +87,15 @@ class Runner(Protocol):
         ...
 
 
+class KVMemory(NamedTuple):
+    """Of a runner whose KV blocks cost memory only while they are in use, so that models can share
+    one budget."""
+
+    block_bytes: int
+    release: Callable[[list[int]], None]
+    """Gives the memory of these blocks back to the system; their content is lost."""
+
+
 class LoadedRunner(NamedTuple):
     """A loaded model and its runner."""
 
@@ -93,4 +103,6 @@ class LoadedRunner(NamedTuple):
     loaded: LoadedModel
     """Description sent to the HTTP server."""
     num_blocks: int
-    """Number of KV blocks allocated."""
+    """KV blocks it can address."""
+    kv_memory: KVMemory | None = None
+    """None: its blocks are memory of its own, and none of it is shared."""

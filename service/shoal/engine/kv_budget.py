@@ -1,0 +1,126 @@
+"""The KV memory that all models of the engine share, by demand.
+
+A block costs memory from its first use until its pages are given back. Each model is sure of an
+even share. Beyond it a model admits sequences as far as the others, each within its share, have no
+demand for the memory; what they hold without using it (free blocks, or only cached ones) is given
+back for it. A model that waits for blocks within its own share is short; while one is, those beyond
+their share get no more, and preempt down to it.
+
+Knows bytes and pools, nothing of tokens or sequences.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class Pool(Protocol):
+    """What the budget asks of a model's blocks."""
+
+    @property
+    def num_used(self) -> int:
+        """Blocks that sequences hold."""
+        ...
+
+    @property
+    def num_backed(self) -> int:
+        """Blocks that cost memory now."""
+        ...
+
+    def give_back(self, count: int) -> list[int]:
+        """The ids of at most `count` blocks that were not used and cost nothing from now on."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Account:
+    """One model's part of the budget."""
+
+    budget: "KVBudget"
+    block_bytes: int
+    share: int
+    """Blocks it is sure of."""
+    release: Callable[[list[int]], None]
+    """Gives the memory of these blocks back to the system."""
+    pool: Pool = field(init=False)
+    demand: int = 0
+    """Blocks that its sequences, waiting ones too, may need at most."""
+    is_short: bool = False
+    """Does it wait for a block within its share?"""
+
+    @property
+    def num_affordable(self) -> int:
+        """Blocks that it could back now, beyond those it has."""
+        return max(0, self.budget.reachable_bytes(self) // self.block_bytes)
+
+    @property
+    def has_excess(self) -> bool:
+        """Does it use more than its share?"""
+        return self.pool.num_used > self.share
+
+    @property
+    def limit(self) -> int | None:
+        """Most blocks it may use now; None = what it can get."""
+        return self.share if any(other.is_short for other in self._others) else None
+
+    @property
+    def limit_of_admission(self) -> int:
+        """Most blocks it may use with one sequence more."""
+        kept = sum(min(o.demand, o.share) * o.block_bytes for o in self._others)
+        return max(self.share, (self.budget.total_bytes - kept) // self.block_bytes)
+
+    @property
+    def has_room(self) -> bool:
+        """Can one more block be backed without taking another from anybody?"""
+        return self.budget.free_bytes >= self.block_bytes
+
+    def make_room(self) -> None:
+        """Lets other models give back until one more block can be backed."""
+        self.budget.make_room(self)
+
+    @property
+    def _others(self) -> "list[Account]":
+        return [account for account in self.budget.accounts if account is not self]
+
+
+class KVBudget:
+    """So many bytes for the blocks of all models."""
+
+    def __init__(self, total_bytes: int) -> None:
+        self.total_bytes = total_bytes
+        self.accounts: list[Account] = []
+
+    def open(
+        self, block_bytes: int, share_bytes: int, release: Callable[[list[int]], None]
+    ) -> Account:
+        """An account for one model; its pool is set by the pool itself."""
+        account = Account(self, block_bytes, share_bytes // block_bytes, release)
+        self.accounts.append(account)
+        return account
+
+    @property
+    def free_bytes(self) -> int:
+        backed = sum(account.pool.num_backed * account.block_bytes for account in self.accounts)
+        return self.total_bytes - backed
+
+    def reachable_bytes(self, account: Account) -> int:
+        """What is free, and what others hold without using it."""
+        idle = sum(_num_idle(o) * o.block_bytes for o in self.accounts if o is not account)
+        return self.free_bytes + idle
+
+    def make_room(self, account: Account) -> None:
+        """Those most beyond their share give first; they give no block that is used."""
+        others = [each for each in self.accounts if each is not account]
+        for other in sorted(others, key=_excess_bytes, reverse=True):
+            missing_bytes = account.block_bytes - self.free_bytes
+            if missing_bytes <= 0:
+                return
+            other.release(other.pool.give_back(-(-missing_bytes // other.block_bytes)))
+
+
+def _num_idle(account: Account) -> int:
+    return account.pool.num_backed - account.pool.num_used
+
+
+def _excess_bytes(account: Account) -> int:
+    return (account.pool.num_backed - account.share) * account.block_bytes
