@@ -83,7 +83,7 @@ class Settings(BaseSettings):
     kv_cache_bytes: int = Field(
         _ENGINE.kv_cache_bytes,
         ge=1 << 20,
-        description="Bytes for the KV caches of all models together.",
+        description="Bytes for the KV caches of all models together; used by whom they are needed.",
     )
     max_batch_size: int = Field(
         _ENGINE.max_batch_size, ge=1, le=1024, description="Maximum sequences in one step."

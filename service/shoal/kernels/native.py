@@ -4,7 +4,7 @@ The library executes a `DecoderSpec`; weights come by role. A weight is float32,
 that holds the bits of bfloat16, in any strides.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
@@ -265,6 +265,12 @@ class NativeModel:
     def copy_block(self, source: int, target: int) -> None:
         """Copies the keys and values of one block to another, in all layers."""
         self._model.copy_block(source, target)
+
+    def release_blocks(self, block_ids: Iterable[int]) -> None:
+        """Gives the memory of these blocks back to the system; their content is lost, and the next
+        write takes memory again."""
+        for block_id in block_ids:
+            self._model.release_block(block_id)
 
 
 def _checked(

@@ -14,7 +14,7 @@ from shoal.model.registry import read_model
 from shoal.model.spec import DecoderSpec, Role
 from shoal.model.weights import load_weights, num_parameters, stored_format
 from shoal.protocol.messages import EngineConfig, LoadedModel, ModelSource
-from shoal.protocol.step import LoadedRunner
+from shoal.protocol.step import KVMemory, LoadedRunner
 from shoal.runner.device import available_bytes, choose_device, choose_dtype, usable_cores
 from shoal.runner.inputs import Backend
 from shoal.runner.kernel_choice import KernelChoice, choose_kernels
@@ -47,6 +47,7 @@ class _Built:
     device: str
     num_blocks: int
     weight_bytes: int
+    kv_memory: KVMemory | None = None
 
 
 def load_runner(
@@ -55,7 +56,8 @@ def load_runner(
     kv_bytes: int,
     on_progress: Callable[[float], None],
 ) -> LoadedRunner:
-    """Raises ModelFolderError or ConfigError."""
+    """`kv_bytes`: this model's share of the KV memory; where models can share all of it, its blocks
+    address the whole of `config.kv_cache_bytes`. Raises ModelFolderError or ConfigError."""
     files = open_model(Path(source.path))
     is_quantized = config.quantize != "none"
     quality_loss = read_quality_loss(files, config.quantize) if is_quantized else None
@@ -95,7 +97,7 @@ def load_runner(
         quality_loss=quality_loss,
         kernels_reason=choice.reason,
     )
-    return LoadedRunner(runner, loaded, built.num_blocks)
+    return LoadedRunner(runner, loaded, built.num_blocks, built.kv_memory)
 
 
 def check_model(files: ModelFiles, config: EngineConfig) -> list[str]:
@@ -153,7 +155,9 @@ def _native_backend(model: _Model, config: EngineConfig, kv_bytes: int) -> _Buil
     dtype = native_dtype(config.dtype, stored_format(model.weights), config.quantize)
     _refuse_too_large(model, {"float32": 4, "bfloat16": 2, "int8": 1}[dtype])
     kv_number_bytes = 4 if dtype == "float32" else 2  # keys and values of int8 are bfloat16
-    num_blocks = num_kv_blocks(model.spec, config, kv_bytes, kv_number_bytes, model.max_tokens)
+    num_kv_blocks(model.spec, config, kv_bytes, kv_number_bytes, model.max_tokens)
+    shared_bytes = max(kv_bytes, config.kv_cache_bytes)
+    num_blocks = num_kv_blocks(model.spec, config, shared_bytes, kv_number_bytes, model.max_tokens)
     backend = NativeBackend(
         model.spec,
         model.weights,
@@ -163,7 +167,7 @@ def _native_backend(model: _Model, config: EngineConfig, kv_bytes: int) -> _Buil
         num_threads=config.num_threads or usable_cores(),
         num_token_ids=model.num_token_ids,
     )
-    return _Built(backend, dtype, "cpu", num_blocks, backend.weight_bytes)
+    return _Built(backend, dtype, "cpu", num_blocks, backend.weight_bytes, backend.kv_memory)
 
 
 def _torch_backend(model: _Model, config: EngineConfig, kv_bytes: int) -> _Built:

@@ -10,8 +10,9 @@ import pytest
 from shoal.config import Settings, engine_config
 from shoal.errors import ConfigError, ModelFolderError
 from shoal.kernels import native
-from shoal.protocol.messages import EngineConfig, LoadedModel, ModelSource
+from shoal.protocol.messages import EngineConfig, ModelSource
 from shoal.protocol.params import OutputParams
+from shoal.protocol.step import LoadedRunner
 from shoal.runner import load as load_module
 from shoal.runner.load import load_runner
 from tests.fakes.tiny_models import write_tiny_llama
@@ -21,9 +22,11 @@ needs_native = pytest.mark.skipif(not native.available(), reason="native kernels
 METRICS = {"perplexity": {"full": 7.25, "int8": 7.3}}
 
 
-def load(folder: Path, **config: Any) -> tuple[Any, LoadedModel, int]:
+def load(folder: Path, **config: Any) -> LoadedRunner:
     settings = EngineConfig(
-        models=(), **{"kernels": "native", "quantize": "int8", "num_threads": 1, **config}
+        models=(),
+        kv_cache_bytes=4 << 20,
+        **{"kernels": "native", "quantize": "int8", "num_threads": 1, **config},
     )
     return load_runner(ModelSource("tiny", str(folder)), settings, 4 << 20, lambda _: None)
 
@@ -31,8 +34,8 @@ def load(folder: Path, **config: Any) -> tuple[Any, LoadedModel, int]:
 @needs_native
 def test_an_int8_model_says_so_and_takes_a_quarter_of_the_weight_memory(tmp_path: Path) -> None:
     folder = write_tiny_llama(tmp_path / "tiny", hidden_size=192, intermediate_size=384)
-    _, whole, whole_blocks = load(folder, quantize="none")
-    _, small, small_blocks = load(folder)
+    _, whole, whole_blocks, _ = load(folder, quantize="none")
+    _, small, small_blocks, _ = load(folder)
     assert (whole.dtype, whole.quantization) == ("float32", "none")
     assert (small.dtype, small.quantization) == ("int8", "int8")
     # The token table of a model that is not tied stays as it is; the rest shrinks to a quarter.
@@ -46,7 +49,7 @@ def test_int8_logprobs_are_close_to_those_of_the_whole_weights(tmp_path: Path) -
     folder = write_tiny_llama(tmp_path / "tiny", hidden_size=192)
     values = {}
     for quantize in ("none", "int8"):
-        runner, _, _ = load(folder, quantize=quantize)
+        runner, _, _, _ = load(folder, quantize=quantize)
         row = new_row(1, list(range(30)), [5, 2], output=OutputParams(prompt_logprobs=0))
         result = runner.run(plan((1, 0, 30), new=[row]))
         values[quantize] = [one.logprob for one in result.prompt_logprobs[1]]

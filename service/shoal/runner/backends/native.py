@@ -10,6 +10,7 @@ from shoal.errors import ConfigError
 from shoal.kernels import native
 from shoal.kernels.native import Dtype
 from shoal.model.spec import DecoderSpec, Role
+from shoal.protocol.step import KVMemory
 from shoal.runner.inputs import Float32, HeadOutputs, StepInputs
 
 _NO_IDS: NDArray[np.int32] = np.empty(0, np.int32)
@@ -50,6 +51,7 @@ class NativeBackend:
         )
         self.name = self._model.kernel_set
         self.weight_bytes = self._model.weight_bytes
+        self.kv_memory = KVMemory(self._model.block_bytes, self._model.release_blocks)
 
     def forward(self, inputs: StepInputs) -> Float32:
         """float32 logits [L, vocab_size], padded rows of the vocabulary included."""

@@ -124,6 +124,7 @@ void bind_model(nb::module_& module) {
            nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg().none(),
            nb::arg().none(), nb::arg().none(), nb::arg().none())
       .def("copy_block", &Model::copy_block)
+      .def("release_block", &Model::release_block)
       .def_prop_ro("weight_bytes", &Model::weight_bytes)
       .def_prop_ro("block_bytes", &Model::block_bytes)
       .def_prop_ro("kernel_set", [](const Model& model) { return model.kernels()->name; });

@@ -2,6 +2,7 @@
 #include "memory/region.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstdint>
 #include <new>
@@ -37,6 +38,14 @@ Region& Region::operator=(Region&& other) noexcept {
   std::swap(mapped_, other.mapped_);
   std::swap(mapped_bytes_, other.mapped_bytes_);
   return *this;
+}
+
+void Region::release(std::size_t offset, std::size_t bytes) {
+  const std::size_t page = sysconf(_SC_PAGESIZE);
+  const std::uintptr_t first = reinterpret_cast<std::uintptr_t>(data_) + offset;
+  const std::uintptr_t start = (first + page - 1) / page * page;
+  const std::uintptr_t end = (first + bytes) / page * page;
+  if (start < end) madvise(reinterpret_cast<void*>(start), end - start, MADV_DONTNEED);
 }
 
 char* Arena::take(std::size_t bytes) {

@@ -15,6 +15,9 @@ class Region {
   Region(Region&& other) noexcept;
   Region& operator=(Region&& other) noexcept;
 
+  // Gives the whole pages of a part back to the system: they are zero again.
+  void release(std::size_t offset, std::size_t bytes);
+
   std::size_t bytes() const { return bytes_; }
   char* data() const { return data_; }
   template <class T>

@@ -21,7 +21,7 @@ void Model::store_head(const Layer& layer, int token, int kv_head) {
   const float* value = row + (c.num_heads + c.num_kv_heads + kv_head) * dim;
   kernels_->rotate(key, dim, layer.k_norm.of_head(), cos_sin, half, 1.0f);
   const int slot = in_.slots[token];
-  char* k = kv_.data() + layer.kv.offset + slot / kBlock * layer.kv.block_bytes +
+  char* k = kv_.data() + layer.kv.offset + slot / kBlock * block_bytes_ +
             kv_head * layer.kv.head_bytes;
   kernels_->store_kv[static_cast<int>(kv_format_)](
       {k, k + layer.kv.k_bytes, slot % kBlock, dim, key, value});
@@ -50,7 +50,7 @@ void Model::attend(int worker, const Layer& layer, int task, bool store,
   if (store) store_head(layer, chunk.first, kv_head);
   AttendArgs a{};
   a.kv = kv_.data() + kv.offset + kv_head * kv.head_bytes;
-  a.block_bytes = kv.block_bytes;
+  a.block_bytes = block_bytes_;
   a.v_offset = kv.k_bytes;
   a.next = prefetch_next_head && chunk.count == 1 ? kv.head_bytes - kv.k_bytes : 0;
   a.table = in_.block_tables + static_cast<std::size_t>(chunk.row) * in_.table_width;

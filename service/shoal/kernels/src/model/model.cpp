@@ -91,18 +91,13 @@ Model::Model(const ModelConfig& c, Format format, const Kernels* kernels, int nu
   hidden_stride_ = round_up(c.hidden_size, kPanel);
   num_stages_ = 4;  // embedding, head
   layers_.reserve(c.layers.size());
-  std::size_t kv_bytes = 0;
-  for (const LayerConfig& layer : c.layers) {
-    add_layer(layer);
-    layers_.back().kv.offset = kv_bytes;
-    kv_bytes += layers_.back().kv.block_bytes * num_blocks;
-  }
+  for (const LayerConfig& layer : c.layers) add_layer(layer);
   widest_ = round_up(std::max({attention_stride_, hidden_stride_, mlp_stride_}),
                      Int16Block::kInputs);
   const auto floats = [&](int stride) {
     return Region(sizeof(float) * static_cast<std::size_t>(stride) * max_tokens);
   };
-  kv_ = Region(kv_bytes);
+  kv_ = Region(block_bytes_ * num_blocks);
   x_ = floats(hidden_stride_);
   qkv_ = floats(qkv_stride_);
   attention_ = floats(attention_stride_);
@@ -141,7 +136,8 @@ void Model::add_layer(const LayerConfig& c) {
   layer.kv.k_bytes = round_up(static_cast<int>(kv.panel_bytes(a.head_dim)), 64);
   layer.kv.head_bytes =
       layer.kv.k_bytes + kv.panel_bytes(kBlock) * (round_up(a.head_dim, kPanel) / kPanel);
-  layer.kv.block_bytes = layer.kv.head_bytes * a.num_kv_heads;
+  layer.kv.offset = block_bytes_;
+  block_bytes_ += layer.kv.head_bytes * a.num_kv_heads;
   qkv_stride_ = std::max(qkv_stride_, round_up(qkv_size, kPanel));
   attention_stride_ = std::max(attention_stride_, round_up(a.query_size(), kPanel));
   mlp_stride_ = std::max(mlp_stride_, round_up(c.mlp.intermediate_size, kPanel));
@@ -165,21 +161,18 @@ std::size_t Model::weight_bytes() const {
   return bytes;
 }
 
-std::size_t Model::block_bytes() const {
-  std::size_t bytes = 0;
-  for (const Layer& layer : layers_) bytes += layer.kv.block_bytes;
-  return bytes;
-}
-
 void Model::copy_block(int source, int target) {
   require(source >= 0 && source < num_blocks_ && target >= 0 && target < num_blocks_,
           "block id outside the cache");
   pool_.wait_idle(0);
-  for (const Layer& layer : layers_) {
-    char* kv = kv_.data() + layer.kv.offset;
-    std::memcpy(kv + target * layer.kv.block_bytes, kv + source * layer.kv.block_bytes,
-                layer.kv.block_bytes);
-  }
+  std::memcpy(kv_.data() + target * block_bytes_, kv_.data() + source * block_bytes_,
+              block_bytes_);
+}
+
+void Model::release_block(int block) {
+  require(block >= 0 && block < num_blocks_, "block id outside the cache");
+  pool_.wait_idle(0);
+  kv_.release(block * block_bytes_, block_bytes_);
 }
 
 }  // namespace shoal

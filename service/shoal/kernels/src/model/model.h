@@ -58,8 +58,9 @@ class Model {
   // Throws std::invalid_argument for inputs outside their range.
   void step(const StepInputs& inputs, const StepOutputs& outputs);
   void copy_block(int source, int target);
+  void release_block(int block);  // its memory goes back to the system
   std::size_t weight_bytes() const;
-  std::size_t block_bytes() const;  // in all layers
+  std::size_t block_bytes() const { return block_bytes_; }  // in all layers
   const Kernels* kernels() const { return kernels_; }
 
  private:
@@ -147,6 +148,7 @@ class Model {
   const Format format_, kv_format_, linear_format_;
   const Kernels* const kernels_;
   const int num_blocks_, max_tokens_;
+  std::size_t block_bytes_ = 0;  // a KV block of all layers, one layer after the other
   Arena arena_;  // of all linear layers
   std::vector<Layer> layers_;
   std::vector<RotaryTable> rotaries_;
