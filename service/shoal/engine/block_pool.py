@@ -5,6 +5,7 @@ memory: never used, or given back), free (reference count 0, no content), used (
 above 0), evictable (reference count 0, but the prefix cache can still find it).
 """
 
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -36,7 +37,7 @@ class BlockPool:
         self._on_evict = on_evict
         self._account = account
         if account is not None:
-            account.pool = self
+            account.pool = weakref.proxy(self)
         # Stacks: the block freed last is most likely still in the CPU's cache.
         self._unbacked = list(range(num_blocks - 1, -1, -1))
         self._free: list[int] = []

@@ -34,10 +34,10 @@ class EngineCore:
     ) -> None:
         """`models`: by name. `clock`: seconds, monotonic."""
         self._clock = clock
-        budget = KVBudget(config.kv_cache_bytes)
+        self._budget = KVBudget(config.kv_cache_bytes)
         share_bytes = config.kv_cache_bytes // max(1, len(models))
         self._models = {
-            name: _Model(loaded, _account(budget, loaded.kv_memory, share_bytes), config)
+            name: _Model(loaded, _account(self._budget, loaded.kv_memory, share_bytes), config)
             for name, loaded in models.items()
         }
         self._arbiter = Arbiter(list(self._models))

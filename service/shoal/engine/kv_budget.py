@@ -9,6 +9,7 @@ their share get no more, and preempt down to it.
 Knows bytes and pools, nothing of tokens or sequences.
 """
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -43,6 +44,7 @@ class Account:
     release: Callable[[list[int]], None]
     """Gives the memory of these blocks back to the system."""
     pool: Pool = field(init=False)
+    """Weak too."""
     demand: int = 0
     """Blocks that its sequences, waiting ones too, may need at most."""
     is_short: bool = False
@@ -93,8 +95,9 @@ class KVBudget:
     def open(
         self, block_bytes: int, share_bytes: int, release: Callable[[list[int]], None]
     ) -> Account:
-        """An account for one model; its pool is set by the pool itself."""
-        account = Account(self, block_bytes, share_bytes // block_bytes, release)
+        """An account for one model; its pool is set by the pool itself. The caller keeps the
+        budget: accounts refer to it weakly, since the engine runs no collector for cycles."""
+        account = Account(weakref.proxy(self), block_bytes, share_bytes // block_bytes, release)
         self.accounts.append(account)
         return account
 
