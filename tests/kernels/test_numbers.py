@@ -10,6 +10,7 @@ import pytest
 from shoal.kernels.native import Dtype, available, kernel_sets
 from shoal.model.spec import Role, RotarySpec
 from tests.kernels.building import (
+    RMS,
     SPECS,
     attention,
     bf16_weights,
@@ -144,7 +145,7 @@ def test_stories260k_continues_prompts_like_its_reference(kernel_set: str) -> No
         mlp=replace(spec.layers[0].mlp, intermediate_size=config["intermediate_size"]),
     )
     spec = replace(spec, layers=(layer,) * spec.num_layers)
-    assert config["rms_norm_eps"] == spec.final_norm.eps
+    assert config["rms_norm_eps"] == RMS.eps
     model = make_model(
         spec, llama_roles(load_file(STORIES / "model.safetensors")), kernel_set=kernel_set
     )
