@@ -105,6 +105,13 @@ void Model::attend(int worker, const Layer& layer, int task, bool store,
   a.out_stride = attention_stride_;
   a.scratch = workers_[worker].attention.data();
   kernels_->attend[static_cast<int>(kv_format_)](a);
+  // Behind the last head of a row lies what a layer with more channels has left.
+  if (kv_head + 1 == c.num_kv_heads && c.query_size() % kPanel != 0)
+    for (int t = 0; t < chunk.count; ++t) {
+      float* row = attention_.as<float>() +
+                   static_cast<std::size_t>(chunk.first + t) * attention_stride_;
+      std::fill(row + c.query_size(), row + round_up(c.query_size(), kPanel), 0.0f);
+    }
 }
 
 }  // namespace shoal
