@@ -1,7 +1,7 @@
 """The interface of a family, and what all families share."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shoal.checkpoint.fields import Fields
@@ -46,6 +46,16 @@ class Architecture:
     optional_keys: Mapping[str, Neutral]
     """Config keys that this family reads and others may not. A family that does not read one
     refuses any value that is not neutral."""
+    tensors_of: Callable[[DecoderSpec], TensorTable] | None = None
+    """Further tensors, where the spec decides what a name means."""
+    older_names: Mapping[str, str] = field(default_factory=dict)
+    """Tensor name in older files -> in `tensors`."""
+
+    def table(self, spec: DecoderSpec) -> TensorTable:
+        """All tensors that a network of this spec may have."""
+        return (
+            self.tensors if self.tensors_of is None else {**self.tensors, **self.tensors_of(spec)}
+        )
 
 
 def only(*values: Any) -> Neutral:
@@ -68,7 +78,8 @@ def with_biases(tensors: TensorTable) -> dict[str, TensorSource]:
     found = dict(tensors)
     for name, source in tensors.items():
         roles = tuple(role.removesuffix("weight") + "bias" for role in source.roles)
-        found[name.removesuffix("weight") + "bias"] = TensorSource(roles)
+        bias = replace(source, roles=roles, transposed=False)
+        found[name.removesuffix("weight") + "bias"] = bias
     return found
 
 

@@ -1,6 +1,6 @@
 """The parts that a decoder's layers are made of. Shapes: T tokens of all rows, concatenated."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,10 @@ class TorchWeights:
         """None where the spec has no such weight."""
         return self.tensor(name, layer) if Role(name, layer) in self._stored else None
 
+    def constant(self, values: Sequence[float] | None) -> Tensor | None:
+        """Numbers of the spec itself, float32; None where it has none."""
+        return None if values is None else torch.tensor(values, device=self._device)
+
     def linear(self, layer: int | None, *names: str) -> "Linear":
         """One matrix, or several of the same input joined to one product."""
         weights = [self.tensor(f"{name}.weight", layer) for name in names]
@@ -54,8 +58,8 @@ class TorchWeights:
         """Changes nothing where the spec has none."""
         if spec is None:
             return _unchanged
-        weight = self.tensor(f"{name}.weight", layer)
-        if spec.weight_offset:
+        weight = self.optional(f"{name}.weight", layer)
+        if weight is not None and spec.weight_offset:
             weight = (weight.float() + spec.weight_offset).to(weight.dtype)
         return Norm(spec, weight, self.optional(f"{name}.bias", layer))
 
@@ -76,7 +80,7 @@ class Norm:
     """Over the last dimension."""
 
     spec: NormSpec
-    weight: Tensor  # [size], the offset added
+    weight: Tensor | None  # [size], the offset added
     bias: Tensor | None
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -89,6 +93,11 @@ class Norm:
 
 def _unchanged(x: Tensor) -> Tensor:
     return x
+
+
+def over_all_heads(norm: Transform) -> Transform:
+    """The norm over all heads of a token together; x [T, heads, head_dim]."""
+    return lambda x: norm(x.flatten(1)).view(x.shape)
 
 
 class Mlp:
