@@ -70,16 +70,107 @@ TINY_PHI: dict[str, Any] = {
     "eos_token_id": END_ID,
     "bos_token_id": END_ID,
 }
+_COMMON: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "torch_dtype": "float32",
+    "eos_token_id": END_ID,
+    "bos_token_id": END_ID,
+}
+TINY_GPT_NEOX: dict[str, Any] = _COMMON | {
+    "architectures": ["GPTNeoXForCausalLM"],
+    "model_type": "gpt_neox",
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "max_position_embeddings": 256,
+    "rotary_pct": 0.5,
+}
+TINY_GPT_NEO: dict[str, Any] = _COMMON | {
+    "architectures": ["GPTNeoForCausalLM"],
+    "model_type": "gpt_neo",
+    "hidden_size": 32,
+    "num_layers": 2,
+    "num_heads": 4,
+    "max_position_embeddings": 256,
+    "attention_types": [[["global", "local"], 1]],
+    "window_size": 21,
+}
+TINY_GPTJ: dict[str, Any] = _COMMON | {
+    "architectures": ["GPTJForCausalLM"],
+    "model_type": "gptj",
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 256,
+    "rotary_dim": 6,
+}
+TINY_OPT: dict[str, Any] = _COMMON | {
+    "architectures": ["OPTForCausalLM"],
+    "model_type": "opt",
+    "hidden_size": 32,
+    "ffn_dim": 72,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+}
+TINY_BLOOM: dict[str, Any] = _COMMON | {
+    "architectures": ["BloomForCausalLM"],
+    "model_type": "bloom",
+    "hidden_size": 48,
+    "n_layer": 2,
+    "n_head": 6,
+    "seq_length": 256,
+}
+TINY_FALCON: dict[str, Any] = _COMMON | {
+    "architectures": ["FalconForCausalLM"],
+    "model_type": "falcon",
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+}
+TINY_MPT: dict[str, Any] = _COMMON | {
+    "architectures": ["MptForCausalLM"],
+    "model_type": "mpt",
+    "d_model": 48,
+    "n_layers": 2,
+    "n_heads": 6,
+    "max_seq_len": 256,
+}
+TINY_STARCODER2: dict[str, Any] = _COMMON | {
+    "architectures": ["Starcoder2ForCausalLM"],
+    "model_type": "starcoder2",
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
 _LLAMA_LIKE: dict[str, dict[str, Any]] = {
     "llama": {"architectures": ["LlamaForCausalLM"]},
     "mistral": {"architectures": ["MistralForCausalLM"]},
     "qwen2": {"architectures": ["Qwen2ForCausalLM"]},
     "qwen3": {"architectures": ["Qwen3ForCausalLM"], "head_dim": 16},
+    "olmo": {"architectures": ["OlmoForCausalLM"], "rms_norm_eps": ...},
+    "olmo2": {"architectures": ["Olmo2ForCausalLM"]},
 }
 CONFIGS: dict[str, dict[str, Any]] = {
-    **{kind: TINY_LLAMA | own | {"model_type": kind} for kind, own in _LLAMA_LIKE.items()},
+    **{
+        kind: {k: v for k, v in (TINY_LLAMA | own).items() if v is not ...} | {"model_type": kind}
+        for kind, own in _LLAMA_LIKE.items()
+    },
     "gpt2": TINY_GPT2,
     "phi": TINY_PHI,
+    "gpt_neox": TINY_GPT_NEOX,
+    "gpt_neo": TINY_GPT_NEO,
+    "gptj": TINY_GPTJ,
+    "opt": TINY_OPT,
+    "bloom": TINY_BLOOM,
+    "falcon": TINY_FALCON,
+    "mpt": TINY_MPT,
+    "starcoder2": TINY_STARCODER2,
 }
 """`model_type` -> a config.json of that family."""
 

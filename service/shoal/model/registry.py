@@ -9,7 +9,24 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from shoal.checkpoint.fields import Fields
-from shoal.model.architectures import gpt2, llama, mistral, phi, qwen2, qwen3
+from shoal.model.architectures import (
+    bloom,
+    falcon,
+    gpt2,
+    gpt_neo,
+    gpt_neox,
+    gptj,
+    llama,
+    mistral,
+    mpt,
+    olmo,
+    olmo2,
+    opt,
+    phi,
+    qwen2,
+    qwen3,
+    starcoder2,
+)
 from shoal.model.architectures.base import Architecture, Neutral, only
 from shoal.model.spec import DecoderSpec
 
@@ -21,6 +38,17 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "GPT2LMHeadModel": gpt2.ARCHITECTURE,
     "GPT2Model": gpt2.ARCHITECTURE,
     "PhiForCausalLM": phi.ARCHITECTURE,
+    "GPTNeoXForCausalLM": gpt_neox.ARCHITECTURE,
+    "GPTNeoForCausalLM": gpt_neo.ARCHITECTURE,
+    "GPTJForCausalLM": gptj.ARCHITECTURE,
+    "OPTForCausalLM": opt.ARCHITECTURE,
+    "BloomForCausalLM": bloom.ARCHITECTURE,
+    "FalconForCausalLM": falcon.ARCHITECTURE,
+    "MptForCausalLM": mpt.ARCHITECTURE,
+    "MPTForCausalLM": mpt.ARCHITECTURE,
+    "OlmoForCausalLM": olmo.ARCHITECTURE,
+    "Olmo2ForCausalLM": olmo2.ARCHITECTURE,
+    "Starcoder2ForCausalLM": starcoder2.ARCHITECTURE,
 }
 """`architectures` of a config -> family."""
 
@@ -37,7 +65,9 @@ _WITHOUT_EFFECT = re.compile(
     r"""architectures | auto_map | (_?)name_or_path | transformers_version | prefix
     | (torch_)?dtype | use_bfloat16 | torchscript | chunk_size_feed_forward | is_decoder
     | (bos|eos|pad|sep|decoder_start|forced_bos|forced_eos)_token_id | tokenizer_class
-    | (attention|hidden|classifier)_dropout | (attn|embd|resid)_pdrop
+    | (attention|hidden|classifier)_dropout | (attn|emb|embd|resid)_pdrop
+    | ((resid|residual|embed|embedding)_)?dropout | layerdrop | init_(std|device)
+    | embedding_fraction
     | gradient_checkpointing | initializer_range | pretraining_tp | tie_encoder_decoder
     | use_cache | use_return_dict | return_dict(_in_generate)? | output_.* | n_ctx
     | finetuning_task | id2label | label2id | num_labels | problem_type | task_specific_params

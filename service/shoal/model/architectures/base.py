@@ -98,6 +98,16 @@ ACTIVATIONS: dict[str, Activation] = {
 """Names in a config; those of one activation differ in how it is computed, not in its value."""
 
 
+def read_size(config: Fields, key: str, other: str) -> int:
+    """A size that the family names `key` and other families `other`; transformers reads both, so
+    where both are there they must be equal. Raises ModelFolderError."""
+    if config.get(key) is None and config.get(other) is not None:
+        return config.size(other)
+    size = config.size(key)
+    config.require(config.size(other, size) == size, other, f"be equal to {key}")
+    return size
+
+
 def read_activation(config: Fields, key: str, default: str) -> Activation:
     """The MLP's activation. Raises ModelFolderError."""
     return ACTIVATIONS[config.word(key, default, ACTIVATIONS)]

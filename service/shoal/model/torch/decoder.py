@@ -142,7 +142,7 @@ class _Attention:
         if spec.qk_norm is not None:
             qk = torch.cat((self._q_norm(qk[:, :num_heads]), self._k_norm(qk[:, num_heads:])), 1)
         if spec.rotary is not None:
-            qk = rotate(qk, *rotations[spec.rotary])
+            qk = rotate(qk, *rotations[spec.rotary], interleaved=spec.rotary.interleaved)
         cache.write(batch.slots, qk[:, num_heads:], values)
         mixed = paged_attention(spec, qk[:, :num_heads], cache, batch, self._alibi_slopes)
         return self._output(mixed.reshape(len(x), -1))

@@ -138,10 +138,17 @@ class RotaryTables:
         }
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) -> Tensor:
     """Rotary positions (RoFormer, Su et al., 2021) of the first 2 * pairs channels of
-    x [T, heads, head_dim], channel i with channel i + pairs; the others stay as they are."""
+    x [T, heads, head_dim]; the others stay as they are. Pair i is channels i and i + pairs, or
+    2i and 2i + 1 where interleaved."""
     pairs = cos.shape[-1]
-    first, second, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
+    turned, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
+    if interleaved:
+        first, second = turned[..., ::2], turned[..., 1::2]
+    else:
+        first, second = turned[..., :pairs], turned[..., pairs:]
     rotated = (first * cos - second * sin, second * cos + first * sin)
+    if interleaved:
+        rotated = (torch.stack(rotated, -1).flatten(-2),)
     return torch.cat((*rotated, rest) if rest.shape[-1] else rotated, -1)
