@@ -6,10 +6,30 @@ known to be irrelevant here. The names of all others are returned, for one line 
 
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from shoal.checkpoint.fields import Fields
-from shoal.model.architectures import gpt2, llama, mistral, phi, qwen2, qwen3
+from shoal.model.architectures import (
+    cohere,
+    cohere2,
+    ernie4_5,
+    gemma,
+    gemma2,
+    gemma3,
+    gpt2,
+    granite,
+    hunyuan_v1_dense,
+    llama,
+    mistral,
+    nanochat,
+    phi,
+    phi3,
+    qwen2,
+    qwen3,
+    smollm3,
+    stablelm,
+)
 from shoal.model.architectures.base import Architecture, Neutral, only
 from shoal.model.spec import DecoderSpec
 
@@ -21,6 +41,19 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "GPT2LMHeadModel": gpt2.ARCHITECTURE,
     "GPT2Model": gpt2.ARCHITECTURE,
     "PhiForCausalLM": phi.ARCHITECTURE,
+    "Phi3ForCausalLM": phi3.ARCHITECTURE,
+    "GemmaForCausalLM": gemma.ARCHITECTURE,
+    "Gemma2ForCausalLM": gemma2.ARCHITECTURE,
+    "Gemma3ForCausalLM": gemma3.ARCHITECTURE,
+    "Gemma3TextModel": gemma3.ARCHITECTURE,
+    "SmolLM3ForCausalLM": smollm3.ARCHITECTURE,
+    "GraniteForCausalLM": granite.ARCHITECTURE,
+    "CohereForCausalLM": cohere.ARCHITECTURE,
+    "Cohere2ForCausalLM": cohere2.ARCHITECTURE,
+    "StableLmForCausalLM": stablelm.ARCHITECTURE,
+    "Ernie4_5ForCausalLM": ernie4_5.ARCHITECTURE,
+    "HunYuanDenseV1ForCausalLM": hunyuan_v1_dense.ARCHITECTURE,
+    "NanoChatForCausalLM": nanochat.ARCHITECTURE,
 }
 """`architectures` of a config -> family."""
 
@@ -29,6 +62,7 @@ _OPTIONAL_KEYS: Mapping[str, Neutral] = {
     "per_layer_config": only({}),
     "pruned_heads": only({}),
     "rope_interleaved": only(False),
+    "use_bidirectional_attention": only(False),
     **{key: rule for each in ARCHITECTURES.values() for key, rule in each.optional_keys.items()},
 }
 """Keys that change the results of some network; a family that does not read one refuses it."""
@@ -36,7 +70,7 @@ _OPTIONAL_KEYS: Mapping[str, Neutral] = {
 _WITHOUT_EFFECT = re.compile(
     r"""architectures | auto_map | (_?)name_or_path | transformers_version | prefix
     | (torch_)?dtype | use_bfloat16 | torchscript | chunk_size_feed_forward | is_decoder
-    | (bos|eos|pad|sep|decoder_start|forced_bos|forced_eos)_token_id | tokenizer_class
+    | (bos|eos|eod|pad|sep|decoder_start|forced_bos|forced_eos)_token_id | tokenizer_class
     | (attention|hidden|classifier)_dropout | (attn|embd|resid)_pdrop
     | gradient_checkpointing | initializer_range | pretraining_tp | tie_encoder_decoder
     | use_cache | use_return_dict | return_dict(_in_generate)? | output_.* | n_ctx
@@ -87,5 +121,7 @@ def _find_architecture(fields: Fields) -> Architecture:
     names = fields.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     is_known = isinstance(name, str) and name in ARCHITECTURES
-    fields.require(is_known, "architectures", f"begin with one of {', '.join(ARCHITECTURES)}")
+    nearest = ", ".join(get_close_matches(str(name), ARCHITECTURES, n=3, cutoff=0))
+    rule = f"begin with one of {len(ARCHITECTURES)} known classes, such as {nearest}"
+    fields.require(is_known, "architectures", rule)
     return ARCHITECTURES[str(name)]
