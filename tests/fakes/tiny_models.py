@@ -106,8 +106,12 @@ _LLAMA_LIKE: dict[str, dict[str, Any]] = {
         "sliding_window_pattern": 2,
         "rope_local_base_freq": 1000.0,
     },
-    "phi3": {"architectures": ["Phi3ForCausalLM"]},
-    "smollm3": {"architectures": ["SmolLM3ForCausalLM"], "no_rope_layer_interval": 2},
+    "phi3": {"architectures": ["Phi3ForCausalLM"], "pad_token_id": None},
+    "smollm3": {
+        "architectures": ["SmolLM3ForCausalLM"],
+        "pad_token_id": None,
+        "no_rope_layer_interval": 2,
+    },
     "granite": {
         "architectures": ["GraniteForCausalLM"],
         "embedding_multiplier": 3.0,
@@ -173,9 +177,11 @@ def write_tiny_model(
 
 
 def random_weights(config: Mapping[str, Any], seed: int = 0) -> Arrays:
-    """Weights of a config.json: matrices of unit gain, norms near one, biases near zero."""
+    """Weights of a config.json: matrices of unit gain, scales of norms near one, biases near
+    zero."""
     rng = np.random.default_rng(seed)
     architecture, spec, _ = read_model(config, "tiny/config.json")
+    offset = spec.final_norm.weight_offset if spec.final_norm else 0.0
     arrays: Arrays = {}
     for name, (shape, source, _) in expected_tensors(architecture, spec).items():
         values = rng.standard_normal(shape, np.float32)
@@ -186,7 +192,7 @@ def random_weights(config: Mapping[str, Any], seed: int = 0) -> Arrays:
         else:
             values *= np.float32(0.2)
             if not name.endswith(".bias"):
-                values += 1
+                values += np.float32(1 - offset)
         arrays[name] = values.astype(np.float32)
     return arrays
 

@@ -143,6 +143,7 @@ LLAMA_LIKE_CASES: dict[str, dict[str, dict[str, Any]]] = {
         },
         "untied, theta and eps": {
             "tie_word_embeddings": False,
+            "logit_scale": 1.0,
             "rope_theta": ...,
             "layer_norm_eps": 1e-2,
             "num_hidden_layers": 3,

@@ -45,6 +45,8 @@ def make_backend(folder: Path, kind: str = "torch", *, num_blocks: int = NUM_BLO
     if kind == "native":
         from shoal.runner.backends.native import NativeBackend
 
+        if missing := native.supports(spec):
+            pytest.skip(f"native kernels lack {', '.join(missing)}")
         return NativeBackend(
             spec,
             weights,

@@ -4,6 +4,7 @@ computes for the changed config, or the key is refused by name. Nothing is read 
 
 import json
 from collections.abc import Iterator
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -34,6 +35,8 @@ BASES: dict[str, dict[str, Any]] = {
     "mistral": CONFIGS["mistral"] | {"sliding_window": 11},
     "qwen2": CONFIGS["qwen2"] | WINDOWS,
     "qwen3": CONFIGS["qwen3"] | WINDOWS,
+    "phi3": CONFIGS["phi3"] | {"original_max_position_embeddings": 64},
+    "smollm3": CONFIGS["smollm3"] | {"use_sliding_window": True, "sliding_window": 11},
 }
 CHANGES: dict[str, Any] = {
     "vocab_size": 300,
@@ -57,6 +60,25 @@ CHANGES: dict[str, Any] = {
     "sliding_window": 7,
     "use_sliding_window": True,
     "layer_types": ["sliding_attention", "full_attention"],
+    "hidden_activation": "relu",
+    "use_bidirectional_attention": True,
+    "query_pre_attn_scalar": 30,
+    "attn_logit_softcapping": 2.0,
+    "final_logit_softcapping": 2.0,
+    "sliding_window_pattern": 1,
+    "rope_local_base_freq": 50.0,
+    "no_rope_layers": [0, 1],
+    "no_rope_layer_interval": 3,
+    "embedding_multiplier": 2.0,
+    "attention_multiplier": 0.1,
+    "residual_multiplier": 0.5,
+    "logits_scaling": 2.5,
+    "logit_scale": 0.25,
+    "use_qk_norm": True,
+    "use_qkv_bias": True,
+    "use_parallel_residual": True,
+    "use_bias": True,
+    "use_cla": True,
     "n_embd": 64,
     "n_head": 2,
     "n_layer": 3,
@@ -73,12 +95,32 @@ CHANGES: dict[str, Any] = {
     "pruned_heads": {"0": [1]},
 }
 """Another value of each key that changes the numbers."""
+PHI3_ROPE: dict[str, Any] = {
+    "type": "longrope",
+    "short_factor": [2.0, 2.0, 2.0, 3.0],
+    "long_factor": [2.0, 2.0, 2.0, 4.0],
+}
 OF_FAMILY: dict[str, dict[str, Any]] = {
     "mistral": {"use_sliding_window": False},
     "gpt2": {"tie_word_embeddings": False},
     "phi": {"partial_rotary_factor": 1.0},
     "qwen2": {"use_sliding_window": False, "max_window_layers": 0},
     "qwen3": {"use_sliding_window": False, "max_window_layers": 0},
+    "gemma2": {"layer_types": ["full_attention", "sliding_attention"]},
+    "gemma3_text": {
+        "layer_types": ["full_attention", "sliding_attention"],
+        "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+        "rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 3.0}},
+    },
+    "smollm3": {"use_sliding_window": False},
+    "phi3": {"rope_scaling": PHI3_ROPE, "rope_parameters": {**PHI3_ROPE, "rope_theta": 500.0}},
+    "cohere": {"tie_word_embeddings": False},
+    "cohere2": {
+        "tie_word_embeddings": False,
+        "layer_types": ["full_attention", "sliding_attention"],
+    },
+    "stablelm": {"partial_rotary_factor": 1.0},
+    "hunyuan_v1_dense": {"use_qk_norm": False},
 }
 """The same where a family has other defaults."""
 WITHOUT_EFFECT: dict[str, Any] = {
@@ -99,9 +141,8 @@ WITHOUT_EFFECT: dict[str, Any] = {
     "attention_dropout": 0.5,
     "summary_activation": "tanh",
 }
-OBEYED_HERE_ALONE = {
-    (family, "partial_rotary_factor") for family in ("llama", "mistral", "qwen2", "qwen3")
-}
+ROTATE_WHOLE_HEADS = CONFIGS.keys() - {"gpt2", "phi", "phi3", "stablelm"}
+OBEYED_HERE_ALONE = {(family, "partial_rotary_factor") for family in ROTATE_WHOLE_HEADS}
 """`transformers` ignores it for these classes; other servers obey it."""
 
 
@@ -147,7 +188,7 @@ def ours(config: dict[str, Any]) -> Float32:
 
 def theirs(config: dict[str, Any]) -> Any:
     """The same from `transformers`, with the same weights."""
-    settings = transformers.CONFIG_MAPPING[config["model_type"]].from_dict(config)
+    settings = transformers.CONFIG_MAPPING[config["model_type"]].from_dict(deepcopy(config))
     network = transformers.AutoModelForCausalLM.from_config(
         settings, attn_implementation="eager", dtype=torch.float32
     )

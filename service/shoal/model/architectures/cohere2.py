@@ -11,7 +11,7 @@ from shoal.model.spec import DecoderSpec, LayerSpec
 
 
 def read(config: Fields, max_model_len: int | None) -> DecoderSpec:
-    windows = windows_by_pattern(config, 4)
+    windows = windows_by_pattern(config, config.size("sliding_window_pattern", 4))
     spec = cohere.read_decoder(config, max_model_len, default_theta=10_000.0, windows=windows)
 
     def own(layer: LayerSpec, window: int | None) -> LayerSpec:

@@ -12,7 +12,7 @@ def read(config: Fields, max_model_len: int | None) -> DecoderSpec:
     activation = read_activation(config, "hidden_act", "gelu_pytorch_tanh")
     if activation == "gelu":  # in the first configs; the models were trained with the other
         activation = "gelu_tanh"
-    refuse_another(config, "hidden_activation", activation)
+    refuse_another(config, "hidden_activation", "hidden_act", activation)
     bias = config.flag("attention_bias", False)
     spec = llama.read_decoder(
         config,
@@ -28,10 +28,10 @@ def read(config: Fields, max_model_len: int | None) -> DecoderSpec:
     return replace(spec, embedding_multiplier=spec.hidden_size**0.5)
 
 
-def refuse_another(config: Fields, key: str, activation: Activation) -> None:
-    """`key` is another family's for the activation; Gemma's configs often have both."""
+def refuse_another(config: Fields, key: str, own_key: str, activation: Activation) -> None:
+    """Gemma's configs often have two keys for the activation; the family reads `own_key`."""
     is_same = config.get(key) is None or read_activation(config, key, "") == activation
-    config.require(is_same, key, f"mean {activation} as the family's own key does")
+    config.require(is_same, key, f"mean the same as {own_key}, which is {activation}")
 
 
 ARCHITECTURE = Architecture(

@@ -34,7 +34,7 @@ def read_decoder(
 ) -> DecoderSpec:
     """What Gemma 2 and 3 have in common."""
     activation = read_activation(config, "hidden_activation", "gelu_pytorch_tanh")
-    refuse_another(config, "hidden_act", activation)
+    refuse_another(config, "hidden_act", "hidden_activation", activation)
     bias = config.flag("attention_bias", False)
     norm = llama.read_rms_norm(config, weight_offset=1.0)
     spec = llama.read_decoder(
@@ -79,6 +79,5 @@ ARCHITECTURE = Architecture(
         "query_pre_attn_scalar": only(),
         "attn_logit_softcapping": only(),
         "final_logit_softcapping": only(),
-        "sliding_window_pattern": only(),
     },
 )

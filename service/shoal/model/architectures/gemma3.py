@@ -14,7 +14,7 @@ from shoal.model.spec import DecoderSpec, LayerSpec, QKNormSpec, RotarySpec
 def read(config: Fields, max_model_len: int | None) -> DecoderSpec:
     config.get("_sliding_window_pattern")  # transformers writes it beside layer_types
     full, sliding = _read_rotaries(config, max_model_len)
-    windows = windows_by_pattern(config, 6)
+    windows = windows_by_pattern(config, config.size("sliding_window_pattern", 6))
     spec = gemma2.read_decoder(config, max_model_len, windows=windows, rotary=full)
 
     def own(layer: LayerSpec, window: int | None) -> LayerSpec:
@@ -73,5 +73,5 @@ ARCHITECTURE = Architecture(
         "model.layers.{layer}.self_attn.k_norm.weight": one("k_norm.weight"),
     },
     prefix="model.",
-    optional_keys={"rope_local_base_freq": only()},
+    optional_keys={"rope_local_base_freq": only(), "sliding_window_pattern": only()},
 )

@@ -1,5 +1,5 @@
-"""nanochat: norms without weights, of the embedding and of rotated queries and keys too, a plain MLP
-of squared ReLU. It rotates the other way round than Llama."""
+"""nanochat: norms without weights, of the embedding and of rotated queries and keys too, a plain
+MLP of squared ReLU. It rotates the other way round than Llama."""
 
 from dataclasses import replace
 

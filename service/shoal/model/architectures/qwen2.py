@@ -52,15 +52,12 @@ def windows_by_type(config: Fields, window: int | None, slides: Sequence[bool]) 
     return [window if kind == SLIDING else None for kind in kinds]
 
 
-def windows_by_pattern(
-    config: Fields, default_pattern: int, default_window: int = 4096
-) -> list[int | None]:
-    """The same for families where every layer has the window but each `sliding_window_pattern`-th
-    (Gemma, Cohere 2)."""
+def windows_by_pattern(config: Fields, pattern: int) -> list[int | None]:
+    """The same for families where every layer has the window but each `pattern`-th (Gemma 2 and 3,
+    Cohere 2)."""
     window = None
     if config.get("sliding_window") is not None or not config.has("sliding_window"):
-        window = config.size("sliding_window", default_window)
-    pattern = config.size("sliding_window_pattern", default_pattern)
+        window = config.size("sliding_window", 4096)
     slides = [(layer + 1) % pattern > 0 for layer in range(config.size("num_hidden_layers"))]
     is_complete = window is not None or config.get("layer_types") is not None
     config.require(is_complete or not any(slides), "sliding_window", "be a number of positions")
