@@ -148,6 +148,12 @@ TINY_STARCODER2: dict[str, Any] = _COMMON | {
     "num_key_value_heads": 2,
     "max_position_embeddings": 256,
 }
+_COHERE: dict[str, Any] = {
+    "rms_norm_eps": ...,
+    "layer_norm_eps": 1e-5,
+    "logit_scale": 0.5,
+    "tie_word_embeddings": True,
+}
 _LLAMA_LIKE: dict[str, dict[str, Any]] = {
     "llama": {"architectures": ["LlamaForCausalLM"]},
     "mistral": {"architectures": ["MistralForCausalLM"]},
@@ -155,12 +161,76 @@ _LLAMA_LIKE: dict[str, dict[str, Any]] = {
     "qwen3": {"architectures": ["Qwen3ForCausalLM"], "head_dim": 16},
     "olmo": {"architectures": ["OlmoForCausalLM"], "rms_norm_eps": ...},
     "olmo2": {"architectures": ["Olmo2ForCausalLM"]},
-}
-CONFIGS: dict[str, dict[str, Any]] = {
-    **{
-        kind: {k: v for k, v in (TINY_LLAMA | own).items() if v is not ...} | {"model_type": kind}
-        for kind, own in _LLAMA_LIKE.items()
+    "olmo3": {
+        "architectures": ["Olmo3ForCausalLM"],
+        "num_hidden_layers": 4,
+        "sliding_window": 21,
+        "rope_theta": 500000.0,
     },
+    "gemma": {
+        "architectures": ["GemmaForCausalLM"],
+        "head_dim": 16,
+        "hidden_act": "gelu_pytorch_tanh",
+    },
+    "gemma2": {
+        "architectures": ["Gemma2ForCausalLM"],
+        "head_dim": 16,
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": 20,
+        "attn_logit_softcapping": 3.0,
+        "final_logit_softcapping": 5.0,
+        "sliding_window": 21,
+    },
+    "gemma3_text": {
+        "architectures": ["Gemma3ForCausalLM"],
+        "head_dim": 16,
+        "hidden_act": None,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": 20,
+        "sliding_window": 21,
+        "sliding_window_pattern": 2,
+        "rope_local_base_freq": 1000.0,
+    },
+    "phi3": {"architectures": ["Phi3ForCausalLM"], "pad_token_id": None},
+    "smollm3": {
+        "architectures": ["SmolLM3ForCausalLM"],
+        "pad_token_id": None,
+        "no_rope_layer_interval": 2,
+    },
+    "granite": {
+        "architectures": ["GraniteForCausalLM"],
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.3,
+        "residual_multiplier": 0.7,
+        "logits_scaling": 1.5,
+    },
+    "cohere": {"architectures": ["CohereForCausalLM"], **_COHERE},
+    "cohere2": {
+        "architectures": ["Cohere2ForCausalLM"],
+        **_COHERE,
+        "sliding_window": 21,
+        "sliding_window_pattern": 2,
+    },
+    "stablelm": {
+        "architectures": ["StableLmForCausalLM"],
+        "rms_norm_eps": ...,
+        "layer_norm_eps": 1e-5,
+        "partial_rotary_factor": 0.5,
+    },
+    "ernie4_5": {"architectures": ["Ernie4_5ForCausalLM"], "head_dim": 16},
+    "hunyuan_v1_dense": {"architectures": ["HunYuanDenseV1ForCausalLM"], "head_dim": 16},
+    "nanochat": {"architectures": ["NanoChatForCausalLM"], "hidden_act": "relu2"},
+}
+
+
+def _like_llama(kind: str, own: dict[str, Any]) -> dict[str, Any]:
+    config = TINY_LLAMA | own | {"model_type": kind}
+    return {key: value for key, value in config.items() if value is not ...}
+
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    **{kind: _like_llama(kind, own) for kind, own in _LLAMA_LIKE.items()},
     "gpt2": TINY_GPT2,
     "phi": TINY_PHI,
     "gpt_neox": TINY_GPT_NEOX,
@@ -201,20 +271,22 @@ def write_tiny_model(
 
 
 def random_weights(config: Mapping[str, Any], seed: int = 0) -> Arrays:
-    """Weights of a config.json: matrices of unit gain, norms near one, biases near zero."""
+    """Weights of a config.json: matrices of unit gain, scales of norms near one, biases near
+    zero."""
     rng = np.random.default_rng(seed)
     architecture, spec, _ = read_model(config, "tiny/config.json")
+    offset = spec.final_norm.weight_offset if spec.final_norm else 0.0
     arrays: Arrays = {}
     for name, (shape, source, _) in expected_tensors(architecture, spec).items():
         values = rng.standard_normal(shape, np.float32)
-        if len(shape) == 2:
+        if len(shape) == 2 and not source.per_head:
             values *= np.float32(shape[0 if source.transposed else 1] ** -0.5)
             if source.roles[0].endswith("embedding"):
                 values *= np.float32(2)
         else:
             values *= np.float32(0.2)
             if not name.endswith(".bias"):
-                values += 1
+                values += np.float32(1 - offset)
         arrays[name] = values.astype(np.float32)
     return arrays
 

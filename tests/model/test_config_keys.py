@@ -17,6 +17,7 @@ from shoal.model.registry import ARCHITECTURES, read_model
 from shoal.model.weights import load_weights
 from shoal.runner.inputs import Float32
 from tests.fakes.tiny_models import CONFIGS, random_weights
+from tests.model import changes_gpt_like as gpt_like
 from tests.model.cases import LLAMA3, LONGROPE, YARN
 from tests.model.driving import (
     Batch,
@@ -41,6 +42,8 @@ BASES: dict[str, dict[str, Any]] = {
     "mistral": CONFIGS["mistral"] | {"sliding_window": 11},
     "qwen2": CONFIGS["qwen2"] | WINDOWS,
     "qwen3": CONFIGS["qwen3"] | WINDOWS,
+    "phi3": CONFIGS["phi3"] | {"original_max_position_embeddings": 64},
+    "smollm3": CONFIGS["smollm3"] | {"use_sliding_window": True, "sliding_window": 11},
 }
 CHANGES: dict[str, Any] = {
     "vocab_size": 300,
@@ -64,6 +67,25 @@ CHANGES: dict[str, Any] = {
     "sliding_window": 7,
     "use_sliding_window": True,
     "layer_types": ["sliding_attention", "full_attention"],
+    "hidden_activation": "relu",
+    "use_bidirectional_attention": True,
+    "query_pre_attn_scalar": 30,
+    "attn_logit_softcapping": 2.0,
+    "final_logit_softcapping": 2.0,
+    "sliding_window_pattern": 1,
+    "rope_local_base_freq": 50.0,
+    "no_rope_layers": [0, 1],
+    "no_rope_layer_interval": 3,
+    "embedding_multiplier": 2.0,
+    "attention_multiplier": 0.1,
+    "residual_multiplier": 0.5,
+    "logits_scaling": 2.5,
+    "logit_scale": 0.25,
+    "use_qk_norm": True,
+    "use_qkv_bias": True,
+    "use_parallel_residual": True,
+    "use_bias": True,
+    "use_cla": True,
     "n_embd": 64,
     "n_head": 2,
     "n_layer": 3,
@@ -80,12 +102,32 @@ CHANGES: dict[str, Any] = {
     "pruned_heads": {"0": [1]},
 }
 """Another value of each key that changes the numbers."""
+PHI3_ROPE: dict[str, Any] = {
+    "type": "longrope",
+    "short_factor": [2.0, 2.0, 2.0, 3.0],
+    "long_factor": [2.0, 2.0, 2.0, 4.0],
+}
 OF_FAMILY: dict[str, dict[str, Any]] = {
     "mistral": {"use_sliding_window": False},
     "gpt2": {"tie_word_embeddings": False},
     "phi": {"partial_rotary_factor": 1.0},
     "qwen2": {"use_sliding_window": False, "max_window_layers": 0},
     "qwen3": {"use_sliding_window": False, "max_window_layers": 0},
+    "gemma2": {"layer_types": ["full_attention", "sliding_attention"]},
+    "gemma3_text": {
+        "layer_types": ["full_attention", "sliding_attention"],
+        "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+        "rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 3.0}},
+    },
+    "smollm3": {"use_sliding_window": False},
+    "phi3": {"rope_scaling": PHI3_ROPE, "rope_parameters": {**PHI3_ROPE, "rope_theta": 500.0}},
+    "cohere": {"tie_word_embeddings": False},
+    "cohere2": {
+        "tie_word_embeddings": False,
+        "layer_types": ["full_attention", "sliding_attention"],
+    },
+    "stablelm": {"partial_rotary_factor": 1.0},
+    "hunyuan_v1_dense": {"use_qk_norm": False},
 }
 """The same where a family has other defaults."""
 WITHOUT_EFFECT: dict[str, Any] = {
@@ -106,86 +148,12 @@ WITHOUT_EFFECT: dict[str, Any] = {
     "attention_dropout": 0.5,
     "summary_activation": "tanh",
 }
-BASES |= {
-    "opt-350m": CONFIGS["opt"] | {"do_layer_norm_before": False, "word_embed_proj_dim": 24},
-    "falcon-40b": CONFIGS["falcon"] | {"new_decoder_architecture": True, "num_kv_heads": 2},
-    "olmo": CONFIGS["olmo"] | {"clip_qkv": 0.6},
-    "starcoder2": CONFIGS["starcoder2"] | {"sliding_window": 11},
-}
-CHANGES |= {
-    "use_parallel_residual": True,
-    "rotary_pct": 0.25,
-    "rotary_emb_base": 100.0,
-    "num_layers": 3,
-    "num_heads": 2,
-    "attention_types": [[["local"], 2]],
-    "attention_layers": ["global", "global"],
-    "window_size": 7,
-    "rotary_dim": 4,
-    "ffn_dim": 100,
-    "do_layer_norm_before": False,
-    "enable_bias": False,
-    "layer_norm_elementwise_affine": False,
-    "word_embed_proj_dim": 40,
-    "_remove_final_layer_norm": True,
-    "n_embed": 96,
-    "apply_residual_connection_post_layernorm": True,
-    "bias": True,
-    "alibi": True,
-    "activation": "relu",
-    "ffn_hidden_size": 100,
-    "num_kv_heads": 1,
-    "multi_query": True,
-    "parallel_attn": False,
-    "new_decoder_architecture": True,
-    "num_ln_in_parallel_attn": 1,
-    "d_model": 96,
-    "n_heads": 2,
-    "n_layers": 3,
-    "attn_config": {"clip_qkv": 0.3},
-    "no_bias": False,
-    "expansion_ratio": 3,
-    "logit_scale": 0.5,
-    "clip_qkv": 0.3,
-    "use_bias": True,
-    "norm_epsilon": 0.1,
-    "norm_type": "rms_norm",
-    "mlp_type": "gated",
-}
-UNTIED = {"tie_word_embeddings": False}
-OF_FAMILY |= {
-    "gpt_neox": {"use_parallel_residual": False, "attention_bias": False},
-    "gpt_neo": UNTIED,
-    "opt": UNTIED | {"activation_function": "gelu"},
-    "opt-350m": UNTIED | {"activation_function": "gelu", "do_layer_norm_before": True},
-    "bloom": UNTIED,
-    "falcon": UNTIED | {"multi_query": False, "num_ln_in_parallel_attn": 2},
-    "falcon-40b": UNTIED | {"new_decoder_architecture": False},
-    "mpt": UNTIED,
-    "starcoder2": UNTIED | {"use_bias": False},
-}
-WITHOUT_EFFECT |= {"max_seq_len": 128}
-IGNORED = {
-    ("falcon", "num_kv_heads"),
-    ("falcon-40b", "multi_query"),
-    ("opt-350m", "_remove_final_layer_norm"),
-    ("gptj", "n_positions"),  # a limit
-}
-"""Without effect in this family, or void by another key of the config."""
-OBEYED_HERE_ALONE = {
-    (family, "partial_rotary_factor")
-    for family in (
-        "llama",
-        "mistral",
-        "qwen2",
-        "qwen3",
-        "olmo",
-        "olmo2",
-        "starcoder2",
-        "falcon",
-        "falcon-40b",
-    )
-}
+BASES |= gpt_like.BASES
+CHANGES |= gpt_like.CHANGES
+OF_FAMILY |= gpt_like.OF_FAMILY
+WITHOUT_EFFECT |= gpt_like.WITHOUT_EFFECT
+TURN_WHOLE_HEADS = BASES.keys() - {"gpt2", "phi", "phi3", "stablelm", "gpt_neox"}
+OBEYED_HERE_ALONE = {(family, "partial_rotary_factor") for family in TURN_WHOLE_HEADS}
 """`transformers` ignores it for these classes; other servers obey it."""
 
 
@@ -329,6 +297,6 @@ def check_change(
         assert has_changed
         return
     np.testing.assert_allclose(found, theirs(changed), atol=TOLERANCE, rtol=0)
-    must_change = must_change and (family, key) not in IGNORED
+    must_change = must_change and (family, key) not in gpt_like.IGNORED
     if must_change and (key in CHANGES or key in OF_FAMILY.get(family, {})):
         assert has_changed, f"{key} was accepted and changed nothing"

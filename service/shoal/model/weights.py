@@ -49,6 +49,9 @@ def expected_tensors(architecture: Architecture, spec: DecoderSpec) -> dict[str,
         if known:
             assert len(known) == len(parts), f"{name}: the spec has some of {source.roles} only"
             rows = source.first_row + sum(part[0] for part in known)
+            if source.per_head:
+                found |= _of_each_head(name, layer, source, rows, spec)
+                continue
             shape = (rows, *known[0][1:])
             found[name] = ExpectedTensor(shape[:: -1 if source.transposed else 1], source, layer)
     assert not shapes, f"no tensor is named for {', '.join(map(str, shapes))}"
@@ -73,6 +76,9 @@ def load_weights(
     weights: dict[Role, StoredTensor] = {}
     for key, (_, source, layer) in expected.items():
         tensor = tensors[key]
+        if source.per_head:
+            _add_heads(weights, Role(source.roles[0], layer), tensor, key)
+            continue
         array = tensor.array.T if source.transposed else tensor.array[source.first_row :]
         roles = [Role(role, layer) for role in source.roles]
         groups = 1
@@ -119,7 +125,36 @@ def _sources(
             yield template, None, source
             continue
         for layer in range(spec.num_layers):
-            yield template.format(layer=layer), layer, source
+            yield template.replace("{layer}", str(layer)), layer, source
+
+
+def _of_each_head(
+    name: str, layer: int | None, source: TensorSource, size: int, spec: DecoderSpec
+) -> dict[str, ExpectedTensor]:
+    """What must be stored for a weight [size] of all heads of a layer."""
+    assert layer is not None
+    head_dim = spec.layers[layer].attention.head_dim
+    heads = range(size // head_dim)
+    if "{head}" not in name:
+        return {name: ExpectedTensor((len(heads), head_dim), source, layer)}
+    names = [name.replace("{head}", str(head)) for head in heads]
+    return dict.fromkeys(names, ExpectedTensor((head_dim,), source, layer))
+
+
+def _add_heads(
+    weights: dict[Role, StoredTensor], role: Role, tensor: StoredTensor, key: str
+) -> None:
+    """Puts the next heads behind those that are there."""
+    array = tensor.array.reshape(-1)
+    before = weights.get(role)
+    if before is not None:
+        if before.dtype != tensor.dtype:
+            raise ModelFolderError(
+                f"{tensor.file}: {key} is stored as {tensor.dtype}, other heads as {before.dtype}: "
+                "store all heads alike"
+            )
+        array = np.concatenate((before.array, array))
+    weights[role] = StoredTensor(tensor.dtype, array, tensor.file)
 
 
 def _renamed(

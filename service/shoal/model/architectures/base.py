@@ -24,11 +24,14 @@ class TensorSource:
     after the other (GPT-NeoX, BLOOM, Falcon)."""
     first_row: int = 0
     """Rows before it are not used (OPT's positions)."""
+    per_head: bool = False
+    """One role, [heads * head_dim], that is stored as [heads, head_dim] (Cohere), or, where the
+    name holds `{head}`, as one tensor [head_dim] per head (StableLM)."""
 
 
 TensorTable = Mapping[str, TensorSource]
 """Tensor name in the file -> what is in it. `{layer}` in a name stands for every layer's index, and
-the roles are that layer's."""
+the roles are that layer's; `{head}`: see `per_head`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_python_tanh": "gelu_tanh",
     "relu": "relu",
+    "relu2": "relu2",
 }
 """Names in a config; those of one activation differ in how it is computed, not in its value."""
 

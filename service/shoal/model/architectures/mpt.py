@@ -77,6 +77,5 @@ ARCHITECTURE = Architecture(
         "attn_config": only({}),
         "no_bias": only(),
         "expansion_ratio": only(),
-        "logit_scale": only(),
     },
 )

@@ -59,7 +59,6 @@ ARCHITECTURE = Architecture(
     },
     prefix="model.",
     optional_keys={
-        "use_bias": only(),
         "norm_epsilon": only(),
         "norm_type": only(),
         "mlp_type": only(),

@@ -79,6 +79,8 @@ class Decoder:
         if self._head_projection is not None:
             x = F.linear(x, self._head_projection)
         logits = self._head(x)
+        if spec.logit_multiplier != 1:
+            logits = logits * spec.logit_multiplier
         if spec.logit_soft_cap is not None:
             logits = spec.logit_soft_cap * torch.tanh(logits / spec.logit_soft_cap)
         return logits
@@ -90,6 +92,7 @@ class _Layer:
     def __init__(self, spec: LayerSpec, weights: TorchWeights, index: int) -> None:
         self._is_parallel = spec.parallel
         self._norms_sum = spec.post_norm_of == "sum"
+        self._residual_multiplier = spec.residual_multiplier
         self._shares_norm = spec.parallel and spec.mlp_norm is None
         self._attention = _Attention(spec.attention, weights, index)
         self._mlp = Mlp(spec.mlp, weights, index)
@@ -105,14 +108,17 @@ class _Layer:
         attention_input = self._attention_norm(x)
         mixed = self._attention(attention_input, rotations, batch, cache)
         if self._norms_sum:
-            x = self._attention_post_norm(x + mixed)
-            return self._mlp_post_norm(x + self._mlp(self._mlp_norm(x)))
-        mixed = self._attention_post_norm(mixed)
+            x = self._attention_post_norm(x + self._scaled(mixed))
+            return self._mlp_post_norm(x + self._scaled(self._mlp(self._mlp_norm(x))))
+        mixed = self._scaled(self._attention_post_norm(mixed))
         if not self._is_parallel:
             x = x + mixed
-            return x + self._mlp_post_norm(self._mlp(self._mlp_norm(x)))
+            return x + self._scaled(self._mlp_post_norm(self._mlp(self._mlp_norm(x))))
         mlp_input = attention_input if self._shares_norm else self._mlp_norm(x)
-        return x + mixed + self._mlp_post_norm(self._mlp(mlp_input))
+        return x + mixed + self._scaled(self._mlp_post_norm(self._mlp(mlp_input)))
+
+    def _scaled(self, branch: Tensor) -> Tensor:
+        return branch if self._residual_multiplier == 1 else branch * self._residual_multiplier
 
 
 class _Attention:
@@ -129,6 +135,9 @@ class _Attention:
             self._q_norm = over_all_heads(self._q_norm)
             self._k_norm = over_all_heads(self._k_norm)
         self._alibi_slopes = weights.constant(spec.alibi_slopes)
+        if spec.qk_norm is not None and spec.qk_norm.weight_per_head:
+            self._q_norm = weights.norm_per_head(spec, "q_norm", index)
+            self._k_norm = weights.norm_per_head(spec, "k_norm", index)
 
     def __call__(
         self, x: Tensor, rotations: Rotations, batch: AttentionBatch, cache: KVLayer
@@ -139,10 +148,20 @@ class _Attention:
             qkv = qkv.clamp(-spec.clip_qkv, spec.clip_qkv)
         num_heads, num_qk_heads = spec.num_heads, spec.num_heads + spec.num_kv_heads
         qk, values = qkv[:, :num_qk_heads], qkv[:, num_qk_heads:]
-        if spec.qk_norm is not None:
-            qk = torch.cat((self._q_norm(qk[:, :num_heads]), self._k_norm(qk[:, num_heads:])), 1)
+        norms_after_rotary = spec.qk_norm is not None and spec.qk_norm.after_rotary
+        if not norms_after_rotary:
+            qk = self._norm_heads(qk)
         if spec.rotary is not None:
             qk = rotate(qk, *rotations[spec.rotary], interleaved=spec.rotary.interleaved)
+        if norms_after_rotary:
+            qk = self._norm_heads(qk)
         cache.write(batch.slots, qk[:, num_heads:], values)
         mixed = paged_attention(spec, qk[:, :num_heads], cache, batch, self._alibi_slopes)
         return self._output(mixed.reshape(len(x), -1))
+
+    def _norm_heads(self, qk: Tensor) -> Tensor:
+        """Queries and keys [T, heads + kv, head_dim] where they have a norm."""
+        if self._spec.qk_norm is None:
+            return qk
+        num_heads = self._spec.num_heads
+        return torch.cat((self._q_norm(qk[:, :num_heads]), self._k_norm(qk[:, num_heads:])), 1)

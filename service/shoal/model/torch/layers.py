@@ -1,7 +1,7 @@
 """The parts that a decoder's layers are made of. Shapes: T tokens of all rows, concatenated."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shoal.checkpoint.files import StoredTensor
-from shoal.model.spec import Activation, MlpSpec, NormSpec, Role, RotarySpec
+from shoal.model.spec import Activation, AttentionSpec, MlpSpec, NormSpec, Role, RotarySpec
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -18,6 +18,7 @@ ACTIVATIONS: dict[Activation, Transform] = {
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "relu": F.relu,
+    "relu2": lambda x: F.relu(x).square(),
 }
 
 
@@ -63,6 +64,18 @@ class TorchWeights:
             weight = (weight.float() + spec.weight_offset).to(weight.dtype)
         return Norm(spec, weight, self.optional(f"{name}.bias", layer))
 
+    def norm_per_head(self, spec: AttentionSpec, name: str, layer: int) -> Transform:
+        """Of queries or keys [T, heads, head_dim] where every head has its own weights."""
+        assert spec.qk_norm is not None
+        norm = spec.qk_norm.norm
+        weight = self.tensor(f"{name}.weight", layer).view(-1, spec.head_dim)
+        bias = self.optional(f"{name}.bias", layer)
+        return NormPerHead(
+            Norm(replace(norm, has_weight=False, bias=False), None, None),
+            (weight.float() + norm.weight_offset).to(weight.dtype),
+            None if bias is None else bias.view(-1, spec.head_dim),
+        )
+
 
 @dataclass(slots=True)
 class Linear:
@@ -88,6 +101,19 @@ class Norm:
         if self.spec.kind == "layer":
             return F.layer_norm(x, size, self.weight, self.bias, self.spec.eps)
         x = F.rms_norm(x, size, self.weight, self.spec.eps)
+        return x if self.bias is None else x + self.bias
+
+
+@dataclass(slots=True)
+class NormPerHead:
+    """Over each head by itself; x [T, heads, head_dim]."""
+
+    plain: Norm  # without weight and bias
+    weight: Tensor  # [heads, head_dim], the offset added
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = self.plain(x) * self.weight
         return x if self.bias is None else x + self.bias
 
 
