@@ -96,7 +96,7 @@ _WITHOUT_EFFECT = re.compile(
     | (bos|eos|eod|pad|sep|decoder_start|forced_bos|forced_eos)_token_id | tokenizer_class
     | (attention|hidden|classifier)_dropout | (attn|emb|embd|resid)_pdrop
     | ((resid|residual|embed|embedding)_)?dropout | layerdrop | init_(std|device)
-    | embedding_fraction
+    | embedding_fraction | attn_impl
     | gradient_checkpointing | initializer_range | pretraining_tp | tie_encoder_decoder
     | use_cache | use_return_dict | return_dict(_in_generate)? | output_.* | n_ctx
     | finetuning_task | id2label | label2id | num_labels | problem_type | task_specific_params
@@ -137,7 +137,7 @@ def read_model(
         if key in _OPTIONAL_KEYS:
             rule = f"be left out: {architecture.model_type} does not have it"
             fields.require(_OPTIONAL_KEYS[key](value, fields), key, rule)
-        elif not _WITHOUT_EFFECT.fullmatch(key):
+        elif not _WITHOUT_EFFECT.fullmatch(key.rpartition(".")[2]):
             unused.append(key)
     return ModelDescription(architecture, spec, unused)
 
