@@ -156,6 +156,78 @@ def mixed_shapes() -> DecoderSpec:
     )  # fmt: skip
 
 
+def bloom() -> DecoderSpec:
+    """ALiBi instead of positions, a norm of the embedding."""
+    layer = LayerSpec(
+        attention(
+            6, 6, 16, rotary=None, qkv_bias=True, output_bias=True,
+            alibi_slopes=(0.5, 0.25, 0.125, 0.0625, 0.7, 0.35),
+        ),
+        MlpSpec(140, "gelu_tanh", gated=False, bias=True), LAYER_NORM, LAYER_NORM,
+    )  # fmt: skip
+    return llama(
+        layers=(layer,) * 2, final_norm=LAYER_NORM, embedding_norm=LAYER_NORM, tied_head=True
+    )
+
+
+def opt() -> DecoderSpec:
+    """Norms of the sum, none at the end; an embedding narrower than the network."""
+    layer = LayerSpec(
+        attention(3, 3, 20, rotary=None, qkv_bias=True, output_bias=True),
+        MlpSpec(131, "relu", gated=False, bias=True), None, None, LAYER_NORM, LAYER_NORM,
+        post_norm_of="sum",
+    )  # fmt: skip
+    return gpt2(layers=(layer,) * 2, final_norm=None, embedding_size=37)
+
+
+def olmo() -> DecoderSpec:
+    """Norms without weights; queries, keys and values within limits."""
+    bare = NormSpec("layer", 1e-5, has_weight=False)
+    layer = LayerSpec(attention(6, 2, 16, clip_qkv=1.2), MlpSpec(136), bare, bare)
+    return llama(layers=(layer,) * 2, final_norm=bare)
+
+
+def olmo2() -> DecoderSpec:
+    """Norms behind the branches alone; queries and keys are normed over all heads."""
+    layer = LayerSpec(
+        attention(6, 2, 15, rotary=rotary(14), qk_norm=QKNormSpec(RMS, over="all")),
+        MlpSpec(136), None, None, RMS, RMS,
+    )  # fmt: skip
+    return llama(layers=(layer,) * 2)
+
+
+def cohere() -> DecoderSpec:
+    """Parallel; neighbouring channels turn together; each head has a norm of its own."""
+    bare = NormSpec("layer", 1e-5)
+    layer = parallel(
+        attention(
+            6, 2, 16, rotary=replace(rotary(16), interleaved=True),
+            qk_norm=QKNormSpec(bare, weight_per_head=True),
+        ),
+        MlpSpec(136), attention_norm=bare,
+    )  # fmt: skip
+    return llama(layers=(layer,) * 2, final_norm=bare, tied_head=True, logit_multiplier=0.3)
+
+
+def granite() -> DecoderSpec:
+    """Four multipliers."""
+    layer = replace(llama().layers[0], residual_multiplier=0.22)
+    return llama(
+        attention(6, 2, 16, scale=0.1), layers=(layer,) * 2, embedding_multiplier=12.0,
+        logit_multiplier=0.125,
+    )  # fmt: skip
+
+
+def nanochat() -> DecoderSpec:
+    """Queries and keys are normed after they turned; relu squared."""
+    bare = NormSpec("rms", 1e-5, has_weight=False)
+    layer = LayerSpec(
+        attention(6, 2, 16, qk_norm=QKNormSpec(bare, after_rotary=True)),
+        MlpSpec(136, "relu2", gated=False), bare, bare,
+    )  # fmt: skip
+    return llama(layers=(layer,) * 2, final_norm=bare, embedding_norm=bare, logit_soft_cap=5.0)
+
+
 SPECS = {
     "llama": llama(),
     "llama_tied_biases": llama(
@@ -173,6 +245,13 @@ SPECS = {
     "neox": neox(),
     "gemma": gemma(),
     "mixed_shapes": mixed_shapes(),
+    "bloom": bloom(),
+    "opt": opt(),
+    "olmo": olmo(),
+    "olmo2": olmo2(),
+    "cohere": cohere(),
+    "granite": granite(),
+    "nanochat": nanochat(),
 }
 
 
@@ -190,7 +269,7 @@ def _make(
     if name.endswith("embedding"):
         x *= 0.5 / spec.embedding_multiplier if name == "embedding" else 0.3
         if spec.tied_head and spec.embedding_multiplier != 1:
-            x *= spec.embedding_multiplier * spec.hidden_size**-0.5
+            x *= spec.embedding_multiplier * (spec.embedding_size or spec.hidden_size) ** -0.5
     elif kind == "bias":
         x *= 0.2
     elif name.endswith("norm"):
@@ -201,9 +280,10 @@ def _make(
 
 
 def _weight_offset(spec: DecoderSpec, role: Role) -> float:
+    name = role.name.partition(".")[0]
     if role.layer is None:
-        return spec.final_norm.weight_offset
-    layer, name = spec.layers[role.layer], role.name.partition(".")[0]
+        return float(getattr(spec, name).weight_offset)
+    layer = spec.layers[role.layer]
     qk_norm = layer.attention.qk_norm
     norm = qk_norm.norm if qk_norm and name in ("q_norm", "k_norm") else getattr(layer, name)
     return float(norm.weight_offset)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -54,3 +55,23 @@ def logits_of(model: NativeModel, token_ids: Sequence[int], chunk: int = 10**6) 
     driver = Driver(model)
     parts = [token_ids[i : i + chunk] for i in range(0, len(token_ids), chunk)]
     return np.concatenate([driver.step([(0, part)]) for part in parts])
+
+
+def run_random_chunks(
+    model: NativeModel, prompts: list[list[int]], seed: int, biggest: int
+) -> list[np.ndarray]:
+    """Logits of every token of every prompt, computed in random company, order and chunks."""
+    rng = np.random.default_rng(seed)
+    driver, done = Driver(model, rng), [0] * len(prompts)
+    found: list[list[np.ndarray]] = [[] for _ in prompts]
+    while any(d < len(p) for d, p in zip(done, prompts, strict=True)):
+        ready = [i for i in range(len(prompts)) if done[i] < len(prompts[i])]
+        chosen = rng.permutation(ready)[: rng.integers(1, len(ready) + 1)].tolist()
+        sizes = [int(rng.integers(1, biggest + 1)) for _ in chosen]
+        rows = [(i, prompts[i][done[i] : done[i] + n]) for i, n in zip(chosen, sizes, strict=True)]
+        logits = driver.step(rows)
+        ends = np.cumsum([0] + [len(new) for _, new in rows])
+        for (i, new), (a, b) in zip(rows, pairwise(ends), strict=True):
+            found[i].append(logits[a:b])
+            done[i] += len(new)
+    return [np.concatenate(parts) for parts in found]

@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from shoal.model.spec import AttentionSpec, DecoderSpec, LayerSpec, NormSpec, Role, RotarySpec
+from shoal.model.spec import (
+    AttentionSpec,
+    DecoderSpec,
+    LayerSpec,
+    NormSpec,
+    QKNormSpec,
+    Role,
+    RotarySpec,
+)
 from tests.kernels.building import Weights, to_float32
 
 Arithmetic = Literal["float64", "float32", "bfloat16", "int8", "int16_block"]
@@ -25,6 +33,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "relu": F.relu,
+    "relu2": lambda x: F.relu(x).square(),
 }
 
 
@@ -70,11 +79,16 @@ def linear(x: Tensor, weights: Sequence[Tensor], arithmetic: Arithmetic) -> list
 
 
 def rotate(x: Tensor, rotary: RotarySpec) -> Tensor:
-    """Rotary positions 0.. of x [T, H, d]: channel i turns with i + half (Su et al., 2021)."""
+    """Rotary positions 0.. of x [T, H, d]: channel i turns with i + half (Su et al., 2021), or
+    with its neighbour."""
     positions = torch.arange(len(x), dtype=torch.float32)
     angle = torch.outer(positions, torch.tensor(rotary.inv_freq)).double()
     cos, sin = (f(angle).to(x.dtype)[:, None] * rotary.magnitude for f in (torch.cos, torch.sin))
     half = len(rotary.inv_freq)
+    if rotary.interleaved:
+        pairs = torch.view_as_complex(x[..., : 2 * half].unflatten(-1, (half, 2)).contiguous())
+        turned = torch.view_as_real(pairs * torch.complex(cos, sin)).flatten(-2)
+        return torch.cat((turned, x[..., 2 * half :]), -1)
     a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
     return torch.cat((a * cos - b * sin, b * cos + a * sin, rest), -1)
 
@@ -84,12 +98,16 @@ def capped(x: Tensor, cap: float | None) -> Tensor:
 
 
 def attend(spec: AttentionSpec, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """q [T, H, d], k and v [T, KV, d] -> [T, H * d]; causal, grouped heads, window, soft cap."""
+    """q [T, H, d], k and v [T, KV, d] -> [T, H * d]; causal, grouped heads, window, soft cap,
+    ALiBi."""
     group = spec.num_heads // spec.num_kv_heads
     k, v = (t.repeat_interleave(group, 1) for t in (k, v))
     scores = capped(torch.einsum("qhd,khd->hqk", q, k) * spec.scale, spec.soft_cap)
     position = torch.arange(len(q))
     behind = position[:, None] - position  # [query, key]
+    if spec.alibi_slopes is not None:
+        slopes = torch.tensor(spec.alibi_slopes, dtype=scores.dtype)
+        scores = scores - slopes[:, None, None] * behind
     seen = (behind >= 0) & (behind < (spec.window or len(q)))
     weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
     return torch.einsum("hqk,khd->qhd", weights, v).flatten(1)
@@ -113,18 +131,27 @@ class Reference:
         """Logits [T, vocab_size]."""
         spec = self.spec
         x = self._embed()[list(token_ids)] * spec.embedding_multiplier  # [T, hidden_size]
+        if spec.embedding_size is not None:
+            (x,) = self._project(x, "embedding_projection")
         if spec.learned_positions:
             x = x + self.weights[Role("position_embedding")][: len(x)]
+        x = self._norm(x, spec.embedding_norm, "embedding_norm")
         for index, layer in enumerate(spec.layers):
             x = self._layer(x, layer, index)
         x = self._norm(x, spec.final_norm, "final_norm")
+        if spec.embedding_size is not None:
+            (x,) = self._project(x, "head_projection")
         (logits,) = linear(
             x, [self.weights[Role("embedding" if spec.tied_head else "head.weight")]],
             self.arithmetic,
         )  # fmt: skip
         if spec.head_bias:
             logits = logits + self.weights[Role("head.bias")]
+        logits = logits * spec.logit_multiplier
         return np.asarray(capped(logits, spec.logit_soft_cap).numpy())
+
+    def _project(self, x: Tensor, name: str) -> list[Tensor]:
+        return linear(x, [self.weights[Role(f"{name}.weight")]], self.arithmetic)
 
     def _embed(self) -> Tensor:
         table = self.weights[Role("embedding")]
@@ -138,9 +165,12 @@ class Reference:
         return int16_weights(table) if is_integers else table
 
     def _layer(self, x: Tensor, layer: LayerSpec, index: int) -> Tensor:
+        if layer.post_norm_of == "sum":
+            return self._post_norm_layer(x, layer, index)
+        factor = layer.residual_multiplier
         normed = self._norm(x, layer.attention_norm, "attention_norm", index)
         mixed = self._attention(normed, layer.attention, index)
-        mixed = self._norm(mixed, layer.attention_post_norm, "attention_post_norm", index)
+        mixed = factor * self._norm(mixed, layer.attention_post_norm, "attention_post_norm", index)
         if layer.parallel:
             if layer.mlp_norm is not None:
                 normed = self._norm(x, layer.mlp_norm, "mlp_norm", index)
@@ -148,19 +178,41 @@ class Reference:
             x, mixed = x + mixed, torch.zeros_like(x)
             normed = self._norm(x, layer.mlp_norm, "mlp_norm", index)
         inside = self._mlp(normed, layer, index)
-        return x + mixed + self._norm(inside, layer.mlp_post_norm, "mlp_post_norm", index)
+        return x + mixed + factor * self._norm(inside, layer.mlp_post_norm, "mlp_post_norm", index)
+
+    def _post_norm_layer(self, x: Tensor, layer: LayerSpec, index: int) -> Tensor:
+        assert not layer.parallel
+        branch = self._norm(x, layer.attention_norm, "attention_norm", index)
+        branch = layer.residual_multiplier * self._attention(branch, layer.attention, index)
+        x = self._norm(x + branch, layer.attention_post_norm, "attention_post_norm", index)
+        branch = self._norm(x, layer.mlp_norm, "mlp_norm", index)
+        branch = layer.residual_multiplier * self._mlp(branch, layer, index)
+        return self._norm(x + branch, layer.mlp_post_norm, "mlp_post_norm", index)
 
     def _attention(self, x: Tensor, spec: AttentionSpec, index: int) -> Tensor:
-        q, k, v = (
-            part.view(len(x), -1, spec.head_dim) for part in self._linear(x, index, "q", "k", "v")
-        )
+        parts = self._linear(x, index, "q", "k", "v")
+        if spec.clip_qkv is not None:
+            parts = [torch.clamp(part, -spec.clip_qkv, spec.clip_qkv) for part in parts]
+        q, k, v = (part.view(len(x), -1, spec.head_dim) for part in parts)
+        after = spec.qk_norm is not None and spec.qk_norm.after_rotary
+        if spec.rotary and after:
+            q, k = rotate(q, spec.rotary), rotate(k, spec.rotary)
         if spec.qk_norm:
-            q = self._norm(q, spec.qk_norm.norm, "q_norm", index)
-            k = self._norm(k, spec.qk_norm.norm, "k_norm", index)
-        if spec.rotary:
+            q = self._qk_norm(q, spec.qk_norm, "q_norm", index)
+            k = self._qk_norm(k, spec.qk_norm, "k_norm", index)
+        if spec.rotary and not after:
             q, k = rotate(q, spec.rotary), rotate(k, spec.rotary)
         (y,) = self._linear(attend(spec, q, self._cached(k), self._cached(v)), index, "output")
         return y
+
+    def _qk_norm(self, x: Tensor, spec: QKNormSpec, name: str, index: int) -> Tensor:
+        """x [T, H, d] normed over d, or over H and d together."""
+        if spec.over == "all":
+            return self._norm(x.flatten(1), spec.norm, name, index).view_as(x)
+        if not spec.weight_per_head:
+            return self._norm(x, spec.norm, name, index)
+        normed = self._norm(x, spec.norm, name, index, heads=x.shape[1])
+        return normed.view_as(x)
 
     def _mlp(self, x: Tensor, layer: LayerSpec, index: int) -> Tensor:
         act = ACTIVATIONS[layer.mlp.activation]
@@ -180,15 +232,19 @@ class Reference:
         return [y if b is None else y + b for y, b in zip(parts, biases, strict=True)]
 
     def _norm(
-        self, x: Tensor, spec: NormSpec | None, name: str, layer: int | None = None
+        self, x: Tensor, spec: NormSpec | None, name: str, layer: int | None = None, heads: int = 0
     ) -> Tensor:
+        """`heads`: the weights are those of so many heads, x is [T, heads, d]."""
         if spec is None:
             return x
         if spec.kind == "layer":
             x = x - x.mean(-1, keepdim=True)
         y = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + spec.eps)
-        y = y * (spec.weight_offset + self.weights[Role(f"{name}.weight", layer)])
-        return y + self.weights[Role(f"{name}.bias", layer)] if spec.bias else y
+        shape = (heads, -1) if heads else (-1,)
+        if spec.has_weight:
+            weight = self.weights[Role(f"{name}.weight", layer)].view(shape)
+            y = y * (spec.weight_offset + weight)
+        return y + self.weights[Role(f"{name}.bias", layer)].view(shape) if spec.bias else y
 
     def _cached(self, x: Tensor) -> Tensor:
         """What the KV cache keeps of keys and values."""

@@ -8,7 +8,14 @@ import pytest
 from shoal.kernels import native
 from shoal.kernels.native import Dtype, available, kernel_sets, supports
 from shoal.model import spec as spec_module
-from shoal.model.spec import DecoderSpec, MlpSpec, Role, expected_weights
+from shoal.model.spec import (
+    DecoderSpec,
+    ExpertsSpec,
+    MlpSpec,
+    Role,
+    ShortConvSpec,
+    expected_weights,
+)
 from tests.kernels.building import (
     SPECS,
     Weights,
@@ -29,10 +36,10 @@ def test_every_spec_here_is_supported(name: str) -> None:
 
 
 def test_a_word_that_the_library_does_not_know_is_named_once() -> None:
-    spec = llama(mlp=MlpSpec(136, "relu2"))  # type: ignore[arg-type]
-    assert supports(spec) == ["the activation relu2"]
+    spec = llama(mlp=MlpSpec(136, "mish"))  # type: ignore[arg-type]
+    assert supports(spec) == ["the activation mish"]
     if available():
-        with pytest.raises(ValueError, match="native kernels lack the activation relu2"):
+        with pytest.raises(ValueError, match="native kernels lack the activation mish"):
             make_model(spec, {})
 
 
@@ -41,14 +48,26 @@ def test_a_field_that_the_library_does_not_execute_is_named_where_it_is_used(
 ) -> None:
     @dataclass(frozen=True, slots=True)
     class LaterSpec(DecoderSpec):
-        residual_multiplier: float = 1.0
+        later_multiplier: float = 1.0
 
     known = native._EXECUTED[DecoderSpec]
     monkeypatch.setitem(native._EXECUTED, LaterSpec, known)
     values = {field.name: getattr(llama(), field.name) for field in fields(DecoderSpec)}
     assert supports(LaterSpec(**values)) == []
-    later = LaterSpec(**values, residual_multiplier=0.2)
-    assert supports(later) == ["residual multiplier (LaterSpec)"]
+    later = LaterSpec(**values, later_multiplier=0.2)
+    assert supports(later) == ["later multiplier (LaterSpec)"]
+
+
+def test_parts_that_the_library_does_not_execute_are_named() -> None:
+    layer = llama().layers[0]
+    experts = replace(layer, mlp=MlpSpec(136, experts=ExpertsSpec(4, 2, normalized=True)))
+    mixed = replace(layer, mixer=ShortConvSpec(3))
+    assert supports(llama(layers=(layer, experts, mixed))) == ["experts", "short convolutions"]
+
+
+def test_a_parallel_layer_has_no_norm_of_the_sum() -> None:
+    layer = replace(llama().layers[0], parallel=True, post_norm_of="sum")
+    assert supports(llama(layers=(layer,))) == ["norms of the sum in a parallel layer"]
 
 
 def test_the_library_executes_every_field_that_a_spec_has() -> None:
@@ -57,8 +76,9 @@ def test_the_library_executes_every_field_that_a_spec_has() -> None:
         for kind in vars(spec_module).values()
         if isinstance(kind, type) and hasattr(kind, "__dataclass_fields__")
     ]
-    assert set(kinds) == set(native._EXECUTED)
-    for kind in kinds:
+    assert set(kinds) == native._EXECUTED.keys() | native._LACKING.keys()
+    assert not native._EXECUTED.keys() & native._LACKING.keys()
+    for kind in native._EXECUTED:
         assert {field.name for field in fields(kind)} == set(native._EXECUTED[kind].split())
 
 

@@ -1,12 +1,11 @@
 """One row's logits are the same bits alone, in any batch, in any chunks, on one thread or two."""
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 
-from shoal.kernels.native import Dtype, NativeModel, available, kernel_sets
+from shoal.kernels.native import Dtype, available, kernel_sets
 from shoal.model.spec import DecoderSpec, Role
 from tests.kernels.building import (
     SPECS,
@@ -16,7 +15,7 @@ from tests.kernels.building import (
     make_weights,
     random_tokens,
 )
-from tests.kernels.driving import Driver, logits_of
+from tests.kernels.driving import Driver, logits_of, run_random_chunks
 
 pytestmark = pytest.mark.skipif(not available(), reason="native kernels are not built")
 
@@ -38,26 +37,6 @@ CASES = [
 def build(name: str, dtype: Dtype) -> tuple[DecoderSpec, Weights]:
     weights = make_weights(SPECS[name])
     return SPECS[name], bf16_weights(weights) if dtype == "bfloat16" else weights
-
-
-def run_random_chunks(
-    model: NativeModel, prompts: list[list[int]], seed: int, biggest: int
-) -> list[np.ndarray]:
-    """Logits of every token of every prompt, computed in random company, order and chunks."""
-    rng = np.random.default_rng(seed)
-    driver, done = Driver(model, rng), [0] * len(prompts)
-    found: list[list[np.ndarray]] = [[] for _ in prompts]
-    while any(d < len(p) for d, p in zip(done, prompts, strict=True)):
-        ready = [i for i in range(len(prompts)) if done[i] < len(prompts[i])]
-        chosen = rng.permutation(ready)[: rng.integers(1, len(ready) + 1)].tolist()
-        sizes = [int(rng.integers(1, biggest + 1)) for _ in chosen]
-        rows = [(i, prompts[i][done[i] : done[i] + n]) for i, n in zip(chosen, sizes, strict=True)]
-        logits = driver.step(rows)
-        ends = np.cumsum([0] + [len(new) for _, new in rows])
-        for (i, new), (a, b) in zip(rows, pairwise(ends), strict=True):
-            found[i].append(logits[a:b])
-            done[i] += len(new)
-    return [np.concatenate(parts) for parts in found]
 
 
 @pytest.mark.parametrize(("name", "dtype", "kernel_set", "cache_bytes"), CASES)

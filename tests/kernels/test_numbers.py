@@ -10,6 +10,7 @@ import pytest
 from shoal.kernels.native import Dtype, available, kernel_sets
 from shoal.model.spec import Role, RotarySpec
 from tests.kernels.building import (
+    RMS,
     SPECS,
     attention,
     bf16_weights,
@@ -62,12 +63,15 @@ def test_int8_logits_are_near_the_float64_network(name: str, kernel_set: str) ->
 @pytest.mark.parametrize("kernel_set", kernel_sets())
 @pytest.mark.parametrize("name", SPECS)
 def test_int8_logits_follow_the_reference_that_quantises_alike(name: str, kernel_set: str) -> None:
-    spec, weights = SPECS[name], make_weights(SPECS[name])
-    tokens = random_tokens(spec, 60)
-    found = logits_of(make_model(spec, weights, dtype="int8", kernel_set=kernel_set), tokens)
-    wanted = Reference(spec, weights, "int8").forward(tokens)
-    # A value that lies on the border between two integers may fall to either side.
-    assert np.abs(found - wanted).mean() / wanted.std() < 0.01
+    spec, difference = SPECS[name], 0.0
+    for seed in range(5):
+        weights, tokens = make_weights(spec, seed), random_tokens(spec, 12, seed)
+        found = logits_of(make_model(spec, weights, dtype="int8", kernel_set=kernel_set), tokens)
+        wanted = Reference(spec, weights, "int8").forward(tokens)
+        difference += np.abs(found - wanted).mean() / wanted.std() / 5
+    # A value that lies on the border between two integers may fall to either side, and whatever
+    # is computed from it differs too.
+    assert difference < 0.01
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -144,7 +148,7 @@ def test_stories260k_continues_prompts_like_its_reference(kernel_set: str) -> No
         mlp=replace(spec.layers[0].mlp, intermediate_size=config["intermediate_size"]),
     )
     spec = replace(spec, layers=(layer,) * spec.num_layers)
-    assert config["rms_norm_eps"] == spec.final_norm.eps
+    assert config["rms_norm_eps"] == RMS.eps
     model = make_model(
         spec, llama_roles(load_file(STORIES / "model.safetensors")), kernel_set=kernel_set
     )

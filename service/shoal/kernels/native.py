@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from shoal.model.spec import (
     AttentionSpec,
     DecoderSpec,
+    ExpertsSpec,
     LayerSpec,
     MlpSpec,
     NormSpec,
     QKNormSpec,
     Role,
     RotarySpec,
+    ShortConvSpec,
     expected_weights,
 )
 
@@ -41,20 +43,26 @@ _WEIGHT_DTYPES = (np.float32, np.float16, np.uint16)
 
 _EXECUTED: dict[type, str] = {
     DecoderSpec: "vocab_size hidden_size max_position_embeddings layers final_norm tied_head "
-    "head_bias learned_positions embedding_multiplier logit_soft_cap",
-    LayerSpec: "mixer mlp attention_norm mlp_norm attention_post_norm mlp_post_norm parallel",
+    "head_bias learned_positions embedding_multiplier embedding_norm embedding_size "
+    "logit_multiplier logit_soft_cap",
+    LayerSpec: "mixer mlp attention_norm mlp_norm attention_post_norm mlp_post_norm post_norm_of "
+    "parallel residual_multiplier",
     AttentionSpec: "num_heads num_kv_heads head_dim scale qkv_bias output_bias rotary qk_norm "
-    "window soft_cap",
-    QKNormSpec: "norm",
-    RotarySpec: "inv_freq magnitude",
-    MlpSpec: "intermediate_size activation gated bias",
-    NormSpec: "kind eps bias weight_offset",
+    "window soft_cap alibi_slopes clip_qkv",
+    QKNormSpec: "norm over weight_per_head after_rotary",
+    RotarySpec: "inv_freq magnitude interleaved",
+    MlpSpec: "intermediate_size activation gated bias experts",
+    NormSpec: "kind eps bias weight_offset has_weight",
 }
 """The fields of a spec that the library executes. Whatever else a spec may hold must stand at its
 default, which means that the feature is not used."""
+_LACKING: dict[type, str] = {ExpertsSpec: "experts", ShortConvSpec: "short convolutions"}
+"""Parts of a spec that the library does not execute at all."""
 _WORDS = {
-    (MlpSpec, "activation"): ("silu", "gelu", "gelu_tanh", "relu"),
+    (MlpSpec, "activation"): ("silu", "gelu", "gelu_tanh", "relu", "relu2"),
     (NormSpec, "kind"): ("rms", "layer"),
+    (QKNormSpec, "over"): ("head", "all"),
+    (LayerSpec, "post_norm_of"): ("branch", "sum"),
 }
 """What the library knows of fields that are a choice of words."""
 
@@ -78,8 +86,10 @@ def supports(spec: DecoderSpec) -> list[str]:
 def _missing(spec: Any) -> Iterator[str]:
     kind = type(spec)
     if kind not in _EXECUTED:
-        yield kind.__name__.removesuffix("Spec")
+        yield _LACKING.get(kind, kind.__name__)
         return
+    if isinstance(spec, LayerSpec) and spec.parallel and spec.post_norm_of == "sum":
+        yield "norms of the sum in a parallel layer"
     for field in fields(spec):
         value = getattr(spec, field.name)
         if field.name not in _EXECUTED[kind].split():

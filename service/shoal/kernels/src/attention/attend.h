@@ -59,6 +59,7 @@ struct Query {
   const float* q;
   float* out;
   int first, limit;
+  float slope;  // ALiBi; 0 = off
 };
 
 inline Query query_at(const shoal::AttendArgs& a, int j) {
@@ -66,7 +67,8 @@ inline Query query_at(const shoal::AttendArgs& a, int j) {
   const int limit = a.context + token;
   const int first = a.window > 0 && limit > a.window ? limit - a.window : 0;
   return {a.q + token * a.q_stride + head * a.head_dim,
-          a.out + token * a.out_stride + head * a.head_dim, first, limit};
+          a.out + token * a.out_stride + head * a.head_dim, first, limit,
+          a.alibi ? a.alibi[head] : 0.0f};
 }
 
 inline const char* block_at(const shoal::AttendArgs& a, int b) {
@@ -94,10 +96,17 @@ SHOAL_INLINE void score_tile(const shoal::AttendArgs& a, const Query (&queries)[
     }
 }
 
+// ALiBi (Press et al., 2021) of a tile's scores from key `start` on; the query is key limit - 1.
+inline void add_distances(float* scores, const Query& query, int start) {
+  for (int i = query.first; i < query.limit; ++i)
+    scores[i - start] += query.slope * static_cast<float>(i - (query.limit - 1));
+}
+
 // Turns scores of keys [first, limit) into weights; everything else in [start, end) becomes 0.
 inline float softmax(float* scores, const Query& query, int start, int end) {
   for (int i = start; i < query.first; ++i) scores[i - start] = -INFINITY;
   for (int i = query.limit; i < end; ++i) scores[i - start] = -INFINITY;
+  if (query.slope != 0.0f) add_distances(scores, query, start);
   const int from = query.first / kBlock * kBlock - start;
   const int to = shoal::round_up(query.limit, kBlock) - start;
   const typename Vec::F max = Vec::set(max_of(scores + from, (to - from) / kPanel));

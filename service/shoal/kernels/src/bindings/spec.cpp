@@ -16,7 +16,7 @@ T get(const nb::handle& spec, const char* name) {
   return nb::cast<T>(spec.attr(name));
 }
 
-// 0 for None.
+// 0, or an empty vector, for None.
 template <class T>
 T get_or_zero(const nb::handle& spec, const char* name) {
   const nb::object value = spec.attr(name);
@@ -33,11 +33,22 @@ Enum one_of(const std::string& word, const char* const (&words)[N]) {
 NormConfig read_norm(const nb::handle& spec) {
   const auto kind = one_of<NormKind>(get<std::string>(spec, "kind"), {"rms", "layer"});
   return {kind, get<float>(spec, "eps"), get<float>(spec, "weight_offset"),
-          get<bool>(spec, "bias")};
+          get<bool>(spec, "bias"), get<bool>(spec, "has_weight")};
 }
 
 std::optional<NormConfig> read_optional_norm(const nb::handle& spec) {
   return spec.is_none() ? std::nullopt : std::optional(read_norm(spec));
+}
+
+RotaryConfig read_rotary(const nb::handle& spec) {
+  return {get<std::vector<float>>(spec, "inv_freq"), get<float>(spec, "magnitude"),
+          get<bool>(spec, "interleaved")};
+}
+
+QKNormConfig read_qk_norm(const nb::handle& spec) {
+  const int over = one_of<int>(get<std::string>(spec, "over"), {"head", "all"});
+  return {read_norm(spec.attr("norm")), over == 1, get<bool>(spec, "weight_per_head"),
+          get<bool>(spec, "after_rotary")};
 }
 
 AttentionConfig read_attention(const nb::handle& spec) {
@@ -48,17 +59,17 @@ AttentionConfig read_attention(const nb::handle& spec) {
   c.scale = get<float>(spec, "scale");
   c.window = get_or_zero<int>(spec, "window");
   c.soft_cap = get_or_zero<float>(spec, "soft_cap");
+  c.clip_qkv = get_or_zero<float>(spec, "clip_qkv");
+  c.alibi_slopes = get_or_zero<std::vector<float>>(spec, "alibi_slopes");
   const nb::object rotary = spec.attr("rotary"), qk_norm = spec.attr("qk_norm");
-  if (!rotary.is_none())
-    c.rotary = RotaryConfig{get<std::vector<float>>(rotary, "inv_freq"),
-                            get<float>(rotary, "magnitude")};
-  if (!qk_norm.is_none()) c.qk_norm = read_norm(qk_norm.attr("norm"));
+  if (!rotary.is_none()) c.rotary = read_rotary(rotary);
+  if (!qk_norm.is_none()) c.qk_norm = read_qk_norm(qk_norm);
   return c;
 }
 
 MlpConfig read_mlp(const nb::handle& spec) {
   const auto activation = one_of<Activation>(get<std::string>(spec, "activation"),
-                                             {"silu", "gelu", "gelu_tanh", "relu"});
+                                             {"silu", "gelu", "gelu_tanh", "relu", "relu2"});
   return {get<int>(spec, "intermediate_size"), activation, get<bool>(spec, "gated")};
 }
 
@@ -71,6 +82,8 @@ LayerConfig read_layer(const nb::handle& spec) {
   c.attention_post_norm = read_optional_norm(spec.attr("attention_post_norm"));
   c.mlp_post_norm = read_optional_norm(spec.attr("mlp_post_norm"));
   c.parallel = get<bool>(spec, "parallel");
+  c.post_norm_of_sum = one_of<int>(get<std::string>(spec, "post_norm_of"), {"branch", "sum"}) == 1;
+  c.residual_multiplier = get<float>(spec, "residual_multiplier");
   return c;
 }
 
@@ -83,10 +96,13 @@ ModelConfig read_spec(const nb::handle& spec, int num_token_ids) {
   c.hidden_size = get<int>(spec, "hidden_size");
   c.max_position_embeddings = get<int>(spec, "max_position_embeddings");
   for (const nb::handle layer : spec.attr("layers")) c.layers.push_back(read_layer(layer));
-  c.final_norm = read_norm(spec.attr("final_norm"));
+  c.embedding_norm = read_optional_norm(spec.attr("embedding_norm"));
+  c.embedding_size = get_or_zero<int>(spec, "embedding_size");
+  c.final_norm = read_optional_norm(spec.attr("final_norm"));
   c.tied_head = get<bool>(spec, "tied_head");
   c.learned_positions = get<bool>(spec, "learned_positions");
   c.embedding_multiplier = get<float>(spec, "embedding_multiplier");
+  c.logit_multiplier = get<float>(spec, "logit_multiplier");
   c.logit_soft_cap = get_or_zero<float>(spec, "logit_soft_cap");
   return c;
 }

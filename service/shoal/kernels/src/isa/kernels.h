@@ -11,7 +11,7 @@
 
 namespace shoal {
 
-enum class Activation : int { silu, gelu, gelu_tanh, relu };
+enum class Activation : int { silu, gelu, gelu_tanh, relu, relu2 };
 enum class NormKind : int { rms, layer };
 
 constexpr int kMaxLinearRows = 96;  // of one call
@@ -53,6 +53,7 @@ struct AttendArgs {
   int context;             // number of keys the first token sees (itself included)
   int window;              // keys seen at most, 0 = all
   float soft_cap;          // scores become cap * tanh(score / cap); 0 = off
+  const float* alibi;      // [group]: slope * (key - query position) is added behind the cap; null
   const float* q;          // token t, head g at q + t * q_stride + g * head_dim, already scaled
   std::size_t q_stride;    // floats
   float* out;              // token t, head g at out + t * out_stride + g * head_dim
@@ -80,6 +81,14 @@ struct HeadNorm {
   NormKind kind;
   float eps;
   const float *weight, *bias;
+  bool after_rotary;  // otherwise before it
+};
+
+// Rotary positions of a head at one position; cos_sin is null where it does not turn.
+struct Rotation {
+  const float* cos_sin;  // [half] cosines, [half] sines
+  int half;              // pairs of channels
+  bool interleaved;      // pair i is channels 2i and 2i + 1; otherwise i and i + half
 };
 
 struct Kernels {
@@ -92,14 +101,16 @@ struct Kernels {
   // real elements. bias may be null.
   void (*norm[2])(const float* x, const float* weight, const float* bias, float eps, int width,
                   float* out);  // by NormKind
-  // The norm of one head in place, then rotation of its first 2*half elements, then scaling.
-  // cos_sin ([half] cosines, [half] sines) may be null.
-  void (*rotate)(float* head, int head_dim, const HeadNorm& norm, const float* cos_sin, int half,
+  // The norm of one head in place and the rotation of its first 2 * half elements, in the norm's
+  // order; then scaling.
+  void (*rotate)(float* head, int head_dim, const HeadNorm& norm, const Rotation& rotation,
                  float scale);
+  void (*clip)(float* x, int n, float limit);  // within +-limit; NaN stays NaN
   // pairs = [gate 16 | up 16] repeated; out[16 * i + j] = act(gate) * up.
   void (*gated)(const float* pairs, int groups, Activation act, float* out);
   void (*activate)(float* x, int groups, Activation act);
-  void (*add)(const float* x, int groups, float* sum);        // sum += x
+  void (*add)(const float* x, int groups, float factor, float* sum);  // sum += factor * x
+  void (*scale)(float* x, int groups, float factor);
   void (*soft_cap)(float* x, int groups, float cap);          // x = cap * tanh(x / cap)
   float (*max)(const float* x, int groups);
   float (*sum_exp)(const float* x, float max, int groups);

@@ -7,19 +7,34 @@
 
 namespace shoal {
 
+Rotation Model::rotation(const Layer& layer, int token) const {
+  if (layer.rotary < 0) return {};
+  const RotaryTable& table = rotaries_[layer.rotary];
+  return {table.at(in_.positions[token]), table.half(), table.config().interleaved};
+}
+
+// Queries of the group, key and value of one KV head: limits, norm, rotation, scale; then into the
+// cache. Where the norm is over all heads, norm_all_heads() went before.
 void Model::store_head(const Layer& layer, int token, int kv_head) {
   const AttentionConfig& c = layer.attention;
   const int dim = c.head_dim, group = c.group();
-  const RotaryTable* rotary = layer.rotary < 0 ? nullptr : &rotaries_[layer.rotary];
-  const float* cos_sin = rotary ? rotary->at(in_.positions[token]) : nullptr;
-  const int half = rotary ? rotary->half() : 0;
+  const bool is_normed = c.norms_all_heads();
+  const Rotation turn =
+      is_normed && layer.q_norm.after_rotary ? Rotation{} : rotation(layer, token);
   float* row = qkv_.as<float>() + static_cast<std::size_t>(token) * qkv_stride_;
-  for (int g = 0; g < group; ++g)
-    kernels_->rotate(row + (kv_head * group + g) * dim, dim, layer.q_norm.of_head(), cos_sin, half,
-                     c.scale);
+  float* queries = row + kv_head * group * dim;
   float* key = row + (c.num_heads + kv_head) * dim;
-  const float* value = row + (c.num_heads + c.num_kv_heads + kv_head) * dim;
-  kernels_->rotate(key, dim, layer.k_norm.of_head(), cos_sin, half, 1.0f);
+  float* value = row + (c.num_heads + c.num_kv_heads + kv_head) * dim;
+  if (c.clip_qkv > 0.0f) {
+    if (!is_normed) kernels_->clip(queries, group * dim, c.clip_qkv);
+    if (!is_normed) kernels_->clip(key, dim, c.clip_qkv);
+    kernels_->clip(value, dim, c.clip_qkv);
+  }
+  for (int g = 0; g < group; ++g)
+    kernels_->rotate(queries + g * dim, dim,
+                     is_normed ? HeadNorm{} : layer.q_norm.of_head(kv_head * group + g), turn,
+                     c.scale);
+  kernels_->rotate(key, dim, is_normed ? HeadNorm{} : layer.k_norm.of_head(kv_head), turn, 1.0f);
   const int slot = in_.slots[token];
   char* k = kv_.data() + layer.kv.offset + slot / kBlock * layer.kv.block_bytes +
             kv_head * layer.kv.head_bytes;
@@ -27,7 +42,28 @@ void Model::store_head(const Layer& layer, int token, int kv_head) {
       {k, k + layer.kv.k_bytes, slot % kBlock, dim, key, value});
 }
 
-void Model::store_token(const Layer& layer, int token) {
+// Limits, norm and, where it comes before the norm, rotation of a token's queries and keys.
+void Model::norm_all_heads(Worker& worker, const Layer& layer, int token) {
+  const AttentionConfig& c = layer.attention;
+  const int heads = c.num_heads + c.num_kv_heads, dim = c.head_dim;
+  float* row = qkv_.as<float>() + static_cast<std::size_t>(token) * qkv_stride_;
+  if (c.clip_qkv > 0.0f) kernels_->clip(row, heads * dim, c.clip_qkv);
+  if (layer.q_norm.after_rotary)
+    for (int h = 0; h < heads; ++h)
+      kernels_->rotate(row + h * dim, dim, {}, rotation(layer, token), 1.0f);
+  const auto apply = [&](const Norm& norm, float* x, int size) {  // rows are padded with zeros
+    float* padded = worker.row.data();
+    std::copy(x, x + size, padded);
+    std::fill(padded + size, padded + round_up(size, kPanel), 0.0f);
+    apply_norm(norm, padded, size, padded);
+    std::copy(padded, padded + size, x);
+  };
+  apply(layer.q_norm, row, c.query_size());
+  apply(layer.k_norm, row + c.query_size(), c.kv_size());
+}
+
+void Model::store_token(int worker, const Layer& layer, int token) {
+  if (layer.attention.norms_all_heads()) norm_all_heads(workers_[worker], layer, token);
   for (int h = 0; h < layer.attention.num_kv_heads; ++h) store_head(layer, token, h);
 }
 
@@ -60,6 +96,7 @@ void Model::attend(int worker, const Layer& layer, int task, bool store,
   a.context = in_.context_lens[chunk.row] - (in_.row_starts[chunk.row + 1] - chunk.first) + 1;
   a.window = c.window;
   a.soft_cap = c.soft_cap;
+  a.alibi = c.alibi_slopes.empty() ? nullptr : c.alibi_slopes.data() + first_head;
   a.q = qkv_.as<float>() + static_cast<std::size_t>(chunk.first) * qkv_stride_ +
         first_head * c.head_dim;
   a.q_stride = qkv_stride_;
@@ -68,6 +105,13 @@ void Model::attend(int worker, const Layer& layer, int task, bool store,
   a.out_stride = attention_stride_;
   a.scratch = workers_[worker].attention.data();
   kernels_->attend[static_cast<int>(kv_format_)](a);
+  // Behind the last head of a row lies what a layer with more channels has left.
+  if (kv_head + 1 == c.num_kv_heads && c.query_size() % kPanel != 0)
+    for (int t = 0; t < chunk.count; ++t) {
+      float* row = attention_.as<float>() +
+                   static_cast<std::size_t>(chunk.first + t) * attention_stride_;
+      std::fill(row + c.query_size(), row + round_up(c.query_size(), kPanel), 0.0f);
+    }
 }
 
 }  // namespace shoal

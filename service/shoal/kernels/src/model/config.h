@@ -11,28 +11,40 @@ namespace shoal {
 struct NormConfig {
   NormKind kind;
   float eps, weight_offset;
-  bool has_bias;
+  bool has_bias, has_weight;
 };
 
 struct RotaryConfig {
   std::vector<float> inv_freq;  // radians per position of each rotated pair of channels
   float magnitude;              // factor on cosines and sines
+  bool interleaved;             // pair i is channels 2i and 2i + 1; otherwise i and i + half
   bool operator==(const RotaryConfig& other) const {
-    return inv_freq == other.inv_freq && magnitude == other.magnitude;
+    return inv_freq == other.inv_freq && magnitude == other.magnitude &&
+           interleaved == other.interleaved;
   }
+};
+
+struct QKNormConfig {
+  NormConfig norm;
+  bool over_all;         // over all heads of a token together; otherwise over each
+  bool weight_per_head;  // every head has weights of its own
+  bool after_rotary;
 };
 
 struct AttentionConfig {
   int num_heads, num_kv_heads, head_dim;
   float scale;  // of scores
   std::optional<RotaryConfig> rotary;
-  std::optional<NormConfig> qk_norm;
+  std::optional<QKNormConfig> qk_norm;
   int window;      // keys a token sees at most, itself included; 0 = all
   float soft_cap;  // of scores; 0 = off
+  float clip_qkv;  // limit of queries, keys and values, before any norm; 0 = off
+  std::vector<float> alibi_slopes;  // [num_heads], or empty
 
   int query_size() const { return num_heads * head_dim; }
   int kv_size() const { return num_kv_heads * head_dim; }
   int group() const { return num_heads / num_kv_heads; }  // query heads of a KV head
+  bool norms_all_heads() const { return qk_norm && qk_norm->over_all; }
 };
 
 struct MlpConfig {
@@ -46,6 +58,8 @@ struct LayerConfig {
   MlpConfig mlp;
   std::optional<NormConfig> attention_norm, mlp_norm, attention_post_norm, mlp_post_norm;
   bool parallel;  // attention and MLP read the same residual
+  bool post_norm_of_sum;  // post norms are of the residual with the branch in it
+  float residual_multiplier;  // of each branch
 };
 
 struct ModelConfig {
@@ -53,10 +67,14 @@ struct ModelConfig {
   int num_token_ids;  // rows that are tokens: the others are padding that no best id may name
   int hidden_size, max_position_embeddings;
   std::vector<LayerConfig> layers;
-  NormConfig final_norm;
+  std::optional<NormConfig> embedding_norm, final_norm;
+  int embedding_size;  // width of the embedding and the head where not hidden_size; 0 = it is
   bool tied_head, learned_positions;
   float embedding_multiplier;
-  float logit_soft_cap;  // 0 = off
+  float logit_multiplier;  // before the soft cap
+  float logit_soft_cap;    // 0 = off
+
+  int embedding_width() const { return embedding_size ? embedding_size : hidden_size; }
 };
 
 }  // namespace shoal

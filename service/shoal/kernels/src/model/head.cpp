@@ -24,6 +24,12 @@ void Model::run_head(int worker, int& stage) {
     input.format = head_.format;
   }
   if (!out_.logits && !out_.top && !out_.log_sum_exp && !out_.targets) return;
+  if (config.embedding_size) {
+    input.format = head_projection_.format;
+    linear(worker, stage, input, head_projection_, embedded_.as<float>(), embedded_stride_, false);
+    input = {embedded_.as<float>(), static_cast<std::size_t>(embedded_stride_), nullptr, nullptr,
+             in_.num_logit_rows, config.embedding_size, head_.format};
+  }
   const int chunks = (head_.panels() + kScratchPanels - 1) / kScratchPanels;
   const int row_blocks = (in_.num_logit_rows + kScratchRows - 1) / kScratchRows;
   with_input(worker, stage, input, chunks * row_blocks, [&](int i, const PreparedRows& rows) {
@@ -46,6 +52,7 @@ void Model::head_task(Worker& worker, const PreparedRows& rows, int task) {
   for (int r = 0; r < a.rows; ++r) {
     float* logits = a.out + r * a.out_stride;
     const int row = row0 + r;
+    if (config.logit_multiplier != 1.0f) kernels_->scale(logits, groups, config.logit_multiplier);
     if (config.logit_soft_cap > 0.0f) kernels_->soft_cap(logits, groups, config.logit_soft_cap);
     std::fill(logits + count, logits + groups * kPanel, -INFINITY);
     if (row < out_.num_logits)

@@ -1,5 +1,6 @@
 // The weights of a layer and of the rotary tables, as a step reads them. Owned by model/model.h.
 #pragma once
+#include <algorithm>
 #include <optional>
 #include <vector>
 
@@ -17,18 +18,39 @@ struct Norm {
     kind = config->kind;
     eps = config->eps;
     weight_offset = config->weight_offset;
+    has_weight = config->has_weight;
     weight.resize(round_up(width, kPanel));
+    if (!has_weight) std::fill_n(weight.begin(), width, 1.0f);
     if (config->has_bias) bias.resize(weight.size());
   }
   bool exists() const { return !weight.empty(); }
   const float* bias_or_null() const { return bias.empty() ? nullptr : bias.data(); }
-  HeadNorm of_head() const {
-    return {kind, eps, exists() ? weight.data() : nullptr, bias_or_null()};
-  }
 
   NormKind kind = NormKind::rms;
   float eps = 0.0f, weight_offset = 0.0f;
+  bool has_weight = true;  // otherwise all are 1
   std::vector<float> weight, bias;  // padded with zeros to a multiple of 16; weight offset included
+};
+
+// The norm of queries or keys.
+struct QKNorm : Norm {
+  QKNorm() = default;
+  QKNorm(const std::optional<QKNormConfig>& config, int num_heads, int head_dim)
+      : Norm(config ? std::optional(config->norm) : std::nullopt,
+             config && (config->over_all || config->weight_per_head) ? num_heads * head_dim
+                                                                     : head_dim) {
+    if (!config) return;
+    after_rotary = config->after_rotary;
+    if (config->weight_per_head) head_stride = head_dim;
+  }
+  HeadNorm of_head(int head) const {
+    const int at = head * head_stride;
+    return {kind, eps, exists() ? weight.data() + at : nullptr,
+            bias.empty() ? nullptr : bias.data() + at, after_rotary};
+  }
+
+  bool after_rotary = false;
+  int head_stride = 0;  // weights from one head's to the next one's
 };
 
 // Cosines and sines of every position so far, shared by the layers that turn alike:
@@ -58,7 +80,10 @@ struct Layer {
   AttentionConfig attention{};
   MlpConfig mlp{};
   bool parallel = false;
-  Norm attention_norm, attention_post_norm, mlp_norm, mlp_post_norm, q_norm, k_norm;
+  bool post_norm_of_sum = false;
+  float residual_multiplier = 1.0f;
+  Norm attention_norm, attention_post_norm, mlp_norm, mlp_post_norm;
+  QKNorm q_norm, k_norm;
   PackedMatrix qkv, output, up, down;  // up: gate and up in turn, 16 outputs each, where gated
   int rotary = -1;                     // which table; -1: positions do not turn
   KvPlace kv;

@@ -20,7 +20,9 @@ std::size_t arena_bytes(const ModelConfig& c, Format format) {
   const auto linear = [&](int outputs, int inputs) {
     return traits_of(format).panel_bytes(inputs) * (round_up(outputs, kPanel) / kPanel) + 64;
   };
-  std::size_t bytes = linear(c.vocab_size, c.hidden_size);
+  std::size_t bytes = linear(c.vocab_size, c.embedding_width());
+  if (c.embedding_size)
+    bytes += linear(c.hidden_size, c.embedding_size) + linear(c.embedding_size, c.hidden_size);
   for (const LayerConfig& layer : c.layers) {
     const AttentionConfig& a = layer.attention;
     bytes += linear(a.query_size() + 2 * a.kv_size(), c.hidden_size) +
@@ -42,6 +44,7 @@ Format choose_linear_format(const ModelConfig& c, Format format, const Kernels& 
 void check_sizes(const ModelConfig& c) {
   require(c.vocab_size > 0 && c.hidden_size > 0 && c.max_position_embeddings > 0,
           "sizes of a model must be positive");
+  require(c.embedding_size >= 0, "sizes of a model must be positive");
   require(c.num_token_ids > 0 && c.num_token_ids <= c.vocab_size,
           "num_token_ids must be within 1..vocab_size");
   for (const LayerConfig& layer : c.layers) {
@@ -52,6 +55,9 @@ void check_sizes(const ModelConfig& c) {
     require(a.num_heads % a.num_kv_heads == 0, "num_heads must be a multiple of num_kv_heads");
     require(!a.rotary || 2 * a.rotary->inv_freq.size() <= static_cast<std::size_t>(a.head_dim),
             "a head has fewer channels than are rotated");
+    require(a.alibi_slopes.empty() ||
+                a.alibi_slopes.size() == static_cast<std::size_t>(a.num_heads),
+            "alibi_slopes must have one slope per head");
   }
 }
 
@@ -84,12 +90,19 @@ Model::Model(const ModelConfig& c, Format format, const Kernels* kernels, int nu
       num_blocks_(num_blocks),
       max_tokens_(max_tokens),
       arena_(arena_bytes(c, linear_format_)),
+      embedding_norm_(c.embedding_norm, c.hidden_size),
       final_norm_(c.final_norm, c.hidden_size),
-      head_(linear_format_, c.vocab_size, c.hidden_size, &arena_),
+      head_(linear_format_, c.vocab_size, c.embedding_width(), &arena_),
       workers_(threads),
       pool_(threads, spin_us) {
   hidden_stride_ = round_up(c.hidden_size, kPanel);
   num_stages_ = 4;  // embedding, head
+  if (c.embedding_size) {
+    embedding_projection_ = PackedMatrix(linear_format_, c.hidden_size, c.embedding_size, &arena_);
+    head_projection_ = PackedMatrix(linear_format_, c.embedding_size, c.hidden_size, &arena_);
+    embedded_stride_ = round_up(c.embedding_size, kPanel);
+    num_stages_ += 5;
+  }
   layers_.reserve(c.layers.size());
   std::size_t kv_bytes = 0;
   for (const LayerConfig& layer : c.layers) {
@@ -97,8 +110,9 @@ Model::Model(const ModelConfig& c, Format format, const Kernels* kernels, int nu
     layers_.back().kv.offset = kv_bytes;
     kv_bytes += layers_.back().kv.block_bytes * num_blocks;
   }
-  widest_ = round_up(std::max({attention_stride_, hidden_stride_, mlp_stride_}),
-                     Int16Block::kInputs);
+  widest_ = round_up(
+      std::max({attention_stride_, hidden_stride_, mlp_stride_, embedded_stride_}),
+      Int16Block::kInputs);
   const auto floats = [&](int stride) {
     return Region(sizeof(float) * static_cast<std::size_t>(stride) * max_tokens);
   };
@@ -108,6 +122,7 @@ Model::Model(const ModelConfig& c, Format format, const Kernels* kernels, int nu
   attention_ = floats(attention_stride_);
   mlp_ = floats(mlp_stride_);
   branch_ = floats(hidden_stride_);  // costs memory only where a layer has a norm behind a branch
+  embedded_ = floats(embedded_stride_);
   prepared_ = floats(widest_);
   prepared_scales_.resize(max_tokens);
   for (Worker& worker : workers_) {
@@ -126,12 +141,14 @@ void Model::add_layer(const LayerConfig& c) {
   layer.attention = a;
   layer.mlp = c.mlp;
   layer.parallel = c.parallel;
+  layer.post_norm_of_sum = c.post_norm_of_sum;
+  layer.residual_multiplier = c.residual_multiplier;
   layer.attention_norm = Norm(c.attention_norm, hidden);
   layer.attention_post_norm = Norm(c.attention_post_norm, hidden);
   layer.mlp_norm = Norm(c.mlp_norm, hidden);
   layer.mlp_post_norm = Norm(c.mlp_post_norm, hidden);
-  layer.q_norm = Norm(a.qk_norm, a.head_dim);
-  layer.k_norm = Norm(a.qk_norm, a.head_dim);
+  layer.q_norm = QKNorm(a.qk_norm, a.num_heads, a.head_dim);
+  layer.k_norm = QKNorm(a.qk_norm, a.num_kv_heads, a.head_dim);
   layer.qkv = matrix(qkv_size, hidden);
   layer.output = matrix(hidden, a.query_size());
   layer.up = matrix(up_outputs(c.mlp), hidden);
@@ -146,7 +163,7 @@ void Model::add_layer(const LayerConfig& c) {
   attention_stride_ = std::max(attention_stride_, round_up(a.query_size(), kPanel));
   mlp_stride_ = std::max(mlp_stride_, round_up(c.mlp.intermediate_size, kPanel));
   max_group_ = std::max(max_group_, a.group());
-  num_stages_ += 10 + layer.attention_post_norm.exists() + layer.mlp_post_norm.exists();
+  num_stages_ += 12;  // as many as a layer can have
   layers_.push_back(std::move(layer));
 }
 
@@ -158,7 +175,8 @@ int Model::rotary_table(const RotaryConfig& rotary) {
 }
 
 std::size_t Model::weight_bytes() const {
-  std::size_t bytes = head_.memory_bytes() + embedding_.bytes() + position_embedding_.bytes();
+  std::size_t bytes = head_.memory_bytes() + embedding_.bytes() + position_embedding_.bytes() +
+                      embedding_projection_.memory_bytes() + head_projection_.memory_bytes();
   for (const Layer& layer : layers_)
     bytes += layer.qkv.memory_bytes() + layer.output.memory_bytes() + layer.up.memory_bytes() +
              layer.down.memory_bytes();

@@ -112,8 +112,10 @@ class Model {
   void run(int worker);
   void run_layer(int worker, int& stage, const Layer& layer);
   void embed(int worker, int token);
-  void add_branch(int worker, int& stage, const Input& input, const PackedMatrix& weights,
-                  const Norm& post_norm);
+  void project_embeddings(int worker, int& stage);
+  void finish_embedding(int worker, int token);
+  void add_branch(int worker, int& stage, const Input& input, const Layer& layer,
+                  const PackedMatrix& weights, const Norm& post_norm);
   // linear.cpp
   const FormatKernels& format_kernels(Format format) const {
     return kernels_->formats[static_cast<int>(format)];
@@ -133,8 +135,10 @@ class Model {
               std::size_t out_stride, bool add);
   void mlp_up(int worker, int& stage, const Layer& layer);
   // attention.cpp
+  Rotation rotation(const Layer& layer, int token) const;
   void store_head(const Layer& layer, int token, int kv_head);
-  void store_token(const Layer& layer, int token);
+  void norm_all_heads(Worker& worker, const Layer& layer, int token);
+  void store_token(int worker, const Layer& layer, int token);
   int heads_at_once(const Layer& layer) const;
   void attend(int worker, const Layer& layer, int task, bool store, bool prefetch_next_head);
   // head.cpp
@@ -150,14 +154,16 @@ class Model {
   Arena arena_;  // of all linear layers
   std::vector<Layer> layers_;
   std::vector<RotaryTable> rotaries_;
-  Norm final_norm_;
-  PackedMatrix head_;
+  Norm embedding_norm_, final_norm_;
+  PackedMatrix head_, embedding_projection_, head_projection_;  // the latter with embedding_size
   Table embedding_, position_embedding_;  // the first one absent with a tied head
   int max_group_ = 1, num_stages_ = 0;
   int qkv_stride_ = 0, attention_stride_ = 0, hidden_stride_ = 0, mlp_stride_ = 0, widest_ = 0;
+  int embedded_stride_ = 0;
   // The KV cache, and per token: the residual, queries with keys and values, mixed values, the
-  // MLP's inside, a branch before its norm, rows as a linear layer reads them.
-  Region kv_, x_, qkv_, attention_, mlp_, branch_, prepared_;
+  // MLP's inside, a branch before its norm, embeddings and the head's input where they have a width
+  // of their own, rows as a linear layer reads them.
+  Region kv_, x_, qkv_, attention_, mlp_, branch_, embedded_, prepared_;
   std::vector<float> prepared_scales_;
   std::vector<Worker> workers_;
 

@@ -37,6 +37,7 @@ void Model::check(const StepInputs& in) const {
   require(within(in.positions, in.num_tokens, config.max_position_embeddings),
           "position outside max_position_embeddings");
   require(within(in.slots, in.num_tokens, num_blocks_ * kBlock), "slot outside the cache");
+  require(in.num_logit_rows <= max_tokens_, "more logit indices than max_tokens");
   require(within(in.logit_indices, in.num_logit_rows, in.num_tokens),
           "logit index outside the tokens");
   require(!in.target_ids || within(in.target_ids, in.num_logit_rows, config.vocab_size),

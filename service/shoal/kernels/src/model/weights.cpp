@@ -26,11 +26,12 @@ void Model::set_weight(int layer, const std::string& role, const Matrix& m) {
     fits(config.max_position_embeddings, config.hidden_size);
     position_embedding_ = Table(Format::f32, m);
   } else if (name == "embedding" && !config.tied_head) {
-    fits(config.vocab_size, config.hidden_size);
+    fits(config.vocab_size, config.embedding_width());
     embedding_ = Table(format_, m);
   } else if (name.size() > 5 && name.compare(name.size() - 5, 5, "_norm") == 0) {
     Norm& norm = norm_target(layer, name);
     std::vector<float>& to = is_bias ? norm.bias : norm.weight;
+    require(is_bias || norm.has_weight, "no weight is called " + role);
     fits(1, m.cols);
     require(round_up(m.cols, kPanel) == static_cast<int>(to.size()),
             "weight " + role + " does not fit the model");
@@ -51,6 +52,10 @@ void Model::set_weight(int layer, const std::string& role, const Matrix& m) {
 Model::Target Model::linear_target(int index, const std::string& name) {
   using Part = PackedMatrix::Part;
   if (name == "head" || name == "embedding") return {&head_, 0, config.vocab_size, Part::whole};
+  if (name == "embedding_projection")
+    return {&embedding_projection_, 0, config.hidden_size, Part::whole};
+  if (name == "head_projection")
+    return {&head_projection_, 0, config.embedding_size, Part::whole};
   require(index >= 0, "no weight is called " + name);
   Layer& layer = layers_[index];
   const int queries = layer.attention.query_size(), keys = layer.attention.kv_size();
@@ -66,6 +71,7 @@ Model::Target Model::linear_target(int index, const std::string& name) {
 }
 
 Norm& Model::norm_target(int index, const std::string& name) {
+  if (name == "embedding_norm") return embedding_norm_;
   if (name == "final_norm") return final_norm_;
   require(index >= 0, "no norm is called " + name);
   Layer& layer = layers_[index];

@@ -52,6 +52,10 @@ SHOAL_INLINE typename Vec::F activated(typename Vec::F x, shoal::Activation act)
     case shoal::Activation::silu:
       return V::div(x, V::add(V::set(1.0f), vexp(V::sub(V::zero(), x))));
     case shoal::Activation::relu: return V::max(V::zero(), x);
+    case shoal::Activation::relu2: {
+      const typename V::F positive = V::max(V::zero(), x);
+      return V::mul(positive, positive);
+    }
     case shoal::Activation::gelu_tanh: {
       const typename V::F cube = V::mul(V::mul(x, x), x);
       const typename V::F inner =
@@ -80,9 +84,16 @@ void activate(float* x, int groups, shoal::Activation act) {
     Vec::store(x + i, activated(Vec::load(x + i), act));
 }
 
-void add(const float* x, int groups, float* sum) {
+void add(const float* x, int groups, float factor, float* sum) {
+  const typename Vec::F times = Vec::set(factor);
   for (int i = 0; i < groups * kPanel; i += Vec::width)
-    Vec::store(sum + i, Vec::add(Vec::load(sum + i), Vec::load(x + i)));
+    Vec::store(sum + i, Vec::add(Vec::load(sum + i), Vec::mul(times, Vec::load(x + i))));
+}
+
+void scale(float* x, int groups, float factor) {
+  const typename Vec::F times = Vec::set(factor);
+  for (int i = 0; i < groups * kPanel; i += Vec::width)
+    Vec::store(x + i, Vec::mul(times, Vec::load(x + i)));
 }
 
 void soft_cap(float* x, int groups, float cap) {
