@@ -39,7 +39,8 @@ def _read_attention(config: Fields, num_heads: int, head_dim: int) -> AttentionS
     settings.word("attn_type", "multihead_attention", ("multihead_attention",))
     settings.require(settings.flag("alibi", True), "alibi", "be true")
     settings.require(settings.size("alibi_bias_max", 8) == 8, "alibi_bias_max", "be 8")
-    for key in ("qk_ln", "prefix_lm", "attn_uses_sequence_id"):
+    settings.get("model_type")  # transformers writes it
+    for key in ("qk_ln", "prefix_lm", "attn_uses_sequence_id", "is_encoder_decoder"):
         settings.require(not settings.flag(key, False), key, "be false")
     has_clip = settings.get("clip_qkv") not in (None, 0)
     return AttentionSpec(
