@@ -227,6 +227,22 @@ def test_a_changed_key_changes_the_numbers_as_in_transformers_or_is_refused_by_n
     check_change(family, BASES[family], BASES[family] | {key: another(family, key)}, key)
 
 
+@pytest.mark.parametrize(
+    ("family", "key"),
+    [
+        (family, key)
+        for family in BASES
+        for key in BASES[family]
+        if key not in ("model_type", "pad_token_id")  # without them transformers cannot start
+    ],
+)
+def test_a_key_that_is_left_out_means_the_classes_default_or_is_asked_for_by_name(
+    family: str, key: str
+) -> None:
+    shorter = {name: value for name, value in BASES[family].items() if name != key}
+    check_change(family, BASES[family], shorter, key, must_change=False)
+
+
 ROPES: dict[str, dict[str, Any]] = {
     "default": {"rope_type": "default"},
     "linear": {"rope_type": "linear", "factor": 2.0},

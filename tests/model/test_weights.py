@@ -286,3 +286,46 @@ def test_the_head_of_older_gpt_neox_files_has_another_name(tmp_path: Path) -> No
     np.testing.assert_array_equal(found.array, wanted)
     with pytest.raises(ModelFolderError, match=r"unknown: embed_out\.weight$"):
         load(rewrite(folder, have_both, config))
+
+
+PER_HEAD: dict[str, dict[str, Any]] = {
+    "cohere": {"use_qk_norm": True},
+    "stablelm": {"qk_layernorm": True},
+}
+
+
+@pytest.mark.parametrize("family", PER_HEAD)
+def test_norms_of_each_head_are_one_weight_in_the_order_of_the_heads(
+    tmp_path: Path, family: str
+) -> None:
+    folder = write_tiny_model(tmp_path / "tiny", family, **PER_HEAD[family])
+    arrays = random_weights(json.loads((folder / "config.json").read_text()))
+    names = {
+        "cohere": "model.layers.1.self_attn.{}_norm.weight",
+        "stablelm": "model.layers.1.self_attn.{}_layernorm.norms.{}.weight",
+    }
+    weights = load(folder)
+    for role, heads in (("q", 6), ("k", 2)):
+        if family == "cohere":
+            wanted = arrays[names[family].format(role)]
+        else:
+            wanted = np.stack([arrays[names[family].format(role, head)] for head in range(heads)])
+        assert wanted.shape == (heads, 8)
+        found = weights[Role(f"{role}_norm.weight", 1)].array
+        np.testing.assert_array_equal(found, wanted.reshape(-1))
+
+
+def test_norms_of_each_head_are_all_there_and_stored_alike(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "tiny", "stablelm", qk_layernorm=True)
+    name = "model.layers.0.self_attn.q_layernorm.norms.5.weight"
+    arrays = random_weights(json.loads((folder / "config.json").read_text()))
+    mixed = {**arrays, name: arrays[name].astype(np.float16)}
+    save_safetensors(folder / "model.safetensors", mixed)
+    with pytest.raises(
+        ModelFolderError, match=r"norms\.5\.weight is stored as F16, other heads as F"
+    ):
+        load(folder)
+    del arrays[name]
+    save_safetensors(folder / "model.safetensors", arrays)
+    with pytest.raises(ModelFolderError, match=r"missing: .*q_layernorm\.norms\.5\.weight$"):
+        load(folder)

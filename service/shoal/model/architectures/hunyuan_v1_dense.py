@@ -13,7 +13,7 @@ def read(config: Fields, max_model_len: int | None) -> DecoderSpec:
     config.require(config.flag("use_qk_norm", True), "use_qk_norm", "be true")
     bias = config.flag("attention_bias", False)
     norm = llama.read_rms_norm(config, 1e-5)
-    head_dim = llama.read_head_dim(config)
+    head_dim = config.size("head_dim")
     spec = llama.read_decoder(
         config,
         max_model_len,

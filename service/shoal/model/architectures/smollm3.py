@@ -14,9 +14,9 @@ def read(config: Fields, max_model_len: int | None) -> DecoderSpec:
     bias = config.flag("attention_bias", False)
     head_dim = llama.read_head_dim(config)
     rotates = _read_rotates(config)
-    window = None
-    if config.flag("use_sliding_window", False) and config.get("sliding_window") is not None:
-        window = config.size("sliding_window")
+    uses_window = config.flag("use_sliding_window", False)
+    has_window = config.get("sliding_window") is not None
+    window = config.size("sliding_window") if has_window and uses_window else None
     slides = [window is not None and not each for each in rotates]
     spec = llama.read_decoder(
         config,

@@ -175,6 +175,5 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) ->
     else:
         first, second = turned[..., :pairs], turned[..., pairs:]
     rotated = (first * cos - second * sin, second * cos + first * sin)
-    if interleaved:
-        rotated = (torch.stack(rotated, -1).flatten(-2),)
-    return torch.cat((*rotated, rest) if rest.shape[-1] else rotated, -1)
+    turned = torch.stack(rotated, -1).flatten(-2) if interleaved else torch.cat(rotated, -1)
+    return torch.cat((turned, rest), -1) if rest.shape[-1] else turned
