@@ -70,16 +70,177 @@ TINY_PHI: dict[str, Any] = {
     "eos_token_id": END_ID,
     "bos_token_id": END_ID,
 }
+_COMMON: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "torch_dtype": "float32",
+    "eos_token_id": END_ID,
+    "bos_token_id": END_ID,
+}
+TINY_GPT_NEOX: dict[str, Any] = _COMMON | {
+    "architectures": ["GPTNeoXForCausalLM"],
+    "model_type": "gpt_neox",
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "max_position_embeddings": 256,
+    "rotary_pct": 0.5,
+}
+TINY_GPT_NEO: dict[str, Any] = _COMMON | {
+    "architectures": ["GPTNeoForCausalLM"],
+    "model_type": "gpt_neo",
+    "hidden_size": 32,
+    "num_layers": 2,
+    "num_heads": 4,
+    "max_position_embeddings": 256,
+    "attention_types": [[["global", "local"], 1]],
+    "window_size": 21,
+}
+TINY_GPTJ: dict[str, Any] = _COMMON | {
+    "architectures": ["GPTJForCausalLM"],
+    "model_type": "gptj",
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 256,
+    "rotary_dim": 6,
+}
+TINY_OPT: dict[str, Any] = _COMMON | {
+    "architectures": ["OPTForCausalLM"],
+    "model_type": "opt",
+    "hidden_size": 32,
+    "ffn_dim": 72,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+}
+TINY_BLOOM: dict[str, Any] = _COMMON | {
+    "architectures": ["BloomForCausalLM"],
+    "model_type": "bloom",
+    "hidden_size": 48,
+    "n_layer": 2,
+    "n_head": 6,
+    "seq_length": 256,
+}
+TINY_FALCON: dict[str, Any] = _COMMON | {
+    "architectures": ["FalconForCausalLM"],
+    "model_type": "falcon",
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+}
+TINY_MPT: dict[str, Any] = _COMMON | {
+    "architectures": ["MptForCausalLM"],
+    "model_type": "mpt",
+    "d_model": 48,
+    "n_layers": 2,
+    "n_heads": 6,
+    "max_seq_len": 256,
+}
+TINY_STARCODER2: dict[str, Any] = _COMMON | {
+    "architectures": ["Starcoder2ForCausalLM"],
+    "model_type": "starcoder2",
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
+_COHERE: dict[str, Any] = {
+    "rms_norm_eps": ...,
+    "layer_norm_eps": 1e-5,
+    "logit_scale": 0.5,
+    "tie_word_embeddings": True,
+}
 _LLAMA_LIKE: dict[str, dict[str, Any]] = {
     "llama": {"architectures": ["LlamaForCausalLM"]},
     "mistral": {"architectures": ["MistralForCausalLM"]},
     "qwen2": {"architectures": ["Qwen2ForCausalLM"]},
     "qwen3": {"architectures": ["Qwen3ForCausalLM"], "head_dim": 16},
+    "olmo": {"architectures": ["OlmoForCausalLM"], "rms_norm_eps": ...},
+    "olmo2": {"architectures": ["Olmo2ForCausalLM"]},
+    "olmo3": {
+        "architectures": ["Olmo3ForCausalLM"],
+        "num_hidden_layers": 4,
+        "sliding_window": 21,
+        "rope_theta": 500000.0,
+    },
+    "gemma": {
+        "architectures": ["GemmaForCausalLM"],
+        "head_dim": 16,
+        "hidden_act": "gelu_pytorch_tanh",
+    },
+    "gemma2": {
+        "architectures": ["Gemma2ForCausalLM"],
+        "head_dim": 16,
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": 20,
+        "attn_logit_softcapping": 3.0,
+        "final_logit_softcapping": 5.0,
+        "sliding_window": 21,
+    },
+    "gemma3_text": {
+        "architectures": ["Gemma3ForCausalLM"],
+        "head_dim": 16,
+        "hidden_act": None,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": 20,
+        "sliding_window": 21,
+        "sliding_window_pattern": 2,
+        "rope_local_base_freq": 1000.0,
+    },
+    "phi3": {"architectures": ["Phi3ForCausalLM"], "pad_token_id": None},
+    "smollm3": {
+        "architectures": ["SmolLM3ForCausalLM"],
+        "pad_token_id": None,
+        "no_rope_layer_interval": 2,
+    },
+    "granite": {
+        "architectures": ["GraniteForCausalLM"],
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.3,
+        "residual_multiplier": 0.7,
+        "logits_scaling": 1.5,
+    },
+    "cohere": {"architectures": ["CohereForCausalLM"], **_COHERE},
+    "cohere2": {
+        "architectures": ["Cohere2ForCausalLM"],
+        **_COHERE,
+        "sliding_window": 21,
+        "sliding_window_pattern": 2,
+    },
+    "stablelm": {
+        "architectures": ["StableLmForCausalLM"],
+        "rms_norm_eps": ...,
+        "layer_norm_eps": 1e-5,
+        "partial_rotary_factor": 0.5,
+    },
+    "ernie4_5": {"architectures": ["Ernie4_5ForCausalLM"], "head_dim": 16},
+    "hunyuan_v1_dense": {"architectures": ["HunYuanDenseV1ForCausalLM"], "head_dim": 16},
+    "nanochat": {"architectures": ["NanoChatForCausalLM"], "hidden_act": "relu2"},
 }
+
+
+def _like_llama(kind: str, own: dict[str, Any]) -> dict[str, Any]:
+    config = TINY_LLAMA | own | {"model_type": kind}
+    return {key: value for key, value in config.items() if value is not ...}
+
+
 CONFIGS: dict[str, dict[str, Any]] = {
-    **{kind: TINY_LLAMA | own | {"model_type": kind} for kind, own in _LLAMA_LIKE.items()},
+    **{kind: _like_llama(kind, own) for kind, own in _LLAMA_LIKE.items()},
     "gpt2": TINY_GPT2,
     "phi": TINY_PHI,
+    "gpt_neox": TINY_GPT_NEOX,
+    "gpt_neo": TINY_GPT_NEO,
+    "gptj": TINY_GPTJ,
+    "opt": TINY_OPT,
+    "bloom": TINY_BLOOM,
+    "falcon": TINY_FALCON,
+    "mpt": TINY_MPT,
+    "starcoder2": TINY_STARCODER2,
 }
 """`model_type` -> a config.json of that family."""
 
@@ -110,20 +271,22 @@ def write_tiny_model(
 
 
 def random_weights(config: Mapping[str, Any], seed: int = 0) -> Arrays:
-    """Weights of a config.json: matrices of unit gain, norms near one, biases near zero."""
+    """Weights of a config.json: matrices of unit gain, scales of norms near one, biases near
+    zero."""
     rng = np.random.default_rng(seed)
     architecture, spec, _ = read_model(config, "tiny/config.json")
+    offset = spec.final_norm.weight_offset if spec.final_norm else 0.0
     arrays: Arrays = {}
     for name, (shape, source, _) in expected_tensors(architecture, spec).items():
         values = rng.standard_normal(shape, np.float32)
-        if len(shape) == 2:
+        if len(shape) == 2 and not source.per_head:
             values *= np.float32(shape[0 if source.transposed else 1] ** -0.5)
             if source.roles[0].endswith("embedding"):
                 values *= np.float32(2)
         else:
             values *= np.float32(0.2)
             if not name.endswith(".bias"):
-                values += 1
+                values += np.float32(1 - offset)
         arrays[name] = values.astype(np.float32)
     return arrays
 

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.fakes.tiny_models import write_tiny_model
+from tests.model.cases_gpt_like import GPT_LIKE_CASES
+from tests.model.cases_llama_like import LLAMA_LIKE_CASES
 
 LLAMA3: dict[str, Any] = {
     "rope_type": "llama3",
@@ -193,6 +195,8 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
         },
         "the family's own fraction": {"partial_rotary_factor": ...},
     },
+    **LLAMA_LIKE_CASES,
+    **GPT_LIKE_CASES,
 }
 ALL = [(family, name) for family, cases in CASES.items() for name in cases]
 

@@ -5,6 +5,8 @@ what `transformers` computes for the same folder.
 sequence computes how many tokens.
 """
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,9 @@ def make_backend(folder: Path, kind: str = "torch", *, num_blocks: int = NUM_BLO
     if kind == "native":
         from shoal.runner.backends.native import NativeBackend
 
+        if missing := native.supports(spec):
+            pytest.skip(f"native kernels lack {', '.join(missing)}")
+
         return NativeBackend(
             spec,
             weights,
@@ -73,12 +78,21 @@ def make_backend(folder: Path, kind: str = "torch", *, num_blocks: int = NUM_BLO
 def reference_model(folder: Path) -> Any:
     """The folder in `transformers`, float32, with all weights found and none left over."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    config = json.loads((folder / "config.json").read_text())
     network, report = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+        folder,
+        dtype=torch.float32,
+        attn_implementation=attention_of_reference(config),
+        output_loading_info=True,
     )
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     return network.eval()
+
+
+def attention_of_reference(config: Mapping[str, Any]) -> str:
+    """The implementation in `transformers` to compare with. Falcon's eager one adds ALiBi twice."""
+    return "sdpa" if config["model_type"] == "falcon" and config.get("alibi") else "eager"
 
 
 def reference_logits(network: Any, token_ids: list[int]) -> Float32:

@@ -44,8 +44,9 @@ def scaled(**scaling: Any) -> dict[str, Any]:
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     (
-        {"architectures": ["GPTNeoXForCausalLM"]},
-        "architectures must begin with one of LlamaForCausalLM, .*it is .'GPTNeoXForCausalLM'",
+        {"architectures": ["Llama9ForCausalLM"]},
+        "architectures must begin with one of [0-9]+ known classes, such as LlamaForCausalLM, "
+        ".*it is .'Llama9ForCausalLM'",
     ),
     ({"architectures": []}, "architectures must begin"),
     ({"architectures": "LlamaForCausalLM"}, "architectures must begin"),
@@ -155,6 +156,33 @@ REFUSED_OF_A_FAMILY: list[tuple[str, dict[str, Any], str]] = [
     ("phi", {"hidden_size": 50}, "num_attention_heads must divide hidden_size"),
     ("phi", {"rms_norm_eps": 1e-6}, "rms_norm_eps"),
     ("phi", {"num_key_value_heads": 3}, "num_key_value_heads must divide"),
+    ("gemma", {"hidden_activation": "gelu"}, "hidden_activation must mean the same as hidden_act"),
+    ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+    ("gemma2", {"hidden_act": "silu"}, "hidden_act must mean the same as hidden_activation"),
+    ("gemma2", {"sliding_window": None}, "sliding_window must be a number of positions"),
+    ("gemma2", {"sliding_window_pattern": 6}, "sliding_window_pattern"),
+    ("gemma2", {"layer_types": ["full_attention"]}, "layer_types must name every layer"),
+    ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+    ("gemma3_text", {"rope_parameters": LLAMA3}, "rope_parameters must hold full_attention and"),
+    (
+        "gemma3_text",
+        {"rope_parameters": {"full_attention": {}}, "rope_scaling": {"type": "dynamic"}},
+        "rope_scaling must be left out beside rope_parameters",
+    ),
+    ("gemma3_text", {"rope_local_base_freq": 0.5}, "rope_local_base_freq must be above 1"),
+    ("phi3", {"rope_scaling": LLAMA3}, "rope_type must be one of default, longrope"),
+    ("phi3", {"rope_scaling": LONGROPE}, "original_max_position_embeddings must be given"),
+    ("smollm3", {"no_rope_layers": [1]}, "no_rope_layers must hold 0 or 1 for every layer"),
+    ("smollm3", {"no_rope_layers": [1, 2]}, "no_rope_layers"),
+    ("smollm3", {"no_rope_layer_interval": 0}, "no_rope_layer_interval"),
+    ("smollm3", {"layer_types": ["sliding_attention"] * 2}, "layer_types must have no sliding"),
+    ("granite", {"logits_scaling": 0}, "logits_scaling must be a positive number"),
+    ("cohere2", {"use_qk_norm": True}, "use_qk_norm"),
+    ("stablelm", {"head_dim": 16}, "head_dim must be hidden_size divided by"),
+    ("ernie4_5", {"rope_scaling": {"type": "dynamic", "alpha": 9.0, "factor": 1.0}}, "alpha must"),
+    ("hunyuan_v1_dense", {"rope_scaling": {"type": "default", "alpha": 9.0}}, "alpha must stand"),
+    ("hunyuan_v1_dense", {"use_cla": True}, "use_cla"),
+    ("nanochat", {"hidden_act": "relu3"}, "hidden_act must be one of .*relu2"),
 ]
 
 
@@ -315,11 +343,14 @@ def test_a_config_written_by_transformers_itself_reads_the_same(
     family: str, tmp_path: Path
 ) -> None:
     transformers = pytest.importorskip("transformers")
-    changes: dict[str, Any] = {} if family == "gpt2" else {"rope_scaling": LLAMA3}
+    has_rotary = family not in ("gpt2", "gpt_neo", "gptj", "opt", "bloom", "mpt")
+    changes: dict[str, Any] = {"rope_scaling": LLAMA3} if has_rotary else {}
+    if family == "phi3":  # which has this kind only
+        changes = {"rope_scaling": LONGROPE, "original_max_position_embeddings": 64}
     config = deepcopy(CONFIGS[family] | changes)  # transformers writes into it
     transformers.AutoConfig.for_model(**config).save_pretrained(tmp_path)
     fields = json.loads((tmp_path / "config.json").read_text())
-    assert ("rope_parameters" in fields) == (family != "gpt2")  # the newer way to say it
+    assert ("rope_parameters" in fields) == has_rotary  # the newer way to say it
     found = read_model(fields, CONFIG_FILE)
     assert found.spec == spec_of(family, **changes)
     assert found.unused_keys == []

@@ -4,6 +4,7 @@ computes for the changed config, or the key is refused by name. Nothing is read 
 
 import json
 from collections.abc import Iterator
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -16,8 +17,15 @@ from shoal.model.registry import ARCHITECTURES, read_model
 from shoal.model.weights import load_weights
 from shoal.runner.inputs import Float32
 from tests.fakes.tiny_models import CONFIGS, random_weights
+from tests.model import changes_gpt_like as gpt_like
 from tests.model.cases import LLAMA3, LONGROPE, YARN
-from tests.model.driving import Batch, log_probs, random_ids, whole_logits
+from tests.model.driving import (
+    Batch,
+    attention_of_reference,
+    log_probs,
+    random_ids,
+    whole_logits,
+)
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -34,6 +42,8 @@ BASES: dict[str, dict[str, Any]] = {
     "mistral": CONFIGS["mistral"] | {"sliding_window": 11},
     "qwen2": CONFIGS["qwen2"] | WINDOWS,
     "qwen3": CONFIGS["qwen3"] | WINDOWS,
+    "phi3": CONFIGS["phi3"] | {"original_max_position_embeddings": 64},
+    "smollm3": CONFIGS["smollm3"] | {"use_sliding_window": True, "sliding_window": 11},
 }
 CHANGES: dict[str, Any] = {
     "vocab_size": 300,
@@ -57,6 +67,25 @@ CHANGES: dict[str, Any] = {
     "sliding_window": 7,
     "use_sliding_window": True,
     "layer_types": ["sliding_attention", "full_attention"],
+    "hidden_activation": "relu",
+    "use_bidirectional_attention": True,
+    "query_pre_attn_scalar": 30,
+    "attn_logit_softcapping": 2.0,
+    "final_logit_softcapping": 2.0,
+    "sliding_window_pattern": 1,
+    "rope_local_base_freq": 50.0,
+    "no_rope_layers": [0, 1],
+    "no_rope_layer_interval": 3,
+    "embedding_multiplier": 2.0,
+    "attention_multiplier": 0.1,
+    "residual_multiplier": 0.5,
+    "logits_scaling": 2.5,
+    "logit_scale": 0.25,
+    "use_qk_norm": True,
+    "use_qkv_bias": True,
+    "use_parallel_residual": True,
+    "use_bias": True,
+    "use_cla": True,
     "n_embd": 64,
     "n_head": 2,
     "n_layer": 3,
@@ -73,12 +102,32 @@ CHANGES: dict[str, Any] = {
     "pruned_heads": {"0": [1]},
 }
 """Another value of each key that changes the numbers."""
+PHI3_ROPE: dict[str, Any] = {
+    "type": "longrope",
+    "short_factor": [2.0, 2.0, 2.0, 3.0],
+    "long_factor": [2.0, 2.0, 2.0, 4.0],
+}
 OF_FAMILY: dict[str, dict[str, Any]] = {
     "mistral": {"use_sliding_window": False},
     "gpt2": {"tie_word_embeddings": False},
     "phi": {"partial_rotary_factor": 1.0},
     "qwen2": {"use_sliding_window": False, "max_window_layers": 0},
     "qwen3": {"use_sliding_window": False, "max_window_layers": 0},
+    "gemma2": {"layer_types": ["full_attention", "sliding_attention"]},
+    "gemma3_text": {
+        "layer_types": ["full_attention", "sliding_attention"],
+        "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+        "rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 3.0}},
+    },
+    "smollm3": {"use_sliding_window": False},
+    "phi3": {"rope_scaling": PHI3_ROPE, "rope_parameters": {**PHI3_ROPE, "rope_theta": 500.0}},
+    "cohere": {"tie_word_embeddings": False},
+    "cohere2": {
+        "tie_word_embeddings": False,
+        "layer_types": ["full_attention", "sliding_attention"],
+    },
+    "stablelm": {"partial_rotary_factor": 1.0},
+    "hunyuan_v1_dense": {"use_qk_norm": False},
 }
 """The same where a family has other defaults."""
 WITHOUT_EFFECT: dict[str, Any] = {
@@ -99,15 +148,18 @@ WITHOUT_EFFECT: dict[str, Any] = {
     "attention_dropout": 0.5,
     "summary_activation": "tanh",
 }
-OBEYED_HERE_ALONE = {
-    (family, "partial_rotary_factor") for family in ("llama", "mistral", "qwen2", "qwen3")
-}
+BASES |= gpt_like.BASES
+CHANGES |= gpt_like.CHANGES
+OF_FAMILY |= gpt_like.OF_FAMILY
+WITHOUT_EFFECT |= gpt_like.WITHOUT_EFFECT
+TURN_WHOLE_HEADS = BASES.keys() - {"gpt2", "phi", "phi3", "stablelm", "gpt_neox"}
+OBEYED_HERE_ALONE = {(family, "partial_rotary_factor") for family in TURN_WHOLE_HEADS}
 """`transformers` ignores it for these classes; other servers obey it."""
 
 
 def keys_of(family: str) -> Iterator[str]:
     """What the config class of `transformers` knows, and what any family here reads."""
-    theirs = transformers.AutoConfig.for_model(family)
+    theirs = transformers.AutoConfig.for_model(BASES[family]["model_type"])
     known = {key for key in theirs.to_dict() if not key.startswith("_")}
     ours = {key for one in ARCHITECTURES.values() for key in one.optional_keys}
     yield from sorted(known | ours | CHANGES.keys() | set(theirs.attribute_map))
@@ -118,7 +170,7 @@ def another(family: str, key: str) -> Any:
     for known in (OF_FAMILY.get(family, {}), CHANGES, WITHOUT_EFFECT):
         if key in known:
             return known[key]
-    before = getattr(transformers.AutoConfig.for_model(family), key, None)
+    before = getattr(transformers.AutoConfig.for_model(BASES[family]["model_type"]), key, None)
     match before:
         case bool():
             return not before
@@ -147,9 +199,9 @@ def ours(config: dict[str, Any]) -> Float32:
 
 def theirs(config: dict[str, Any]) -> Any:
     """The same from `transformers`, with the same weights."""
-    settings = transformers.CONFIG_MAPPING[config["model_type"]].from_dict(config)
+    settings = transformers.CONFIG_MAPPING[config["model_type"]].from_dict(deepcopy(config))
     network = transformers.AutoModelForCausalLM.from_config(
-        settings, attn_implementation="eager", dtype=torch.float32
+        settings, attn_implementation=attention_of_reference(config), dtype=torch.float32
     )
     arrays = {name: torch.from_numpy(a) for name, a in random_weights(config).items()}
     report = network.load_state_dict(arrays, strict=False)
@@ -173,6 +225,22 @@ def test_a_changed_key_changes_the_numbers_as_in_transformers_or_is_refused_by_n
     family: str, key: str
 ) -> None:
     check_change(family, BASES[family], BASES[family] | {key: another(family, key)}, key)
+
+
+@pytest.mark.parametrize(
+    ("family", "key"),
+    [
+        (family, key)
+        for family in BASES
+        for key in BASES[family]
+        if key not in ("model_type", "pad_token_id")  # without them transformers cannot start
+    ],
+)
+def test_a_key_that_is_left_out_means_the_classes_default_or_is_asked_for_by_name(
+    family: str, key: str
+) -> None:
+    shorter = {name: value for name, value in BASES[family].items() if name != key}
+    check_change(family, BASES[family], shorter, key, must_change=False)
 
 
 ROPES: dict[str, dict[str, Any]] = {
@@ -245,5 +313,6 @@ def check_change(
         assert has_changed
         return
     np.testing.assert_allclose(found, theirs(changed), atol=TOLERANCE, rtol=0)
+    must_change = must_change and (family, key) not in gpt_like.IGNORED
     if must_change and (key in CHANGES or key in OF_FAMILY.get(family, {})):
         assert has_changed, f"{key} was accepted and changed nothing"

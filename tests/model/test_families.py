@@ -80,6 +80,14 @@ def test_random_chunks_give_the_numbers_of_the_whole(family: str, name: str) -> 
         ("qwen3", "a window on later layers"),
         ("gpt2", "plain"),
         ("phi", "half of each head turns"),
+        ("gemma3_text", "two bases"),
+        ("cohere", "norm of every head, biases"),
+        ("hunyuan_v1_dense", "norms after rotation"),
+        ("bloom", "six heads"),
+        ("falcon", "alibi of one kv head, parallel"),
+        ("gpt_neo", "another pattern"),
+        ("opt", "350m"),
+        ("olmo3", "rotations by type"),
     ],
 )
 def test_sequences_in_one_step_do_not_disturb_each_other(family: str, name: str) -> None:

@@ -47,6 +47,30 @@ MODELS: dict[str, dict[str, Any]] = {
     "qwen3": {"kind": "qwen3"},
     "gpt2": {"kind": "gpt2", "scale_attn_by_inverse_layer_idx": True},
     "phi": {"kind": "phi", "qk_layernorm": True, "num_key_value_heads": 2},
+    "gemma2": {"kind": "gemma2", "sliding_window": 20},
+    "gemma3_two_bases": {"kind": "gemma3_text", "sliding_window": 20},
+    "phi3_window": {"kind": "phi3", "sliding_window": 20},
+    "smollm3": {"kind": "smollm3"},
+    "granite": {"kind": "granite"},
+    "cohere": {"kind": "cohere", "use_qk_norm": True},
+    "cohere2": {"kind": "cohere2", "sliding_window": 20},
+    "stablelm": {"kind": "stablelm", "qk_layernorm": True, "use_parallel_residual": True},
+    "ernie4_5": {"kind": "ernie4_5"},
+    "hunyuan": {"kind": "hunyuan_v1_dense"},
+    "nanochat": {"kind": "nanochat"},
+    "gpt_neox": {"kind": "gpt_neox"},
+    "gpt_neo": {"kind": "gpt_neo", "window_size": 20},
+    "gptj": {"kind": "gptj"},
+    "opt": {"kind": "opt"},
+    "opt_350m": {"kind": "opt", "do_layer_norm_before": False, "word_embed_proj_dim": 24},
+    "bloom": {"kind": "bloom"},
+    "falcon_40b": {"kind": "falcon", "new_decoder_architecture": True, "num_kv_heads": 2},
+    "falcon_alibi": {"kind": "falcon", "alibi": True, "num_attention_heads": 6},
+    "mpt_clipped": {"kind": "mpt", "attn_config": {"clip_qkv": 0.6}},
+    "olmo": {"kind": "olmo", "clip_qkv": 0.6},
+    "olmo2": {"kind": "olmo2"},
+    "olmo3_window": {"kind": "olmo3", "sliding_window": 20},
+    "starcoder2_window": {"kind": "starcoder2", "sliding_window": 20},
 }
 WISHES: tuple[dict[str, Any], ...] = (
     {"temperature": 0.0},
@@ -122,6 +146,8 @@ def backend_of(model: str, dtype: Dtype, num_threads: int) -> NativeBackend:
     with TemporaryDirectory() as folder:
         path = write_tiny_model(Path(folder) / "tiny", changes.pop("kind", "llama"), **changes)
         spec, weights = load_folder(path)
+        if missing := native.supports(spec):
+            pytest.skip(f"native kernels lack {', '.join(missing)}")
         return NativeBackend(
             spec,
             weights,

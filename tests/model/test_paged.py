@@ -33,6 +33,9 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "gpt2": {"kind": "gpt2"},
     "phi": {"kind": "phi"},
+    "alibi": {"kind": "bloom"},
+    "alibi, one kv head": {"kind": "falcon", "alibi": True},
+    "clipped": {"kind": "olmo", "clip_qkv": 0.6},
 }
 
 

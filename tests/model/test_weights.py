@@ -12,7 +12,12 @@ from shoal.checkpoint.files import StoredTensor
 from shoal.errors import ModelFolderError
 from shoal.model.registry import read_model
 from shoal.model.spec import Role, expected_weights
-from shoal.model.weights import expected_tensors, num_parameters, stored_format
+from shoal.model.weights import (
+    expected_tensors,
+    load_weights,
+    num_parameters,
+    stored_format,
+)
 from tests.fakes.tiny_models import (
     CONFIGS,
     TINY_GPT2,
@@ -117,8 +122,9 @@ def test_a_file_of_the_network_without_prefix_gives_the_same_weights(
 ) -> None:
     folder = write_tiny_model(tmp_path / "tiny", family, tie_word_embeddings=tied)
     wanted = load(folder)
-    arrays = random_weights(json.loads((folder / "config.json").read_text()))
-    prefix = "transformer." if family == "gpt2" else "model."
+    config = json.loads((folder / "config.json").read_text())
+    arrays = random_weights(config)
+    prefix = read_model(config, "tiny/config.json").architecture.prefix
     bare = {name.removeprefix(prefix): array for name, array in arrays.items()}
     assert bare.keys() != arrays.keys()
     other = write_tiny_model(tmp_path / "other", family, tie_word_embeddings=tied)
@@ -139,6 +145,9 @@ BUFFERS: dict[str, tuple[str, Any]] = {
     "gpt2: without prefix": ("h.{}.attn.bias", ("BOOL", np.bool_)),
     "llama": ("model.layers.{}.self_attn.rotary_emb.inv_freq", ("F32", np.float32)),
     "phi": ("model.layers.{}.self_attn.rotary_emb.inv_freq", ("F64", np.float64)),
+    "gpt_neox: mask": ("gpt_neox.layers.{}.attention.bias", ("BOOL", np.bool_)),
+    "gpt_neox: masked value": ("gpt_neox.layers.{}.attention.masked_bias", ("F16", np.float16)),
+    "gpt_neo": ("transformer.h.{}.attn.attention.bias", ("U8", np.uint8)),
 }
 
 
@@ -151,7 +160,7 @@ def test_buffers_that_are_no_weights_are_left_out_whatever_their_format(
     wanted = load(folder)
     path = folder / "model.safetensors"
     header, data = parts(path.read_bytes())
-    if not buffer.startswith(("transformer.", "model.")):
+    if not buffer.startswith(("transformer.", "model.", "gpt_neox.")):
         header = {key.removeprefix("transformer."): entry for key, entry in header.items()}
     for layer in range(2):
         raw = MASK.astype(dtype).tobytes()
@@ -182,11 +191,9 @@ def test_every_role_of_a_spec_is_named_by_its_family_once(family: str, name: str
     config = CONFIGS[family] | CASES[family][name]
     config = {key: value for key, value in config.items() if value is not ...}
     architecture, spec, _ = read_model(config, "tiny/config.json")
-    found = [
-        Role(role, layer)
-        for _, source, layer in expected_tensors(architecture, spec).values()
-        for role in source.roles
-    ]
+    tensors = expected_tensors(architecture, spec)  # several with one source: each has a head
+    sources = {(id(source), layer): source for _, source, layer in tensors.values()}
+    found = [Role(role, layer) for (_, layer), source in sources.items() for role in source.roles]
     assert sorted(map(str, found)) == sorted(map(str, expected_weights(spec)))
 
 
@@ -195,8 +202,18 @@ def test_weights_are_views_of_the_file(tmp_path: Path) -> None:
         folder = write_tiny_model(tmp_path / family, family, stored="BF16")
         weights = load(folder)
         assert stored_format(weights) == "bfloat16"
-        assert not any(tensor.array.flags.owndata for tensor in weights.values())
         assert not any(tensor.array.flags.writeable for tensor in weights.values())
+        architecture, spec, _ = read_model(CONFIGS[family], "tiny/config.json")
+        for _, source, layer in expected_tensors(architecture, spec).values():
+            alternates = source.by_kv_head and spec.layers[0].attention.num_kv_heads > 1
+            for role in source.roles:
+                assert lies_in_the_file(weights[Role(role, layer)].array) != alternates
+
+
+def lies_in_the_file(array: Any) -> bool:
+    while isinstance(array, np.ndarray):
+        array = array.base
+    return array is not None  # None: memory of its own
 
 
 def test_fused_and_transposed_tensors_are_cut_by_role(tmp_path: Path) -> None:
@@ -209,3 +226,106 @@ def test_fused_and_transposed_tensors_are_cut_by_role(tmp_path: Path) -> None:
         np.testing.assert_array_equal(weights[Role(f"{name}.weight", 1)].array, columns.T)
         bias = arrays["transformer.h.1.attn.c_attn.bias"][part * hidden : (part + 1) * hidden]
         np.testing.assert_array_equal(weights[Role(f"{name}.bias", 1)].array, bias)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "num_kv_heads"),
+    [
+        ("gpt_neox", {}, 3),
+        ("falcon", {"bias": True}, 1),
+        ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True}, 2),
+        ("bloom", {}, 6),
+    ],
+)
+def test_rows_that_alternate_by_kv_head_are_sorted_by_role(
+    family: str, changes: dict[str, Any], num_kv_heads: int
+) -> None:
+    """Every row of the fused tensor holds its own number."""
+    config = CONFIGS[family] | changes
+    architecture, spec, _ = read_model(config, "tiny/config.json")
+    arrays = random_weights(config)
+    for name in [name for name in arrays if "query_key_value" in name]:
+        rows = np.arange(len(arrays[name]), dtype=np.float32)
+        arrays[name] = rows if arrays[name].ndim == 1 else np.repeat(rows[:, None], 48, axis=1)
+    stored = {name: StoredTensor("F32", array, "tiny") for name, array in arrays.items()}
+    weights = load_weights(spec, architecture, stored, "tiny")
+    attention = spec.layers[1].attention
+    group = attention.num_heads // num_kv_heads
+    expected: dict[str, list[int]] = {"q": [], "k": [], "v": []}
+    row = 0
+    for _ in range(num_kv_heads):
+        for role in ["q"] * group + ["k", "v"]:
+            expected[role] += range(row, row + attention.head_dim)
+            row += attention.head_dim
+    for role, rows in expected.items():
+        weight, bias = weights[Role(f"{role}.weight", 1)], weights[Role(f"{role}.bias", 1)]
+        assert weight.array[:, -1].tolist() == bias.array.tolist() == rows
+
+
+def test_positions_of_opt_begin_at_the_third_row(tmp_path: Path) -> None:
+    weights = load(write_tiny_model(tmp_path / "tiny", "opt"))
+    table = random_weights(CONFIGS["opt"] | {"vocab_size": 261})[
+        "model.decoder.embed_positions.weight"
+    ]
+    assert table.shape == (258, 32)
+    np.testing.assert_array_equal(weights[Role("position_embedding")].array, table[2:])
+
+
+def test_the_head_of_older_gpt_neox_files_has_another_name(tmp_path: Path) -> None:
+    config = CONFIGS["gpt_neox"] | {"vocab_size": 261}
+
+    def rename(arrays: Any) -> None:
+        arrays["embed_out.weight"] = arrays.pop("lm_head.weight")
+
+    def have_both(arrays: Any) -> None:
+        arrays["embed_out.weight"] = arrays["lm_head.weight"]
+
+    folder = write_tiny_model(tmp_path / "tiny", "gpt_neox")
+    wanted = load(folder)[Role("head.weight")].array.copy()
+    found = load(rewrite(folder, rename, config))[Role("head.weight")]
+    np.testing.assert_array_equal(found.array, wanted)
+    with pytest.raises(ModelFolderError, match=r"unknown: embed_out\.weight$"):
+        load(rewrite(folder, have_both, config))
+
+
+PER_HEAD: dict[str, dict[str, Any]] = {
+    "cohere": {"use_qk_norm": True},
+    "stablelm": {"qk_layernorm": True},
+}
+
+
+@pytest.mark.parametrize("family", PER_HEAD)
+def test_norms_of_each_head_are_one_weight_in_the_order_of_the_heads(
+    tmp_path: Path, family: str
+) -> None:
+    folder = write_tiny_model(tmp_path / "tiny", family, **PER_HEAD[family])
+    arrays = random_weights(json.loads((folder / "config.json").read_text()))
+    names = {
+        "cohere": "model.layers.1.self_attn.{}_norm.weight",
+        "stablelm": "model.layers.1.self_attn.{}_layernorm.norms.{}.weight",
+    }
+    weights = load(folder)
+    for role, heads in (("q", 6), ("k", 2)):
+        if family == "cohere":
+            wanted = arrays[names[family].format(role)]
+        else:
+            wanted = np.stack([arrays[names[family].format(role, head)] for head in range(heads)])
+        assert wanted.shape == (heads, 8)
+        found = weights[Role(f"{role}_norm.weight", 1)].array
+        np.testing.assert_array_equal(found, wanted.reshape(-1))
+
+
+def test_norms_of_each_head_are_all_there_and_stored_alike(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "tiny", "stablelm", qk_layernorm=True)
+    name = "model.layers.0.self_attn.q_layernorm.norms.5.weight"
+    arrays = random_weights(json.loads((folder / "config.json").read_text()))
+    mixed = {**arrays, name: arrays[name].astype(np.float16)}
+    save_safetensors(folder / "model.safetensors", mixed)
+    with pytest.raises(
+        ModelFolderError, match=r"norms\.5\.weight is stored as F16, other heads as F"
+    ):
+        load(folder)
+    del arrays[name]
+    save_safetensors(folder / "model.safetensors", arrays)
+    with pytest.raises(ModelFolderError, match=r"missing: .*q_layernorm\.norms\.5\.weight$"):
+        load(folder)

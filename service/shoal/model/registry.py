@@ -6,10 +6,41 @@ known to be irrelevant here. The names of all others are returned, for one line 
 
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from shoal.checkpoint.fields import Fields
-from shoal.model.architectures import gpt2, llama, mistral, phi, qwen2, qwen3
+from shoal.model.architectures import (
+    bloom,
+    cohere,
+    cohere2,
+    ernie4_5,
+    falcon,
+    gemma,
+    gemma2,
+    gemma3,
+    gpt2,
+    gpt_neo,
+    gpt_neox,
+    gptj,
+    granite,
+    hunyuan_v1_dense,
+    llama,
+    mistral,
+    mpt,
+    nanochat,
+    olmo,
+    olmo2,
+    olmo3,
+    opt,
+    phi,
+    phi3,
+    qwen2,
+    qwen3,
+    smollm3,
+    stablelm,
+    starcoder2,
+)
 from shoal.model.architectures.base import Architecture, Neutral, only
 from shoal.model.spec import DecoderSpec
 
@@ -21,6 +52,31 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "GPT2LMHeadModel": gpt2.ARCHITECTURE,
     "GPT2Model": gpt2.ARCHITECTURE,
     "PhiForCausalLM": phi.ARCHITECTURE,
+    "GPTNeoXForCausalLM": gpt_neox.ARCHITECTURE,
+    "GPTNeoForCausalLM": gpt_neo.ARCHITECTURE,
+    "GPTJForCausalLM": gptj.ARCHITECTURE,
+    "OPTForCausalLM": opt.ARCHITECTURE,
+    "BloomForCausalLM": bloom.ARCHITECTURE,
+    "FalconForCausalLM": falcon.ARCHITECTURE,
+    "MptForCausalLM": mpt.ARCHITECTURE,
+    "MPTForCausalLM": mpt.ARCHITECTURE,
+    "OlmoForCausalLM": olmo.ARCHITECTURE,
+    "Olmo2ForCausalLM": olmo2.ARCHITECTURE,
+    "Olmo3ForCausalLM": olmo3.ARCHITECTURE,
+    "Starcoder2ForCausalLM": starcoder2.ARCHITECTURE,
+    "Phi3ForCausalLM": phi3.ARCHITECTURE,
+    "GemmaForCausalLM": gemma.ARCHITECTURE,
+    "Gemma2ForCausalLM": gemma2.ARCHITECTURE,
+    "Gemma3ForCausalLM": gemma3.ARCHITECTURE,
+    "Gemma3TextModel": gemma3.ARCHITECTURE,
+    "SmolLM3ForCausalLM": smollm3.ARCHITECTURE,
+    "GraniteForCausalLM": granite.ARCHITECTURE,
+    "CohereForCausalLM": cohere.ARCHITECTURE,
+    "Cohere2ForCausalLM": cohere2.ARCHITECTURE,
+    "StableLmForCausalLM": stablelm.ARCHITECTURE,
+    "Ernie4_5ForCausalLM": ernie4_5.ARCHITECTURE,
+    "HunYuanDenseV1ForCausalLM": hunyuan_v1_dense.ARCHITECTURE,
+    "NanoChatForCausalLM": nanochat.ARCHITECTURE,
 }
 """`architectures` of a config -> family."""
 
@@ -29,6 +85,7 @@ _OPTIONAL_KEYS: Mapping[str, Neutral] = {
     "per_layer_config": only({}),
     "pruned_heads": only({}),
     "rope_interleaved": only(False),
+    "use_bidirectional_attention": only(False),
     **{key: rule for each in ARCHITECTURES.values() for key, rule in each.optional_keys.items()},
 }
 """Keys that change the results of some network; a family that does not read one refuses it."""
@@ -36,8 +93,10 @@ _OPTIONAL_KEYS: Mapping[str, Neutral] = {
 _WITHOUT_EFFECT = re.compile(
     r"""architectures | auto_map | (_?)name_or_path | transformers_version | prefix
     | (torch_)?dtype | use_bfloat16 | torchscript | chunk_size_feed_forward | is_decoder
-    | (bos|eos|pad|sep|decoder_start|forced_bos|forced_eos)_token_id | tokenizer_class
-    | (attention|hidden|classifier)_dropout | (attn|embd|resid)_pdrop
+    | (bos|eos|eod|pad|sep|decoder_start|forced_bos|forced_eos)_token_id | tokenizer_class
+    | (attention|hidden|classifier)_dropout | (attn|emb|embd|resid)_pdrop
+    | ((resid|residual|embed|embedding)_)?dropout | layerdrop | init_(std|device)
+    | embedding_fraction | attn_impl
     | gradient_checkpointing | initializer_range | pretraining_tp | tie_encoder_decoder
     | use_cache | use_return_dict | return_dict(_in_generate)? | output_.* | n_ctx
     | finetuning_task | id2label | label2id | num_labels | problem_type | task_specific_params
@@ -78,7 +137,7 @@ def read_model(
         if key in _OPTIONAL_KEYS:
             rule = f"be left out: {architecture.model_type} does not have it"
             fields.require(_OPTIONAL_KEYS[key](value, fields), key, rule)
-        elif not _WITHOUT_EFFECT.fullmatch(key):
+        elif not _WITHOUT_EFFECT.fullmatch(key.rpartition(".")[2]):
             unused.append(key)
     return ModelDescription(architecture, spec, unused)
 
@@ -87,5 +146,7 @@ def _find_architecture(fields: Fields) -> Architecture:
     names = fields.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     is_known = isinstance(name, str) and name in ARCHITECTURES
-    fields.require(is_known, "architectures", f"begin with one of {', '.join(ARCHITECTURES)}")
+    nearest = ", ".join(get_close_matches(str(name), ARCHITECTURES, n=3, cutoff=0))
+    rule = f"begin with one of {len(ARCHITECTURES)} known classes, such as {nearest}"
+    fields.require(is_known, "architectures", rule)
     return ARCHITECTURES[str(name)]

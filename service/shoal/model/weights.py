@@ -1,4 +1,5 @@
-"""Tensors of a file to the weights of a spec, by role: views, nothing is copied.
+"""Tensors of a file to the weights of a spec, by role: views, nothing is copied but the rows of
+queries, keys and values that alternate by head.
 
 What is missing, unknown, of another shape or not finite is refused by the name in the file.
 """
@@ -17,7 +18,13 @@ from shoal.model.spec import DecoderSpec, Role, expected_weights
 Weights = Mapping[Role, StoredTensor]
 
 MAX_NAMED = 10
-_BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
+_BUFFERS = (
+    ".attn.bias",
+    ".attn.masked_bias",
+    ".attention.bias",
+    ".attention.masked_bias",
+    ".rotary_emb.inv_freq",
+)
 """Constants that older files store beside the weights: masks and frequencies."""
 _FORMATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _NUMBERS_AT_ONCE = 1 << 20
@@ -36,12 +43,16 @@ def expected_tensors(architecture: Architecture, spec: DecoderSpec) -> dict[str,
     """Name in the file -> what it must be."""
     shapes = expected_weights(spec)
     found: dict[str, ExpectedTensor] = {}
-    for name, layer, source in _sources(architecture, spec.num_layers):
+    for name, layer, source in _sources(architecture, spec):
         parts = [shapes.pop(Role(role, layer), None) for role in source.roles]
         known = [part for part in parts if part is not None]
         if known:
             assert len(known) == len(parts), f"{name}: the spec has some of {source.roles} only"
-            shape = (sum(part[0] for part in known), *known[0][1:])
+            rows = source.first_row + sum(part[0] for part in known)
+            if source.per_head:
+                found |= _of_each_head(name, layer, source, rows, spec)
+                continue
+            shape = (rows, *known[0][1:])
             found[name] = ExpectedTensor(shape[:: -1 if source.transposed else 1], source, layer)
     assert not shapes, f"no tensor is named for {', '.join(map(str, shapes))}"
     return found
@@ -53,7 +64,7 @@ def load_weights(
     """Every role of the spec; matrices are [out, in]. `name`: of the model, for errors. Raises
     ModelFolderError."""
     expected = expected_tensors(architecture, spec)
-    tensors = _with_prefix(tensors, architecture, expected)
+    tensors = _with_prefix(_renamed(tensors, architecture), architecture, expected)
     tensors = {
         key: tensor
         for key, tensor in tensors.items()
@@ -64,13 +75,18 @@ def load_weights(
     shapes = expected_weights(spec)
     weights: dict[Role, StoredTensor] = {}
     for key, (_, source, layer) in expected.items():
-        tensor, start = tensors[key], 0
-        array = tensor.array.T if source.transposed else tensor.array
-        for role in source.roles:
-            end = start + shapes[Role(role, layer)][0]
-            part = array if len(source.roles) == 1 else array[start:end]
-            weights[Role(role, layer)] = StoredTensor(tensor.dtype, part, tensor.file)
-            start = end
+        tensor = tensors[key]
+        if source.per_head:
+            _add_heads(weights, Role(source.roles[0], layer), tensor, key)
+            continue
+        array = tensor.array.T if source.transposed else tensor.array[source.first_row :]
+        roles = [Role(role, layer) for role in source.roles]
+        groups = 1
+        if source.by_kv_head and layer is not None:
+            groups = spec.layers[layer].attention.num_kv_heads
+        parts = _cut(array, [shapes[role][0] for role in roles], groups)
+        for role, part in zip(roles, parts, strict=True):
+            weights[role] = StoredTensor(tensor.dtype, part, tensor.file)
     return weights
 
 
@@ -84,16 +100,69 @@ def stored_format(weights: Weights) -> str:
     return _FORMATS[weights[Role("embedding")].dtype]
 
 
+def _cut(array: NDArray[Any], sizes: list[int], num_groups: int) -> list[NDArray[Any]]:
+    """The rows of each role, so many of them. The rows are cut into `num_groups` groups, and each
+    group holds its share of every role, one after the other. Views where one group holds all."""
+    if len(sizes) == 1:
+        return [array]
+    row = array.shape[1:]
+    groups = array.reshape(num_groups, -1, *row) if num_groups > 1 else array[None]
+    parts, start = [], 0
+    for size in sizes:
+        end = start + size // num_groups
+        parts.append(groups[:, start:end].reshape(size, *row))
+        parts[-1].flags.writeable = False
+        start = end
+    return parts
+
+
 def _sources(
-    architecture: Architecture, num_layers: int
+    architecture: Architecture, spec: DecoderSpec
 ) -> Iterator[tuple[str, int | None, TensorSource]]:
     """(name, layer, source) of the family's table, its templates filled in."""
-    for template, source in architecture.tensors.items():
+    for template, source in architecture.table(spec).items():
         if "{layer}" not in template:
             yield template, None, source
             continue
-        for layer in range(num_layers):
-            yield template.format(layer=layer), layer, source
+        for layer in range(spec.num_layers):
+            yield template.replace("{layer}", str(layer)), layer, source
+
+
+def _of_each_head(
+    name: str, layer: int | None, source: TensorSource, size: int, spec: DecoderSpec
+) -> dict[str, ExpectedTensor]:
+    """What must be stored for a weight [size] of all heads of a layer."""
+    assert layer is not None
+    head_dim = spec.layers[layer].attention.head_dim
+    heads = range(size // head_dim)
+    if "{head}" not in name:
+        return {name: ExpectedTensor((len(heads), head_dim), source, layer)}
+    names = [name.replace("{head}", str(head)) for head in heads]
+    return dict.fromkeys(names, ExpectedTensor((head_dim,), source, layer))
+
+
+def _add_heads(
+    weights: dict[Role, StoredTensor], role: Role, tensor: StoredTensor, key: str
+) -> None:
+    """Puts the next heads behind those that are there."""
+    array = tensor.array.reshape(-1)
+    before = weights.get(role)
+    if before is not None:
+        if before.dtype != tensor.dtype:
+            raise ModelFolderError(
+                f"{tensor.file}: {key} is stored as {tensor.dtype}, other heads as {before.dtype}: "
+                "store all heads alike"
+            )
+        array = np.concatenate((before.array, array))
+    weights[role] = StoredTensor(tensor.dtype, array, tensor.file)
+
+
+def _renamed(
+    tensors: Mapping[str, StoredTensor], architecture: Architecture
+) -> Mapping[str, StoredTensor]:
+    """Names of older files as they are now."""
+    names = {older: name for older, name in architecture.older_names.items() if name not in tensors}
+    return {names.get(name, name): tensor for name, tensor in tensors.items()}
 
 
 def _with_prefix(
@@ -115,7 +184,7 @@ def _without_tied_head(
     tensors: dict[str, StoredTensor], architecture: Architecture, spec: DecoderSpec, name: str
 ) -> dict[str, StoredTensor]:
     """A tied head may be stored too, where it is the embedding; one that is not tied must be."""
-    names = {source.roles[0]: key for key, source in architecture.tensors.items()}
+    names = {source.roles[0]: key for key, source in architecture.table(spec).items()}
     embedding, head = names["embedding"], names["head.weight"]
     if not spec.tied_head:
         if head not in tensors and embedding in tensors:

@@ -1,7 +1,7 @@
 """The interface of a family, and what all families share."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shoal.checkpoint.fields import Fields
@@ -24,11 +24,14 @@ class TensorSource:
     after the other (GPT-NeoX, BLOOM, Falcon)."""
     first_row: int = 0
     """Rows before it are not used (OPT's positions)."""
+    per_head: bool = False
+    """One role, [heads * head_dim], that is stored as [heads, head_dim] (Cohere), or, where the
+    name holds `{head}`, as one tensor [head_dim] per head (StableLM)."""
 
 
 TensorTable = Mapping[str, TensorSource]
 """Tensor name in the file -> what is in it. `{layer}` in a name stands for every layer's index, and
-the roles are that layer's."""
+the roles are that layer's; `{head}`: see `per_head`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,16 @@ class Architecture:
     optional_keys: Mapping[str, Neutral]
     """Config keys that this family reads and others may not. A family that does not read one
     refuses any value that is not neutral."""
+    tensors_of: Callable[[DecoderSpec], TensorTable] | None = None
+    """Further tensors, where the spec decides what a name means."""
+    older_names: Mapping[str, str] = field(default_factory=dict)
+    """Tensor name in older files -> in `tensors`."""
+
+    def table(self, spec: DecoderSpec) -> TensorTable:
+        """All tensors that a network of this spec may have."""
+        return (
+            self.tensors if self.tensors_of is None else {**self.tensors, **self.tensors_of(spec)}
+        )
 
 
 def only(*values: Any) -> Neutral:
@@ -68,7 +81,8 @@ def with_biases(tensors: TensorTable) -> dict[str, TensorSource]:
     found = dict(tensors)
     for name, source in tensors.items():
         roles = tuple(role.removesuffix("weight") + "bias" for role in source.roles)
-        found[name.removesuffix("weight") + "bias"] = TensorSource(roles)
+        bias = replace(source, roles=roles, transposed=False)
+        found[name.removesuffix("weight") + "bias"] = bias
     return found
 
 
@@ -83,8 +97,19 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_python_tanh": "gelu_tanh",
     "relu": "relu",
+    "relu2": "relu2",
 }
 """Names in a config; those of one activation differ in how it is computed, not in its value."""
+
+
+def read_size(config: Fields, key: str, other: str) -> int:
+    """A size that the family names `key` and other families `other`; transformers reads both, so
+    where both are there they must be equal. Raises ModelFolderError."""
+    if config.get(key) is None and config.get(other) is not None:
+        return config.size(other)
+    size = config.size(key)
+    config.require(config.size(other, size) == size, other, f"be equal to {key}")
+    return size
 
 
 def read_activation(config: Fields, key: str, default: str) -> Activation:

@@ -7,6 +7,7 @@ from shoal.model.architectures.base import (
     one,
     only,
     read_activation,
+    read_size,
     same_as,
     with_biases,
 )
@@ -14,8 +15,8 @@ from shoal.model.spec import AttentionSpec, DecoderSpec, LayerSpec, MlpSpec, Nor
 
 
 def read(config: Fields, max_model_len: int | None) -> DecoderSpec:
-    hidden_size = _size(config, "n_embd", "hidden_size")
-    num_heads = _size(config, "n_head", "num_attention_heads")
+    hidden_size = read_size(config, "n_embd", "hidden_size")
+    num_heads = read_size(config, "n_head", "num_attention_heads")
     config.require(hidden_size % num_heads == 0, "n_head", "divide n_embd")
     is_decoder_only = not config.flag("add_cross_attention", False)
     config.require(is_decoder_only, "add_cross_attention", "be false")
@@ -45,23 +46,14 @@ def read(config: Fields, max_model_len: int | None) -> DecoderSpec:
     return DecoderSpec(
         vocab_size=config.size("vocab_size"),
         hidden_size=hidden_size,
-        max_position_embeddings=_size(config, "n_positions", "max_position_embeddings"),
+        max_position_embeddings=read_size(config, "n_positions", "max_position_embeddings"),
         layers=tuple(
-            layer(index) for index in range(_size(config, "n_layer", "num_hidden_layers"))
+            layer(index) for index in range(read_size(config, "n_layer", "num_hidden_layers"))
         ),
         final_norm=norm,
         tied_head=config.flag("tie_word_embeddings", True),
         learned_positions=True,
     )
-
-
-def _size(config: Fields, key: str, other: str) -> int:
-    """GPT-2 has its own names for what other families call `other`; transformers reads both."""
-    if config.get(key) is None and config.get(other) is not None:
-        return config.size(other)
-    size = config.size(key)
-    config.require(config.size(other, size) == size, other, f"be equal to {key}")
-    return size
 
 
 def _transposed(*roles: str) -> TensorSource:

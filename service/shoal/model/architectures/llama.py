@@ -15,12 +15,14 @@ from shoal.model.architectures.base import (
 )
 from shoal.model.architectures.rope import read_rotary
 from shoal.model.spec import (
+    Activation,
     AttentionSpec,
     DecoderSpec,
     LayerSpec,
     MlpSpec,
     NormSpec,
     QKNormSpec,
+    RotarySpec,
 )
 
 
@@ -48,14 +50,20 @@ def read_decoder(
     mlp_bias: bool = False,
     qk_norm: bool = False,
     windows: Sequence[int | None] | None = None,
+    norm: NormSpec | None = None,
+    rotary: RotarySpec | None = None,
+    activation: Activation | None = None,
+    default_tied: bool = False,
 ) -> DecoderSpec:
-    """A decoder of this kind; `windows` has one entry per layer, None = none anywhere."""
+    """A decoder of this kind; `windows` has one entry per layer, None = none anywhere. `norm`,
+    `rotary` and `activation`: of families that name them otherwise than Llama; None = as Llama.
+    `default_tied`: is the head the embedding where the config does not say?"""
     hidden_size = config.size("hidden_size")
     num_heads = config.size("num_attention_heads")
     config.require(num_heads % num_kv_heads == 0, "num_key_value_heads", "divide the heads")
     max_positions = config.size("max_position_embeddings")
-    norm = NormSpec("rms", config.number("rms_norm_eps", 1e-6))
-    rotary = read_rotary(
+    norm = norm or read_rms_norm(config)
+    rotary = rotary or read_rotary(
         config,
         head_dim=head_dim,
         max_position_embeddings=max_positions,
@@ -63,7 +71,7 @@ def read_decoder(
     )
     mlp = MlpSpec(
         intermediate_size=config.size("intermediate_size"),
-        activation=read_activation(config, "hidden_act", "silu"),
+        activation=activation or read_activation(config, "hidden_act", "silu"),
         bias=mlp_bias,
     )
 
@@ -88,8 +96,15 @@ def read_decoder(
         max_position_embeddings=max_positions,
         layers=tuple(layer(window) for window in windows),
         final_norm=norm,
-        tied_head=config.flag("tie_word_embeddings", False),
+        tied_head=config.flag("tie_word_embeddings", default_tied),
     )
+
+
+def read_rms_norm(
+    config: Fields, default_eps: float = 1e-6, *, weight_offset: float = 0.0
+) -> NormSpec:
+    """The norm of all layers."""
+    return NormSpec("rms", config.number("rms_norm_eps", default_eps), weight_offset=weight_offset)
 
 
 def read_num_kv_heads(config: Fields, default: int | None) -> int:
@@ -107,6 +122,13 @@ def read_head_dim(config: Fields) -> int:
     if config.get("head_dim") is None:
         config.require(hidden_size % num_heads == 0, "num_attention_heads", "divide hidden_size")
     return config.size("head_dim", hidden_size // num_heads)
+
+
+def read_cap(config: Fields, key: str, default: float | None) -> float | None:
+    """A soft cap, `default` where the key is absent; null means none."""
+    if config.get(key) is None:
+        return None if config.has(key) else default
+    return config.number(key)
 
 
 def has_no_effect(window: object, config: Fields) -> bool:

@@ -1,5 +1,6 @@
 """Qwen 2 and 2.5: Llama with biases of queries, keys and values, and a window on some layers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from shoal.checkpoint.fields import Fields
@@ -29,18 +30,38 @@ def read_windows(config: Fields) -> list[int | None]:
         window = config.size("sliding_window", 4096)
     if not config.flag("use_sliding_window", False):
         window = None
-    num_layers = config.size("num_hidden_layers")
     first = config.count("max_window_layers", 28)
+    slides = [
+        window is not None and layer >= first for layer in range(config.size("num_hidden_layers"))
+    ]
+    return windows_by_type(config, window, slides)
+
+
+def windows_by_type(config: Fields, window: int | None, slides: Sequence[bool]) -> list[int | None]:
+    """One entry per layer, by `layer_types`; `slides`: which layers have the window where the
+    config does not say."""
     kinds = config.get("layer_types")
     if kinds is None:
-        return [window if layer >= first else None for layer in range(num_layers)]
-    is_complete = isinstance(kinds, list) and len(kinds) == num_layers
+        kinds = [SLIDING if each else FULL for each in slides]
+    is_complete = isinstance(kinds, list) and len(kinds) == len(slides)
     config.require(is_complete, "layer_types", "name every layer")
     is_known = all(kind in (FULL, SLIDING) for kind in kinds)
     config.require(is_known, "layer_types", f"hold {FULL} and {SLIDING} only")
     has_window = window is not None or SLIDING not in kinds
-    config.require(has_window, "layer_types", f"have no {SLIDING} without use_sliding_window")
+    config.require(has_window, "layer_types", f"have no {SLIDING} without a sliding_window in use")
     return [window if kind == SLIDING else None for kind in kinds]
+
+
+def windows_by_pattern(config: Fields, pattern: int) -> list[int | None]:
+    """The same for families where every layer has the window but each `pattern`-th (Gemma 2 and 3,
+    Cohere 2)."""
+    window = None
+    if config.get("sliding_window") is not None or not config.has("sliding_window"):
+        window = config.size("sliding_window", 4096)
+    slides = [(layer + 1) % pattern > 0 for layer in range(config.size("num_hidden_layers"))]
+    is_complete = window is not None or config.get("layer_types") is not None
+    config.require(is_complete or not any(slides), "sliding_window", "be a number of positions")
+    return windows_by_type(config, window, slides)
 
 
 def is_full_attention(kinds: Any, config: Fields) -> bool:

@@ -13,6 +13,7 @@ missing there is read from the top level of the config.
 """
 
 import math
+from collections.abc import Collection
 from typing import NamedTuple
 
 from shoal.checkpoint.fields import Fields
@@ -36,7 +37,9 @@ _KEYS_OF = {
     "proportional": ("factor",),
 }
 """rope_type -> the keys it uses, beside those that every kind uses."""
-_SCALING_KEYS = {key for keys in _KEYS_OF.values() for key in keys}
+_SCALING_KEYS = {key for keys in _KEYS_OF.values() for key in keys} | {"alpha"}
+_NEUTRAL = {"beta_fast": 32}
+"""Values of keys of another kind that are fine; of all others 1."""
 
 
 class _Rope(NamedTuple):
@@ -76,14 +79,21 @@ def read_rotary(
     max_position_embeddings: int,
     max_model_len: int | None = None,
     default_fraction: float = 1.0,
+    default_theta: float = 10_000.0,
+    settings: Fields | None = None,
+    theta_key: str = "rope_theta",
+    kinds: Collection[str] = tuple(_KEYS_OF),
 ) -> RotarySpec:
     """`max_model_len`: longest sequence that will be served, None for the model's own;
-    `default_fraction`: share of a head's channels that is rotated. Raises ModelFolderError."""
-    scaling = _scaling(config)
-    theta_at = _inner_first(config, scaling, "rope_theta")
-    theta = theta_at.number("rope_theta", 10_000.0)
-    theta_at.require(theta > 1, "rope_theta", "be above 1")
-    kind = _kind(scaling)
+    `default_fraction`: share of a head's channels that is rotated; `settings`: None for what
+    `rope_settings` finds; `theta_key`: of the base at the top level of the config; `kinds`: the
+    values of rope_type that the family knows. Raises ModelFolderError."""
+    scaling = rope_settings(config) if settings is None else settings
+    theta = config.number(theta_key, default_theta)
+    config.require(theta > 1, theta_key, "be above 1")
+    theta = scaling.number("rope_theta", theta)
+    scaling.require(theta > 1, "rope_theta", "be above 1")
+    kind = _kind(scaling, kinds)
     fraction_at = _inner_first(config, scaling, "partial_rotary_factor")
     fraction = fraction_at.number("partial_rotary_factor", default_fraction)
     fraction_at.require(fraction <= 1, "partial_rotary_factor", "be at most 1")
@@ -114,8 +124,9 @@ def read_rotary(
     return RotarySpec(tuple(rope.plain))
 
 
-def _scaling(config: Fields) -> Fields:
-    """The settings object that is not empty; two different ones are refused."""
+def rope_settings(config: Fields) -> Fields:
+    """`rope_parameters` or `rope_scaling`, the one that is not empty; two different ones are
+    refused."""
     older, newer = config.get("rope_scaling"), config.get("rope_parameters")
     if older and newer:
         config.require(older == newer, "rope_scaling", "agree with rope_parameters")
@@ -129,11 +140,11 @@ def _inner_first(config: Fields, scaling: Fields, key: str) -> Fields:
     return config if scaling.get(key) is None else scaling
 
 
-def _kind(scaling: Fields) -> str:
+def _kind(scaling: Fields, known: Collection[str]) -> str:
     newer, older = scaling.get("rope_type"), scaling.get("type")
     if newer is not None and older is not None:
         scaling.require(newer == older, "type", "agree with rope_type")
-    return scaling.word("rope_type" if older is None else "type", "default", _KEYS_OF)
+    return scaling.word("rope_type" if older is None else "type", "default", known)
 
 
 def _refuse_foreign_keys(scaling: Fields, kind: str) -> None:
@@ -141,7 +152,7 @@ def _refuse_foreign_keys(scaling: Fields, kind: str) -> None:
     sections of channels): they would change the results, so they cannot be ignored."""
     for key, value in scaling.unread().items():
         if key in _SCALING_KEYS:
-            is_used = key in _KEYS_OF[kind] or value == 1
+            is_used = key in _KEYS_OF[kind] or value == _NEUTRAL.get(key, 1)
             scaling.require(is_used, key, f"be left out with rope_type {kind}")
         elif isinstance(value, dict | list):
             scaling.refuse(key, "be left out: it is not known")

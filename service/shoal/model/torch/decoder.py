@@ -12,7 +12,14 @@ from torch import Tensor
 from shoal.checkpoint.files import StoredTensor
 from shoal.model.spec import AttentionSpec, DecoderSpec, LayerSpec, Role, RotarySpec
 from shoal.model.torch.attention import AttentionBatch, KVLayer, paged_attention
-from shoal.model.torch.layers import Linear, Mlp, RotaryTables, TorchWeights, rotate
+from shoal.model.torch.layers import (
+    Linear,
+    Mlp,
+    RotaryTables,
+    TorchWeights,
+    over_all_heads,
+    rotate,
+)
 
 Rotations = Mapping[RotarySpec, tuple[Tensor, Tensor]]
 """Cosines and sines [T, 1, pairs] of the step's positions."""
@@ -30,10 +37,13 @@ class Decoder:
     ) -> None:
         weights = TorchWeights(stored, dtype, device)
         self._spec = spec
-        self._embedding = weights.tensor("embedding")  # [vocab, hidden]
+        self._embedding = weights.tensor("embedding")  # [vocab, embedding_size or hidden]
+        self._embedding_projection = weights.optional("embedding_projection.weight")
+        self._embedding_norm = weights.norm(spec.embedding_norm, "embedding_norm")
         self._positions = weights.optional("position_embedding")  # [positions, hidden]
         self._layers = [_Layer(layer, weights, index) for index, layer in enumerate(spec.layers)]
         self._final_norm = weights.norm(spec.final_norm, "final_norm")
+        self._head_projection = weights.optional("head_projection.weight")
         head = self._embedding if spec.tied_head else weights.tensor("head.weight")
         self._head = Linear(head, weights.optional("head.bias"))
         rotary_specs = {layer.attention.rotary for layer in spec.layers}
@@ -54,15 +64,23 @@ class Decoder:
     ) -> Tensor:
         """Logits [L, vocab] of the wanted tokens; keys and values of all are written."""
         spec = self._spec
-        x = F.embedding(token_ids, self._embedding)  # [T, hidden]
+        x = F.embedding(token_ids, self._embedding)  # [T, embedding_size or hidden]
+        if self._embedding_projection is not None:
+            x = F.linear(x, self._embedding_projection)  # [T, hidden]
         if spec.embedding_multiplier != 1:
             x = x * spec.embedding_multiplier
         if self._positions is not None:
             x = x + F.embedding(positions, self._positions)
+        x = self._embedding_norm(x)
         rotations = self._rotary.at(positions)
         for layer, kv_layer in zip(self._layers, cache, strict=True):
             x = layer(x, rotations, batch, kv_layer)
-        logits = self._head(self._final_norm(x[logit_indices]))
+        x = self._final_norm(x[logit_indices])
+        if self._head_projection is not None:
+            x = F.linear(x, self._head_projection)
+        logits = self._head(x)
+        if spec.logit_multiplier != 1:
+            logits = logits * spec.logit_multiplier
         if spec.logit_soft_cap is not None:
             logits = spec.logit_soft_cap * torch.tanh(logits / spec.logit_soft_cap)
         return logits
@@ -73,6 +91,8 @@ class _Layer:
 
     def __init__(self, spec: LayerSpec, weights: TorchWeights, index: int) -> None:
         self._is_parallel = spec.parallel
+        self._norms_sum = spec.post_norm_of == "sum"
+        self._residual_multiplier = spec.residual_multiplier
         self._shares_norm = spec.parallel and spec.mlp_norm is None
         self._attention = _Attention(spec.attention, weights, index)
         self._mlp = Mlp(spec.mlp, weights, index)
@@ -86,12 +106,19 @@ class _Layer:
         self, x: Tensor, rotations: Rotations, batch: AttentionBatch, cache: KVLayer
     ) -> Tensor:
         attention_input = self._attention_norm(x)
-        mixed = self._attention_post_norm(self._attention(attention_input, rotations, batch, cache))
+        mixed = self._attention(attention_input, rotations, batch, cache)
+        if self._norms_sum:
+            x = self._attention_post_norm(x + self._scaled(mixed))
+            return self._mlp_post_norm(x + self._scaled(self._mlp(self._mlp_norm(x))))
+        mixed = self._scaled(self._attention_post_norm(mixed))
         if not self._is_parallel:
             x = x + mixed
-            return x + self._mlp_post_norm(self._mlp(self._mlp_norm(x)))
+            return x + self._scaled(self._mlp_post_norm(self._mlp(self._mlp_norm(x))))
         mlp_input = attention_input if self._shares_norm else self._mlp_norm(x)
-        return x + mixed + self._mlp_post_norm(self._mlp(mlp_input))
+        return x + mixed + self._scaled(self._mlp_post_norm(self._mlp(mlp_input)))
+
+    def _scaled(self, branch: Tensor) -> Tensor:
+        return branch if self._residual_multiplier == 1 else branch * self._residual_multiplier
 
 
 class _Attention:
@@ -104,18 +131,37 @@ class _Attention:
         norm = spec.qk_norm.norm if spec.qk_norm else None
         self._q_norm = weights.norm(norm, "q_norm", index)
         self._k_norm = weights.norm(norm, "k_norm", index)
+        if spec.qk_norm is not None and spec.qk_norm.over == "all":
+            self._q_norm = over_all_heads(self._q_norm)
+            self._k_norm = over_all_heads(self._k_norm)
+        self._alibi_slopes = weights.constant(spec.alibi_slopes)
+        if spec.qk_norm is not None and spec.qk_norm.weight_per_head:
+            self._q_norm = weights.norm_per_head(spec, "q_norm", index)
+            self._k_norm = weights.norm_per_head(spec, "k_norm", index)
 
     def __call__(
         self, x: Tensor, rotations: Rotations, batch: AttentionBatch, cache: KVLayer
     ) -> Tensor:
         spec = self._spec
         qkv = self._qkv(x).view(len(x), -1, spec.head_dim)  # [T, heads + 2 kv, head_dim]
+        if spec.clip_qkv is not None:
+            qkv = qkv.clamp(-spec.clip_qkv, spec.clip_qkv)
         num_heads, num_qk_heads = spec.num_heads, spec.num_heads + spec.num_kv_heads
         qk, values = qkv[:, :num_qk_heads], qkv[:, num_qk_heads:]
-        if spec.qk_norm is not None:
-            qk = torch.cat((self._q_norm(qk[:, :num_heads]), self._k_norm(qk[:, num_heads:])), 1)
+        norms_after_rotary = spec.qk_norm is not None and spec.qk_norm.after_rotary
+        if not norms_after_rotary:
+            qk = self._norm_heads(qk)
         if spec.rotary is not None:
-            qk = rotate(qk, *rotations[spec.rotary])
+            qk = rotate(qk, *rotations[spec.rotary], interleaved=spec.rotary.interleaved)
+        if norms_after_rotary:
+            qk = self._norm_heads(qk)
         cache.write(batch.slots, qk[:, num_heads:], values)
-        mixed = paged_attention(spec, qk[:, :num_heads], cache, batch)
+        mixed = paged_attention(spec, qk[:, :num_heads], cache, batch, self._alibi_slopes)
         return self._output(mixed.reshape(len(x), -1))
+
+    def _norm_heads(self, qk: Tensor) -> Tensor:
+        """Queries and keys [T, heads + kv, head_dim] where they have a norm."""
+        if self._spec.qk_norm is None:
+            return qk
+        num_heads = self._spec.num_heads
+        return torch.cat((self._q_norm(qk[:, :num_heads]), self._k_norm(qk[:, num_heads:])), 1)

@@ -1,7 +1,7 @@
 """The parts that a decoder's layers are made of. Shapes: T tokens of all rows, concatenated."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shoal.checkpoint.files import StoredTensor
-from shoal.model.spec import Activation, MlpSpec, NormSpec, Role, RotarySpec
+from shoal.model.spec import Activation, AttentionSpec, MlpSpec, NormSpec, Role, RotarySpec
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -18,6 +18,7 @@ ACTIVATIONS: dict[Activation, Transform] = {
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "relu": F.relu,
+    "relu2": lambda x: F.relu(x).square(),
 }
 
 
@@ -43,6 +44,10 @@ class TorchWeights:
         """None where the spec has no such weight."""
         return self.tensor(name, layer) if Role(name, layer) in self._stored else None
 
+    def constant(self, values: Sequence[float] | None) -> Tensor | None:
+        """Numbers of the spec itself, float32; None where it has none."""
+        return None if values is None else torch.tensor(values, device=self._device)
+
     def linear(self, layer: int | None, *names: str) -> "Linear":
         """One matrix, or several of the same input joined to one product."""
         weights = [self.tensor(f"{name}.weight", layer) for name in names]
@@ -54,10 +59,22 @@ class TorchWeights:
         """Changes nothing where the spec has none."""
         if spec is None:
             return _unchanged
-        weight = self.tensor(f"{name}.weight", layer)
-        if spec.weight_offset:
+        weight = self.optional(f"{name}.weight", layer)
+        if weight is not None and spec.weight_offset:
             weight = (weight.float() + spec.weight_offset).to(weight.dtype)
         return Norm(spec, weight, self.optional(f"{name}.bias", layer))
+
+    def norm_per_head(self, spec: AttentionSpec, name: str, layer: int) -> Transform:
+        """Of queries or keys [T, heads, head_dim] where every head has its own weights."""
+        assert spec.qk_norm is not None
+        norm = spec.qk_norm.norm
+        weight = self.tensor(f"{name}.weight", layer).view(-1, spec.head_dim)
+        bias = self.optional(f"{name}.bias", layer)
+        return NormPerHead(
+            Norm(replace(norm, has_weight=False, bias=False), None, None),
+            (weight.float() + norm.weight_offset).to(weight.dtype),
+            None if bias is None else bias.view(-1, spec.head_dim),
+        )
 
 
 @dataclass(slots=True)
@@ -76,7 +93,7 @@ class Norm:
     """Over the last dimension."""
 
     spec: NormSpec
-    weight: Tensor  # [size], the offset added
+    weight: Tensor | None  # [size], the offset added
     bias: Tensor | None
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -87,8 +104,26 @@ class Norm:
         return x if self.bias is None else x + self.bias
 
 
+@dataclass(slots=True)
+class NormPerHead:
+    """Over each head by itself; x [T, heads, head_dim]."""
+
+    plain: Norm  # without weight and bias
+    weight: Tensor  # [heads, head_dim], the offset added
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = self.plain(x) * self.weight
+        return x if self.bias is None else x + self.bias
+
+
 def _unchanged(x: Tensor) -> Tensor:
     return x
+
+
+def over_all_heads(norm: Transform) -> Transform:
+    """The norm over all heads of a token together; x [T, heads, head_dim]."""
+    return lambda x: norm(x.flatten(1)).view(x.shape)
 
 
 class Mlp:
@@ -129,10 +164,16 @@ class RotaryTables:
         }
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) -> Tensor:
     """Rotary positions (RoFormer, Su et al., 2021) of the first 2 * pairs channels of
-    x [T, heads, head_dim], channel i with channel i + pairs; the others stay as they are."""
+    x [T, heads, head_dim]; the others stay as they are. Pair i is channels i and i + pairs, or
+    2i and 2i + 1 where interleaved."""
     pairs = cos.shape[-1]
-    first, second, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
+    turned, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
+    if interleaved:
+        first, second = turned[..., ::2], turned[..., 1::2]
+    else:
+        first, second = turned[..., :pairs], turned[..., pairs:]
     rotated = (first * cos - second * sin, second * cos + first * sin)
-    return torch.cat((*rotated, rest) if rest.shape[-1] else rotated, -1)
+    turned = torch.stack(rotated, -1).flatten(-2) if interleaved else torch.cat(rotated, -1)
+    return torch.cat((turned, rest), -1) if rest.shape[-1] else turned

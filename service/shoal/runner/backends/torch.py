@@ -81,6 +81,7 @@ def attention_batch(
     single = np.flatnonzero(counts == 1)
     return AttentionBatch(
         slots=torch.from_numpy(inputs.slots.astype(np.int64)).to(device),
+        positions=torch.from_numpy(inputs.positions.astype(np.int64)).to(device),
         decode=_decode_rows(inputs, single, windows, block_size, device) if len(single) else None,
         prefills=[
             _prefill_row(inputs, int(row), windows, block_size, device)
