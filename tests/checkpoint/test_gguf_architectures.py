@@ -266,7 +266,9 @@ CASES: dict[str, Case] = {
         {**NO_KV, "use_parallel_residual": False},
         {"rope.dimension_count": 4, "use_parallel_residual": False},
     ),
-    "bloom": Case("bloom", "bloom", NO_KV, {"attention.head_count_kv": 4}),
+    "bloom": Case(
+        "bloom", "bloom", {**NO_KV, "intermediate_size": ...}, {"attention.head_count_kv": 4}
+    ),
     "falcon": Case(
         "falcon",
         "falcon",
