@@ -28,7 +28,7 @@ def find_models(
     `default_model`, and the last that is left, must. Raises ConfigError or ModelFolderError."""
     searched = [] if models else _models_in(_search_root(models_dir))
     sources = [_parse_model(entry) for entry in models] or [
-        ModelSource(path.stem if path.is_file() else path.name, str(path), may_fail=True)
+        ModelSource(_name_of(path), str(path), may_fail=True)
         for path in searched
     ]
     names = [source.name for source in sources]
@@ -59,8 +59,13 @@ def _parse_model(entry: str) -> ModelSource:
     name does."""
     name, equals, path = entry.partition("=")
     if not equals or Path(entry).exists() or name.startswith(("/", ".", "~")):
-        return ModelSource(Path(entry).resolve().name, entry)
+        return ModelSource(_name_of(Path(entry).resolve()), entry)
     return ModelSource(name, path)
+
+
+def _name_of(path: Path) -> str:
+    """A file's name says its format too, a folder's does not."""
+    return path.stem if path.suffix == ".gguf" and not path.is_dir() else path.name
 
 
 def _models_in(folder: Path) -> list[Path]:
