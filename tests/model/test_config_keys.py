@@ -234,6 +234,7 @@ def test_a_changed_key_changes_the_numbers_as_in_transformers_or_is_refused_by_n
         for family in BASES
         for key in BASES[family]
         if key not in ("model_type", "pad_token_id")  # without them transformers cannot start
+        and (family, key) != ("hunyuan_v1_dense", "head_dim")  # the same
     ],
 )
 def test_a_key_that_is_left_out_means_the_classes_default_or_is_asked_for_by_name(

@@ -99,6 +99,7 @@ _WITHOUT_EFFECT = re.compile(
     | embedding_fraction | attn_impl
     | gradient_checkpointing | initializer_range | pretraining_tp | tie_encoder_decoder
     | use_cache | use_return_dict | return_dict(_in_generate)? | output_.* | n_ctx
+    | cache_implementation
     | finetuning_task | id2label | label2id | num_labels | problem_type | task_specific_params
     | summary_(activation|first_dropout|proj_to_labels|type|use_proj)
     | temperature | top_[kp] | typical_p | repetition_penalty | do_sample | early_stopping

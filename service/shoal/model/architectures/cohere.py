@@ -31,6 +31,7 @@ def read_decoder(
     windows: Sequence[int | None] | None = None,
 ) -> DecoderSpec:
     """What Cohere 1 and 2 have in common."""
+    config.require(config.number("rotary_pct", 1.0) == 1, "rotary_pct", "be 1")
     bias = config.flag("attention_bias", False)
     head_dim = llama.read_head_dim(config)
     rotary = read_rotary(

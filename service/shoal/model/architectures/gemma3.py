@@ -16,13 +16,11 @@ def read(config: Fields, max_model_len: int | None) -> DecoderSpec:
     full, sliding = _read_rotaries(config, max_model_len)
     windows = windows_by_pattern(config, config.size("sliding_window_pattern", 6))
     spec = gemma2.read_decoder(config, max_model_len, windows=windows, rotary=full)
+    qk_norm = QKNormSpec(llama.read_rms_norm(config, weight_offset=1.0))
 
     def own(layer: LayerSpec, window: int | None) -> LayerSpec:
-        attention = replace(
-            layer.attention,
-            rotary=full if window is None else sliding,
-            qk_norm=QKNormSpec(layer.attention_norm) if layer.attention_norm else None,
-        )
+        rotary = full if window is None else sliding
+        attention = replace(layer.attention, rotary=rotary, qk_norm=qk_norm)
         return replace(layer, mixer=attention)
 
     return replace(

@@ -11,9 +11,10 @@ from shoal.model.spec import DecoderSpec, LayerSpec, QKNormSpec, RotarySpec
 
 def read(config: Fields, max_model_len: int | None) -> DecoderSpec:
     config.require(config.flag("use_qk_norm", True), "use_qk_norm", "be true")
+    config.require(config.size("num_experts", 1) == 1, "num_experts", "be 1 in a dense network")
     bias = config.flag("attention_bias", False)
     norm = llama.read_rms_norm(config, 1e-5)
-    head_dim = config.size("head_dim")
+    head_dim = llama.read_head_dim(config)
     spec = llama.read_decoder(
         config,
         max_model_len,
