@@ -113,7 +113,7 @@ FAST = [
     Serving("together"),
     Serving("chunks_of_7_shuffled", budget=7, batch=5, shuffled=True),
     Serving("warm", warm=True),
-    Serving("preempted", num_blocks=13),
+    Serving("preempted", num_blocks=10),
     Serving("two_threads_shuffled", num_threads=2, budget=64, shuffled=True),
 ]
 WHOLE = [

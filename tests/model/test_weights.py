@@ -245,8 +245,9 @@ def test_rows_that_alternate_by_kv_head_are_sorted_by_role(
     architecture, spec, _ = read_model(config, "tiny/config.json")
     arrays = random_weights(config)
     for name in [name for name in arrays if "query_key_value" in name]:
-        rows = np.arange(len(arrays[name]), dtype=np.float32)
-        arrays[name] = rows if arrays[name].ndim == 1 else np.repeat(rows[:, None], 48, axis=1)
+        numbers = np.arange(len(arrays[name]), dtype=np.float32)
+        is_bias = arrays[name].ndim == 1
+        arrays[name] = numbers if is_bias else np.repeat(numbers[:, None], 48, axis=1)
     stored = {name: StoredTensor("F32", array, "tiny") for name, array in arrays.items()}
     weights = load_weights(spec, architecture, stored, "tiny")
     attention = spec.layers[1].attention
