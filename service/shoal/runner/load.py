@@ -132,11 +132,18 @@ def _remarks(files: ModelFiles, model: _Model, choice: KernelChoice) -> list[str
 
 
 def num_kv_blocks(
-    spec: DecoderSpec, config: EngineConfig, kv_bytes: int, bytes_per_number: int, max_tokens: int
+    spec: DecoderSpec,
+    config: EngineConfig,
+    kv_bytes: int,
+    bytes_per_number: int,
+    max_tokens: int,
+    scales_per_token: int = 0,
 ) -> int:
     """Blocks the budget holds, but no more than a full batch of the longest sequences needs.
-    Raises ModelFolderError when not even one sequence fits."""
-    block_bytes = spec.kv_numbers_per_token * bytes_per_number * config.block_size
+    `scales_per_token`: float32 numbers beside the keys and values of a token, in all layers. Raises
+    ModelFolderError when not even one sequence fits."""
+    token_bytes = spec.kv_numbers_per_token * bytes_per_number + 4 * scales_per_token
+    block_bytes = token_bytes * config.block_size
     affordable = kv_bytes // block_bytes
     useful = config.max_batch_size * -(-max_tokens // config.block_size)
     if affordable < 2:
@@ -146,14 +153,19 @@ def num_kv_blocks(
 
 def _native_backend(model: _Model, config: EngineConfig, kv_bytes: int) -> _Built:
     from shoal.kernels.native import BLOCK_SIZE as NATIVE_BLOCK_SIZE
-    from shoal.runner.backends.native import NativeBackend, native_dtype
+    from shoal.runner.backends.native import NativeBackend, native_dtype, native_kv_dtype
 
     if config.block_size != NATIVE_BLOCK_SIZE:
         raise ConfigError(f"block_size must be {NATIVE_BLOCK_SIZE} with native kernels")
     dtype = native_dtype(config.dtype, stored_format(model.weights), config.quantize)
     _refuse_too_large(model, {"float32": 4, "bfloat16": 2, "int8": 1}[dtype])
-    kv_number_bytes = 4 if dtype == "float32" else 2  # keys and values of int8 are bfloat16
-    num_blocks = num_kv_blocks(model.spec, config, kv_bytes, kv_number_bytes, model.max_tokens)
+    kv_dtype = native_kv_dtype(config.kv_cache_dtype)
+    # Beside int8 weights keys and values are bfloat16.
+    kv_number_bytes = 1 if kv_dtype == "int8" else 4 if dtype == "float32" else 2
+    kv_scales = _kv_scales(model.spec) if kv_dtype == "int8" else 0
+    num_blocks = num_kv_blocks(
+        model.spec, config, kv_bytes, kv_number_bytes, model.max_tokens, kv_scales
+    )
     backend = NativeBackend(
         model.spec,
         model.weights,
@@ -162,8 +174,14 @@ def _native_backend(model: _Model, config: EngineConfig, kv_bytes: int) -> _Buil
         max_step_tokens=max(config.token_budget, config.max_batch_size),
         num_threads=config.num_threads or usable_cores(),
         num_token_ids=model.num_token_ids,
+        kv_dtype=kv_dtype,
     )
     return _Built(backend, dtype, "cpu", num_blocks, backend.weight_bytes)
+
+
+def _kv_scales(spec: DecoderSpec) -> int:
+    """Scales of a token's int8 keys and values: one each per KV head and layer."""
+    return sum(2 * layer.attention.num_kv_heads for layer in spec.layers if layer.attends)
 
 
 def _torch_backend(model: _Model, config: EngineConfig, kv_bytes: int) -> _Built:
