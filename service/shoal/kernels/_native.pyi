@@ -75,6 +75,7 @@ def make_model(
     threads: int,
     spin_us: int,
     cache_bytes: int | None,
+    int8_kv: bool,
     /,
 ) -> Model: ...
 def make_sampler(vocab_size: int, num_token_ids: int, kernel_set: str, /) -> Sampler: ...

@@ -35,6 +35,7 @@ else:
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
 Dtype = Literal["float32", "bfloat16", "int8"]
+KVDtype = Literal["auto", "int8"]
 KernelSet = Literal["auto", "portable", "avx2", "avx512", "avx512bf16"]
 
 BLOCK_SIZE = 16
@@ -143,12 +144,15 @@ class NativeModel:
         kernel_set: KernelSet = "auto",
         spin_us: int = 50,
         cache_bytes: int | None = None,
+        kv_dtype: KVDtype = "auto",
     ) -> None:
         """`weights`: every role of `expected_weights(spec)`, as an array of its shape.
         `max_tokens`: most tokens of one step. `num_token_ids`: rows of the embedding that are
         tokens, the others are padding; None = all. `cache_bytes`: of the last-level cache; bf16
         weights that it does not hold are packed tighter where the kernel set can; None asks the
-        machine. Raises ValueError for a spec with features that `supports` names."""
+        machine. `kv_dtype`: auto keeps keys and values as float32 beside float32 weights, else as
+        bfloat16; int8 keeps each token's key and value of a KV head as integers with a float32
+        scale each. Raises ValueError for a spec with features that `supports` names."""
         if not _BUILT:
             raise RuntimeError("the native kernels are not built; available() says so beforehand")
         for name, value in (("num_blocks", num_blocks), ("max_tokens", max_tokens),
@@ -164,7 +168,7 @@ class NativeModel:
         self.num_token_ids = spec.vocab_size if num_token_ids is None else num_token_ids
         self._model = _native.make_model(
             spec, self.num_token_ids, dtype, kernel_set, num_blocks, max_tokens, num_threads,
-            spin_us, cache_bytes,
+            spin_us, cache_bytes, kv_dtype == "int8",
         )  # fmt: skip
         for role, shape in expected_weights(spec).items():
             layer = -1 if role.layer is None else role.layer

@@ -38,6 +38,8 @@ class EngineConfig(_Message, frozen=True):
     """Compute threads; 0 = based on the cores available to this process."""
     kv_cache_bytes: int = 256 << 20
     """KV cache memory, shared by all models."""
+    kv_cache_dtype: str = "auto"
+    """auto (float32 or bfloat16, by dtype) or int8 (native kernels only)."""
     block_size: int = 16
     """Tokens per KV block."""
     max_batch_size: int = 64

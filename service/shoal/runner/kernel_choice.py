@@ -33,6 +33,12 @@ def choose_kernels(config: EngineConfig, spec: DecoderSpec) -> KernelChoice:
             "(a library that is not built comes with a reinstall of Shoal with a C++ compiler at "
             "hand)"
         )
+    if config.kv_cache_dtype != "auto":
+        raise ConfigError(
+            f"kv_cache_dtype={config.kv_cache_dtype} needs the native CPU kernels, and PyTorch "
+            f"would compute here{_because(choice.reason)}: set kv_cache_dtype=auto, or device=cpu "
+            "and kernels=native"
+        )
     if not has_torch():
         raise ConfigError(
             f"PyTorch is needed to compute this model{_because(choice.reason)}, and it is not "

@@ -133,12 +133,9 @@ def _remarks(files: ModelFiles, model: _Model, choice: KernelChoice) -> list[str
     return remarks
 
 
-def num_kv_blocks(
-    spec: DecoderSpec, config: EngineConfig, kv_bytes: int, bytes_per_number: int, max_tokens: int
-) -> int:
+def num_kv_blocks(block_bytes: int, config: EngineConfig, kv_bytes: int, max_tokens: int) -> int:
     """Blocks the budget holds, but no more than a full batch of the longest sequences needs.
     Raises ModelFolderError when not even one sequence fits."""
-    block_bytes = spec.kv_numbers_per_token * bytes_per_number * config.block_size
     affordable = kv_bytes // block_bytes
     useful = config.max_batch_size * -(-max_tokens // config.block_size)
     if affordable < 2:
@@ -148,16 +145,21 @@ def num_kv_blocks(
 
 def _native_backend(model: _Model, config: EngineConfig, kv_bytes: int) -> _Built:
     from shoal.kernels.native import BLOCK_SIZE as NATIVE_BLOCK_SIZE
-    from shoal.runner.backends.native import NativeBackend, native_dtype
+    from shoal.runner.backends.native import NativeBackend, native_dtype, native_kv_dtype
 
     if config.block_size != NATIVE_BLOCK_SIZE:
         raise ConfigError(f"block_size must be {NATIVE_BLOCK_SIZE} with native kernels")
     dtype = native_dtype(config.dtype, stored_format(model.weights), config.quantize)
     _refuse_too_large(model, {"float32": 4, "bfloat16": 2, "int8": 1}[dtype])
-    kv_number_bytes = 4 if dtype == "float32" else 2  # keys and values of int8 are bfloat16
-    num_kv_blocks(model.spec, config, kv_bytes, kv_number_bytes, model.max_tokens)
+    kv_dtype = native_kv_dtype(config.kv_cache_dtype)
+    block_bytes = config.block_size * (
+        model.spec.kv_numbers_per_token + 4 * _kv_scales(model.spec)
+        if kv_dtype == "int8"  # beside quantized weights they are bfloat16
+        else model.spec.kv_numbers_per_token * (4 if dtype == "float32" else 2)
+    )
+    num_kv_blocks(block_bytes, config, kv_bytes, model.max_tokens)  # its share holds a sequence
     shared_bytes = max(kv_bytes, config.kv_cache_bytes)
-    num_blocks = num_kv_blocks(model.spec, config, shared_bytes, kv_number_bytes, model.max_tokens)
+    num_blocks = num_kv_blocks(block_bytes, config, shared_bytes, model.max_tokens)
     backend = NativeBackend(
         model.spec,
         model.weights,
@@ -166,8 +168,14 @@ def _native_backend(model: _Model, config: EngineConfig, kv_bytes: int) -> _Buil
         max_step_tokens=max(config.token_budget, config.max_batch_size),
         num_threads=config.num_threads or usable_cores(),
         num_token_ids=model.num_token_ids,
+        kv_dtype=kv_dtype,
     )
     return _Built(backend, dtype, "cpu", num_blocks, backend.weight_bytes, backend.kv_memory)
+
+
+def _kv_scales(spec: DecoderSpec) -> int:
+    """Scales of a token's int8 keys and values: one each per KV head and layer."""
+    return sum(2 * layer.attention.num_kv_heads for layer in spec.layers if layer.attends)
 
 
 def _torch_backend(model: _Model, config: EngineConfig, kv_bytes: int) -> _Built:
@@ -182,7 +190,8 @@ def _torch_backend(model: _Model, config: EngineConfig, kv_bytes: int) -> _Built
     dtype = choose_dtype(config.dtype, stored_format(model.weights), device)
     if device == "cpu":
         _refuse_too_large(model, dtype.itemsize)
-    num_blocks = num_kv_blocks(model.spec, config, kv_bytes, dtype.itemsize, model.max_tokens)
+    block_bytes = model.spec.kv_numbers_per_token * dtype.itemsize * config.block_size
+    num_blocks = num_kv_blocks(block_bytes, config, kv_bytes, model.max_tokens)
     backend = TorchBackend(
         model.spec,
         model.weights,

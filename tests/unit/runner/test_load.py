@@ -15,7 +15,6 @@ from shoal.protocol.messages import EngineConfig, LoadedModel, ModelSource
 from shoal.runner import load as load_module
 from shoal.runner.load import load_runner, num_kv_blocks
 from tests.fakes.tiny_models import write_tiny_gpt2, write_tiny_llama
-from tests.model.driving import load_folder
 from tests.unit.runner.building import new_row, plan
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -107,15 +106,12 @@ def test_the_context_can_be_bounded_but_not_stretched(tmp_path: Path) -> None:
     assert load(folder, max_model_len=10_000)[1].max_model_len == 256
 
 
-def test_blocks_fill_the_budget_and_no_more_than_a_full_batch_can_use(tmp_path: Path) -> None:
-    spec, _ = load_folder(write_tiny_llama(tmp_path / "tiny"))
-    settings = EngineConfig(models=(), max_batch_size=4)
-    attention = spec.layers[0].attention
-    block_bytes = 2 * spec.num_layers * attention.num_kv_heads * attention.head_dim * 4 * 16
-    assert num_kv_blocks(spec, settings, 10 * block_bytes + 1, 4, 256) == 10
-    assert num_kv_blocks(spec, settings, 1 << 40, 4, 256) == 4 * 16
+def test_blocks_fill_the_budget_and_no_more_than_a_full_batch_can_use() -> None:
+    settings, block_bytes = EngineConfig(models=(), max_batch_size=4), 6144
+    assert num_kv_blocks(block_bytes, settings, 10 * block_bytes + 1, 256) == 10
+    assert num_kv_blocks(block_bytes, settings, 1 << 40, 256) == 4 * 16
     with pytest.raises(ModelFolderError, match="kv_cache_bytes"):
-        num_kv_blocks(spec, settings, block_bytes, 4, 256)
+        num_kv_blocks(block_bytes, settings, block_bytes, 256)
 
 
 def test_a_tokenizer_with_more_ids_than_the_embedding_has_rows_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from shoal.checkpoint.blocks import dequantize
 from shoal.checkpoint.files import BLOCKS, StoredTensor
 from shoal.errors import ConfigError
 from shoal.kernels import native
-from shoal.kernels.native import Dtype
+from shoal.kernels.native import Dtype, KVDtype
 from shoal.model.spec import DecoderSpec, Role
 from shoal.protocol.step import KVMemory
 from shoal.runner.inputs import Float32, HeadOutputs, StepInputs
@@ -30,11 +30,12 @@ class NativeBackend:
         max_step_tokens: int,
         num_threads: int,
         num_token_ids: int | None = None,
+        kv_dtype: KVDtype = "auto",
     ) -> None:
         """`max_step_tokens`: most tokens of one step. `num_token_ids`: rows of the vocabulary that
-        are tokens, the others are padding that is never picked; None = all. Raises ConfigError
-        when the library is not built, ValueError for a spec with features that `native.supports`
-        names."""
+        are tokens, the others are padding that is never picked; None = all. `kv_dtype`: as of
+        `NativeModel`. Raises ConfigError when the library is not built, ValueError for a spec with
+        features that `native.supports` names."""
         if not native.available():
             raise ConfigError(
                 "kernels=native is set, and the native library is not built: reinstall "
@@ -52,6 +53,7 @@ class NativeBackend:
             max_tokens=max_step_tokens,
             num_threads=num_threads,
             num_token_ids=num_token_ids,
+            kv_dtype=kv_dtype,
         )
         self.name = self._model.kernel_set
         self.weight_bytes = self._model.weight_bytes
@@ -89,6 +91,15 @@ class NativeBackend:
         assert head.top_logits is not None, "the best logits were requested"
         logits = self._no_logits if head.logits is None else head.logits
         return HeadOutputs(head.top_ids[:, 0], head.top_logits[:, 0], logits)
+
+
+def native_kv_dtype(wanted: str) -> KVDtype:
+    """Raises ConfigError for one that the library does not have."""
+    if wanted == "int8":
+        return "int8"
+    if wanted == "auto":
+        return "auto"
+    raise ConfigError(f"kv_cache_dtype={wanted} is unknown: set auto or int8")
 
 
 def native_dtype(wanted: str, stored: str, quantize: str = "none") -> Dtype:

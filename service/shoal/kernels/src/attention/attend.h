@@ -1,58 +1,14 @@
 // Paged attention: scores over key blocks, softmax, weighted sum of values; one code for decode and
 // prefill. A score is summed over head_dim in order, the softmax sum runs in 16 lanes by key
 // position, the output is summed over keys in order: nothing depends on the tile or the chunk.
-// Keys and values of a block are float or bf16 panels (isa/kernels.h: AttendArgs). Called by
-// model/attention.cpp, one task per KV head and chunk of tokens.
+// Keys and values of a block are panels of one of kv_layouts.h. Called by model/attention.cpp, one
+// task per KV head and chunk of tokens.
 #pragma once
+#include "attention/kv_layouts.h"
 #include "attention/rotate.h"
-#include "linear/panels.h"
-#include "linear/rows.h"
 #include "rowwise/vector_math.h"
 
 namespace {
-
-using shoal::kBlock;
-
-template <class Panel>
-struct KvLayout;
-template <>
-struct KvLayout<FloatPanel> {
-  static constexpr int slice_bytes = kBlock * kPanel * 4;  // V: 16 dims of 16 keys
-  static void store(const shoal::StoreKvArgs& a) {
-    float* k = reinterpret_cast<float*>(a.k);
-    float* v = reinterpret_cast<float*>(a.v);
-    for (int d = 0; d < a.head_dim; ++d) {
-      k[d * kBlock + a.offset] = a.key[d];
-      v[(d / kPanel * kBlock + a.offset) * kPanel + d % kPanel] = a.value[d];
-    }
-  }
-};
-template <>
-struct KvLayout<Bf16Panel> {
-  static constexpr int slice_bytes = kBlock * kPanel * 2;
-  static void store(const shoal::StoreKvArgs& a) {
-    std::uint16_t* k = reinterpret_cast<std::uint16_t*>(a.k) + a.offset * 2;
-    std::uint16_t* v = reinterpret_cast<std::uint16_t*>(a.v) + a.offset / 2 * kPanel * 2 +
-                       a.offset % 2;
-    constexpr int kPiece = 64;  // dims rounded at once
-    std::uint16_t key[kPiece], value[kPiece];
-    for (int d0 = 0; d0 < a.head_dim; d0 += kPiece) {
-      const int n = a.head_dim - d0 < kPiece ? a.head_dim - d0 : kPiece;
-      Bf16Row::to_bf16(a.key + d0, n, key);
-      Bf16Row::to_bf16(a.value + d0, n, value);
-      for (int i = 0; i + 1 < n; i += 2)
-        __builtin_memcpy(k + (d0 + i) * kBlock, key + i, 2 * sizeof(*key));
-      if (n % 2) k[(d0 + n - 1) * kBlock] = key[n - 1];
-      for (int i = 0; i < n; ++i)
-        v[(d0 + i) / kPanel * kBlock * kPanel + i % kPanel * 2] = value[i];
-    }
-  }
-};
-
-template <class Panel>
-void store_kv(const shoal::StoreKvArgs& a) {
-  KvLayout<Panel>::store(a);
-}
 
 // Query j is head j % group of token j / group and sees keys [first, limit).
 struct Query {
@@ -75,6 +31,11 @@ inline const char* block_at(const shoal::AttendArgs& a, int b) {
   return a.kv + static_cast<std::size_t>(a.table[b]) * a.block_bytes;
 }
 
+// Scales of a block's integers: 16 of the keys, 16 of the values.
+inline const float* scales_at(const shoal::AttendArgs& a, int b) {
+  return reinterpret_cast<const float*>(block_at(a, b) + a.scales_offset);
+}
+
 template <class Panel, int MR, int NP>
 SHOAL_INLINE void score_tile(const shoal::AttendArgs& a, const Query (&queries)[MR], int b,
                              float* scores, std::size_t stride) {
@@ -90,6 +51,8 @@ SHOAL_INLINE void score_tile(const shoal::AttendArgs& a, const Query (&queries)[
 #pragma GCC unroll 16
     for (int j = 0; j < NP * kVecs; ++j) {
       typename Vec::F s = sums.at[m][j];
+      if constexpr (KvLayout<Panel>::has_scales)
+        s = Vec::mul(s, Vec::load(scales_at(a, b + j / kVecs) + j % kVecs * Vec::width));
       if (a.soft_cap > 0.0f)
         s = Vec::mul(Vec::set(a.soft_cap), vtanh(Vec::div(s, Vec::set(a.soft_cap))));
       Vec::store(scores + m * stride + j * Vec::width, s);
@@ -122,6 +85,13 @@ inline float softmax(float* scores, const Query& query, int start, int end) {
       sum.at[j] = Vec::add(sum.at[j], e);
     }
   return sum_lanes(sum);
+}
+
+// A weight times the scale of its value: the values are summed as integers.
+inline void scale_weights(const shoal::AttendArgs& a, float* scores, const Query& query,
+                          int start) {
+  for (int i = query.first; i < query.limit; ++i)
+    scores[i - start] *= scales_at(a, i / kBlock)[kBlock + i % kBlock];
 }
 
 // NS slices of 16 dims, from slice s; keys [start, limit) of the tile.
@@ -185,8 +155,11 @@ void attend_tile(const shoal::AttendArgs& a, int j0) {
   const std::size_t stride = end - start;
   score_tiles<Panel, MR, NP>(a, queries, start / kBlock, end / kBlock, start, stride);
   float inverse[MR];
-  for (int m = 0; m < MR; ++m)
-    inverse[m] = 1.0f / softmax(a.scratch + m * stride, queries[m], start, end);
+  for (int m = 0; m < MR; ++m) {
+    float* scores = a.scratch + m * stride;
+    inverse[m] = 1.0f / softmax(scores, queries[m], start, end);
+    if constexpr (KvLayout<Panel>::has_scales) scale_weights(a, scores, queries[m], start);
+  }
   const int slices = (a.head_dim + kPanel - 1) / kPanel;
   value_tiles<Panel, MR, NP>(a, stride, start, limit, 0, slices, inverse, queries);
 }

@@ -40,11 +40,11 @@ Format format_of(const std::string& dtype) {
 
 Model* make_model(const nb::object& spec, int num_token_ids, const std::string& dtype,
                   const std::string& kernel_set, int num_blocks, int max_tokens, int threads,
-                  int spin_us, std::optional<std::size_t> cache_bytes) {
+                  int spin_us, std::optional<std::size_t> cache_bytes, bool int8_kv) {
   const Kernels* kernels = find_kernels(kernel_set.c_str());
   require(kernels, "this machine cannot run that kernel set");
   return new Model(read_spec(spec, num_token_ids), format_of(dtype), kernels, num_blocks,
-                   max_tokens, threads, spin_us, cache_bytes.value_or(last_cache_bytes()));
+                   max_tokens, threads, spin_us, cache_bytes.value_or(last_cache_bytes()), int8_kv);
 }
 
 void set_weight(Model& model, int layer, const std::string& role, const AnyArray& array) {
@@ -129,7 +129,8 @@ void bind_model(nb::module_& module) {
       .def_prop_ro("block_bytes", &Model::block_bytes)
       .def_prop_ro("kernel_set", [](const Model& model) { return model.kernels()->name; });
   module.def("make_model", &make_model, nb::rv_policy::take_ownership, nb::arg(), nb::arg(),
-             nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none());
+             nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(),
+             nb::arg());
 }
 
 }  // namespace shoal

@@ -14,6 +14,10 @@ namespace shoal {
 enum class Activation : int { silu, gelu, gelu_tanh, relu, relu2 };
 enum class NormKind : int { rms, layer };
 
+// Keys and values in the cache. int8: integers with one scale per token and KV head.
+enum class KvFormat : int { f32, bf16, int8 };
+constexpr int kNumKvFormats = 3;
+
 constexpr int kMaxLinearRows = 96;  // of one call
 
 // out[m][16 * (p - p0) ...] (+)= x[m] . panel[p] + bias, rows 0..rows-1, panels p0..p1-1.
@@ -44,10 +48,11 @@ struct FormatKernels {
 // Attention of `tokens` consecutive tokens of one sequence, for the query heads of one KV head.
 // K of a block is a panel [head_dim][16 keys]; V is one panel [16 keys][16 dims] per 16 dims.
 struct AttendArgs {
-  const char* kv;           // this layer's KV cache at this KV head of block 0
-  std::size_t block_bytes;  // between blocks
-  std::size_t v_offset;     // bytes from K to V
-  std::size_t next;         // bytes from V to what is read next: K of the next head; 0 = nothing
+  const char* kv;             // this layer's KV cache at this KV head of block 0
+  std::size_t block_bytes;    // between blocks
+  std::size_t v_offset;       // bytes from K to V
+  std::size_t scales_offset;  // bytes from K to the scales, int8 only
+  std::size_t next;  // bytes from V to what is read next: K of the next head; 0 = nothing
   const std::int32_t* table;
   int head_dim, group, tokens;
   int context;             // number of keys the first token sees (itself included)
@@ -74,6 +79,7 @@ struct StoreKvArgs {
   int head_dim;
   const float* key;
   const float* value;
+  float* scales;  // of the block: 16 of the keys, 16 of the values; int8 only
 };
 
 // A norm of single heads: [head_dim] weights, bias or null. weight is null where there is no norm.
@@ -95,8 +101,8 @@ struct Kernels {
   const char* name;
   Format bf16_weights;  // how bf16 weights are kept: bf16, int16_block or bf16_packed12
   FormatKernels formats[kNumFormats];
-  void (*attend[2])(const AttendArgs&);     // by KV format: f32, bf16
-  void (*store_kv[2])(const StoreKvArgs&);  // by KV format: f32, bf16
+  void (*attend[kNumKvFormats])(const AttendArgs&);
+  void (*store_kv[kNumKvFormats])(const StoreKvArgs&);
   // Norms of a row. Rows are padded with zeros to a multiple of 16, weights too: `width` counts
   // real elements. bias may be null.
   void (*norm[2])(const float* x, const float* weight, const float* bias, float eps, int width,

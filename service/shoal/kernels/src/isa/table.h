@@ -34,8 +34,8 @@ inline shoal::Kernels make_kernels(const char* name) {
               SHOAL_FORMATS(SHOAL_FORMAT_KERNELS)
 #undef SHOAL_FORMAT_KERNELS
           },
-          {attend<FloatPanel>, attend<Bf16Panel>},
-          {store_kv<FloatPanel>, store_kv<Bf16Panel>},
+          {attend<FloatPanel>, attend<Bf16Panel>, attend<Int8Panel>},
+          {store_kv<FloatPanel>, store_kv<Bf16Panel>, store_kv<Int8Panel>},
           {rms_norm, layer_norm},
           rotate,
           clip,

@@ -54,6 +54,10 @@ struct Vec {
   static F high_bf16(I w) {
     return _mm256_castsi256_ps(_mm256_and_si256(w, _mm256_set1_epi32(~0xffff)));
   }
+  static F load_int8(const char* p) {
+    return _mm256_cvtepi32_ps(
+        _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+  }
 
   // vpmaddubsw wants an unsigned factor: |x| * (w with the sign of x). Both are within +-127, so a
   // pair is at most 32258 and never saturates.

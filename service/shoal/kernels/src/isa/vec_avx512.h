@@ -54,6 +54,10 @@ struct Vec {
     return _mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32(~0xffff)));
   }
   static F to_float(I x) { return _mm512_cvtepi32_ps(x); }
+  static F load_int8(const char* p) {
+    return _mm512_cvtepi32_ps(
+        _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  }
 
   static I broadcast_word(const void* p) {
     std::int32_t word;

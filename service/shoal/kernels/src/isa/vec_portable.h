@@ -66,6 +66,11 @@ struct Vec {
   }
   static F low_bf16(I w) { return reinterpret_cast<F>(w << 16); }
   static F high_bf16(I w) { return reinterpret_cast<F>(w & ~0xffff); }
+  static F load_int8(const char* p) {
+    std::int8_t x[4];
+    std::memcpy(x, p, sizeof x);
+    return to_float(I{x[0], x[1], x[2], x[3]});
+  }
 
   static Quad quad(const std::int8_t* x) {
     Quad q;

@@ -39,7 +39,8 @@ void Model::store_head(const Layer& layer, int token, int kv_head) {
   char* k = kv_.data() + layer.kv.offset + slot / kBlock * block_bytes_ +
             kv_head * layer.kv.head_bytes;
   kernels_->store_kv[static_cast<int>(kv_format_)](
-      {k, k + layer.kv.k_bytes, slot % kBlock, dim, key, value});
+      {k, k + layer.kv.k_bytes, slot % kBlock, dim, key, value,
+       reinterpret_cast<float*>(k + layer.kv.scales_offset)});
 }
 
 // Limits, norm and, where it comes before the norm, rotation of a token's queries and keys.
@@ -88,6 +89,7 @@ void Model::attend(int worker, const Layer& layer, int task, bool store,
   a.kv = kv_.data() + kv.offset + kv_head * kv.head_bytes;
   a.block_bytes = block_bytes_;
   a.v_offset = kv.k_bytes;
+  a.scales_offset = kv.scales_offset;
   a.next = prefetch_next_head && chunk.count == 1 ? kv.head_bytes - kv.k_bytes : 0;
   a.table = in_.block_tables + static_cast<std::size_t>(chunk.row) * in_.table_width;
   a.head_dim = c.head_dim;

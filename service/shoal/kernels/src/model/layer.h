@@ -71,10 +71,10 @@ class RotaryTable {
   int filled_ = 0;
 };
 
-// Where a layer's keys and values lie in a block of all layers: [KV head][K panel, V panels] from
-// `offset` on.
+// Where a layer's keys and values lie in a block of all layers: [KV head][K panel, V panels, scales
+// of int8] from `offset` on.
 struct KvPlace {
-  std::size_t offset = 0, k_bytes = 0, head_bytes = 0;
+  std::size_t offset = 0, k_bytes = 0, scales_offset = 0, head_bytes = 0;
 };
 
 struct Layer {

@@ -41,6 +41,17 @@ Format choose_linear_format(const ModelConfig& c, Format format, const Kernels& 
   return arena_bytes(c, Format::bf16) <= cache_bytes / 2 ? Format::bf16 : Format::bf16_packed12;
 }
 
+KvFormat kv_format_of(Format format, bool int8) {
+  if (int8) return KvFormat::int8;
+  return format == Format::f32 ? KvFormat::f32 : KvFormat::bf16;
+}
+
+// Of a panel of so many rows of 16 numbers.
+std::size_t kv_panel_bytes(KvFormat format, int rows) {
+  if (format == KvFormat::int8) return static_cast<std::size_t>(rows) * kPanel;
+  return traits_of(format == KvFormat::f32 ? Format::f32 : Format::bf16).panel_bytes(rows);
+}
+
 void check_sizes(const ModelConfig& c) {
   require(c.vocab_size > 0 && c.hidden_size > 0 && c.max_position_embeddings > 0,
           "sizes of a model must be positive");
@@ -81,10 +92,10 @@ void RotaryTable::fill(int last_position) {
 }
 
 Model::Model(const ModelConfig& c, Format format, const Kernels* kernels, int num_blocks,
-             int max_tokens, int threads, int spin_us, std::size_t cache_bytes)
+             int max_tokens, int threads, int spin_us, std::size_t cache_bytes, bool int8_kv)
     : config((check_sizes(c), c)),
       format_(format),
-      kv_format_(format == Format::f32 ? Format::f32 : Format::bf16),
+      kv_format_(kv_format_of(format, int8_kv)),
       linear_format_(choose_linear_format(c, format, *kernels, cache_bytes)),
       kernels_(kernels),
       num_blocks_(num_blocks),
@@ -149,10 +160,11 @@ void Model::add_layer(const LayerConfig& c) {
   layer.up = matrix(up_outputs(c.mlp), hidden);
   layer.down = matrix(hidden, c.mlp.intermediate_size);
   if (a.rotary) layer.rotary = rotary_table(*a.rotary);
-  const FormatTraits& kv = traits_of(kv_format_);
-  layer.kv.k_bytes = round_up(static_cast<int>(kv.panel_bytes(a.head_dim)), 64);
-  layer.kv.head_bytes =
-      layer.kv.k_bytes + kv.panel_bytes(kBlock) * (round_up(a.head_dim, kPanel) / kPanel);
+  layer.kv.k_bytes = round_up(static_cast<int>(kv_panel_bytes(kv_format_, a.head_dim)), 64);
+  layer.kv.scales_offset = layer.kv.k_bytes + kv_panel_bytes(kv_format_, kBlock) *
+                                                  (round_up(a.head_dim, kPanel) / kPanel);
+  layer.kv.head_bytes = layer.kv.scales_offset;
+  if (kv_format_ == KvFormat::int8) layer.kv.head_bytes += 2 * kBlock * sizeof(float);
   layer.kv.offset = block_bytes_;
   block_bytes_ += layer.kv.head_bytes * a.num_kv_heads;
   qkv_stride_ = std::max(qkv_stride_, round_up(qkv_size, kPanel));

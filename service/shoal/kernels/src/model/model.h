@@ -45,9 +45,10 @@ struct StepOutputs {
 class Model {
  public:
   // bf16 weights stay so where half of `cache_bytes` holds them all; larger ones are kept as the
-  // kernel set prefers. Throws std::invalid_argument for sizes that contradict each other.
+  // kernel set prefers. Keys and values are kept like the weights, or all as int8. Throws
+  // std::invalid_argument for sizes that contradict each other.
   Model(const ModelConfig& config, Format format, const Kernels* kernels, int num_blocks,
-        int max_tokens, int threads, int spin_us, std::size_t cache_bytes);
+        int max_tokens, int threads, int spin_us, std::size_t cache_bytes, bool int8_kv);
 
   const ModelConfig config;
 
@@ -149,7 +150,9 @@ class Model {
   void finish_head();
   void finish_top(int row);
 
-  const Format format_, kv_format_, linear_format_;
+  const Format format_;
+  const KvFormat kv_format_;
+  const Format linear_format_;
   const Kernels* const kernels_;
   const int num_blocks_, max_tokens_;
   std::size_t block_bytes_ = 0;  // a KV block of all layers, one layer after the other
