@@ -265,8 +265,11 @@ def _cohere2(keys: GgufKeys) -> Config:
 
 
 def _experts(keys: GgufKeys) -> Config:
+    stored = keys.tensor("blk.0.ffn_gate_exps.weight").shape[0]
+    num_experts = keys.size("expert_count")
+    keys.require(num_experts == stored, "expert_count", f"be {stored}, as many as are stored")
     return {
-        "num_experts": keys.size("expert_count"),
+        "num_experts": num_experts,
         "num_experts_per_tok": keys.size("expert_used_count"),
     }
 
