@@ -167,7 +167,11 @@ def _check(
     _refuse_any(
         name,
         "tensors are quantized along their outputs",
-        [key for key, t in tensors.items() if t.dtype in BLOCKS and expected[key].source.transposed],
+        [
+            key
+            for key, tensor in tensors.items()
+            if tensor.dtype in BLOCKS and expected[key].source.transposed
+        ],
     )
     _refuse_any(
         name,
