@@ -16,7 +16,7 @@ from gguf import GGMLQuantizationType as Kind
 from shoal.checkpoint.blocks import dequantize, has_finite_scales
 from shoal.checkpoint.files import BLOCKS, StoredTensor
 from shoal.checkpoint.gguf import GgufFile
-from shoal.checkpoint.gguf_header import MAX_ENTRIES, read_header
+from shoal.checkpoint.gguf_header import MAX_ENTRIES, GgufHeader, read_header
 from shoal.checkpoint.open import open_model
 from shoal.errors import ModelFolderError
 from shoal.model.registry import read_model
@@ -224,7 +224,7 @@ def header_size(raw: bytes) -> int:
 
 
 @cache
-def _header_of(raw: bytes) -> Any:
+def _header_of(raw: bytes) -> GgufHeader:
     path = Path(mkdtemp()) / "x.gguf"
     path.write_bytes(raw)
     return read_header(path)
