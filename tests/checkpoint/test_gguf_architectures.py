@@ -15,10 +15,11 @@ import pytest
 from shoal.checkpoint.blocks import dequantize
 from shoal.checkpoint.gguf_architectures import GGUF_ARCHITECTURES
 from shoal.checkpoint.open import open_model
-from shoal.model.registry import ARCHITECTURES
+from shoal.model.registry import ARCHITECTURES, read_model
 from tests.fakes.gguf_files import GgufContent, Ready, converted, rounded, write_gguf
 from tests.fakes.tiny_models import save_safetensors
 from tests.model.driving import (
+    BACKENDS,
     Batch,
     log_probs,
     make_backend,
@@ -348,16 +349,21 @@ def test_the_models_own_logits_come_back(tmp_path: Path, name: str) -> None:
     assert_own_decoder(path, token_ids, wanted)
 
 
-def assert_own_decoder(path: Path, token_ids: list[int], wanted: np.ndarray[Any, Any]) -> None:
+def assert_own_decoder(
+    path: Path, token_ids: list[int], wanted: np.ndarray[Any, Any], backend: str = "torch"
+) -> None:
     """The same from our decoder, where the family is one that we have."""
-    if open_model(path).config["architectures"][0] in ARCHITECTURES:
-        found = log_probs(whole_logits(Batch.over(make_backend(path)), token_ids))
+    files = open_model(path)
+    if files.config["architectures"][0] in ARCHITECTURES:
+        assert read_model(files.config, files.config_file).unused_keys == []
+        found = log_probs(whole_logits(Batch.over(make_backend(path, backend)), token_ids))
         np.testing.assert_allclose(found, wanted, atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("stored", ["F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
 def test_every_type_that_can_be_written_gives_the_models_logits(
-    tmp_path: Path, stored: str
+    tmp_path: Path, stored: str, backend: str
 ) -> None:
     case = CASES["llama"]
     model = network(case)
@@ -366,7 +372,7 @@ def test_every_type_that_can_be_written_gives_the_models_logits(
     tensors = open_model(path).tensors(lambda progress: None)
     assert tensors["model.layers.0.self_attn.q_proj.weight"].dtype == stored
     token_ids = random_ids(NUM_TOKENS, vocab=96)
-    assert_own_decoder(path, token_ids, log_probs(reference_logits(model, token_ids)))
+    assert_own_decoder(path, token_ids, log_probs(reference_logits(model, token_ids)), backend)
 
 
 @pytest.mark.parametrize("stored", ["Q4_K", "Q5_K", "Q6_K"])

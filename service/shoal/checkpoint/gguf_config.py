@@ -37,9 +37,12 @@ class GgufArchitecture:
 
 def read_decoder(keys: GgufKeys) -> Config:
     """Sizes that every architecture has, under the names that most families have."""
+    num_layers = keys.size("block_count")
+    is_possible = num_layers <= keys.num_tensors
+    keys.require(is_possible, "block_count", f"not be above {keys.num_tensors}, all tensors")
     return {
         "hidden_size": keys.size("embedding_length"),
-        "num_hidden_layers": keys.size("block_count"),
+        "num_hidden_layers": num_layers,
         "intermediate_size": keys.size("feed_forward_length"),
         "num_attention_heads": keys.size("attention.head_count"),
         "max_position_embeddings": keys.size("context_length"),

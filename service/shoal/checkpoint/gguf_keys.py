@@ -124,6 +124,10 @@ class GgufKeys:
 
     # --- tensors --------------------------------------------------------------------------------
 
+    @property
+    def num_tensors(self) -> int:
+        return len(self._tensors)
+
     def has_tensor(self, name: str) -> bool:
         return name in self._tensors
 

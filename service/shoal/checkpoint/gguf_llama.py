@@ -82,6 +82,17 @@ def _biases(keys: GgufKeys) -> Config:
     }
 
 
+def _windows(keys: GgufKeys, period: int) -> Config:
+    """Which layers have the window; all but every `period`-th where the file does not say."""
+    num_layers = keys.size("block_count")
+    slides = keys.flags("attention.sliding_window_pattern", num_layers)
+    slides = slides or [(layer + 1) % period > 0 for layer in range(num_layers)]
+    return {
+        "sliding_window": keys.size("attention.sliding_window"),
+        "layer_types": ["sliding_attention" if each else "full_attention" for each in slides],
+    }
+
+
 def _llama(keys: GgufKeys) -> Config:
     return with_class("LlamaForCausalLM", "llama", {**_own_head_dim(keys), **_biases(keys)})
 
@@ -153,7 +164,7 @@ def _gemma(keys: GgufKeys) -> Config:
     return with_class("GemmaForCausalLM", "gemma", config)
 
 
-def _gemma2_like(keys: GgufKeys, layers_of_27b: int) -> Config:
+def _gemma2_like(keys: GgufKeys, layers_of_27b: int, period: int) -> Config:
     config = _own_head_dim(keys)
     del config["hidden_act"]
     is_27b = config["num_hidden_layers"] == layers_of_27b
@@ -162,14 +173,14 @@ def _gemma2_like(keys: GgufKeys, layers_of_27b: int) -> Config:
         **config,
         "hidden_activation": "gelu_pytorch_tanh",
         "query_pre_attn_scalar": hidden // heads if is_27b else config["head_dim"],
-        "sliding_window": keys.size("attention.sliding_window"),
+        **_windows(keys, period),
         "final_logit_softcapping": keys.optional_number("final_logit_softcapping"),
     }
 
 
 def _gemma2(keys: GgufKeys) -> Config:
     config = {
-        **_gemma2_like(keys, 46),
+        **_gemma2_like(keys, 46, 2),
         "attn_logit_softcapping": keys.optional_number("attn_logit_softcapping"),
     }
     return with_class("Gemma2ForCausalLM", "gemma2", config)
@@ -177,8 +188,7 @@ def _gemma2(keys: GgufKeys) -> Config:
 
 def _gemma3(keys: GgufKeys) -> Config:
     config = {
-        **_gemma2_like(keys, 62),
-        "sliding_window_pattern": 6,
+        **_gemma2_like(keys, 62, 6),
         "rope_local_base_freq": keys.number("rope.freq_base_swa", 10_000.0),
     }
     return with_class("Gemma3ForCausalLM", "gemma3_text", config)
@@ -204,16 +214,7 @@ def _olmo2(keys: GgufKeys) -> Config:
     config = _decoder(keys, plain_head_dim(keys))
     if not keys.count("attention.sliding_window", 0):
         return with_class("Olmo2ForCausalLM", "olmo2", config)
-    num_layers = config["num_hidden_layers"]
-    slides = keys.flags("attention.sliding_window_pattern", num_layers)
-    slides = slides or [(layer + 1) % 4 > 0 for layer in range(num_layers)]
-    config["layer_types"] = _layer_types(slides)
-    config["sliding_window"] = keys.size("attention.sliding_window")
-    return with_class("Olmo3ForCausalLM", "olmo3", config)
-
-
-def _layer_types(slides: list[bool]) -> list[str]:
-    return ["sliding_attention" if each else "full_attention" for each in slides]
+    return with_class("Olmo3ForCausalLM", "olmo3", {**config, **_windows(keys, 4)})
 
 
 # --- layer norms ----------------------------------------------------------------------------------
@@ -255,8 +256,7 @@ def _cohere2(keys: GgufKeys) -> Config:
     config = {
         **_layer_norm_decoder(keys),
         "logit_scale": keys.number("logit_scale"),
-        "sliding_window": keys.size("attention.sliding_window"),
-        "sliding_window_pattern": 4,
+        **_windows(keys, 4),
     }
     return with_class("Cohere2ForCausalLM", "cohere2", config)
 
@@ -265,8 +265,11 @@ def _cohere2(keys: GgufKeys) -> Config:
 
 
 def _experts(keys: GgufKeys) -> Config:
+    stored = keys.tensor("blk.0.ffn_gate_exps.weight").shape[0]
+    num_experts = keys.size("expert_count")
+    keys.require(num_experts == stored, "expert_count", f"be {stored}, as many as are stored")
     return {
-        "num_experts": keys.size("expert_count"),
+        "num_experts": num_experts,
         "num_experts_per_tok": keys.size("expert_used_count"),
     }
 

@@ -78,7 +78,6 @@ def load_weights(
     weights: dict[Role, StoredTensor] = {}
     for key, (_, source, layer) in expected.items():
         tensor = tensors[key]
-        assert not (source.transposed and tensor.dtype in BLOCKS), f"{key}: blocks run along rows"
         if source.per_head:
             _add_heads(weights, Role(source.roles[0], layer), tensor, key)
             continue
@@ -232,6 +231,15 @@ def _check(
             f"{key} ({one.dtype})"
             for key, one in tensors.items()
             if one.dtype not in _FORMATS and one.dtype not in BLOCKS
+        ],
+    )
+    _refuse_any(
+        name,
+        "tensors are quantized along their outputs",
+        [
+            key
+            for key, tensor in tensors.items()
+            if tensor.dtype in BLOCKS and expected[key].source.transposed
         ],
     )
     _refuse_any(
