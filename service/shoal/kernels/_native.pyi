@@ -9,7 +9,12 @@ _Int32 = NDArray[np.int32]
 _Float32 = NDArray[np.float32]
 
 class Model:
-    def set_weight(self, layer: int, role: str, weight: NDArray[Any], /) -> None: ...
+    def propose_format(
+        self, layer: int, role: str, weight: NDArray[Any], blocks: str | None, /
+    ) -> None: ...
+    def set_weight(
+        self, layer: int, role: str, weight: NDArray[Any], blocks: str | None, /
+    ) -> None: ...
     def step(
         self,
         token_ids: _Int32,

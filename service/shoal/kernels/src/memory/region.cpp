@@ -3,6 +3,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <new>
 #include <utility>
@@ -40,10 +41,14 @@ Region& Region::operator=(Region&& other) noexcept {
 }
 
 char* Arena::take(std::size_t bytes) {
+  constexpr std::size_t kFurther = std::size_t{16} << 20;  // a page costs memory once it is written
   bytes = (bytes + 63) / 64 * 64;
-  if (taken_ + bytes > region_.bytes()) return nullptr;
+  if (regions_.empty() || taken_ + bytes > regions_.back().bytes()) {
+    regions_.emplace_back(std::max(bytes, regions_.empty() ? first_bytes_ : kFurther), true);
+    taken_ = 0;
+  }
   taken_ += bytes;
-  return region_.data() + taken_ - bytes;
+  return regions_.back().data() + taken_ - bytes;
 }
 
 }  // namespace shoal

@@ -32,10 +32,15 @@ std::size_t arena_bytes(const ModelConfig& c, Format format) {
 }
 
 // bf16_packed12 takes time to unpack, which only weights beyond the cache give back.
-Format choose_linear_format(const ModelConfig& c, Format format, const Kernels& kernels,
+Format choose_linear_format(const ModelConfig& c, Dtype dtype, const Kernels& kernels,
                             std::size_t cache_bytes) {
-  if (format != Format::bf16 || kernels.bf16_weights != Format::bf16_packed12)
-    return format == Format::bf16 ? kernels.bf16_weights : format;
+  switch (dtype) {
+    case Dtype::f32: return Format::f32;
+    case Dtype::int4: return Format::int4;
+    case Dtype::int8: return Format::int8;
+    default: break;
+  }
+  if (kernels.bf16_weights != Format::bf16_packed12) return kernels.bf16_weights;
   return arena_bytes(c, Format::bf16) <= cache_bytes / 2 ? Format::bf16 : Format::bf16_packed12;
 }
 
@@ -74,18 +79,19 @@ void RotaryTable::fill(int last_position) {
   }
 }
 
-Model::Model(const ModelConfig& c, Format format, const Kernels* kernels, int num_blocks,
+Model::Model(const ModelConfig& c, Dtype dtype, const Kernels* kernels, int num_blocks,
              int max_tokens, int threads, int spin_us, std::size_t cache_bytes)
     : config((check_sizes(c), c)),
-      format_(format),
-      kv_format_(format == Format::f32 ? Format::f32 : Format::bf16),
-      linear_format_(choose_linear_format(c, format, *kernels, cache_bytes)),
+      dtype_(dtype),
+      kv_format_(dtype == Dtype::f32 ? Format::f32 : Format::bf16),
+      linear_format_(choose_linear_format(c, dtype, *kernels, cache_bytes)),
       kernels_(kernels),
       num_blocks_(num_blocks),
       max_tokens_(max_tokens),
       arena_(arena_bytes(c, linear_format_)),
       final_norm_(c.final_norm, c.hidden_size),
       head_(linear_format_, c.vocab_size, c.hidden_size, &arena_),
+      embedding_(linear_format_, c.vocab_size, c.hidden_size, &arena_),
       workers_(threads),
       pool_(threads, spin_us) {
   hidden_stride_ = round_up(c.hidden_size, kPanel);
@@ -109,12 +115,10 @@ Model::Model(const ModelConfig& c, Format format, const Kernels* kernels, int nu
   mlp_ = floats(mlp_stride_);
   branch_ = floats(hidden_stride_);  // costs memory only where a layer has a norm behind a branch
   prepared_ = floats(widest_);
-  prepared_scales_.resize(max_tokens);
   for (Worker& worker : workers_) {
     worker.rows = Region(sizeof(float) * static_cast<std::size_t>(widest_) * kFewRows);
     worker.scratch = Region(sizeof(float) * kScratchRows * kScratchPanels * kPanel);
     worker.row.resize(widest_);
-    worker.scales.resize(kFewRows);
   }
 }
 
@@ -158,7 +162,7 @@ int Model::rotary_table(const RotaryConfig& rotary) {
 }
 
 std::size_t Model::weight_bytes() const {
-  std::size_t bytes = head_.memory_bytes() + embedding_.bytes() + position_embedding_.bytes();
+  std::size_t bytes = head_.memory_bytes() + embedding_.memory_bytes() + position_embedding_.bytes();
   for (const Layer& layer : layers_)
     bytes += layer.qkv.memory_bytes() + layer.output.memory_bytes() + layer.up.memory_bytes() +
              layer.down.memory_bytes();
