@@ -68,6 +68,18 @@ class Sampler:
         /,
     ) -> None: ...
 
+def unpack(
+    weight: NDArray[Any], blocks: str | None, format: str, out: _Float32, /
+) -> None: ...
+def multiply(
+    x: _Float32,
+    weight: NDArray[Any],
+    blocks: str | None,
+    format: str,
+    kernel_set: str,
+    out: _Float32,
+    /,
+) -> None: ...
 def kernel_sets() -> list[str]: ...
 def make_model(
     spec: DecoderSpec,

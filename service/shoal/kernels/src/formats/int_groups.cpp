@@ -124,13 +124,19 @@ constexpr int byte_of(int i, int lane) {
 }
 constexpr int shift_of(int i) { return i & 4; }
 
+// Four bytes at a time.
 template <class Traits>
-void store_integer(char* group, int i, int lane, int integer) {
-  char& byte = group[byte_of<Traits>(i, lane)];
-  if constexpr (Traits::bits == 8)
-    byte = static_cast<char>(integer);
-  else
-    byte = static_cast<char>((byte & ~(15 << shift_of(i))) | integer << shift_of(i));
+void store_integers(char* group, int lane, const std::int8_t (&integers)[kGroup]) {
+  constexpr int kAtOnce = 32 / Traits::bits;
+  for (int i = 0; i < kGroup; i += kAtOnce) {
+    std::uint32_t word, high;
+    std::memcpy(&word, integers + i, 4);
+    if (Traits::bits == 4) {
+      std::memcpy(&high, integers + i + 4, 4);
+      word |= high << 4;
+    }
+    std::memcpy(group + byte_of<Traits>(i, lane), &word, 4);
+  }
 }
 
 template <class Traits>
@@ -155,28 +161,33 @@ bool IntGroups<Bits, HasMin>::pack(const float* row, int k, char* panel, int lan
     lost += Bits == 8 ? round_symmetric(x, group) : round_between_limits(x, group);
     for (float value : x) energy += value * value;
     store_head<IntGroups>(panel, lane, group.scale, group.min);
-    for (int i = 0; i < count; ++i)
-      store_integer<IntGroups>(panel, i, lane, static_cast<int>(group.integers[i]));
+    std::int8_t integers[kGroup] = {};
+    for (int i = 0; i < count; ++i) integers[i] = static_cast<std::int8_t>(group.integers[i]);
+    store_integers<IntGroups>(panel, lane, integers);
   }
-  return lost <= energy * (Bits == 8 ? 0x1p-10f : 0x1p-3f);  // false for NaN
+  return std::isfinite(lost) && lost <= energy * (Bits == 8 ? 0x1p-10f : 0x1p-3f);
 }
 
 template <int Bits, bool HasMin>
 bool IntGroups<Bits, HasMin>::pack_groups(const GroupedRow& row, int k, char* panel, int lane) {
   for (int g = 0; g * kGroup < k; ++g, panel += kGroupBytes) {
-    const std::int8_t* integers = row.integers.data() + g * kGroup;
     const int count = std::min(kGroup, k - g * kGroup);
-    const auto [least, most] = std::minmax_element(integers, integers + count);
-    const int shift = Bits == 4 && *least < 0 ? 8 : 0;  // Q4_0 counts from -8
+    std::int8_t integers[kGroup] = {}, least = 127, most = -128;
+    std::copy_n(row.integers.data() + g * kGroup, count, integers);
+    for (int i = 0; i < count; ++i) {
+      least = std::min(least, integers[i]);
+      most = std::max(most, integers[i]);
+    }
+    const int shift = Bits == 4 && least < 0 ? 8 : 0;  // Q4_0 counts from -8
     const float scale = row.scale[g], min = row.min[g] - static_cast<float>(shift) * scale;
-    if (Bits == 4 && (*least + shift < 0 || *most + shift > 15)) return false;
+    if (Bits == 4 && (least + shift < 0 || most + shift > 15)) return false;
     if (!HasMin && min != 0.0f) return false;
     const float unit = std::fabs(scale);
     if (!rounds_within(scale, unit * 0x1p-11f)) return false;
     if (!rounds_within(min, std::fabs(min) * 0x1p-11f + unit * 0x1p-7f)) return false;
     store_head<IntGroups>(panel, lane, scale, min);
-    for (int i = 0; i < count; ++i)
-      store_integer<IntGroups>(panel, i, lane, integers[i] + shift);
+    for (int i = 0; i < count; ++i) integers[i] = static_cast<std::int8_t>(integers[i] + shift);
+    store_integers<IntGroups>(panel, lane, integers);
   }
   return true;
 }

@@ -21,10 +21,11 @@ struct IntGroupTile {
   static void tile(const shoal::LinearArgs& a, const Part& part, int m0, int p) {
     const std::size_t stride = Traits::panel_bytes(a.k);
     const int first = part.k0 / shoal::kGroup, groups = Row::groups(part.k1);
-    Row::View x[MR];
+    const typename Row::Group* x[MR];
     const char* at[NP];
     for (int m = 0; m < MR; ++m)
-      x[m] = Row::view(static_cast<const char*>(a.x) + (m0 + m) * a.x_stride, a.k);
+      x[m] = reinterpret_cast<const typename Row::Group*>(static_cast<const char*>(a.x) +
+                                                          (m0 + m) * a.x_stride) + first;
     for (int i = 0; i < NP; ++i) at[i] = a.panels + (p + i) * stride + first * Traits::kGroupBytes;
     Accumulators<MR, NP> sums;
     resume(sums, part, m0);
@@ -42,12 +43,13 @@ struct IntGroupTile {
       for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 16
         for (int j = 0; j < NP * kVecs; ++j)
-          acc[m][j] = Traits::bits == 4 ? Vec::no_sum() : Vec::begin_int8(x[m].offsets + g);
+          acc[m][j] = Traits::bits == 4 ? Vec::no_sum() : Vec::begin_int8(&x[m]->offset);
       if constexpr (Traits::bits == 4)
-        add_int4<MR, NP>(acc, x, at, g);
+        add_int4<MR, NP>(acc, x, at);
       else
-        add_int8<MR, NP>(acc, x, at, g);
-      add_group<MR, NP>(sums, acc, x, at, g);
+        add_int8<MR, NP>(acc, x, at);
+      add_group<MR, NP>(sums, acc, x, at);
+      for (int m = 0; m < MR; ++m) ++x[m];
       for (int i = 0; i < NP; ++i) at[i] += Traits::kGroupBytes;
       in_memory(sums);
     }
@@ -57,18 +59,18 @@ struct IntGroupTile {
  private:
   template <int MR, int NP>
   static SHOAL_INLINE void add_int4(typename Vec::I (&acc)[MR][NP * kVecs],
-                                    const typename Row::View (&x)[MR], const char* const (&at)[NP],
-                                    int g) {
+                                    const typename Row::Group* const (&x)[MR],
+                                    const char* const (&at)[NP]) {
 #pragma GCC unroll 4
     for (int pair = 0; pair < shoal::kGroup / 8; ++pair) {
       typename Vec::I w[NP * kVecs];
 #pragma GCC unroll 16
       for (int j = 0; j < NP * kVecs; ++j) w[j] = Vec::low_halves(integers(at, pair, j));
-      add_quads<MR, NP>(acc, w, x, g * shoal::kGroup + 8 * pair);
+      add_quads<MR, NP>(acc, w, x, 8 * pair);
       keep_order();
 #pragma GCC unroll 16
       for (int j = 0; j < NP * kVecs; ++j) w[j] = Vec::high_halves(integers(at, pair, j));
-      add_quads<MR, NP>(acc, w, x, g * shoal::kGroup + 8 * pair + 4);
+      add_quads<MR, NP>(acc, w, x, 8 * pair + 4);
       keep_order();
     }
   }
@@ -76,10 +78,10 @@ struct IntGroupTile {
   template <int MR, int NP>
   static SHOAL_INLINE void add_quads(typename Vec::I (&acc)[MR][NP * kVecs],
                                      const typename Vec::I (&w)[NP * kVecs],
-                                     const typename Row::View (&x)[MR], int k) {
+                                     const typename Row::Group* const (&x)[MR], int k) {
 #pragma GCC unroll 12
     for (int m = 0; m < MR; ++m) {
-      const typename Vec::Quad xm = Vec::quad(x[m].integers + k);
+      const typename Vec::Quad xm = Vec::quad(x[m]->integers + k);
 #pragma GCC unroll 16
       for (int j = 0; j < NP * kVecs; ++j) acc[m][j] = Vec::dot_int4(acc[m][j], w[j], xm);
     }
@@ -87,8 +89,8 @@ struct IntGroupTile {
 
   template <int MR, int NP>
   static SHOAL_INLINE void add_int8(typename Vec::I (&acc)[MR][NP * kVecs],
-                                    const typename Row::View (&x)[MR], const char* const (&at)[NP],
-                                    int g) {
+                                    const typename Row::Group* const (&x)[MR],
+                                    const char* const (&at)[NP]) {
 #pragma GCC unroll 8
     for (int quad = 0; quad < shoal::kGroup / 4; ++quad) {
       typename Vec::Int8 w[NP * kVecs];
@@ -96,7 +98,7 @@ struct IntGroupTile {
       for (int j = 0; j < NP * kVecs; ++j) w[j] = Vec::int8(integers(at, quad, j));
 #pragma GCC unroll 12
       for (int m = 0; m < MR; ++m) {
-        const typename Vec::Quad xm = Vec::quad(x[m].integers + g * shoal::kGroup + 4 * quad);
+        const typename Vec::Quad xm = Vec::quad(x[m]->integers + 4 * quad);
 #pragma GCC unroll 16
         for (int j = 0; j < NP * kVecs; ++j) acc[m][j] = Vec::dot_int8(acc[m][j], w[j], xm);
       }
@@ -107,8 +109,8 @@ struct IntGroupTile {
   template <int MR, int NP>
   static SHOAL_INLINE void add_group(Accumulators<MR, NP>& sums,
                                      const typename Vec::I (&acc)[MR][NP * kVecs],
-                                     const typename Row::View (&x)[MR],
-                                     const char* const (&at)[NP], int g) {
+                                     const typename Row::Group* const (&x)[MR],
+                                     const char* const (&at)[NP]) {
 #pragma GCC unroll 16
     for (int j = 0; j < NP * kVecs; ++j) {
       const char* head = at[j / kVecs] + j % kVecs * Vec::width * 2;
@@ -120,8 +122,8 @@ struct IntGroupTile {
         const typename Vec::F products = Vec::to_float(
             Traits::bits == 4 ? Vec::end_int4(acc[m][j]) : acc[m][j]);
         typename Vec::F& sum = sums.at[m][j];
-        sum = Vec::fma(Vec::mul(products, scale), Vec::set(x[m].scales[g]), sum);
-        if (Traits::has_min) sum = Vec::fma(min, Vec::set(x[m].sums[g]), sum);
+        sum = Vec::fma(Vec::mul(products, scale), Vec::set(x[m]->scale), sum);
+        if (Traits::has_min) sum = Vec::fma(min, Vec::set(x[m]->sum), sum);
       }
     }
   }

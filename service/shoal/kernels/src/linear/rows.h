@@ -37,44 +37,31 @@ struct ScaledBf16Row {
   }
 };
 
-// Integers within +-127 in groups of 32, padded to whole groups; then of every group its scale, the
-// sum of its numbers as integers say them, and -128 times the sum of its integers.
+// Integers within +-127 in groups of 32, padded with zeros to whole groups.
 struct IntGroupRow {
   static constexpr int kInputs = shoal::kGroup;
 
-  struct View {
-    const std::int8_t* integers;
-    const float *scales, *sums;
-    const std::int32_t* offsets;
+  struct Group {
+    std::int8_t integers[kInputs];
+    float scale, sum;     // sum: of the group's numbers, as its integers say them
+    std::int32_t offset;  // -128 times the sum of the integers
+    std::int32_t unused;  // a multiple of 16 bytes
   };
-  static constexpr int groups(int k) { return (k + kInputs - 1) / kInputs; }
-  static View view(const char* row, int k) {
-    const int n = groups(k);
-    const float* scales = reinterpret_cast<const float*>(row + n * kInputs);
-    return {reinterpret_cast<const std::int8_t*>(row), scales, scales + n,
-            reinterpret_cast<const std::int32_t*>(scales + 2 * n)};
-  }
 
-  static std::size_t bytes(int padded) {
-    return static_cast<std::size_t>(groups(padded)) * (kInputs + 3 * sizeof(float));
-  }
+  static constexpr int groups(int k) { return (k + kInputs - 1) / kInputs; }
+  static std::size_t bytes(int padded) { return groups(padded) * sizeof(Group); }
   static void prepare(const float* x, int padded, char* out) {
-    const int whole = padded / kInputs, n = groups(padded);
-    std::int8_t* integers = reinterpret_cast<std::int8_t*>(out);
-    float* scales = reinterpret_cast<float*>(out + n * kInputs);
-    std::int32_t* offsets = reinterpret_cast<std::int32_t*>(scales + 2 * n);
-    for (int g = 0; g < whole; ++g)
-      prepare_group(x + g * kInputs, integers + g * kInputs, scales[g], scales[n + g], offsets[g]);
-    if (n == whole) return;
+    Group* group = reinterpret_cast<Group*>(out);
+    int k = 0;
+    for (; k + kInputs <= padded; k += kInputs) prepare_group(x + k, *group++);
+    if (k == padded) return;
     alignas(64) float last[kInputs] = {};
-    __builtin_memcpy(last, x + whole * kInputs, sizeof(float) * kPanel);
-    prepare_group(last, integers + whole * kInputs, scales[whole], scales[n + whole],
-                  offsets[whole]);
+    __builtin_memcpy(last, x + k, sizeof(float) * kPanel);
+    prepare_group(last, *group);
   }
 
  private:
-  static SHOAL_INLINE void prepare_group(const float* x, std::int8_t* out, float& scale,
-                                         float& sum, std::int32_t& offset) {
+  static SHOAL_INLINE void prepare_group(const float* x, Group& out) {
     std::uint32_t bits = 0;  // without their sign, bits order like the numbers, NaN above all
     for (int i = 0; i < kInputs; ++i) {
       const std::uint32_t magnitude = shoal::bits_of(x[i]) & 0x7fffffffu;
@@ -83,16 +70,16 @@ struct IntGroupRow {
     const float largest = shoal::float_of(bits);
     const bool finite = bits < 0x7f800000u;
     const float inverse = finite && largest >= 1e-30f ? 127.0f / largest : 0.0f;
-    std::int32_t integers = 0;
+    std::int32_t integers[kInputs], total = 0;
     for (int i = 0; i < kInputs; ++i) {  // adding 1.5 * 2^23 leaves the integer in the low bits
-      const std::int32_t integer =
-          static_cast<std::int32_t>(shoal::bits_of(x[i] * inverse + 12582912.0f)) - 0x4b400000;
-      out[i] = static_cast<std::int8_t>(integer);
-      integers += integer;
+      const std::uint32_t low_bits = shoal::bits_of(x[i] * inverse + 12582912.0f);
+      integers[i] = static_cast<std::int32_t>(low_bits - 0x4b400000u);
+      total += integers[i];
     }
-    scale = finite ? largest * (1.0f / 127.0f) : NAN;
-    sum = scale * static_cast<float>(integers);
-    offset = -128 * integers;
+    for (int i = 0; i < kInputs; ++i) out.integers[i] = static_cast<std::int8_t>(integers[i]);
+    out.scale = finite ? largest * (1.0f / 127.0f) : NAN;
+    out.sum = out.scale * static_cast<float>(total);
+    out.offset = -128 * total;
   }
 };
 
