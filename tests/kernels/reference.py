@@ -18,7 +18,8 @@ from tests.kernels.building import Weights, to_float32
 from tests.kernels.quantizing import int4_weights, int8_rows, int8_weights
 
 Arithmetic = Literal["float64", "float32", "bfloat16", "int8", "int4", "int16_block"]
-"""int8, int4: integers in groups of 32, with int4 embedding and head in 8 bits. int16_block: bfloat16 weights multiplied as 16-bit integers, as some kernel sets do."""
+"""int8, int4: integers in groups of 32, with int4 embedding and head in 8 bits. int16_block:
+bfloat16 weights multiplied as 16-bit integers, as some kernel sets do."""
 _BLOCK, _BLOCK_MAX = 32, 8191
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

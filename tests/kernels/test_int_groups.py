@@ -1,4 +1,4 @@
-"""int4 and int8 in groups of 32: what is kept of weights and blocks, and how they are multiplied."""
+"""int4 and int8 in groups of 32: what is kept of weights and blocks, and what multiplied."""
 
 from dataclasses import replace
 from typing import Any

@@ -68,9 +68,7 @@ class Sampler:
         /,
     ) -> None: ...
 
-def unpack(
-    weight: NDArray[Any], blocks: str | None, format: str, out: _Float32, /
-) -> None: ...
+def unpack(weight: NDArray[Any], blocks: str | None, format: str, out: _Float32, /) -> None: ...
 def multiply(
     x: _Float32,
     weight: NDArray[Any],

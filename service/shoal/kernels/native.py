@@ -38,9 +38,9 @@ Weight = NDArray[Any] | tuple[str, NDArray[np.uint8]]
 Dtype = Literal["float32", "bfloat16", "int8", "int4", "blocks"]
 """How weights are kept. int8 and int4: integers in groups of 32 with scales in float16; with int4
 embedding and head are int8, and blocks of 4 bits stay so under int8. blocks: quantized blocks in
-the format that holds them, other weights as they are. Of blocks, Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0 are
-kept exactly, of Q4_K and Q5_K the scales and mins are rounded to float16 (2^-11), and Q6_K (whose
-groups are 16) becomes int8. float32 is exact for all of them."""
+the format that holds them, other weights as they are. Of blocks, Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0
+are kept exactly, of Q4_K and Q5_K the scales and mins are rounded to float16 (2^-11), and Q6_K
+(whose groups are 16) becomes int8. float32 is exact for all of them."""
 KernelSet = Literal["auto", "portable", "avx2", "avx512", "avx512bf16"]
 
 BLOCK_SIZE = 16

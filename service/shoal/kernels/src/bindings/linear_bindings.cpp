@@ -62,7 +62,7 @@ void multiply(const Array<const float, 2>& x, const AnyArray& array,
     std::copy_n(&x(r, 0), k, row.data());
     char* to = prepared.data() + r * stride;
     if (kernel.prepare_row)
-      kernel.prepare_row(row.data(), padded, to);
+      kernel.prepare_row(row.data(), k, to);
     else
       std::copy_n(row.data(), padded, reinterpret_cast<float*>(to));
   }

@@ -34,8 +34,8 @@ struct FormatKernels {
   void (*linear)(const LinearArgs&);
   // Bytes of a row of `padded` floats (a multiple of 16) as the linear kernel reads it.
   std::size_t (*row_bytes)(int padded);
-  // Turns such a row into what the kernel reads. Null: the kernel reads the floats as they are.
-  void (*prepare_row)(const float* x, int padded, char* out);
+  // Turns such a row of `width` numbers into what the kernel reads. Null: it reads them as they are.
+  void (*prepare_row)(const float* x, int width, char* out);
 };
 
 // Attention of `tokens` consecutive tokens of one sequence, for the query heads of one KV head.

@@ -1,6 +1,6 @@
 // What the tiles read as rows. `bytes` of a prepared row of `padded` floats (a multiple of 16), and
-// how it is made of them; prepare is null where the floats are read as they are. Called by model/
-// through FormatKernels.
+// how it is made of `width` floats; behind them, up to `padded`, may be anything but NaN. prepare is
+// null where the floats are read as they are. Called by model/ through FormatKernels.
 #pragma once
 #include "formats/bf16_packed12.h"
 #include "formats/int16_block.h"
@@ -17,8 +17,8 @@ struct FloatRow {
 
 struct Bf16Row {
   static std::size_t bytes(int padded) { return sizeof(std::uint16_t) * padded; }
-  static void prepare(const float* x, int padded, char* out) {
-    to_bf16(x, padded, reinterpret_cast<std::uint16_t*>(out));
+  static void prepare(const float* x, int width, char* out) {
+    to_bf16(x, shoal::round_up(width, kPanel), reinterpret_cast<std::uint16_t*>(out));
   }
   static SHOAL_INLINE void to_bf16(const float* x, int n, std::uint16_t* out) {
     for (int i = 0; i < n; ++i) out[i] = shoal::bf16_of(x[i]);
@@ -28,8 +28,8 @@ struct Bf16Row {
 // bf16 times a power of two: see Bf16Packed12.
 struct ScaledBf16Row {
   static std::size_t bytes(int padded) { return sizeof(std::uint16_t) * padded; }
-  static void prepare(const float* x, int padded, char* out) {
-    to_scaled_bf16(x, padded, reinterpret_cast<std::uint16_t*>(out));
+  static void prepare(const float* x, int width, char* out) {
+    to_scaled_bf16(x, shoal::round_up(width, kPanel), reinterpret_cast<std::uint16_t*>(out));
   }
   static void to_scaled_bf16(const float* x, int n, std::uint16_t* out) {
     for (int i = 0; i < n; ++i) out[i] = shoal::bf16_of(x[i] * 0x1p96f);
@@ -50,13 +50,13 @@ struct IntGroupRow {
 
   static constexpr int groups(int k) { return (k + kInputs - 1) / kInputs; }
   static std::size_t bytes(int padded) { return groups(padded) * sizeof(Group); }
-  static void prepare(const float* x, int padded, char* out) {
+  static void prepare(const float* x, int width, char* out) {
     Group* group = reinterpret_cast<Group*>(out);
     int k = 0;
-    for (; k + kInputs <= padded; k += kInputs) prepare_group(x + k, *group++);
-    if (k == padded) return;
+    for (; k + kInputs <= width; k += kInputs) prepare_group(x + k, *group++);
+    if (k == width) return;
     alignas(64) float last[kInputs] = {};
-    __builtin_memcpy(last, x + k, sizeof(float) * kPanel);
+    __builtin_memcpy(last, x + k, sizeof(float) * (width - k));
     prepare_group(last, *group);
   }
 
@@ -88,15 +88,15 @@ struct Int16BlockRow {
   static constexpr int kInputs = shoal::Int16Block::kInputs;
 
   static std::size_t bytes(int padded) { return shoal::Int16Block::row_bytes(padded); }
-  static void prepare(const float* x, int padded, char* out) {
-    const int whole = padded / kInputs, blocks = shoal::round_up(padded, kInputs) / kInputs;
+  static void prepare(const float* x, int width, char* out) {
+    const int whole = width / kInputs, blocks = shoal::round_up(width, kInputs) / kInputs;
     std::int16_t* integers = reinterpret_cast<std::int16_t*>(out);
     float* scales = reinterpret_cast<float*>(integers + blocks * kInputs);
     for (int b = 0; b < whole; ++b)
       scales[b] = prepare_block(x + b * kInputs, integers + b * kInputs);
     if (blocks == whole) return;
     alignas(64) float last[kInputs] = {};
-    __builtin_memcpy(last, x + whole * kInputs, sizeof(float) * kPanel);
+    __builtin_memcpy(last, x + whole * kInputs, sizeof(float) * (width - whole * kInputs));
     scales[whole] = prepare_block(last, integers + whole * kInputs);
   }
 

@@ -33,7 +33,7 @@ void Model::prepare_row(Worker& worker, const Input& input, int row, char* to) c
   } else if (!prepare) {
     std::memcpy(to, x, sizeof(float) * padded);
   }
-  if (prepare) prepare(x, padded, to);
+  if (prepare) prepare(x, input.width, to);
 }
 
 Model::PreparedRows Model::prepare_all(Worker& worker, const Input& input, char* to) const {

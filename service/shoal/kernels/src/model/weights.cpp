@@ -15,7 +15,9 @@ std::vector<float> values_of(const Matrix& vector) {
 // Is it a matrix whose format depends on what it is stored as? Of experts every one is.
 bool is_matrix(const std::string& name) {
   const std::string last = name.substr(name.rfind('.') + 1);
-  for (const char* matrix : {"q", "k", "v", "output", "gate", "up", "down", "head", "embedding"})
+  for (const char* matrix :
+       {"q", "k", "v", "output", "gate", "up", "down", "head", "embedding", "embedding_projection",
+        "head_projection", "conv_in", "conv_out"})
     if (last == matrix) return true;
   return false;
 }
