@@ -69,10 +69,10 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Number format of weights; auto = what is fast and exact here."
     )
-    quantize: Literal["none", "int8"] = Field(
+    quantize: Literal["none", "int8", "int4"] = Field(
         "none",
-        description="int8 = weights as 8-bit numbers, native kernels only: faster, less memory, "
-        "slightly worse text.",
+        description="int8 or int4 = weights as integers with a scale per 32 of them, native "
+        "kernels only: faster, less memory, slightly (int8: hardly) worse text.",
     )
     kernels: Literal["auto", "native", "torch"] = Field(
         "auto", description="Kernels used on a CPU; auto = native if built, else PyTorch."

@@ -112,7 +112,7 @@ def torch_step(spec: DecoderSpec, weights: Weights, dtype: str, rows: int) -> Ca
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="14m")
-    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16", "int8"])
+    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16", "int8", "int4"])
     parser.add_argument("--rows", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--prefill", type=int, default=512)
@@ -134,7 +134,7 @@ def main() -> None:
                 best, median = best_ms(partial(model.forward_greedy, *inputs), options.seconds)
                 line = f"{dtype:9} {threads} threads, decode {rows:3} rows: {best:7.2f} ms best, "
                 line += f"{median:7.2f} median, {2e-6 * size * rows / best:6.1f} GF/s"
-                if not options.no_torch and dtype != "int8":
+                if not options.no_torch and dtype in ("float32", "bfloat16"):
                     import torch
 
                     torch.set_num_threads(threads)

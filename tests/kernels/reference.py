@@ -23,9 +23,11 @@ from shoal.model.spec import (
     RotarySpec,
 )
 from tests.kernels.building import Weights, to_float32
+from tests.kernels.quantizing import int4_weights, int8_rows, int8_weights
 
-Arithmetic = Literal["float64", "float32", "bfloat16", "int8", "int16_block"]
-"""int16_block: bfloat16 weights multiplied as 16-bit integers, as some kernel sets do."""
+Arithmetic = Literal["float64", "float32", "bfloat16", "int8", "int4", "int16_block"]
+"""int8, int4: integers in groups of 32, with int4 embedding and head in 8 bits. int16_block:
+bfloat16 weights multiplied as 16-bit integers, as some kernel sets do."""
 _BLOCK, _BLOCK_MAX = 32, 8191
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -35,12 +37,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "relu2": lambda x: F.relu(x).square(),
 }
-
-
-def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Symmetric int8 per row: integers within +-127 (as floats) and scales [..., 1]."""
-    largest = x.abs().amax(-1, keepdim=True)
-    return torch.round(x * (127 / largest.clamp_min(1e-30))), largest / 127
 
 
 def int16_weights(weight: Tensor) -> Tensor:
@@ -63,7 +59,7 @@ def int16_rows(x: Tensor) -> Tensor:
 
 
 def linear(x: Tensor, weights: Sequence[Tensor], arithmetic: Arithmetic) -> list[Tensor]:
-    """x [T, K] times each weight [N, K]; for int8 both are quantised per row and sums are exact.
+    """x [T, K] times each weight [N, K]; for int8 and int4 both are rounded in groups of 32.
     The weights are those of one matrix of the library, which become integers together or not."""
     if arithmetic == "int16_block":
         joined = int16_weights(torch.cat([w.bfloat16().to(x.dtype) for w in weights]))
@@ -71,10 +67,10 @@ def linear(x: Tensor, weights: Sequence[Tensor], arithmetic: Arithmetic) -> list
         return [(int16_rows(x).double() @ w.double().T).to(x.dtype) for w in parts]
     if arithmetic == "bfloat16":
         return [x @ w.bfloat16().to(x.dtype).T for w in weights]
-    if arithmetic == "int8":
-        integers, x_scale = quantize_rows(x)
-        pairs = [quantize_rows(w) for w in weights]
-        return [(integers.double() @ w.double().T).to(x.dtype) * x_scale * s.T for w, s in pairs]
+    if arithmetic in ("int8", "int4"):
+        rounded, kept = int8_rows(x.numpy()), int8_weights if arithmetic == "int8" else int4_weights
+        products = [rounded @ kept(w.numpy()).astype(np.float64).T for w in weights]
+        return [torch.from_numpy(product).to(x.dtype) for product in products]
     return [x @ w.T for w in weights]
 
 
@@ -143,7 +139,7 @@ class Reference:
             (x,) = self._project(x, "head_projection")
         (logits,) = linear(
             x, [self.weights[Role("embedding" if spec.tied_head else "head.weight")]],
-            self.arithmetic,
+            "int8" if self.arithmetic == "int4" else self.arithmetic,
         )  # fmt: skip
         if spec.head_bias:
             logits = logits + self.weights[Role("head.bias")]
@@ -157,9 +153,8 @@ class Reference:
         table = self.weights[Role("embedding")]
         if self.arithmetic in ("float64", "float32"):
             return table
-        if self.arithmetic == "int8" and self.spec.tied_head:  # one table serves both
-            integers, scale = quantize_rows(table)
-            return integers * scale
+        if self.arithmetic in ("int8", "int4"):
+            return torch.from_numpy(int8_weights(table.numpy()))
         table = table.bfloat16().float()
         is_integers = self.arithmetic == "int16_block" and self.spec.tied_head
         return int16_weights(table) if is_integers else table

@@ -101,7 +101,7 @@ def test_every_weight_counts(name: str) -> None:
 
 
 @needs_library
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "int4"])
 def test_strided_weights_are_those_of_their_copies(dtype: Dtype) -> None:
     spec = SPECS["phi"]
     weights = make_weights(spec)
@@ -135,7 +135,7 @@ def test_layers_that_turn_alike_share_a_table() -> None:
 
 
 @needs_library
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "int4"])
 @pytest.mark.parametrize("kernel_set", kernel_sets())
 def test_padded_rows_of_the_vocabulary_are_never_best(kernel_set: str, dtype: Dtype) -> None:
     spec = SPECS["llama"]

@@ -29,7 +29,7 @@ def head_inputs(model: object, rows: int) -> tuple[np.ndarray, ...]:
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "int4"])
 @pytest.mark.parametrize("kernel_set", kernel_sets())
 def test_the_head_reports_what_the_logits_say(
     kernel_set: str, dtype: Dtype, num_threads: int

@@ -19,7 +19,7 @@ from tests.kernels.driving import Driver, logits_of, run_random_chunks
 
 pytestmark = pytest.mark.skipif(not available(), reason="native kernels are not built")
 
-DTYPES: list[Dtype] = ["float32", "bfloat16", "int8"]
+DTYPES: list[Dtype] = ["float32", "bfloat16", "int8", "int4"]
 IN_CACHE, BEYOND_CACHE = 1 << 30, 0
 """Weights beyond the cache are packed tighter by the set that multiplies bf16."""
 PACKED: list[tuple[Dtype, int]] = [

@@ -28,7 +28,7 @@ from tests.model.driving import load_folder
 pytestmark = pytest.mark.skipif(not native.available(), reason="native kernels are not built")
 
 NUM_IDS, MAX_TOKENS, NUM_BLOCKS, BLOCK_SIZE = 261, 256, 600, 16
-DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16", "int8")
+DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16", "int8", "int4")
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {},
     "llama_tied_padded_half_turned": {

@@ -1,6 +1,6 @@
 """What a smaller number format was measured to cost a model, as its files document it.
 
-Optional. Shape: {"int8": {"<metric>": {"full": x, "int8": y}, ...}}.
+Optional. Shape: {"int8": {"<metric>": {"full": x, "int8": y}, ...}, "int4": ...}.
 """
 
 from math import isfinite

@@ -9,7 +9,12 @@ _Int32 = NDArray[np.int32]
 _Float32 = NDArray[np.float32]
 
 class Model:
-    def set_weight(self, layer: int, role: str, weight: NDArray[Any], /) -> None: ...
+    def propose_format(
+        self, layer: int, role: str, weight: NDArray[Any], blocks: str | None, /
+    ) -> None: ...
+    def set_weight(
+        self, layer: int, role: str, weight: NDArray[Any], blocks: str | None, /
+    ) -> None: ...
     def step(
         self,
         token_ids: _Int32,
@@ -64,6 +69,16 @@ class Sampler:
         /,
     ) -> None: ...
 
+def unpack(weight: NDArray[Any], blocks: str | None, format: str, out: _Float32, /) -> None: ...
+def multiply(
+    x: _Float32,
+    weight: NDArray[Any],
+    blocks: str | None,
+    format: str,
+    kernel_set: str,
+    out: _Float32,
+    /,
+) -> None: ...
 def kernel_sets() -> list[str]: ...
 def make_model(
     spec: DecoderSpec,

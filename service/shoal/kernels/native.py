@@ -1,7 +1,8 @@
 """Python side of the native CPU kernels: a model step is one call. numpy only, never torch.
 
 The library executes a `DecoderSpec`; weights come by role. A weight is float32, float16, or uint16
-that holds the bits of bfloat16, in any strides.
+that holds the bits of bfloat16, in any strides; or a name of ggml's quantized blocks (Q4_0, Q4_1,
+Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K) with uint8 rows of them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,8 +35,15 @@ else:
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
-Dtype = Literal["float32", "bfloat16", "int8"]
+Weight = NDArray[Any] | tuple[str, NDArray[np.uint8]]
+"""Numbers [out, in], or the kind of quantized blocks and rows of them [out, bytes]."""
 KVDtype = Literal["auto", "int8"]
+Dtype = Literal["float32", "bfloat16", "int8", "int4", "blocks"]
+"""How weights are kept. int8 and int4: integers in groups of 32 with scales in float16; with int4
+embedding and head are int8, and blocks of 4 bits stay so under int8. blocks: quantized blocks in
+the format that holds them, other weights as they are. Of blocks, Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0
+are kept exactly, of Q4_K and Q5_K the scales and mins are rounded to float16 (2^-11), and Q6_K
+(whose groups are 16) becomes int8. float32 is exact for all of them."""
 KernelSet = Literal["auto", "portable", "avx2", "avx512", "avx512bf16"]
 
 BLOCK_SIZE = 16
@@ -134,7 +142,7 @@ class NativeModel:
     def __init__(
         self,
         spec: DecoderSpec,
-        weights: Mapping[Role, NDArray[Any]],
+        weights: Mapping[Role, Weight],
         *,
         dtype: Dtype,
         num_blocks: int,
@@ -170,9 +178,12 @@ class NativeModel:
             spec, self.num_token_ids, dtype, kernel_set, num_blocks, max_tokens, num_threads,
             spin_us, cache_bytes, kv_dtype == "int8",
         )  # fmt: skip
-        for role, shape in expected_weights(spec).items():
-            layer = -1 if role.layer is None else role.layer
-            self._model.set_weight(layer, role.name, _checked(weights, role, shape))
+        checked = {
+            role: _checked(weights, role, shape) for role, shape in expected_weights(spec).items()
+        }
+        for take in (self._model.propose_format, self._model.set_weight):
+            for (name, layer), (array, blocks) in checked.items():
+                take(-1 if layer is None else layer, name, array, blocks)
 
     @property
     def kernel_set(self) -> str:
@@ -288,13 +299,16 @@ class NativeModel:
 
 
 def _checked(
-    weights: Mapping[Role, NDArray[Any]], role: Role, shape: tuple[int, ...]
-) -> NDArray[Any]:
+    weights: Mapping[Role, Weight], role: Role, shape: tuple[int, ...]
+) -> tuple[NDArray[Any], str | None]:
     if role not in weights:
         raise ValueError(f"weight {role} is missing")
     weight = weights[role]
+    if isinstance(weight, tuple):  # the library knows how many numbers are in a block
+        blocks, rows = weight
+        return rows, blocks
     if weight.shape != shape:
         raise ValueError(f"weight {role} is {weight.shape}, the model needs {shape}")
     if weight.dtype not in _WEIGHT_DTYPES:
         raise ValueError(f"weight {role} is {weight.dtype}, not float32, float16 or bf16 bits")
-    return weight
+    return weight, None

@@ -31,7 +31,7 @@ class EngineConfig(_Message, frozen=True):
     dtype: str = "auto"
     """auto (the checkpoint's), float32 or bfloat16."""
     quantize: str = "none"
-    """none or int8 (native kernels only; overrides dtype for the weights)."""
+    """none, int8 or int4 (native kernels only; overrides dtype for the weights)."""
     kernels: str = "auto"
     """auto, native or torch."""
     num_threads: int = 0
@@ -178,9 +178,9 @@ class LoadedModel(msgspec.Struct, frozen=True, array_like=True):
     weight_bytes: int = 0
     """Memory used by the weights in the format they are computed in."""
     quantization: str = "none"
-    """none or int8."""
+    """none, int8, int4, or the kind of most quantized blocks of the file (Q4_1)."""
     quality_loss: dict[str, dict[str, float]] | None = None
-    """Metric -> {"full": value, "int8": value}, as recorded in the model folder."""
+    """Metric -> {"full": value, quantization: value}, as recorded in the model folder."""
     kernels_reason: str | None = None
     """With kernels=auto, why the native kernels, or the GPU's, are not used."""
 

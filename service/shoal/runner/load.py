@@ -47,6 +47,7 @@ class _Built:
     device: str
     num_blocks: int
     weight_bytes: int
+    quantization: str = "none"
     kv_memory: KVMemory | None = None
 
 
@@ -93,7 +94,7 @@ def load_runner(
         kernels=built.backend.name,
         weights_hash=files.weights_hash,
         weight_bytes=built.weight_bytes,
-        quantization=config.quantize,
+        quantization=built.quantization,
         quality_loss=quality_loss,
         kernels_reason=choice.reason,
     )
@@ -145,16 +146,24 @@ def num_kv_blocks(block_bytes: int, config: EngineConfig, kv_bytes: int, max_tok
 
 def _native_backend(model: _Model, config: EngineConfig, kv_bytes: int) -> _Built:
     from shoal.kernels.native import BLOCK_SIZE as NATIVE_BLOCK_SIZE
-    from shoal.runner.backends.native import NativeBackend, native_dtype, native_kv_dtype
+    from shoal.runner.backends.native import (
+        NativeBackend,
+        main_block_type,
+        native_dtype,
+        native_kv_dtype,
+        packed_bytes,
+    )
 
     if config.block_size != NATIVE_BLOCK_SIZE:
         raise ConfigError(f"block_size must be {NATIVE_BLOCK_SIZE} with native kernels")
-    dtype = native_dtype(config.dtype, stored_format(model.weights), config.quantize)
-    _refuse_too_large(model, {"float32": 4, "bfloat16": 2, "int8": 1}[dtype])
+    block_type = main_block_type(model.weights)
+    stored = "float32" if block_type else stored_format(model.weights)
+    dtype = native_dtype(config.dtype, stored, config.quantize, block_type is not None)
+    _refuse_too_large(packed_bytes(model.weights, dtype))
     kv_dtype = native_kv_dtype(config.kv_cache_dtype)
     block_bytes = config.block_size * (
         model.spec.kv_numbers_per_token + 4 * _kv_scales(model.spec)
-        if kv_dtype == "int8"  # beside quantized weights they are bfloat16
+        if kv_dtype == "int8"  # else bfloat16 beside quantized weights
         else model.spec.kv_numbers_per_token * (4 if dtype == "float32" else 2)
     )
     num_kv_blocks(block_bytes, config, kv_bytes, model.max_tokens)  # its share holds a sequence
@@ -170,7 +179,12 @@ def _native_backend(model: _Model, config: EngineConfig, kv_bytes: int) -> _Buil
         num_token_ids=model.num_token_ids,
         kv_dtype=kv_dtype,
     )
-    return _Built(backend, dtype, "cpu", num_blocks, backend.weight_bytes, backend.kv_memory)
+    quantization, name = config.quantize, str(dtype)
+    if dtype == "blocks" and block_type is not None:
+        quantization, name = block_type, "int4" if block_type.startswith("Q4") else "int8"
+    return _Built(
+        backend, name, "cpu", num_blocks, backend.weight_bytes, quantization, backend.kv_memory
+    )
 
 
 def _kv_scales(spec: DecoderSpec) -> int:
@@ -189,7 +203,7 @@ def _torch_backend(model: _Model, config: EngineConfig, kv_bytes: int) -> _Built
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, stored_format(model.weights), device)
     if device == "cpu":
-        _refuse_too_large(model, dtype.itemsize)
+        _refuse_too_large(num_parameters(model.weights) * dtype.itemsize)
     block_bytes = model.spec.kv_numbers_per_token * dtype.itemsize * config.block_size
     num_blocks = num_kv_blocks(block_bytes, config, kv_bytes, model.max_tokens)
     backend = TorchBackend(
@@ -205,10 +219,9 @@ def _torch_backend(model: _Model, config: EngineConfig, kv_bytes: int) -> _Built
     return _Built(backend, name, device, num_blocks, weight_bytes)
 
 
-def _refuse_too_large(model: _Model, bytes_per_number: int) -> None:
+def _refuse_too_large(needed: int) -> None:
     """Weights that do not fit are refused before they are unpacked; the KV cache takes memory
     only as it fills. Raises ModelFolderError."""
-    needed = num_parameters(model.weights) * bytes_per_number
     available = available_bytes()
     if available is not None and needed > available:
         raise ModelFolderError(

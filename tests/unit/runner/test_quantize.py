@@ -1,4 +1,4 @@
-"""--quantize int8: what is computed, what is said about it, what is refused."""
+"""--quantize int8 and int4: what is computed, what is said about it, what is refused."""
 
 import json
 from pathlib import Path
@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from shoal.checkpoint.files import BLOCKS, StoredTensor
 from shoal.config import Settings, engine_config
 from shoal.errors import ConfigError, ModelFolderError
 from shoal.kernels import native
+from shoal.model.spec import Role
 from shoal.protocol.messages import EngineConfig, ModelSource
 from shoal.protocol.params import OutputParams
 from shoal.protocol.step import LoadedRunner
 from shoal.runner import load as load_module
+from shoal.runner.backends.native import main_block_type, native_dtype, packed_bytes
 from shoal.runner.load import load_runner
 from tests.fakes.tiny_models import write_tiny_llama
 from tests.unit.runner.building import new_row, plan
@@ -34,28 +37,33 @@ def load(folder: Path, **config: Any) -> LoadedRunner:
 @needs_native
 def test_an_int8_model_says_so_and_takes_a_quarter_of_the_weight_memory(tmp_path: Path) -> None:
     folder = write_tiny_llama(tmp_path / "tiny", hidden_size=192, intermediate_size=384)
-    _, whole, whole_blocks, _ = load(folder, quantize="none")
-    _, small, small_blocks, _ = load(folder)
+    _, whole, whole_blocks, _, _ = load(folder, quantize="none")
+    _, small, small_blocks, _, _ = load(folder)
     assert (whole.dtype, whole.quantization) == ("float32", "none")
     assert (small.dtype, small.quantization) == ("int8", "int8")
-    # The token table of a model that is not tied stays as it is; the rest shrinks to a quarter.
     assert whole.weight_bytes > 4 * whole.num_parameters * 0.95
-    assert small.weight_bytes < 0.5 * whole.weight_bytes
+    assert small.weight_bytes < 0.3 * whole.weight_bytes
+    _, smallest, _, _, _ = load(folder, quantize="int4")
+    assert (smallest.dtype, smallest.quantization) == ("int4", "int4")
+    assert smallest.weight_bytes < 0.8 * small.weight_bytes
     assert small_blocks == 2 * whole_blocks  # keys and values are bfloat16: twice as many fit
 
 
 @needs_native
-def test_int8_logprobs_are_close_to_those_of_the_whole_weights(tmp_path: Path) -> None:
+def test_quantized_logprobs_are_close_to_those_of_the_whole_weights(tmp_path: Path) -> None:
     folder = write_tiny_llama(tmp_path / "tiny", hidden_size=192)
     values = {}
-    for quantize in ("none", "int8"):
-        runner, _, _, _ = load(folder, quantize=quantize)
+    for quantize in ("none", "int8", "int4"):
+        runner, _, _, _, _ = load(folder, quantize=quantize)
         row = new_row(1, list(range(30)), [5, 2], output=OutputParams(prompt_logprobs=0))
         result = runner.run(plan((1, 0, 30), new=[row]))
         values[quantize] = [one.logprob for one in result.prompt_logprobs[1]]
-    difference = np.abs(np.subtract(values["none"], values["int8"]))
-    assert 0 < difference.max() < 0.5
-    assert difference.mean() < 0.15
+    eight, four = (
+        np.abs(np.subtract(values["none"], values[quantize])) for quantize in ("int8", "int4")
+    )
+    assert 0 < eight.max() < 0.2
+    assert eight.mean() < 0.05
+    assert eight.mean() < four.mean() < 0.5
 
 
 @pytest.mark.parametrize(
@@ -123,5 +131,44 @@ def test_the_setting_reaches_the_engine_from_flag_and_environment(
     assert engine_config(Settings(quantize="int8"), ()).quantize == "int8"
     monkeypatch.setenv("SHOAL_QUANTIZE", "int8")
     assert engine_config(Settings(), ()).quantize == "int8"
+    assert engine_config(Settings(quantize="int4"), ()).quantize == "int4"
     with pytest.raises(ValueError, match="quantize"):
-        Settings(quantize="int4")  # type: ignore[arg-type]
+        Settings(quantize="int2")  # type: ignore[arg-type]
+
+
+def stored(dtype: str, rows: int, cols: int) -> StoredTensor:
+    if (block := BLOCKS.get(dtype)) is None:
+        return StoredTensor(dtype, np.zeros((rows, cols), np.uint16), "a/b")
+    row_bytes = cols // block.numbers * block.num_bytes
+    return StoredTensor(dtype, np.zeros((rows, row_bytes), np.uint8), "a/b")
+
+
+FILE = {
+    Role("embedding"): stored("Q8_0", 1000, 256),
+    Role("q.weight", 0): stored("Q4_1", 256, 256),
+    Role("down.weight", 0): stored("Q6_K", 256, 256),
+    Role("up.weight", 0): stored("Q4_K", 512, 256),
+    Role("gate.weight", 0): stored("Q4_K", 512, 256),
+    Role("k.weight", 0): stored("BF16", 64, 256),
+}
+
+
+def test_blocks_of_a_file_stay_unless_another_number_format_is_set() -> None:
+    assert native_dtype("auto", "float32", blocks=True) == "blocks"
+    assert native_dtype("bfloat16", "float32", blocks=True) == "bfloat16"
+    assert native_dtype("float32", "float32", blocks=True) == "float32"
+    assert native_dtype("auto", "float32", "int4", blocks=True) == "int4"
+    assert main_block_type(FILE) == "Q4_K"
+    assert main_block_type({Role("q.weight", 0): stored("BF16", 8, 32)}) is None
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits"),
+    [("float32", [32] * 5), ("bfloat16", [16] * 5), ("blocks", [8.5, 5, 8.5, 5, 16]),
+     ("int8", [8.5, 5, 8.5, 5, 8.5]), ("int4", [8.5, 5, 5, 5, 5])],
+)  # fmt: skip
+def test_memory_of_weights_is_known_before_they_are_packed(
+    dtype: native.Dtype, bits: list[float]
+) -> None:
+    numbers = [1000 * 256, 256 * 256, 256 * 256, 2 * 512 * 256, 64 * 256]
+    assert packed_bytes(FILE, dtype) == np.dot(bits, numbers) / 8

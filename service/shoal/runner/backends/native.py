@@ -1,11 +1,13 @@
 """The native CPU library as a backend: a whole step is one call, and torch is never imported."""
 
+from collections import Counter
 from collections.abc import Mapping
+from math import prod
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shoal.checkpoint.blocks import dequantize
 from shoal.checkpoint.files import BLOCKS, StoredTensor
 from shoal.errors import ConfigError
 from shoal.kernels import native
@@ -45,7 +47,7 @@ class NativeBackend:
         self._model = native.NativeModel(
             spec,
             {
-                role: dequantize(tensor) if tensor.dtype in BLOCKS else tensor.array
+                role: (tensor.dtype, tensor.array) if tensor.dtype in BLOCKS else tensor.array
                 for role, tensor in weights.items()
             },
             dtype=dtype,
@@ -102,15 +104,46 @@ def native_kv_dtype(wanted: str) -> KVDtype:
     raise ConfigError(f"kv_cache_dtype={wanted} is unknown: set auto or int8")
 
 
-def native_dtype(wanted: str, stored: str, quantize: str = "none") -> Dtype:
-    """auto: the checkpoint's own; bfloat16 weights stay 16 bits in memory, sums are float32.
-    Quantized weights are int8 whatever was stored. Raises ConfigError for what contradicts."""
-    if quantize == "int8":
+def native_dtype(wanted: str, stored: str, quantize: str = "none", blocks: bool = False) -> Dtype:
+    """auto: the checkpoint's own; bfloat16 weights stay 16 bits in memory, sums are float32, and
+    quantized blocks (`blocks`: are there any?) stay as they are. Weights to quantize are int8 or
+    int4 whatever was stored. Raises ConfigError for what contradicts."""
+    if quantize in ("int8", "int4"):
         if wanted == "float32":
-            raise ConfigError("dtype=float32 and quantize=int8 contradict: set one of them only")
-        return "int8"
-    if wanted == "float32":
-        return "float32"
-    if wanted == "bfloat16":
-        return "bfloat16"
+            raise ConfigError(
+                f"dtype=float32 and quantize={quantize} contradict: set one of them only"
+            )
+        return cast(Dtype, quantize)
+    if wanted in ("float32", "bfloat16"):
+        return cast(Dtype, wanted)
+    if blocks:
+        return "blocks"
     return "bfloat16" if stored == "bfloat16" else "float32"
+
+
+def main_block_type(weights: Mapping[Role, StoredTensor]) -> str | None:
+    """The quantized type of most numbers of the layers; None without blocks."""
+    numbers: Counter[str] = Counter()
+    for role, tensor in weights.items():
+        if tensor.dtype in BLOCKS:
+            numbers[tensor.dtype] += prod(tensor.shape) if role.layer is not None else 1
+    return numbers.most_common(1)[0][0] if numbers else None
+
+
+def packed_bytes(weights: Mapping[Role, StoredTensor], dtype: Dtype) -> int:
+    """Memory that the packed weights take, but for padding."""
+    return int(sum(_bits(role, w, dtype) * prod(w.shape) for role, w in weights.items()) / 8)
+
+
+def _bits(role: Role, tensor: StoredTensor, dtype: Dtype) -> float:
+    """Of one number, scales and mins of its group included."""
+    if dtype in ("float32", "bfloat16"):
+        return 32 if dtype == "float32" else 16
+    is_table = role.name in ("embedding", "head.weight")
+    if tensor.dtype not in BLOCKS:
+        if dtype == "blocks":
+            return 16 if tensor.dtype == "BF16" else 32
+        return 5 if dtype == "int4" and not is_table else 8.5
+    has_min = tensor.dtype in ("Q5_1", "Q5_K")
+    stored = 5 if tensor.dtype.startswith("Q4") else 9 if has_min else 8.5
+    return 5 if dtype == "int4" and not is_table else stored

@@ -7,35 +7,18 @@
 #include <string>
 
 #include "bindings/arrays.h"
+#include "bindings/matrix.h"
 #include "bindings/spec.h"
 #include "model/model.h"
 
 namespace shoal {
 namespace {
 
-using AnyArray = nb::ndarray<nb::ro, nb::device::cpu>;
-
-// float32, float16, or uint16 holding the bits of bf16; a vector is a matrix of one row.
-Matrix matrix_of(const AnyArray& array) {
-  require(array.ndim() == 1 || array.ndim() == 2, "weights must be vectors or matrices");
-  const std::size_t last = array.ndim() - 1;
-  Matrix m{array.data(), Source::f32, last ? static_cast<int>(array.shape(0)) : 1,
-           static_cast<int>(array.shape(last)), last ? array.stride(0) : 0, array.stride(last)};
-  if (array.dtype() == nb::dtype<std::uint16_t>())
-    m.type = Source::bf16;
-  else if (array.dtype().code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float) &&
-           array.dtype().bits == 16)
-    m.type = Source::f16;
-  else
-    require(array.dtype() == nb::dtype<float>(), "weights must be float32, float16 or bf16 bits");
-  return m;
-}
-
-Format format_of(const std::string& dtype) {
-  if (dtype == "float32") return Format::f32;
-  if (dtype == "int8") return Format::int8;
-  require(dtype == "bfloat16", "unknown dtype");
-  return Format::bf16;
+Dtype dtype_of(const std::string& name) {
+  const char* const names[] = {"float32", "bfloat16", "int8", "int4", "blocks"};
+  for (int i = 0; i < 5; ++i)
+    if (name == names[i]) return static_cast<Dtype>(i);
+  throw std::invalid_argument("unknown dtype " + name);
 }
 
 Model* make_model(const nb::object& spec, int num_token_ids, const std::string& dtype,
@@ -43,12 +26,18 @@ Model* make_model(const nb::object& spec, int num_token_ids, const std::string& 
                   int spin_us, std::optional<std::size_t> cache_bytes, bool int8_kv) {
   const Kernels* kernels = find_kernels(kernel_set.c_str());
   require(kernels, "this machine cannot run that kernel set");
-  return new Model(read_spec(spec, num_token_ids), format_of(dtype), kernels, num_blocks,
+  return new Model(read_spec(spec, num_token_ids), dtype_of(dtype), kernels, num_blocks,
                    max_tokens, threads, spin_us, cache_bytes.value_or(last_cache_bytes()), int8_kv);
 }
 
-void set_weight(Model& model, int layer, const std::string& role, const AnyArray& array) {
-  const Matrix matrix = matrix_of(array);
+void propose_format(Model& model, int layer, const std::string& role, const AnyArray& array,
+                    const std::optional<std::string>& blocks) {
+  model.propose_format(layer, role, matrix_of(array, blocks).type);
+}
+
+void set_weight(Model& model, int layer, const std::string& role, const AnyArray& array,
+                const std::optional<std::string>& blocks) {
+  const Matrix matrix = matrix_of(array, blocks);
   const nb::gil_scoped_release unlocked;
   model.set_weight(layer, role, matrix);
 }
@@ -119,7 +108,8 @@ void step(Model& model, const Int32s& token_ids, const Int32s& positions, const 
 
 void bind_model(nb::module_& module) {
   nb::class_<Model>(module, "Model")
-      .def("set_weight", &set_weight)
+      .def("propose_format", &propose_format, nb::arg(), nb::arg(), nb::arg(), nb::arg().none())
+      .def("set_weight", &set_weight, nb::arg(), nb::arg(), nb::arg(), nb::arg().none())
       .def("step", &step, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
            nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg().none(),
            nb::arg().none(), nb::arg().none(), nb::arg().none())

@@ -15,6 +15,7 @@ NB_MODULE(_native, module) {
       if (shoal::find_kernels(name)) names.emplace_back(name);
     return names;
   });
+  shoal::bind_linear(module);
   shoal::bind_model(module);
   shoal::bind_sampler(module);
 }

@@ -3,5 +3,5 @@
 #pragma once
 #include "formats/bf16_packed12.h"
 #include "formats/int16_block.h"
-#include "formats/int8.h"
+#include "formats/int_groups.h"
 #include "formats/plain.h"

@@ -16,7 +16,8 @@ struct Bf16Packed12 {
   // power.
   static constexpr int kRowExponent = 96;
 
-  static constexpr bool has_scale = true, has_sum = false;
+  static constexpr bool has_scale = true;
+  static constexpr PackGroups pack_groups = nullptr;
   static constexpr std::size_t panel_bytes(int k) {
     return static_cast<std::size_t>((k + kGroupInputs - 1) / kGroupInputs) * kGroupBytes;
   }

@@ -7,6 +7,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "sizes.h"
 
@@ -16,7 +17,9 @@ namespace shoal {
 #define SHOAL_FORMATS(X)         \
   X(f32, F32)                    \
   X(bf16, Bf16)                  \
+  X(int4, Int4)                  \
   X(int8, Int8)                  \
+  X(int8_min, Int8Min)           \
   X(int16_block, Int16Block)     \
   X(bf16_packed12, Bf16Packed12)
 
@@ -32,18 +35,28 @@ constexpr int kNumFormats = 0 SHOAL_FORMATS(SHOAL_FORMAT_COUNT);
 
 // What an output channel keeps beside its lane of a panel.
 struct Channel {
-  float scale = 1.0f;    // of its sums, or of its integers
-  std::int32_t sum = 0;  // of its integers
+  float scale = 1.0f;  // of its sums, or of its integers
 };
+
+// A row of weights as integers in groups of 32: weight = scale * integer + min.
+struct GroupedRow {
+  std::vector<std::int8_t> integers;  // [k]
+  std::vector<float> scale, min;      // [groups]
+};
+
+using PackGroups = bool (*)(const GroupedRow& row, int k, char* panel, int lane);
 
 // A traits struct at run time.
 struct FormatTraits {
-  bool has_scale, has_sum;  // does a channel keep one?
+  bool has_scale;  // does a channel keep one?
   std::size_t (*panel_bytes)(int k);
   // Writes the k weights of one output into its lane (0..15) of a panel of zeros. False: the format
   // does not suit them.
   bool (*pack)(const float* row, int k, char* panel, int lane, Channel& channel);
   void (*unpack)(const char* panel, int lane, const Channel& channel, int k, float* row);
+  // Writes integers as they are, scales and mins rounded to float16 (to 2^-11 of themselves, exact
+  // where they were float16). False: the format cannot hold them. Null where it has no groups.
+  PackGroups pack_groups;
 };
 
 const FormatTraits& traits_of(Format format);

@@ -11,7 +11,8 @@ struct Int16Block {
   static constexpr int kInputs = 32;  // of a block of a row
   static constexpr int kMax = 8191;   // of a row's integers
 
-  static constexpr bool has_scale = true, has_sum = false;
+  static constexpr bool has_scale = true;
+  static constexpr PackGroups pack_groups = nullptr;
   static constexpr std::size_t panel_bytes(int k) {
     return static_cast<std::size_t>((k + 1) / 2) * kPanel * 4;
   }

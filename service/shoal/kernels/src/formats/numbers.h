@@ -30,20 +30,26 @@ inline float float_of_bf16(std::uint16_t h) {
   return float_of(static_cast<std::uint32_t>(h) << 16);
 }
 
-// n floats to integers within +-127 of one scale, which is returned: NaN where a float is not
-// finite.
-inline float quantize_int8(const float* x, int n, std::int8_t* out) {
-  std::uint32_t bits = 0;  // without their sign, bits order like the numbers, NaN above all
-  for (int i = 0; i < n; ++i) {
-    const std::uint32_t a = bits_of(x[i]) & 0x7fffffffu;
-    bits = bits > a ? bits : a;
-  }
-  const float largest = float_of(bits);
-  const bool finite = bits < 0x7f800000u;
-  const float inverse = finite && largest >= 1e-30f ? 127.0f / largest : 0.0f;
-  for (int i = 0; i < n; ++i)  // adding 1.5 * 2^23 leaves the rounded number in the low bits
-    out[i] = static_cast<std::int8_t>(bits_of(x[i] * inverse + 12582912.0f));
-  return finite ? largest / 127.0f : NAN;
+// Exact, subnormal numbers included.
+inline float float_of_f16(std::uint16_t h) {
+  const std::uint32_t magnitude = h & 0x7fffu;
+  float value = float_of(magnitude << 13) * 0x1p112f;
+  if (magnitude >= 0x7c00u) value = magnitude > 0x7c00u ? NAN : INFINITY;
+  return h & 0x8000u ? -value : value;
+}
+
+inline std::uint16_t f16_of(float x) {  // to nearest, ties to even; NaN stays NaN
+  const std::uint32_t u = bits_of(x), sign = u >> 16 & 0x8000u, magnitude = u & 0x7fffffffu;
+  std::uint32_t half;
+  if (magnitude > 0x7f800000u)
+    half = 0x7e00u;
+  else if (magnitude >= bits_of(65520.0f))
+    half = 0x7c00u;
+  else if (magnitude < bits_of(0x1p-14f))  // subnormal: 0.5 has their unit in its last place
+    half = bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f);
+  else
+    half = (magnitude + 0xfffu + (magnitude >> 13 & 1u) - (112u << 23)) >> 13;
+  return static_cast<std::uint16_t>(sign | half);
 }
 
 // k 16-bit numbers into a lane of a panel that holds two neighbouring inputs in 32 bits.

@@ -6,7 +6,8 @@
 namespace shoal {
 
 struct F32 {
-  static constexpr bool has_scale = false, has_sum = false;
+  static constexpr bool has_scale = false;
+  static constexpr PackGroups pack_groups = nullptr;
   static constexpr std::size_t panel_bytes(int k) {
     return static_cast<std::size_t>(k) * kPanel * 4;
   }
@@ -15,7 +16,8 @@ struct F32 {
 };
 
 struct Bf16 {
-  static constexpr bool has_scale = false, has_sum = false;
+  static constexpr bool has_scale = false;
+  static constexpr PackGroups pack_groups = nullptr;
   static constexpr std::size_t panel_bytes(int k) {
     return static_cast<std::size_t>((k + 1) / 2) * kPanel * 4;
   }

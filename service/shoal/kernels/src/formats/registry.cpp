@@ -6,7 +6,8 @@ namespace {
 
 template <class Traits>
 constexpr FormatTraits at_run_time() {
-  return {Traits::has_scale, Traits::has_sum, Traits::panel_bytes, Traits::pack, Traits::unpack};
+  return {Traits::has_scale, Traits::panel_bytes, Traits::pack, Traits::unpack,
+          Traits::pack_groups};
 }
 
 }  // namespace

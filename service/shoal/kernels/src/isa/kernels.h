@@ -24,11 +24,9 @@ constexpr int kMaxLinearRows = 96;  // of one call
 struct LinearArgs {
   const void* x;         // [rows] prepared rows of the format, see FormatKernels
   std::size_t x_stride;  // bytes between rows
-  const float* x_scale;  // [rows], int8 only
   const char* panels;
-  const float* w_scale;       // [16 * panels] where the format has one
-  const std::int32_t* w_sum;  // [16 * panels], int8 only: sum of a channel's int8 weights
-  const float* bias;          // [16 * panels] or null
+  const float* w_scale;  // [16 * panels] where the format has one
+  const float* bias;     // [16 * panels] or null
   int k, rows, p0, p1;
   float* out;
   std::size_t out_stride;  // floats between rows
@@ -40,9 +38,8 @@ struct FormatKernels {
   void (*linear)(const LinearArgs&);
   // Bytes of a row of `padded` floats (a multiple of 16) as the linear kernel reads it.
   std::size_t (*row_bytes)(int padded);
-  // Turns such a row into what the kernel reads; `scale` of the row is written by int8 only. Null:
-  // the kernel reads the floats as they are.
-  void (*prepare_row)(const float* x, int padded, char* out, float* scale);
+  // Turns such a row of `width` numbers into what the kernel reads. Null: it reads them as they are.
+  void (*prepare_row)(const float* x, int width, char* out);
 };
 
 // Attention of `tokens` consecutive tokens of one sequence, for the query heads of one KV head.

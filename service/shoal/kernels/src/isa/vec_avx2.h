@@ -23,7 +23,8 @@ struct Vec {
   static constexpr shoal::Format bf16_weights = shoal::Format::int16_block;
   using F = __m256;
   using I = __m256i;
-  struct Quad {
+  using Quad = I;  // four neighbouring inputs of a row, in every lane
+  struct Int8 {
     I value, magnitude;
   };
 
@@ -59,18 +60,34 @@ struct Vec {
         _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
   }
 
-  // vpmaddubsw wants an unsigned factor: |x| * (w with the sign of x). Both are within +-127, so a
-  // pair is at most 32258 and never saturates.
-  static Quad quad(const std::int8_t* x) {
-    std::int32_t word;
-    std::memcpy(&word, x, 4);
-    const I value = _mm256_set1_epi32(word);
-    return {value, _mm256_abs_epi8(value)};
+  static F load_f16(const void* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(p)));
   }
-  static I dot_init(const std::int32_t*) { return _mm256_setzero_si256(); }
-  static I dot(I acc, I w, const Quad& x) {
-    const I pairs = _mm256_maddubs_epi16(x.magnitude, _mm256_sign_epi8(w, x.value));
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  static I low_halves(I w) { return _mm256_and_si256(w, _mm256_set1_epi8(15)); }
+  static I high_halves(I w) {
+    return _mm256_and_si256(_mm256_srli_epi16(w, 4), _mm256_set1_epi8(15));
+  }
+  static Quad quad(const std::int8_t* x) { return broadcast_word(x); }
+  // A group's products fit 16 bits: 32 / 2 * 15 * 127 < 2^15.
+  static I dot_int4(I acc, I w, Quad x) {  // by hand like dot_int16
+    I products;
+    asm("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0"
+        : "+x"(acc), "=&x"(products)
+        : "x"(w), "xm"(x));
+    return acc;
+  }
+  static I end_int4(I acc) { return _mm256_madd_epi16(acc, _mm256_set1_epi16(1)); }
+  // vpmaddubsw wants an unsigned factor: |w| * (x with the sign of w). With |w| <= 128 and |x| <=
+  // 127 a pair is at most 32512 and never saturates.
+  static Int8 int8(I w) { return {w, _mm256_abs_epi8(w)}; }
+  static I begin_int8(const std::int32_t*) { return _mm256_setzero_si256(); }
+  static I dot_int8(I acc, const Int8& w, Quad x) {
+    I products;
+    asm("vpsignb %3, %4, %1\n\tvpmaddubsw %1, %2, %1\n\tvpmaddwd %5, %1, %1\n\t"
+        "vpaddd %1, %0, %0"
+        : "+x"(acc), "=&x"(products)
+        : "x"(w.magnitude), "xm"(w.value), "x"(x), "xm"(_mm256_set1_epi16(1)));
+    return acc;
   }
 
   static I broadcast_word(const void* p) {

@@ -66,16 +66,24 @@ struct Vec {
   }
   static I no_sum() { return _mm512_setzero_si512(); }
   static I dot_int16(I acc, I w, I x) { return _mm512_add_epi32(acc, _mm512_madd_epi16(w, x)); }
+
+  static F load_f16(const void* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+  }
+  static I low_halves(I w) { return _mm512_and_si512(w, _mm512_set1_epi8(15)); }
+  static I high_halves(I w) {
+    return _mm512_and_si512(_mm512_srli_epi16(w, 4), _mm512_set1_epi8(15));
+  }
+  using Quad = I;  // four neighbouring inputs of a row, in every lane
+  static Quad quad(const std::int8_t* x) { return broadcast_word(x); }
 #if defined(SHOAL_VNNI)
-  // vpdpbusd wants an unsigned factor: (x + 128) * w summed, less 128 * (sum of the weights).
-  using Quad = I;
-  static Quad quad(const std::int8_t* x) {
-    return _mm512_xor_si512(broadcast_word(x), _mm512_set1_epi8(static_cast<char>(0x80)));
-  }
-  static I dot_init(const std::int32_t* w_sum) {
-    return _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(load_word(w_sum), 7));
-  }
-  static I dot(I acc, I w, const Quad& x) { return _mm512_dpbusd_epi32(acc, x, w); }
+  static I dot_int4(I acc, I w, Quad x) { return _mm512_dpbusd_epi32(acc, w, x); }
+  static I end_int4(I acc) { return acc; }
+  // vpdpbusd wants an unsigned factor: (w + 128) * x summed, less 128 * (sum of x).
+  using Int8 = I;
+  static Int8 int8(I w) { return _mm512_xor_si512(w, _mm512_set1_epi8(static_cast<char>(0x80))); }
+  static I begin_int8(const std::int32_t* offset) { return _mm512_set1_epi32(*offset); }
+  static I dot_int8(I acc, Int8 w, Quad x) { return _mm512_dpbusd_epi32(acc, w, x); }
 
   // One pair of inputs of a bf16_packed12 group, as bf16 whose exponents are the 4 bits alone.
   template <int Pair>
@@ -96,19 +104,21 @@ struct Vec {
     return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(w), reinterpret_cast<__m512bh>(x));
   }
 #else
-  // As in vec_avx2.h; AVX-512 has no vpsignb, a masked negation stands in.
-  struct Quad {
+  // As in vec_avx2.h; AVX-512 has no vpsignb, a masked negation stands in (of weights that are zero
+  // the sign does not matter).
+  static I dot_int4(I acc, I w, Quad x) {
+    return _mm512_add_epi16(acc, _mm512_maddubs_epi16(w, x));
+  }
+  static I end_int4(I acc) { return _mm512_madd_epi16(acc, _mm512_set1_epi16(1)); }
+  struct Int8 {
     I magnitude;
     __mmask64 negative;
   };
-  static Quad quad(const std::int8_t* x) {
-    const I value = broadcast_word(x);
-    return {_mm512_abs_epi8(value), _mm512_movepi8_mask(value)};
-  }
-  static I dot_init(const std::int32_t*) { return _mm512_setzero_si512(); }
-  static I dot(I acc, I w, const Quad& x) {
-    const I sign = _mm512_mask_sub_epi8(w, x.negative, _mm512_setzero_si512(), w);
-    const I pairs = _mm512_maddubs_epi16(x.magnitude, sign);
+  static Int8 int8(I w) { return {_mm512_abs_epi8(w), _mm512_movepi8_mask(w)}; }
+  static I begin_int8(const std::int32_t*) { return _mm512_setzero_si512(); }
+  static I dot_int8(I acc, const Int8& w, Quad x) {
+    const I sign = _mm512_mask_sub_epi8(x, w.negative, _mm512_setzero_si512(), x);
+    const I pairs = _mm512_maddubs_epi16(w.magnitude, sign);
     return _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
   }
 #endif

@@ -19,9 +19,10 @@ struct Vec {
   static constexpr shoal::Format bf16_weights = shoal::Format::bf16;
   typedef float F __attribute__((vector_size(16)));
   typedef std::int32_t I __attribute__((vector_size(16)));
-  struct Quad {
-    I low[4];
+  struct Quad {  // four neighbouring inputs of a row, each in every lane
+    I input[4];
   };
+  using Int8 = I;
 
   static F zero() { return F{0, 0, 0, 0}; }
   static F set(float x) { return F{x, x, x, x}; }
@@ -72,17 +73,30 @@ struct Vec {
     return to_float(I{x[0], x[1], x[2], x[3]});
   }
 
+  static F load_f16(const void* p) {  // finite ones
+    typedef std::uint16_t Halves __attribute__((vector_size(8)));
+    Halves halves;
+    std::memcpy(&halves, p, sizeof halves);
+    const I h = __builtin_convertvector(halves, I);
+    const F magnitude = reinterpret_cast<F>((h & 0x7fff) << 13) * set(0x1p112f);
+    return reinterpret_cast<F>(reinterpret_cast<I>(magnitude) | (h & 0x8000) << 16);
+  }
+  static I low_halves(I w) { return w & 0x0f0f0f0f; }
+  static I high_halves(I w) { return (w >> 4) & 0x0f0f0f0f; }
   static Quad quad(const std::int8_t* x) {
     Quad q;
-    for (int i = 0; i < 4; ++i) q.low[i] = I{x[i], x[i], x[i], x[i]};
+    for (int i = 0; i < 4; ++i) q.input[i] = I{x[i], x[i], x[i], x[i]};
     return q;
   }
-  static I dot_init(const std::int32_t*) { return I{0, 0, 0, 0}; }
-  static I dot(I acc, I w, const Quad& x) {
-    acc += ((w << 24) >> 24) * x.low[0];
-    acc += ((w << 16) >> 24) * x.low[1];
-    acc += ((w << 8) >> 24) * x.low[2];
-    return acc + (w >> 24) * x.low[3];
+  static I dot_int4(I acc, I w, const Quad& x) { return dot_int8(acc, w, x); }
+  static I end_int4(I acc) { return acc; }
+  static Int8 int8(I w) { return w; }
+  static I begin_int8(const std::int32_t*) { return no_sum(); }
+  static I dot_int8(I acc, Int8 w, const Quad& x) {
+    acc += ((w << 24) >> 24) * x.input[0];
+    acc += ((w << 16) >> 24) * x.input[1];
+    acc += ((w << 8) >> 24) * x.input[2];
+    return acc + (w >> 24) * x.input[3];
   }
 
   static I broadcast_word(const void* p) {

@@ -10,14 +10,6 @@
 namespace shoal {
 namespace {
 
-float float_of_f16(std::uint16_t h) {
-  const int exponent = h >> 10 & 31, mantissa = h & 1023;
-  const float sign = h & 0x8000 ? -1.0f : 1.0f;
-  if (exponent == 31) return mantissa ? NAN : sign * INFINITY;
-  if (exponent == 0) return sign * std::ldexp(static_cast<float>(mantissa), -24);
-  return sign * std::ldexp(static_cast<float>(mantissa + 1024), exponent - 25);
-}
-
 // Where output i of a part stands among all outputs.
 int place_of(int i, PackedMatrix::Part part) {
   if (part == PackedMatrix::Part::whole) return i;
@@ -25,9 +17,24 @@ int place_of(int i, PackedMatrix::Part part) {
   return i / kPanel * 2 * kPanel + second + i % kPanel;
 }
 
+bool has_groups(Format format) { return traits_of(format).pack_groups != nullptr; }
+
+// A format that holds what either holds.
+Format wider(Format a, Format b) {
+  if (a == b) return a;
+  if (has_groups(a) && has_groups(b)) return Format::int8_min;
+  if (has_groups(a)) return b;
+  return has_groups(b) ? a : Format::f32;
+}
+
+const unsigned char* blocks_of(const Matrix& m, int row) {
+  return static_cast<const unsigned char*>(m.data) + row * m.row_stride;
+}
+
 }  // namespace
 
 void read_row(const Matrix& m, int row, float* out) {
+  if (block_type(m.type)) return read_blocks(m.type, blocks_of(m, row), m.cols, out);
   const std::ptrdiff_t base = row * m.row_stride;
   if (m.type == Source::f32) {
     const float* p = static_cast<const float*>(m.data) + base;
@@ -44,21 +51,28 @@ void read_row(const Matrix& m, int row, float* out) {
 }
 
 PackedMatrix::PackedMatrix(Format format, int n, int k, Arena* arena)
-    : format(format), n(n), k(k) {
-  data = arena ? arena->take(data_bytes()) : nullptr;
-  if (!data) {
-    own_ = Region(data_bytes(), true);
-    data = own_.data();
-  }
+    : format(format), n(n), k(k), arena_(arena) {}
+
+void PackedMatrix::propose(Format proposed) {
+  format = has_proposal_ ? wider(format, proposed) : proposed;
+  has_proposal_ = true;
+}
+
+void PackedMatrix::take_memory() {
+  if (!arena_) own_ = Region(data_bytes(), true);
+  data = arena_ ? arena_->take(data_bytes()) : own_.data();
   if (traits_of(format).has_scale) scale.resize(panels() * kPanel);
-  if (traits_of(format).has_sum) sum.resize(panels() * kPanel);
 }
 
 void PackedMatrix::set_weight(const Matrix& matrix, int first, Part part) {
+  if (!data) take_memory();
+  const bool keeps_blocks = block_type(matrix.type) && has_groups(format);
   std::vector<float> row(matrix.cols);
   for (int i = 0; i < matrix.rows; ++i) {
+    const int output = first + place_of(i, part);
+    if (keeps_blocks && pack_blocks(matrix, i, output)) continue;
     read_row(matrix, i, row.data());
-    if (pack_row(row.data(), first + place_of(i, part))) continue;
+    if (pack_row(row.data(), output)) continue;
     fall_back_to_bf16();
     return set_weight(matrix, first, part);
   }
@@ -71,6 +85,7 @@ void PackedMatrix::set_bias(const float* values, int count, int first, Part part
 
 void PackedMatrix::fall_back_to_bf16() {
   PackedMatrix other(Format::bf16, n, k);
+  other.take_memory();
   std::vector<float> row(k);
   for (int i = 0; i < panels() * kPanel; ++i) {
     unpack_row(i, row.data());
@@ -80,21 +95,29 @@ void PackedMatrix::fall_back_to_bf16() {
   *this = std::move(other);
 }
 
+char* PackedMatrix::panel_of(int output) const {
+  return data + traits_of(format).panel_bytes(k) * (output / kPanel);
+}
+
 bool PackedMatrix::pack_row(const float* row, int output) {
   const FormatTraits& traits = traits_of(format);
   Channel channel;
-  char* panel = data + traits.panel_bytes(k) * (output / kPanel);
-  if (!traits.pack(row, k, panel, output % kPanel, channel)) return false;
+  if (!traits.pack(row, k, panel_of(output), output % kPanel, channel)) return false;
   if (traits.has_scale) scale[output] = channel.scale;
-  if (traits.has_sum) sum[output] = channel.sum;
   return true;
+}
+
+bool PackedMatrix::pack_blocks(const Matrix& matrix, int row, int output) {
+  thread_local GroupedRow groups;
+  return read_groups(matrix.type, blocks_of(matrix, row), k, groups) &&
+         traits_of(format).pack_groups(groups, k, panel_of(output), output % kPanel);
 }
 
 void PackedMatrix::unpack_row(int row, float* out) const {
   const FormatTraits& traits = traits_of(format);
   Channel channel;
   if (traits.has_scale) channel.scale = scale[row];
-  traits.unpack(data + traits.panel_bytes(k) * (row / kPanel), row % kPanel, channel, k, out);
+  traits.unpack(panel_of(row), row % kPanel, channel, k, out);
 }
 
 Table::Table(Format format, const Matrix& matrix)

@@ -5,14 +5,14 @@
 #include <cstdint>
 #include <vector>
 
+#include "formats/blocks.h"
 #include "formats/format.h"
 #include "memory/region.h"
 
 namespace shoal {
 
-enum class Source : int { f32, bf16, f16 };
-
-// A matrix [rows, cols] in the caller's memory; strides in elements, of any sign and size.
+// A matrix [rows, cols] in the caller's memory; strides in elements, of any sign and size. Of
+// blocks `cols` counts numbers, `row_stride` bytes, and a row's bytes lie side by side.
 struct Matrix {
   const void* data;
   Source type;
@@ -30,29 +30,39 @@ class PackedMatrix {
   enum class Part { whole, gate, up };
 
   PackedMatrix() = default;
-  // In the arena if there is room, which must live as long, else in a region of its own.
+  // In the arena, which must live as long, or in a region of its own. Takes memory with the first
+  // weight.
   PackedMatrix(Format format, int n, int k, Arena* arena = nullptr);
 
-  // Packs the matrix as outputs first.. of the part. Where the format would lose too much of a row,
-  // all weights become bf16.
+  // Before the first weight: some of the weights suit this format. The matrix takes the first one,
+  // and of several one that holds what each of them holds.
+  void propose(Format format);
+  // Packs the matrix as outputs first.. of the part; blocks as they are where the format has groups
+  // of 32. Where the format would lose too much of a row, all weights become bf16.
   void set_weight(const Matrix& matrix, int first, Part part);
   void set_bias(const float* bias, int count, int first, Part part);
   void unpack_row(int row, float* out) const;  // k floats
 
   int panels() const { return (n + kPanel - 1) / kPanel; }
   std::size_t data_bytes() const { return traits_of(format).panel_bytes(k) * panels(); }
-  std::size_t memory_bytes() const { return data_bytes() + (scale.size() + sum.size()) * 4; }
+  std::size_t memory_bytes() const { return data ? data_bytes() + scale.size() * 4 : 0; }
 
   Format format = Format::f32;
   int n = 0, k = 0;
   char* data = nullptr;
-  std::vector<float> scale;       // [16 * panels] where the format has one
-  std::vector<std::int32_t> sum;  // the same
-  std::vector<float> bias;        // [16 * panels], empty without
+  std::vector<float> scale;  // [16 * panels] where the format has one
+  std::vector<float> bias;   // [16 * panels], empty without
 
  private:
-  bool pack_row(const float* row, int output);  // false: the format does not suit the row
+  void take_memory();
+  char* panel_of(int output) const;
+  // False: the format does not suit the row.
+  bool pack_row(const float* row, int output);
+  bool pack_blocks(const Matrix& matrix, int row, int output);
   void fall_back_to_bf16();
+
+  Arena* arena_ = nullptr;
+  bool has_proposal_ = false;
   Region own_;
 };
 

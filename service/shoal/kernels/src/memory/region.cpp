@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <new>
 #include <utility>
@@ -49,10 +50,14 @@ void Region::release(std::size_t offset, std::size_t bytes) {
 }
 
 char* Arena::take(std::size_t bytes) {
+  constexpr std::size_t kFurther = std::size_t{16} << 20;  // a page costs memory once it is written
   bytes = (bytes + 63) / 64 * 64;
-  if (taken_ + bytes > region_.bytes()) return nullptr;
+  if (regions_.empty() || taken_ + bytes > regions_.back().bytes()) {
+    regions_.emplace_back(std::max(bytes, regions_.empty() ? first_bytes_ : kFurther), true);
+    taken_ = 0;
+  }
   taken_ += bytes;
-  return region_.data() + taken_ - bytes;
+  return regions_.back().data() + taken_ - bytes;
 }
 
 }  // namespace shoal

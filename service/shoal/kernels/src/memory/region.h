@@ -2,6 +2,7 @@
 // linear/packed_matrix.
 #pragma once
 #include <cstddef>
+#include <vector>
 
 namespace shoal {
 
@@ -32,16 +33,16 @@ class Region {
   std::size_t mapped_bytes_ = 0;
 };
 
-// Pieces of one region: matrices smaller than a huge page share it.
+// Pieces of large regions: matrices smaller than a huge page share them.
 class Arena {
  public:
   Arena() = default;
-  explicit Arena(std::size_t bytes) : region_(bytes, true) {}
-  char* take(std::size_t bytes);  // 64-byte aligned; null when there is no room left
+  explicit Arena(std::size_t bytes) : first_bytes_(bytes) {}  // of the first region
+  char* take(std::size_t bytes);                              // 64-byte aligned
 
  private:
-  Region region_;
-  std::size_t taken_ = 0;
+  std::size_t first_bytes_ = 0, taken_ = 0;  // taken of the last region
+  std::vector<Region> regions_;
 };
 
 }  // namespace shoal

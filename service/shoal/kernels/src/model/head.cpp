@@ -17,7 +17,7 @@ void Model::run_head(int worker, int& stage) {
     input.format = Format::f32;
     pool_.stage(worker, stage++, in_.num_logit_rows, [&](int r) {
       float* row = workers_[worker].row.data();
-      prepare_row(workers_[worker], input, r, reinterpret_cast<char*>(row), nullptr);
+      prepare_row(workers_[worker], input, r, reinterpret_cast<char*>(row));
       std::memcpy(out_.hidden + static_cast<std::size_t>(r) * config.hidden_size, row,
                   sizeof(float) * config.hidden_size);
     });

@@ -22,8 +22,7 @@ std::size_t Model::row_bytes(const Input& input) const {
   return format_kernels(input.format).row_bytes(round_up(input.width, kPanel));
 }
 
-void Model::prepare_row(Worker& worker, const Input& input, int row, char* to,
-                        float* scale) const {
+void Model::prepare_row(Worker& worker, const Input& input, int row, char* to) const {
   const float* x = input.rows + input.stride * (input.select ? input.select[row] : row);
   const int padded = round_up(input.width, kPanel);
   const auto prepare = format_kernels(input.format).prepare_row;
@@ -34,14 +33,13 @@ void Model::prepare_row(Worker& worker, const Input& input, int row, char* to,
   } else if (!prepare) {
     std::memcpy(to, x, sizeof(float) * padded);
   }
-  if (prepare) prepare(x, padded, to, scale);
+  if (prepare) prepare(x, input.width, to);
 }
 
-Model::PreparedRows Model::prepare_all(Worker& worker, const Input& input, char* to,
-                                       float* scales) const {
+Model::PreparedRows Model::prepare_all(Worker& worker, const Input& input, char* to) const {
   const std::size_t bytes = row_bytes(input);
-  for (int r = 0; r < input.count; ++r) prepare_row(worker, input, r, to + r * bytes, scales + r);
-  return {to, bytes, scales};
+  for (int r = 0; r < input.count; ++r) prepare_row(worker, input, r, to + r * bytes);
+  return {to, bytes};
 }
 
 // Row blocks that stay in the second-level cache, times panel chunks.
@@ -71,10 +69,8 @@ LinearArgs Model::args(const PackedMatrix& weights, const PreparedRows& rows,
   LinearArgs a{};
   a.x = static_cast<const char*>(rows.x) + task.row * rows.stride;
   a.x_stride = rows.stride;
-  a.x_scale = rows.scale ? rows.scale + task.row : nullptr;
   a.panels = weights.data;
   a.w_scale = weights.scale.data();
-  a.w_sum = weights.sum.data();
   a.bias = weights.bias.empty() ? nullptr : weights.bias.data();
   a.k = weights.k;
   a.rows = task.rows;

@@ -34,16 +34,21 @@ std::size_t arena_bytes(const ModelConfig& c, Format format) {
 }
 
 // bf16_packed12 takes time to unpack, which only weights beyond the cache give back.
-Format choose_linear_format(const ModelConfig& c, Format format, const Kernels& kernels,
+Format choose_linear_format(const ModelConfig& c, Dtype dtype, const Kernels& kernels,
                             std::size_t cache_bytes) {
-  if (format != Format::bf16 || kernels.bf16_weights != Format::bf16_packed12)
-    return format == Format::bf16 ? kernels.bf16_weights : format;
+  switch (dtype) {
+    case Dtype::f32: return Format::f32;
+    case Dtype::int4: return Format::int4;
+    case Dtype::int8: return Format::int8;
+    default: break;
+  }
+  if (kernels.bf16_weights != Format::bf16_packed12) return kernels.bf16_weights;
   return arena_bytes(c, Format::bf16) <= cache_bytes / 2 ? Format::bf16 : Format::bf16_packed12;
 }
 
-KvFormat kv_format_of(Format format, bool int8) {
+KvFormat kv_format_of(Dtype dtype, bool int8) {
   if (int8) return KvFormat::int8;
-  return format == Format::f32 ? KvFormat::f32 : KvFormat::bf16;
+  return dtype == Dtype::f32 ? KvFormat::f32 : KvFormat::bf16;
 }
 
 // Of a panel of so many rows of 16 numbers.
@@ -91,12 +96,12 @@ void RotaryTable::fill(int last_position) {
   }
 }
 
-Model::Model(const ModelConfig& c, Format format, const Kernels* kernels, int num_blocks,
+Model::Model(const ModelConfig& c, Dtype dtype, const Kernels* kernels, int num_blocks,
              int max_tokens, int threads, int spin_us, std::size_t cache_bytes, bool int8_kv)
     : config((check_sizes(c), c)),
-      format_(format),
-      kv_format_(kv_format_of(format, int8_kv)),
-      linear_format_(choose_linear_format(c, format, *kernels, cache_bytes)),
+      dtype_(dtype),
+      kv_format_(kv_format_of(dtype, int8_kv)),
+      linear_format_(choose_linear_format(c, dtype, *kernels, cache_bytes)),
       kernels_(kernels),
       num_blocks_(num_blocks),
       max_tokens_(max_tokens),
@@ -104,6 +109,7 @@ Model::Model(const ModelConfig& c, Format format, const Kernels* kernels, int nu
       embedding_norm_(c.embedding_norm, c.hidden_size),
       final_norm_(c.final_norm, c.hidden_size),
       head_(linear_format_, c.vocab_size, c.embedding_width(), &arena_),
+      embedding_(linear_format_, c.vocab_size, c.embedding_width(), &arena_),
       workers_(threads),
       pool_(threads, spin_us) {
   hidden_stride_ = round_up(c.hidden_size, kPanel);
@@ -130,12 +136,10 @@ Model::Model(const ModelConfig& c, Format format, const Kernels* kernels, int nu
   branch_ = floats(hidden_stride_);  // costs memory only where a layer has a norm behind a branch
   embedded_ = floats(embedded_stride_);
   prepared_ = floats(widest_);
-  prepared_scales_.resize(max_tokens);
   for (Worker& worker : workers_) {
     worker.rows = Region(sizeof(float) * static_cast<std::size_t>(widest_) * kFewRows);
     worker.scratch = Region(sizeof(float) * kScratchRows * kScratchPanels * kPanel);
     worker.row.resize(widest_);
-    worker.scales.resize(kFewRows);
   }
 }
 
@@ -183,8 +187,9 @@ int Model::rotary_table(const RotaryConfig& rotary) {
 }
 
 std::size_t Model::weight_bytes() const {
-  std::size_t bytes = head_.memory_bytes() + embedding_.bytes() + position_embedding_.bytes() +
-                      embedding_projection_.memory_bytes() + head_projection_.memory_bytes();
+  std::size_t bytes = head_.memory_bytes() + embedding_.memory_bytes() +
+                      position_embedding_.bytes() + embedding_projection_.memory_bytes() +
+                      head_projection_.memory_bytes();
   for (const Layer& layer : layers_)
     bytes += layer.qkv.memory_bytes() + layer.output.memory_bytes() + layer.up.memory_bytes() +
              layer.down.memory_bytes();

@@ -42,16 +42,24 @@ struct StepOutputs {
   float* hidden;          // [num_logit_rows, hidden_size]: after the last norm
 };
 
+// How weights are kept. int8 and int4: integers in groups of 32, with int4 the embedding and the head
+// in 8 bits. blocks: quantized blocks of a file in the format that holds them, other weights as they
+// are stored.
+enum class Dtype : int { f32, bf16, int8, int4, blocks };
+
 class Model {
  public:
   // bf16 weights stay so where half of `cache_bytes` holds them all; larger ones are kept as the
-  // kernel set prefers. Keys and values are kept like the weights, or all as int8. Throws
+  // kernel set prefers. Keys and values are bf16 unless weights are float32, or all int8. Throws
   // std::invalid_argument for sizes that contradict each other.
-  Model(const ModelConfig& config, Format format, const Kernels* kernels, int num_blocks,
+  Model(const ModelConfig& config, Dtype dtype, const Kernels* kernels, int num_blocks,
         int max_tokens, int threads, int spin_us, std::size_t cache_bytes, bool int8_kv);
 
   const ModelConfig config;
 
+  // What a weight is stored as decides which format its matrix takes, together with the other
+  // weights of that matrix: to be called for each before any is set.
+  void propose_format(int layer, const std::string& role, Source source);
   // A weight by its role (shoal/model/spec.py): "q.weight" of layer 0, "embedding" of none (-1).
   // Vectors are matrices of one row. Throws std::invalid_argument for a role that the model lacks
   // or a matrix that does not fit.
@@ -67,7 +75,7 @@ class Model {
  private:
   struct Worker {  // what one thread writes to
     Region rows, scratch;
-    std::vector<float> row, scales, attention, top_values;
+    std::vector<float> row, attention, top_values;
     std::vector<std::int32_t> top_ids;
   };
   struct Chunk {  // consecutive tokens of one row whose attention is one task per KV head
@@ -84,7 +92,6 @@ class Model {
   struct PreparedRows {
     const void* x;
     std::size_t stride;
-    const float* scale;
   };
   struct Split {
     int row_block, row_blocks, panel_chunk, chunks;
@@ -103,6 +110,7 @@ class Model {
   void add_layer(const LayerConfig& layer);
   int rotary_table(const RotaryConfig& rotary);
   // weights.cpp
+  Format format_for(const std::string& name, Source source) const;
   Target linear_target(int layer, const std::string& name);
   Norm& norm_target(int layer, const std::string& name);
   // plan.cpp
@@ -125,8 +133,8 @@ class Model {
   void apply_norm(const Norm& norm, const float* x, int width, float* out) const;
   bool reads_in_place(const Input& input) const;
   std::size_t row_bytes(const Input& input) const;
-  void prepare_row(Worker& worker, const Input& input, int row, char* to, float* scale) const;
-  PreparedRows prepare_all(Worker& worker, const Input& input, char* to, float* scales) const;
+  void prepare_row(Worker& worker, const Input& input, int row, char* to) const;
+  PreparedRows prepare_all(Worker& worker, const Input& input, char* to) const;
   template <class Task>  // prepared_input.h
   void with_input(int worker, int& stage, const Input& input, int tasks, const Task& task);
   Split split(int rows, int panels, int k) const;
@@ -150,7 +158,7 @@ class Model {
   void finish_head();
   void finish_top(int row);
 
-  const Format format_;
+  const Dtype dtype_;
   const KvFormat kv_format_;
   const Format linear_format_;
   const Kernels* const kernels_;
@@ -160,8 +168,9 @@ class Model {
   std::vector<Layer> layers_;
   std::vector<RotaryTable> rotaries_;
   Norm embedding_norm_, final_norm_;
-  PackedMatrix head_, embedding_projection_, head_projection_;  // the latter with embedding_size
-  Table embedding_, position_embedding_;  // the first one absent with a tied head
+  PackedMatrix head_, embedding_;                         // the second absent with a tied head
+  PackedMatrix embedding_projection_, head_projection_;  // with embedding_size
+  Table position_embedding_;
   int max_group_ = 1, num_stages_ = 0;
   int qkv_stride_ = 0, attention_stride_ = 0, hidden_stride_ = 0, mlp_stride_ = 0, widest_ = 0;
   int embedded_stride_ = 0;
@@ -169,7 +178,6 @@ class Model {
   // MLP's inside, a branch before its norm, embeddings and the head's input where they have a width
   // of their own, rows as a linear layer reads them.
   Region kv_, x_, qkv_, attention_, mlp_, branch_, embedded_, prepared_;
-  std::vector<float> prepared_scales_;
   std::vector<Worker> workers_;
 
   // The step under way; threads read only this, never the caller's arrays.

@@ -12,21 +12,20 @@ namespace shoal {
 template <class Task>
 void Model::with_input(int worker, int& stage, const Input& input, int tasks, const Task& task) {
   if (reads_in_place(input)) {
-    const PreparedRows rows{input.rows, input.stride * sizeof(float), nullptr};
+    const PreparedRows rows{input.rows, input.stride * sizeof(float)};
     pool_.stage(worker, stage++, tasks, [&](int i) { task(i, rows); });
   } else if (input.count <= kFewRows) {
     Worker& own = workers_[worker];
     PreparedRows rows{};
     pool_.stage(worker, stage++, tasks, [&](int i) {
-      if (!rows.x) rows = prepare_all(own, input, own.rows.data(), own.scales.data());
+      if (!rows.x) rows = prepare_all(own, input, own.rows.data());
       task(i, rows);
     });
   } else {
-    const PreparedRows rows{prepared_.data(), row_bytes(input), prepared_scales_.data()};
+    const PreparedRows rows{prepared_.data(), row_bytes(input)};
     pool_.stage(worker, stage++, (input.count + 3) / 4, [&](int i) {
       for (int r = 4 * i; r < std::min(input.count, 4 * i + 4); ++r)
-        prepare_row(workers_[worker], input, r, prepared_.data() + r * rows.stride,
-                    prepared_scales_.data() + r);
+        prepare_row(workers_[worker], input, r, prepared_.data() + r * rows.stride);
     });
     pool_.stage(worker, stage++, tasks, [&](int i) { task(i, rows); });
   }

@@ -52,7 +52,7 @@ void Model::embed(int worker, int token) {
   if (config.tied_head)
     head_.unpack_row(in_.token_ids[token], x);
   else
-    embedding_.row(in_.token_ids[token], x);
+    embedding_.unpack_row(in_.token_ids[token], x);
   if (config.embedding_multiplier != 1.0f)
     for (int i = 0; i < config.embedding_width(); ++i) x[i] *= config.embedding_multiplier;
   if (!config.embedding_size) finish_embedding(worker, token);

@@ -12,7 +12,45 @@ std::vector<float> values_of(const Matrix& vector) {
   return values;
 }
 
+// Is it a matrix whose format depends on what it is stored as? Of experts every one is.
+bool is_matrix(const std::string& name) {
+  const std::string last = name.substr(name.rfind('.') + 1);
+  for (const char* matrix :
+       {"q", "k", "v", "output", "gate", "up", "down", "head", "embedding", "embedding_projection",
+        "head_projection", "conv_in", "conv_out"})
+    if (last == matrix) return true;
+  return false;
+}
+
 }  // namespace
+
+void Model::propose_format(int layer, const std::string& role, Source source) {
+  const std::size_t dot = role.rfind('.');
+  const std::string name = role.substr(0, dot);
+  if ((dot != std::string::npos && role.substr(dot) == ".bias") || !is_matrix(name)) return;
+  require(layer < static_cast<int>(layers_.size()), "layer outside the model");
+  linear_target(layer, name).matrix->propose(format_for(name, source));
+}
+
+Format Model::format_for(const std::string& name, Source source) const {
+  const BlockType* blocks = block_type(source);
+  const bool is_table = name == "embedding", is_head = name == "head" || is_table;
+  switch (dtype_) {
+    case Dtype::f32: return Format::f32;
+    case Dtype::bf16: break;
+    case Dtype::int8:
+    case Dtype::int4: {
+      const Format format = dtype_ == Dtype::int8 || is_head ? Format::int8 : Format::int4;
+      const bool is_kept =
+          blocks && (blocks->format == Format::int4 || format != Format::int4);
+      return is_kept ? blocks->format : format;  // nothing is won by more bits than there are
+    }
+    case Dtype::blocks:
+      if (blocks) return blocks->format;
+      if (source != Source::bf16) return Format::f32;
+  }
+  return is_table && !config.tied_head ? Format::bf16 : linear_format_;  // looked up, not multiplied
+}
 
 void Model::set_weight(int layer, const std::string& role, const Matrix& m) {
   require(layer < static_cast<int>(layers_.size()), "layer outside the model");
@@ -25,9 +63,6 @@ void Model::set_weight(int layer, const std::string& role, const Matrix& m) {
   if (name == "position_embedding") {
     fits(config.max_position_embeddings, config.hidden_size);
     position_embedding_ = Table(Format::f32, m);
-  } else if (name == "embedding" && !config.tied_head) {
-    fits(config.vocab_size, config.embedding_width());
-    embedding_ = Table(format_, m);
   } else if (name.size() > 5 && name.compare(name.size() - 5, 5, "_norm") == 0) {
     Norm& norm = norm_target(layer, name);
     std::vector<float>& to = is_bias ? norm.bias : norm.weight;
@@ -51,6 +86,8 @@ void Model::set_weight(int layer, const std::string& role, const Matrix& m) {
 
 Model::Target Model::linear_target(int index, const std::string& name) {
   using Part = PackedMatrix::Part;
+  if (name == "embedding" && !config.tied_head)
+    return {&embedding_, 0, config.vocab_size, Part::whole};
   if (name == "head" || name == "embedding") return {&head_, 0, config.vocab_size, Part::whole};
   if (name == "embedding_projection")
     return {&embedding_projection_, 0, config.hidden_size, Part::whole};
