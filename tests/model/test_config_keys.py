@@ -71,6 +71,22 @@ CHANGES: dict[str, Any] = {
     "model_type": "bert",
     "architectures": ["BertModel"],
     "pruned_heads": {"0": [1]},
+    "norm_eps": 0.1,
+    "conv_bias": True,
+    "conv_L_cache": 4,
+    "full_attn_idxs": [0, 2],
+    "block_ff_dim": 120,
+    "block_auto_adjust_ff_dim": False,
+    "block_ffn_dim_multiplier": 1.5,
+    "block_multiple_of": 50,
+    "tie_embedding": False,
+    "block_dim": 64,
+    "conv_dim": 64,
+    "conv_dim_out": 64,
+    "num_heads": 3,
+    "block_norm_eps": 0.1,
+    "block_use_swiglu": False,
+    "use_pos_enc": False,
 }
 """Another value of each key that changes the numbers."""
 OF_FAMILY: dict[str, dict[str, Any]] = {
@@ -79,6 +95,13 @@ OF_FAMILY: dict[str, dict[str, Any]] = {
     "phi": {"partial_rotary_factor": 1.0},
     "qwen2": {"use_sliding_window": False, "max_window_layers": 0},
     "qwen3": {"use_sliding_window": False, "max_window_layers": 0},
+    "lfm2": {
+        "num_hidden_layers": 2,
+        "n_layer": 2,
+        "intermediate_size": 150,
+        "tie_word_embeddings": False,
+        "layer_types": ["full_attention", "conv", "conv"],
+    },
 }
 """The same where a family has other defaults."""
 WITHOUT_EFFECT: dict[str, Any] = {
@@ -100,7 +123,7 @@ WITHOUT_EFFECT: dict[str, Any] = {
     "summary_activation": "tanh",
 }
 OBEYED_HERE_ALONE = {
-    (family, "partial_rotary_factor") for family in ("llama", "mistral", "qwen2", "qwen3")
+    (family, "partial_rotary_factor") for family in ("llama", "mistral", "qwen2", "qwen3", "lfm2")
 }
 """`transformers` ignores it for these classes; other servers obey it."""
 

@@ -80,6 +80,8 @@ def test_random_chunks_give_the_numbers_of_the_whole(family: str, name: str) -> 
         ("qwen3", "a window on later layers"),
         ("gpt2", "plain"),
         ("phi", "half of each head turns"),
+        ("lfm2", "one layer attends"),
+        ("lfm2", "a kernel longer than a block, a wider MLP"),
     ],
 )
 def test_sequences_in_one_step_do_not_disturb_each_other(family: str, name: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from shoal.checkpoint.fields import Fields
-from shoal.model.architectures import gpt2, llama, mistral, phi, qwen2, qwen3
+from shoal.model.architectures import gpt2, lfm2, llama, mistral, phi, qwen2, qwen3
 from shoal.model.architectures.base import Architecture, Neutral, only
 from shoal.model.spec import DecoderSpec
 
@@ -21,6 +21,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "GPT2LMHeadModel": gpt2.ARCHITECTURE,
     "GPT2Model": gpt2.ARCHITECTURE,
     "PhiForCausalLM": phi.ARCHITECTURE,
+    "Lfm2ForCausalLM": lfm2.ARCHITECTURE,
 }
 """`architectures` of a config -> family."""
 

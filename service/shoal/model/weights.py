@@ -42,6 +42,8 @@ def expected_tensors(architecture: Architecture, spec: DecoderSpec) -> dict[str,
         if known:
             assert len(known) == len(parts), f"{name}: the spec has some of {source.roles} only"
             shape = (sum(part[0] for part in known), *known[0][1:])
+            if source.depthwise:
+                shape = (shape[0], 1, *shape[1:])
             found[name] = ExpectedTensor(shape[:: -1 if source.transposed else 1], source, layer)
     assert not shapes, f"no tensor is named for {', '.join(map(str, shapes))}"
     return found
@@ -66,6 +68,8 @@ def load_weights(
     for key, (_, source, layer) in expected.items():
         tensor, start = tensors[key], 0
         array = tensor.array.T if source.transposed else tensor.array
+        if source.depthwise:
+            array = array[:, 0]
         for role in source.roles:
             end = start + shapes[Role(role, layer)][0]
             part = array if len(source.roles) == 1 else array[start:end]

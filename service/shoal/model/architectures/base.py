@@ -24,6 +24,9 @@ class TensorSource:
     after the other (GPT-NeoX, BLOOM, Falcon)."""
     first_row: int = 0
     """Rows before it are not used (OPT's positions)."""
+    depthwise: bool = False
+    """Stored [channels, 1, kernel], a convolution of each channel by itself; the weight is
+    [channels, kernel]."""
 
 
 TensorTable = Mapping[str, TensorSource]

@@ -76,12 +76,14 @@ def read_rotary(
     max_position_embeddings: int,
     max_model_len: int | None = None,
     default_fraction: float = 1.0,
+    default_theta: float = 10_000.0,
 ) -> RotarySpec:
     """`max_model_len`: longest sequence that will be served, None for the model's own;
-    `default_fraction`: share of a head's channels that is rotated. Raises ModelFolderError."""
+    `default_fraction`: share of a head's channels that is rotated;
+    `default_theta`: base of the frequencies. Raises ModelFolderError."""
     scaling = _scaling(config)
     theta_at = _inner_first(config, scaling, "rope_theta")
-    theta = theta_at.number("rope_theta", 10_000.0)
+    theta = theta_at.number("rope_theta", default_theta)
     theta_at.require(theta > 1, "rope_theta", "be above 1")
     kind = _kind(scaling)
     fraction_at = _inner_first(config, scaling, "partial_rotary_factor")

@@ -13,6 +13,7 @@ from shoal.checkpoint.files import StoredTensor
 from shoal.model.spec import AttentionSpec, DecoderSpec, LayerSpec, Role, RotarySpec
 from shoal.model.torch.attention import AttentionBatch, KVLayer, paged_attention
 from shoal.model.torch.layers import Linear, Mlp, RotaryTables, TorchWeights, rotate
+from shoal.model.torch.short_conv import ConvLayer, ShortConv
 
 Rotations = Mapping[RotarySpec, tuple[Tensor, Tensor]]
 """Cosines and sines [T, 1, pairs] of the step's positions."""
@@ -36,7 +37,7 @@ class Decoder:
         self._final_norm = weights.norm(spec.final_norm, "final_norm")
         head = self._embedding if spec.tied_head else weights.tensor("head.weight")
         self._head = Linear(head, weights.optional("head.bias"))
-        rotary_specs = {layer.attention.rotary for layer in spec.layers}
+        rotary_specs = {layer.attention.rotary for layer in spec.layers if layer.attends}
         self._rotary = RotaryTables(
             [rotary for rotary in rotary_specs if rotary is not None],
             spec.max_position_embeddings,
@@ -49,7 +50,7 @@ class Decoder:
         token_ids: Tensor,  # [T]
         positions: Tensor,  # [T]
         batch: AttentionBatch,
-        cache: Sequence[KVLayer],
+        cache: Sequence[KVLayer | ConvLayer],
         logit_indices: Tensor,  # [L]
     ) -> Tensor:
         """Logits [L, vocab] of the wanted tokens; keys and values of all are written."""
@@ -60,8 +61,8 @@ class Decoder:
         if self._positions is not None:
             x = x + F.embedding(positions, self._positions)
         rotations = self._rotary.at(positions)
-        for layer, kv_layer in zip(self._layers, cache, strict=True):
-            x = layer(x, rotations, batch, kv_layer)
+        for layer, cache_layer in zip(self._layers, cache, strict=True):
+            x = layer(x, rotations, batch, cache_layer)
         logits = self._head(self._final_norm(x[logit_indices]))
         if spec.logit_soft_cap is not None:
             logits = spec.logit_soft_cap * torch.tanh(logits / spec.logit_soft_cap)
@@ -74,7 +75,11 @@ class _Layer:
     def __init__(self, spec: LayerSpec, weights: TorchWeights, index: int) -> None:
         self._is_parallel = spec.parallel
         self._shares_norm = spec.parallel and spec.mlp_norm is None
-        self._attention = _Attention(spec.attention, weights, index)
+        self._mixer = (
+            _Attention(spec.mixer, weights, index)
+            if isinstance(spec.mixer, AttentionSpec)
+            else ShortConv(spec.mixer, weights, index)
+        )
         self._mlp = Mlp(spec.mlp, weights, index)
         self._attention_norm = weights.norm(spec.attention_norm, "attention_norm", index)
         self._mlp_norm = weights.norm(spec.mlp_norm, "mlp_norm", index)
@@ -83,15 +88,24 @@ class _Layer:
         self._mlp_post_norm = weights.norm(spec.mlp_post_norm, "mlp_post_norm", index)
 
     def __call__(
-        self, x: Tensor, rotations: Rotations, batch: AttentionBatch, cache: KVLayer
+        self, x: Tensor, rotations: Rotations, batch: AttentionBatch, cache: KVLayer | ConvLayer
     ) -> Tensor:
         attention_input = self._attention_norm(x)
-        mixed = self._attention_post_norm(self._attention(attention_input, rotations, batch, cache))
+        mixed = self._attention_post_norm(self._mix(attention_input, rotations, batch, cache))
         if not self._is_parallel:
             x = x + mixed
             return x + self._mlp_post_norm(self._mlp(self._mlp_norm(x)))
         mlp_input = attention_input if self._shares_norm else self._mlp_norm(x)
         return x + mixed + self._mlp_post_norm(self._mlp(mlp_input))
+
+    def _mix(
+        self, x: Tensor, rotations: Rotations, batch: AttentionBatch, cache: KVLayer | ConvLayer
+    ) -> Tensor:
+        if isinstance(self._mixer, ShortConv):
+            assert isinstance(cache, ConvLayer)
+            return self._mixer(x, batch.convs, cache)
+        assert isinstance(cache, KVLayer)
+        return self._mixer(x, rotations, batch, cache)
 
 
 class _Attention:
