@@ -20,6 +20,7 @@ from shoal.model.spec import (
     QKNormSpec,
     Role,
     RotarySpec,
+    ShortConvSpec,
     expected_weights,
 )
 
@@ -43,6 +44,7 @@ _EXECUTED: dict[type, str] = {
     DecoderSpec: "vocab_size hidden_size max_position_embeddings layers final_norm tied_head "
     "head_bias learned_positions embedding_multiplier logit_soft_cap",
     LayerSpec: "mixer mlp attention_norm mlp_norm attention_post_norm mlp_post_norm parallel",
+    ShortConvSpec: "kernel_size bias",
     AttentionSpec: "num_heads num_kv_heads head_dim scale qkv_bias output_bias rotary qk_norm "
     "window soft_cap",
     QKNormSpec: "norm",

@@ -49,17 +49,21 @@ class RotaryTable {
   int filled_ = 0;
 };
 
-// Where a layer's keys and values lie: [block][KV head][K panel, V panels] from `offset` on.
+// Where a layer's keys and values lie: [block][KV head][K panel, V panels] from `offset` on; of a
+// convolution [block][values per block][hidden_size].
 struct KvPlace {
   std::size_t offset = 0, k_bytes = 0, head_bytes = 0, block_bytes = 0;
 };
 
 struct Layer {
   AttentionConfig attention{};
+  std::optional<ShortConvConfig> conv;
   MlpConfig mlp{};
   bool parallel = false;
   Norm attention_norm, attention_post_norm, mlp_norm, mlp_post_norm, q_norm, k_norm;
+  // Of a convolution qkv gives b, c and x, output reads c * conv(b * x).
   PackedMatrix qkv, output, up, down;  // up: gate and up in turn, 16 outputs each, where gated
+  std::vector<float> conv_taps, conv_bias;  // [kernel_size, hidden_size]; bias may be empty
   int rotary = -1;                     // which table; -1: positions do not turn
   KvPlace kv;
 

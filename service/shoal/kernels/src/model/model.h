@@ -2,7 +2,7 @@
 //   model.cpp    memory
 //   weights.cpp  weights by role
 //   plan.cpp     what happens before a step's stages
-//   step.cpp     the stages; linear.cpp, attention.cpp, head.cpp: the tasks of a stage
+//   step.cpp     the stages; linear.cpp, attention.cpp, short_conv.cpp, head.cpp: their tasks
 // Called by bindings/model_bindings.cpp.
 #pragma once
 #include <string>
@@ -111,6 +111,7 @@ class Model {
   // step.cpp
   void run(int worker);
   void run_layer(int worker, int& stage, const Layer& layer);
+  void run_attention(int worker, int& stage, const Layer& layer);
   void embed(int worker, int token);
   void add_branch(int worker, int& stage, const Input& input, const PackedMatrix& weights,
                   const Norm& post_norm);
@@ -137,6 +138,14 @@ class Model {
   void store_token(const Layer& layer, int token);
   int heads_at_once(const Layer& layer) const;
   void attend(int worker, const Layer& layer, int task, bool store, bool prefetch_next_head);
+  // short_conv.cpp
+  void set_conv(Layer& layer, const std::string& role, const Matrix& matrix);
+  void convolve(int worker, int& stage, const Layer& layer);
+  void convolve_token(const Layer& layer, int row, int token, int first, int channels);
+  float* conv_input(int token) const;
+  char* conv_values(const Layer& layer, int block, int offset) const;
+  std::size_t conv_block_bytes(const ShortConvConfig& conv) const;
+  Format conv_format() const { return kv_format_ == Format::f32 ? Format::f32 : Format::bf16; }
   // head.cpp
   void run_head(int worker, int& stage);
   void head_task(Worker& worker, const PreparedRows& rows, int task);
@@ -155,9 +164,10 @@ class Model {
   Table embedding_, position_embedding_;  // the first one absent with a tied head
   int max_group_ = 1, num_stages_ = 0;
   int qkv_stride_ = 0, attention_stride_ = 0, hidden_stride_ = 0, mlp_stride_ = 0, widest_ = 0;
-  // The KV cache, and per token: the residual, queries with keys and values, mixed values, the
-  // MLP's inside, a branch before its norm, rows as a linear layer reads them.
-  Region kv_, x_, qkv_, attention_, mlp_, branch_, prepared_;
+  // The KV cache, and per token: the residual, queries with keys and values (or b, c and x), mixed
+  // values, those of convolutions, the MLP's inside, a branch before its norm, rows as a linear
+  // layer reads them.
+  Region kv_, x_, qkv_, attention_, convolved_, mlp_, branch_, prepared_;
   std::vector<float> prepared_scales_;
   std::vector<Worker> workers_;
 

@@ -21,6 +21,26 @@ void Model::run_layer(int worker, int& stage, const Layer& layer) {
   const Input normed{x_.as<float>(), static_cast<std::size_t>(hidden_stride_),
                      &layer.attention_norm, nullptr, tokens, config.hidden_size, layer.qkv.format};
   linear(worker, stage, normed, layer.qkv, qkv_.as<float>(), qkv_stride_, false);
+  if (layer.conv)
+    convolve(worker, stage, layer);
+  else
+    run_attention(worker, stage, layer);
+  // The MLP of a parallel layer reads the residual before attention is added.
+  if (layer.parallel) mlp_up(worker, stage, layer);
+  const Input convolved{convolved_.as<float>(), static_cast<std::size_t>(hidden_stride_), nullptr,
+                        nullptr, tokens, config.hidden_size, layer.output.format};
+  const Input attended{attention_.as<float>(), static_cast<std::size_t>(attention_stride_), nullptr,
+                       nullptr, tokens, layer.attention.query_size(), layer.output.format};
+  add_branch(worker, stage, layer.conv ? convolved : attended, layer.output,
+             layer.attention_post_norm);
+  if (!layer.parallel) mlp_up(worker, stage, layer);
+  const Input activated{mlp_.as<float>(), static_cast<std::size_t>(mlp_stride_), nullptr, nullptr,
+                        tokens, layer.mlp.intermediate_size, layer.down.format};
+  add_branch(worker, stage, activated, layer.down, layer.mlp_post_norm);
+}
+
+void Model::run_attention(int worker, int& stage, const Layer& layer) {
+  const int tokens = in_.num_tokens;
   if (!decode_only_)  // a chunk's tokens see each other: all are stored before any attends
     pool_.stage(worker, stage++, (tokens + 3) / 4, [&](int i) {
       for (int t = 4 * i; t < std::min(tokens, 4 * i + 4); ++t) store_token(layer, t);
@@ -31,15 +51,6 @@ void Model::run_layer(int worker, int& stage, const Layer& layer) {
     for (int h = 0; h < at_once; ++h)
       attend(worker, layer, i * at_once + h, decode_only_, h + 1 < at_once);
   });
-  // The MLP of a parallel layer reads the residual before attention is added.
-  if (layer.parallel) mlp_up(worker, stage, layer);
-  const Input attended{attention_.as<float>(), static_cast<std::size_t>(attention_stride_), nullptr,
-                       nullptr, tokens, layer.attention.query_size(), layer.output.format};
-  add_branch(worker, stage, attended, layer.output, layer.attention_post_norm);
-  if (!layer.parallel) mlp_up(worker, stage, layer);
-  const Input activated{mlp_.as<float>(), static_cast<std::size_t>(mlp_stride_), nullptr, nullptr,
-                        tokens, layer.mlp.intermediate_size, layer.down.format};
-  add_branch(worker, stage, activated, layer.down, layer.mlp_post_norm);
 }
 
 void Model::embed(int worker, int token) {
