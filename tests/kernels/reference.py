@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from shoal.model.spec import AttentionSpec, DecoderSpec, LayerSpec, NormSpec, Role, RotarySpec
+from shoal.model.spec import (
+    AttentionSpec,
+    DecoderSpec,
+    LayerSpec,
+    NormSpec,
+    Role,
+    RotarySpec,
+    ShortConvSpec,
+)
 from tests.kernels.building import Weights, to_float32
 
 Arithmetic = Literal["float64", "float32", "bfloat16", "int8", "int16_block"]
@@ -139,7 +147,10 @@ class Reference:
 
     def _layer(self, x: Tensor, layer: LayerSpec, index: int) -> Tensor:
         normed = self._norm(x, layer.attention_norm, "attention_norm", index)
-        mixed = self._attention(normed, layer.attention, index)
+        if isinstance(layer.mixer, AttentionSpec):
+            mixed = self._attention(normed, layer.mixer, index)
+        else:
+            mixed = self._short_conv(normed, layer.mixer, index)
         mixed = self._norm(mixed, layer.attention_post_norm, "attention_post_norm", index)
         if layer.parallel:
             if layer.mlp_norm is not None:
@@ -161,6 +172,16 @@ class Reference:
             q, k = rotate(q, spec.rotary), rotate(k, spec.rotary)
         (y,) = self._linear(attend(spec, q, self._cached(k), self._cached(v)), index, "output")
         return y
+
+    def _short_conv(self, u: Tensor, spec: ShortConvSpec, index: int) -> Tensor:
+        (both,) = self._linear(u, index, "conv_in")
+        b, c, x = both.chunk(3, -1)
+        values = F.pad((b * x).T, (spec.kernel_size - 1, 0))  # [hidden, T + k - 1]
+        taps = self.weights[Role("conv.weight", index)]
+        y = F.conv1d(values, taps[:, None], self.weights.get(Role("conv.bias", index)),
+                     groups=len(taps)).T  # fmt: skip
+        (out,) = self._linear(c * y, index, "conv_out")
+        return out
 
     def _mlp(self, x: Tensor, layer: LayerSpec, index: int) -> Tensor:
         act = ACTIVATIONS[layer.mlp.activation]

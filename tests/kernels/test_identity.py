@@ -107,8 +107,9 @@ def test_long_prompts_are_the_same_whole_and_in_chunks(dtype: Dtype) -> None:
         np.testing.assert_array_equal(logits_of(model, tokens, chunk), whole)
 
 
-def test_a_shared_prefix_gives_the_same_logits_as_computing_it() -> None:
-    spec, weights = build("llama", "bfloat16")
+@pytest.mark.parametrize("name", ["llama", "lfm2", "mixed_convs"])
+def test_a_shared_prefix_gives_the_same_logits_as_computing_it(name: str) -> None:
+    spec, weights = build(name, "bfloat16")
     model = make_model(spec, weights, dtype="bfloat16")
     prefix, rest = random_tokens(spec, 48), random_tokens(spec, 20, seed=2)
     cold = logits_of(model, prefix + rest)[48:]
@@ -118,8 +119,9 @@ def test_a_shared_prefix_gives_the_same_logits_as_computing_it() -> None:
     np.testing.assert_array_equal(driver.step([(1, rest)]), cold)
 
 
-def test_a_copied_block_continues_like_the_original() -> None:
-    spec, weights = build("llama", "bfloat16")
+@pytest.mark.parametrize("name", ["llama", "lfm2", "mixed_convs"])
+def test_a_copied_block_continues_like_the_original(name: str) -> None:
+    spec, weights = build(name, "bfloat16")
     model = make_model(spec, weights, dtype="bfloat16")
     prompt, rest = random_tokens(spec, 41), random_tokens(spec, 20, seed=2)
     driver = Driver(model)

@@ -47,6 +47,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "qwen3": {"kind": "qwen3"},
     "gpt2": {"kind": "gpt2", "scale_attn_by_inverse_layer_idx": True},
     "phi": {"kind": "phi", "qk_layernorm": True, "num_key_value_heads": 2},
+    "lfm2": {"kind": "lfm2"},
+    "lfm2_kernel_beyond_a_block": {"kind": "lfm2", "conv_L_cache": 19, "conv_bias": True},
 }
 WISHES: tuple[dict[str, Any], ...] = (
     {"temperature": 0.0},

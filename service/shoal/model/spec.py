@@ -203,13 +203,14 @@ class DecoderSpec:
     def num_layers(self) -> int:
         return len(self.layers)
 
-    def kv_numbers_per_block(self, block_size: int) -> int:
-        """Keys and values of `block_size` tokens in all layers, and what convolutions keep."""
+    def kv_bytes_per_block(self, block_size: int, bytes_per_number: int) -> int:
+        """Keys and values of `block_size` tokens in all layers, and what convolutions keep, which
+        is float32 always."""
         mixers = [layer.mixer for layer in self.layers]
         return sum(
-            2 * mixer.kv_size * block_size
+            2 * mixer.kv_size * block_size * bytes_per_number
             if isinstance(mixer, AttentionSpec)
-            else self.hidden_size * mixer.values_per_block(block_size)
+            else 4 * self.hidden_size * mixer.values_per_block(block_size)
             for mixer in mixers
         )
 

@@ -27,17 +27,15 @@ class ConvBatch:
 
 
 class ConvLayer:
-    """The values that one layer keeps, [blocks * values per block, hidden]."""
+    """The values that one layer keeps, float32 [blocks * values per block, hidden]."""
 
-    def __init__(
-        self, num_values: int, hidden_size: int, dtype: torch.dtype, device: str
-    ) -> None:
-        self.values = torch.zeros((num_values, hidden_size), dtype=dtype, device=device)
+    def __init__(self, num_values: int, hidden_size: int, device: str) -> None:
+        self.values = torch.zeros((num_values, hidden_size), dtype=torch.float32, device=device)
 
 
 class ShortConv:
-    """b, c, x = in(u); c * conv(b * x), its sum in float32, oldest value first; out. u [T, hidden]
-    -> the same shape."""
+    """b, c, x = in(u); out(c * conv(b * x)). Between the two in float32, oldest value first.
+    u [T, hidden] -> the same shape."""
 
     def __init__(self, spec: ShortConvSpec, weights: TorchWeights, index: int) -> None:
         self._kernel_size = spec.kernel_size
@@ -48,15 +46,14 @@ class ShortConv:
 
     def __call__(self, u: Tensor, batches: Mapping[int, ConvBatch], cache: ConvLayer) -> Tensor:
         batch = batches[self._kernel_size]
-        b, c, x = self._in(u).chunk(3, -1)
+        b, c, x = self._in(u).float().chunk(3, -1)
         values = b * x
-        known = torch.cat(
-            (values, cache.values[batch.history], values.new_zeros(1, values.shape[1]))
-        ).float()
+        zero = values.new_zeros(1, values.shape[1])
+        known = torch.cat((values, cache.values[batch.history], zero))
         cache.values[batch.kept_places] = values[batch.kept]
-        mixed = torch.zeros_like(values, dtype=torch.float32)
+        mixed = torch.zeros_like(values)
         for tap, sources in zip(self._taps, batch.sources, strict=True):
             mixed += tap * known[sources]
         if self._bias is not None:
             mixed += self._bias
-        return self._out(c * mixed.to(c.dtype))
+        return self._out((c * mixed).to(u.dtype))

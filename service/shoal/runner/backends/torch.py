@@ -56,7 +56,7 @@ class TorchBackend:
                     device=device,
                 )
             kept = num_blocks * mixer.values_per_block(block_size)
-            return ConvLayer(kept, spec.hidden_size, dtype, device)
+            return ConvLayer(kept, spec.hidden_size, device)
 
         self.cache = [cache_layer(mixer) for mixer in mixers]
 

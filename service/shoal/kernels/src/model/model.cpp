@@ -150,7 +150,7 @@ void Model::add_layer(const LayerConfig& c) {
   layer.kv.block_bytes = layer.kv.head_bytes * a.num_kv_heads;
   if (c.conv) {
     layer.conv_taps.resize(static_cast<std::size_t>(c.conv->kernel_size) * hidden);
-    layer.kv.block_bytes = conv_block_bytes(*c.conv);
+    layer.kv.block_bytes = round_up(c.conv->values_per_block() * hidden * 4, 64);
   }
   qkv_stride_ = std::max(qkv_stride_, round_up(qkv_size, kPanel));
   attention_stride_ = std::max(attention_stride_, round_up(mixed_size, kPanel));

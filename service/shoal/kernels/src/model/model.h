@@ -143,9 +143,7 @@ class Model {
   void convolve(int worker, int& stage, const Layer& layer);
   void convolve_token(const Layer& layer, int row, int token, int first, int channels);
   float* conv_input(int token) const;
-  char* conv_values(const Layer& layer, int block, int offset) const;
-  std::size_t conv_block_bytes(const ShortConvConfig& conv) const;
-  Format conv_format() const { return kv_format_ == Format::f32 ? Format::f32 : Format::bf16; }
+  float* conv_values(const Layer& layer, int block, int offset) const;
   // head.cpp
   void run_head(int worker, int& stage);
   void head_task(Worker& worker, const PreparedRows& rows, int task);
