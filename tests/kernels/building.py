@@ -80,7 +80,9 @@ def gpt2(activation: Any = "gelu_tanh", **changes: Any) -> DecoderSpec:
     return replace(spec, **changes)
 
 
-def parallel(attention_spec: AttentionSpec | ShortConvSpec, mlp: MlpSpec, **norms: Any) -> LayerSpec:
+def parallel(
+    attention_spec: AttentionSpec | ShortConvSpec, mlp: MlpSpec, **norms: Any
+) -> LayerSpec:
     """A layer whose MLP reads the same residual as attention."""
     norms = {"attention_norm": LAYER_NORM, "mlp_norm": None} | norms
     return LayerSpec(attention_spec, mlp, parallel=True, **norms)

@@ -132,10 +132,11 @@ def test_a_copied_block_continues_like_the_original(name: str) -> None:
     np.testing.assert_array_equal(driver.step([(1, rest)]), driver.step([(0, rest)]))
 
 
+@pytest.mark.parametrize("name", ["llama", "mixed_convs"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_what_a_block_held_before_leaves_no_trace(dtype: Dtype) -> None:
+def test_what_a_block_held_before_leaves_no_trace(dtype: Dtype, name: str) -> None:
     """Even NaN keys and values of a finished sequence do not reach the next owner of its block."""
-    spec, weights = build("llama", dtype)
+    spec, weights = build(name, dtype)
     embedding = weights[Role("embedding")].copy()
     embedding[7] = 0x7FC0 if dtype == "bfloat16" else np.nan  # token 7 poisons whoever sees it
     weights = weights | {Role("embedding"): embedding}

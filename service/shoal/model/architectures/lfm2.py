@@ -63,9 +63,7 @@ def read(config: Fields, max_model_len: int | None) -> DecoderSpec:
         hidden_size=config.size("hidden_size"),
         max_position_embeddings=max_positions,
         layers=tuple(
-            LayerSpec(
-                attention if attends else conv, mlp, attention_norm=norm, mlp_norm=norm
-            )
+            LayerSpec(attention if attends else conv, mlp, attention_norm=norm, mlp_norm=norm)
             for attends in _attends(config)
         ),
         final_norm=norm,

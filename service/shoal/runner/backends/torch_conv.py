@@ -10,9 +10,7 @@ from shoal.model.torch.short_conv import ConvBatch
 from shoal.runner.inputs import StepInputs
 
 
-def conv_batch(
-    inputs: StepInputs, spec: ShortConvSpec, block_size: int, device: str
-) -> ConvBatch:
+def conv_batch(inputs: StepInputs, spec: ShortConvSpec, block_size: int, device: str) -> ConvBatch:
     """For R rows with T tokens. The history is `kernel_size - 1` values of each row, the one right
     before its first token first; places before the sequence's start are there and never chosen."""
     back, kept_of_block = spec.kernel_size - 1, spec.values_per_block(block_size)
