@@ -59,6 +59,7 @@ void Model::embed(int worker, int token) {
     head_.unpack_row(in_.token_ids[token], x);
   else
     embedding_.row(in_.token_ids[token], x);
+  std::fill(x + config.hidden_size, x + hidden_stride_, 0.0f);  // a NaN may have been left there
   if (config.embedding_multiplier != 1.0f)
     for (int i = 0; i < config.hidden_size; ++i) x[i] *= config.embedding_multiplier;
   if (!config.learned_positions) return;
