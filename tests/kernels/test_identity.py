@@ -132,7 +132,7 @@ def test_a_copied_block_continues_like_the_original(name: str) -> None:
     np.testing.assert_array_equal(driver.step([(1, rest)]), driver.step([(0, rest)]))
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", [name for name in SPECS if not SPECS[name].tied_head])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_a_block_held_before_leaves_no_trace(dtype: Dtype, name: str) -> None:
     """Even NaN keys and values of a finished sequence do not reach the next owner of its block."""
