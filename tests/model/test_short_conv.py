@@ -14,7 +14,9 @@ from shoal.errors import ModelFolderError
 from shoal.kernels import native
 from shoal.model.registry import read_model
 from shoal.model.spec import DecoderSpec, Role, ShortConvSpec, expected_weights
+from shoal.protocol.messages import EngineConfig
 from shoal.runner.inputs import StepInputs
+from shoal.runner.load import num_kv_blocks
 from tests.fakes.tiny_models import CONFIGS, TINY_LFM2, random_weights
 from tests.kernels.building import SPECS, make_model, make_weights
 from tests.model import test_identity_matrix as matrix
@@ -63,8 +65,9 @@ def test_a_published_config_is_read_as_the_network_it_describes() -> None:
     assert spec.layers[0].mlp.intermediate_size == 4608
     assert spec.tied_head
     assert sum(int(np.prod(shape)) for shape in expected_weights(spec).values()) == 354_483_968
-    # Six layers with 8 heads of 64 in 16 bits, ten with two values of 1024 channels in 32.
-    assert spec.kv_bytes_per_block(16, 2) == 6 * 2 * 512 * 16 * 2 + 10 * 2 * 1024 * 4
+    # Six layers with 8 heads of 64, ten with two values of 1024 channels.
+    assert spec.kv_numbers_per_token == 6 * 2 * 512
+    assert spec.state_bytes_per_block(16) == 10 * 2 * 1024 * 4
 
 
 @pytest.mark.parametrize(
@@ -106,18 +109,21 @@ def test_layers_are_named_either_way() -> None:
 
 def test_the_state_of_a_block_is_part_of_its_bytes() -> None:
     spec = lfm2(conv_L_cache=4)
-    attention = spec.layers[1].attention
-    keys_and_values = 2 * attention.kv_size * 16 * 4
-    assert spec.kv_bytes_per_block(16, 4) == keys_and_values + 2 * 3 * spec.hidden_size * 4
+    assert spec.state_bytes_per_block(16) == 2 * 3 * spec.hidden_size * 4
     longest = lfm2(conv_L_cache=40)  # a block has no more values than tokens
-    assert longest.kv_bytes_per_block(16, 4) == keys_and_values + 2 * 16 * spec.hidden_size * 4
+    assert longest.state_bytes_per_block(16) == 2 * 16 * spec.hidden_size * 4
+    config = EngineConfig(models=(), max_batch_size=64)
+    block_bytes = 2 * spec.layers[1].attention.kv_size * 16 * 4 + spec.state_bytes_per_block(16)
+    assert num_kv_blocks(spec, config, 10 * block_bytes, 4, 256) == 10
+    assert num_kv_blocks(spec, config, 10 * block_bytes - 1, 4, 256) == 9
 
 
 @pytest.mark.skipif(not native.available(), reason="native kernels are not built")
 def test_the_native_blocks_are_as_large_as_they_are_counted() -> None:
     spec = SPECS["lfm2"]
     model = make_model(spec, make_weights(spec))
-    assert model.block_bytes == spec.kv_bytes_per_block(16, 4)
+    keys_and_values = spec.kv_numbers_per_token * 16 * 4
+    assert model.block_bytes == keys_and_values + spec.state_bytes_per_block(16)
 
 
 @pytest.mark.skipif(not native.available(), reason="native kernels are not built")

@@ -203,16 +203,16 @@ class DecoderSpec:
     def num_layers(self) -> int:
         return len(self.layers)
 
-    def kv_bytes_per_block(self, block_size: int, bytes_per_number: int) -> int:
-        """Keys and values of `block_size` tokens in all layers, and what convolutions keep, which
-        is float32 always."""
+    @property
+    def kv_numbers_per_token(self) -> int:
+        """Keys and values of one token in all layers."""
+        return sum(2 * layer.attention.kv_size for layer in self.layers if layer.attends)
+
+    def state_bytes_per_block(self, block_size: int) -> int:
+        """What a KV block holds beside keys and values: float32 values of convolutions."""
         mixers = [layer.mixer for layer in self.layers]
-        return sum(
-            2 * mixer.kv_size * block_size * bytes_per_number
-            if isinstance(mixer, AttentionSpec)
-            else 4 * self.hidden_size * mixer.values_per_block(block_size)
-            for mixer in mixers
-        )
+        convs = [mixer for mixer in mixers if isinstance(mixer, ShortConvSpec)]
+        return sum(4 * self.hidden_size * conv.values_per_block(block_size) for conv in convs)
 
 
 class Role(NamedTuple):

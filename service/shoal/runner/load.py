@@ -136,7 +136,8 @@ def num_kv_blocks(
 ) -> int:
     """Blocks the budget holds, but no more than a full batch of the longest sequences needs.
     Raises ModelFolderError when not even one sequence fits."""
-    block_bytes = spec.kv_bytes_per_block(config.block_size, bytes_per_number)
+    block_bytes = spec.kv_numbers_per_token * bytes_per_number * config.block_size
+    block_bytes += spec.state_bytes_per_block(config.block_size)
     affordable = kv_bytes // block_bytes
     useful = config.max_batch_size * -(-max_tokens // config.block_size)
     if affordable < 2:
