@@ -70,6 +70,24 @@ TINY_PHI: dict[str, Any] = {
     "eos_token_id": END_ID,
     "bos_token_id": END_ID,
 }
+TINY_LFM2: dict[str, Any] = {
+    "architectures": ["Lfm2ForCausalLM"],
+    "model_type": "lfm2",
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 48,
+    "intermediate_size": 108,
+    "block_multiple_of": 8,
+    "num_hidden_layers": 3,
+    "full_attn_idxs": [1],
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "torch_dtype": "float32",
+    "eos_token_id": END_ID,
+    "bos_token_id": END_ID,
+}
 _COMMON: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
     "torch_dtype": "float32",
@@ -233,6 +251,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     **{kind: _like_llama(kind, own) for kind, own in _LLAMA_LIKE.items()},
     "gpt2": TINY_GPT2,
     "phi": TINY_PHI,
+    "lfm2": TINY_LFM2,
     "gpt_neox": TINY_GPT_NEOX,
     "gpt_neo": TINY_GPT_NEO,
     "gptj": TINY_GPTJ,
@@ -279,8 +298,8 @@ def random_weights(config: Mapping[str, Any], seed: int = 0) -> Arrays:
     arrays: Arrays = {}
     for name, (shape, source, _) in expected_tensors(architecture, spec).items():
         values = rng.standard_normal(shape, np.float32)
-        if len(shape) == 2 and not source.per_head:
-            values *= np.float32(shape[0 if source.transposed else 1] ** -0.5)
+        if len(shape) > 1 and not source.per_head:
+            values *= np.float32(shape[0 if source.transposed else -1] ** -0.5)
             if source.roles[0].endswith("embedding"):
                 values *= np.float32(2)
         else:

@@ -17,6 +17,7 @@ from shoal.model.spec import (
     QKNormSpec,
     Role,
     RotarySpec,
+    ShortConvSpec,
     expected_weights,
 )
 
@@ -79,7 +80,9 @@ def gpt2(activation: Any = "gelu_tanh", **changes: Any) -> DecoderSpec:
     return replace(spec, **changes)
 
 
-def parallel(attention_spec: AttentionSpec, mlp: MlpSpec, **norms: Any) -> LayerSpec:
+def parallel(
+    attention_spec: AttentionSpec | ShortConvSpec, mlp: MlpSpec, **norms: Any
+) -> LayerSpec:
     """A layer whose MLP reads the same residual as attention."""
     norms = {"attention_norm": LAYER_NORM, "mlp_norm": None} | norms
     return LayerSpec(attention_spec, mlp, parallel=True, **norms)
@@ -228,6 +231,24 @@ def nanochat() -> DecoderSpec:
     return llama(layers=(layer,) * 2, final_norm=bare, embedding_norm=bare, logit_soft_cap=5.0)
 
 
+def lfm2() -> DecoderSpec:
+    """Layers that attend between convolutions."""
+    qk_norm = QKNormSpec(RMS)
+    mixers = ShortConvSpec(3), attention(6, 2, 16, qk_norm=qk_norm), ShortConvSpec(3)
+    return llama(layers=tuple(LayerSpec(mixer, MlpSpec(136), RMS, RMS) for mixer in mixers))
+
+
+def mixed_convs() -> DecoderSpec:
+    """A kernel longer than a block, biases, a norm behind, a parallel layer; an odd size."""
+    mlp = MlpSpec(83)
+    layers = (
+        LayerSpec(ShortConvSpec(4, bias=True), mlp, RMS, RMS, RMS, RMS),
+        LayerSpec(attention(3, 1, 20), mlp, RMS, RMS),
+        parallel(ShortConvSpec(21), mlp),
+    )
+    return llama(vocab_size=517, hidden_size=147, layers=layers)
+
+
 SPECS = {
     "llama": llama(),
     "llama_tied_biases": llama(
@@ -252,6 +273,8 @@ SPECS = {
     "cohere": cohere(),
     "granite": granite(),
     "nanochat": nanochat(),
+    "lfm2": lfm2(),
+    "mixed_convs": mixed_convs(),
 }
 
 
@@ -284,7 +307,7 @@ def _weight_offset(spec: DecoderSpec, role: Role) -> float:
     if role.layer is None:
         return float(getattr(spec, name).weight_offset)
     layer = spec.layers[role.layer]
-    qk_norm = layer.attention.qk_norm
+    qk_norm = layer.attention.qk_norm if layer.attends else None
     norm = qk_norm.norm if qk_norm and name in ("q_norm", "k_norm") else getattr(layer, name)
     return float(norm.weight_offset)
 

@@ -21,6 +21,7 @@ from shoal.model.spec import (
     QKNormSpec,
     Role,
     RotarySpec,
+    ShortConvSpec,
 )
 from tests.kernels.building import Weights, to_float32
 from tests.kernels.quantizing import int4_weights, int8_rows, int8_weights
@@ -164,7 +165,10 @@ class Reference:
             return self._post_norm_layer(x, layer, index)
         factor = layer.residual_multiplier
         normed = self._norm(x, layer.attention_norm, "attention_norm", index)
-        mixed = self._attention(normed, layer.attention, index)
+        if isinstance(layer.mixer, AttentionSpec):
+            mixed = self._attention(normed, layer.mixer, index)
+        else:
+            mixed = self._short_conv(normed, layer.mixer, index)
         mixed = factor * self._norm(mixed, layer.attention_post_norm, "attention_post_norm", index)
         if layer.parallel:
             if layer.mlp_norm is not None:
@@ -208,6 +212,16 @@ class Reference:
             return self._norm(x, spec.norm, name, index)
         normed = self._norm(x, spec.norm, name, index, heads=x.shape[1])
         return normed.view_as(x)
+
+    def _short_conv(self, u: Tensor, spec: ShortConvSpec, index: int) -> Tensor:
+        (both,) = self._linear(u, index, "conv_in")
+        b, c, x = both.chunk(3, -1)
+        values = F.pad((b * x).T, (spec.kernel_size - 1, 0))  # [hidden, T + k - 1]
+        taps = self.weights[Role("conv.weight", index)]
+        y = F.conv1d(values, taps[:, None], self.weights.get(Role("conv.bias", index)),
+                     groups=len(taps)).T  # fmt: skip
+        (out,) = self._linear(c * y, index, "conv_out")
+        return out
 
     def _mlp(self, x: Tensor, layer: LayerSpec, index: int) -> Tensor:
         act = ACTIVATIONS[layer.mlp.activation]

@@ -91,11 +91,10 @@ def test_every_weight_counts(name: str) -> None:
     before = logits_of(make_model(spec, weights), tokens)
     for role in expected_weights(spec):
         # A bias of the keys adds the same to all scores of a query, which softmax takes away.
-        turns = role.layer is not None and (
-            spec.layers[role.layer].attention.rotary or spec.layers[role.layer].attention.qk_norm
-        )
-        if role.name == "k.bias" and not turns:
-            continue
+        if role.name == "k.bias" and role.layer is not None:
+            mixer = spec.layers[role.layer].attention
+            if not (mixer.rotary or mixer.qk_norm):
+                continue
         changed = weights | {role: weights[role] * np.float32(0.5)}
         assert not np.array_equal(logits_of(make_model(spec, changed), tokens), before), role
 

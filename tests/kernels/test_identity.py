@@ -86,8 +86,9 @@ def test_long_prompts_are_the_same_whole_and_in_chunks(dtype: Dtype) -> None:
         np.testing.assert_array_equal(logits_of(model, tokens, chunk), whole)
 
 
-def test_a_shared_prefix_gives_the_same_logits_as_computing_it() -> None:
-    spec, weights = build("llama", "bfloat16")
+@pytest.mark.parametrize("name", ["llama", "lfm2", "mixed_convs"])
+def test_a_shared_prefix_gives_the_same_logits_as_computing_it(name: str) -> None:
+    spec, weights = build(name, "bfloat16")
     model = make_model(spec, weights, dtype="bfloat16")
     prefix, rest = random_tokens(spec, 48), random_tokens(spec, 20, seed=2)
     cold = logits_of(model, prefix + rest)[48:]
@@ -97,8 +98,9 @@ def test_a_shared_prefix_gives_the_same_logits_as_computing_it() -> None:
     np.testing.assert_array_equal(driver.step([(1, rest)]), cold)
 
 
-def test_a_copied_block_continues_like_the_original() -> None:
-    spec, weights = build("llama", "bfloat16")
+@pytest.mark.parametrize("name", ["llama", "lfm2", "mixed_convs"])
+def test_a_copied_block_continues_like_the_original(name: str) -> None:
+    spec, weights = build(name, "bfloat16")
     model = make_model(spec, weights, dtype="bfloat16")
     prompt, rest = random_tokens(spec, 41), random_tokens(spec, 20, seed=2)
     driver = Driver(model)
@@ -109,10 +111,11 @@ def test_a_copied_block_continues_like_the_original() -> None:
     np.testing.assert_array_equal(driver.step([(1, rest)]), driver.step([(0, rest)]))
 
 
+@pytest.mark.parametrize("name", [name for name in SPECS if not SPECS[name].tied_head])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_what_a_block_held_before_leaves_no_trace(dtype: Dtype) -> None:
+def test_what_a_block_held_before_leaves_no_trace(dtype: Dtype, name: str) -> None:
     """Even NaN keys and values of a finished sequence do not reach the next owner of its block."""
-    spec, weights = build("llama", dtype)
+    spec, weights = build(name, dtype)
     embedding = weights[Role("embedding")].copy()
     embedding[7] = 0x7FC0 if dtype == "bfloat16" else np.nan  # token 7 poisons whoever sees it
     weights = weights | {Role("embedding"): embedding}

@@ -197,6 +197,34 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
     },
     **LLAMA_LIKE_CASES,
     **GPT_LIKE_CASES,
+    "lfm2": {
+        "one layer attends": {},
+        "layer types, biases, kernel of 4": {
+            "full_attn_idxs": ...,
+            "layer_types": ["conv", "full_attention", "conv", "conv", "full_attention"],
+            "num_hidden_layers": 5,
+            "conv_bias": True,
+            "conv_L_cache": 4,
+        },
+        "kernel of 2, an MLP as written, not tied": {
+            "conv_L_cache": 2,
+            "block_auto_adjust_ff_dim": False,
+            "tie_word_embeddings": False,
+            "rope_theta": ...,
+        },
+        "a kernel longer than a block, a wider MLP": {
+            "full_attn_idxs": [2],
+            "block_ff_dim": 99,
+            "conv_L_cache": 21,
+            "block_ffn_dim_multiplier": 1.3,
+        },
+        "head_dim of its own, all attend": {
+            "full_attn_idxs": ...,
+            "head_dim": 20,
+            "num_key_value_heads": 3,
+            "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5000.0},
+        },
+    },
 }
 ALL = [(family, name) for family, cases in CASES.items() for name in cases]
 

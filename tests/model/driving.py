@@ -69,10 +69,16 @@ def make_backend(folder: Path, kind: str = "torch", *, num_blocks: int = NUM_BLO
         num_blocks=num_blocks,
         block_size=BLOCK_SIZE,
     )
-    for layer in backend.cache:
-        layer.keys.fill_(torch.nan)
-        layer.values.fill_(torch.nan)
+    fill_cache(backend, torch.nan)
     return backend
+
+
+def fill_cache(torch_backend: Any, value: float) -> None:
+    """All that PyTorch's cache holds, of layers that attend and of others."""
+    for layer in torch_backend.cache:
+        layer.values.fill_(value)
+        if hasattr(layer, "keys"):
+            layer.keys.fill_(value)
 
 
 def reference_model(folder: Path) -> Any:

@@ -100,6 +100,22 @@ CHANGES: dict[str, Any] = {
     "model_type": "bert",
     "architectures": ["BertModel"],
     "pruned_heads": {"0": [1]},
+    "norm_eps": 0.1,
+    "conv_bias": True,
+    "conv_L_cache": 4,
+    "full_attn_idxs": [0, 2],
+    "block_ff_dim": 120,
+    "block_auto_adjust_ff_dim": False,
+    "block_ffn_dim_multiplier": 1.5,
+    "block_multiple_of": 50,
+    "tie_embedding": False,
+    "block_dim": 64,
+    "conv_dim": 64,
+    "conv_dim_out": 64,
+    "num_heads": 3,
+    "block_norm_eps": 0.1,
+    "block_use_swiglu": False,
+    "use_pos_enc": False,
 }
 """Another value of each key that changes the numbers."""
 PHI3_ROPE: dict[str, Any] = {
@@ -128,6 +144,13 @@ OF_FAMILY: dict[str, dict[str, Any]] = {
     },
     "stablelm": {"partial_rotary_factor": 1.0},
     "hunyuan_v1_dense": {"use_qk_norm": False},
+    "lfm2": {
+        "num_hidden_layers": 2,
+        "n_layer": 2,
+        "intermediate_size": 150,
+        "tie_word_embeddings": False,
+        "layer_types": ["full_attention", "conv", "conv"],
+    },
 }
 """The same where a family has other defaults."""
 WITHOUT_EFFECT: dict[str, Any] = {

@@ -71,6 +71,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "olmo2": {"kind": "olmo2"},
     "olmo3_window": {"kind": "olmo3", "sliding_window": 20},
     "starcoder2_window": {"kind": "starcoder2", "sliding_window": 20},
+    "lfm2": {"kind": "lfm2"},
+    "lfm2_kernel_beyond_a_block": {"kind": "lfm2", "conv_L_cache": 19, "conv_bias": True},
 }
 WISHES: tuple[dict[str, Any], ...] = (
     {"temperature": 0.0},

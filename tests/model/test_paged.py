@@ -16,6 +16,7 @@ from tests.model.driving import (
     NUM_BLOCKS,
     Batch,
     Sequence,
+    fill_cache,
     greedy,
     make_backend,
     random_ids,
@@ -36,6 +37,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "alibi": {"kind": "bloom"},
     "alibi, one kv head": {"kind": "falcon", "alibi": True},
     "clipped": {"kind": "olmo", "clip_qkv": 0.6},
+    "lfm2": {"kind": "lfm2"},
 }
 
 
@@ -94,31 +96,29 @@ def test_nan_left_in_the_cache_by_another_sequence_reaches_nobody(
 ) -> None:
     torch_backend: Any = make_backend(write_tiny_model(tmp_path / "tiny", **KINDS[kind]))
     prompts = [random_ids(length, seed=length) for length in (1, 15, 16, 17, 40)]
-    _fill_cache(torch_backend, 0.0)
+    fill_cache(torch_backend, 0.0)
     wanted = greedy(Batch.over(torch_backend), prompts, 20)
-    _fill_cache(torch_backend, float("nan"))
+    fill_cache(torch_backend, float("nan"))
     assert greedy(Batch.over(torch_backend, seed=5), prompts, 20) == wanted
-
-
-def _fill_cache(backend: Any, value: float) -> None:
-    for layer in backend.cache:
-        layer.keys.fill_(value)
-        layer.values.fill_(value)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sequence_of_nan_spoils_only_its_own_row(tmp_path: Path, kind: str) -> None:
     backend: Any = make_backend(write_tiny_model(tmp_path / "tiny", **KINDS[kind]))
-    batch = Batch.over(backend)
-    seqs = [Sequence(random_ids(30, seed=i)) for i in range(4)]
-    batch.step([(seq, 29) for seq in seqs])
-    wanted = batch.step([(seq, 1) for seq in seqs])
-    start = seqs[2].block_ids[0] * BLOCK_SIZE
-    for layer in backend.cache:
-        layer.values[:, start + 15] = float("nan")
-    for seq in seqs:
-        seq.num_computed -= 1
-    found = batch.step([(seq, 1) for seq in seqs])
+
+    def last_logits(*, spoiled: bool) -> Float32:
+        batch = Batch.over(backend)
+        seqs = [Sequence(random_ids(30, seed=i)) for i in range(4)]
+        batch.step([(seq, 29) for seq in seqs])
+        first, last = seqs[2].block_ids
+        for layer in backend.cache if spoiled else []:
+            if hasattr(layer, "keys"):
+                layer.values[:, first * BLOCK_SIZE + 15] = float("nan")
+            else:
+                layer.values.view(NUM_BLOCKS, -1)[last] = float("nan")
+        return batch.step([(seq, 1) for seq in seqs])
+
+    wanted, found = last_logits(spoiled=False), last_logits(spoiled=True)
     assert np.isnan(found[2]).all()
     np.testing.assert_allclose(np.delete(found, 2, 0), np.delete(wanted, 2, 0), atol=1e-5)
 

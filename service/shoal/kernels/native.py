@@ -56,6 +56,7 @@ _EXECUTED: dict[type, str] = {
     "logit_multiplier logit_soft_cap",
     LayerSpec: "mixer mlp attention_norm mlp_norm attention_post_norm mlp_post_norm post_norm_of "
     "parallel residual_multiplier",
+    ShortConvSpec: "kernel_size bias",
     AttentionSpec: "num_heads num_kv_heads head_dim scale qkv_bias output_bias rotary qk_norm "
     "window soft_cap alibi_slopes clip_qkv",
     QKNormSpec: "norm over weight_per_head after_rotary",

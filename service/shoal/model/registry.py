@@ -25,6 +25,7 @@ from shoal.model.architectures import (
     gptj,
     granite,
     hunyuan_v1_dense,
+    lfm2,
     llama,
     mistral,
     mpt,
@@ -77,6 +78,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "Ernie4_5ForCausalLM": ernie4_5.ARCHITECTURE,
     "HunYuanDenseV1ForCausalLM": hunyuan_v1_dense.ARCHITECTURE,
     "NanoChatForCausalLM": nanochat.ARCHITECTURE,
+    "Lfm2ForCausalLM": lfm2.ARCHITECTURE,
 }
 """`architectures` of a config -> family."""
 

@@ -98,8 +98,15 @@ class ShortConvSpec:
     y = c * conv(b * x); out(y). Its state is the last `kernel_size - 1` values of b * x."""
 
     kernel_size: int
+    """At least 2."""
     bias: bool = False
     """On the convolution and both linear layers."""
+
+    def values_per_block(self, block_size: int) -> int:
+        """Tokens of a KV block whose b * x is kept: the last ones of those that are computed. So
+        whoever has a sequence's blocks has its state, and no step may go back: computing a token
+        again would need values that are gone."""
+        return min(self.kernel_size - 1, block_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +207,12 @@ class DecoderSpec:
     def kv_numbers_per_token(self) -> int:
         """Keys and values of one token in all layers."""
         return sum(2 * layer.attention.kv_size for layer in self.layers if layer.attends)
+
+    def state_bytes_per_block(self, block_size: int) -> int:
+        """What a KV block holds beside keys and values: float32 values of convolutions."""
+        mixers = [layer.mixer for layer in self.layers]
+        convs = [mixer for mixer in mixers if isinstance(mixer, ShortConvSpec)]
+        return sum(4 * self.hidden_size * conv.values_per_block(block_size) for conv in convs)
 
 
 class Role(NamedTuple):

@@ -55,6 +55,8 @@ def expected_tensors(architecture: Architecture, spec: DecoderSpec) -> dict[str,
                 found |= _of_each_head(name, layer, source, rows, spec)
                 continue
             shape = (rows, *known[0][1:])
+            if source.depthwise:
+                shape = (shape[0], 1, *shape[1:])
             found[name] = ExpectedTensor(shape[:: -1 if source.transposed else 1], source, layer)
     assert not shapes, f"no tensor is named for {', '.join(map(str, shapes))}"
     return found
@@ -82,6 +84,8 @@ def load_weights(
             _add_heads(weights, Role(source.roles[0], layer), tensor, key)
             continue
         array = tensor.array.T if source.transposed else tensor.array[source.first_row :]
+        if source.depthwise:
+            array = array[:, 0]
         roles = [Role(role, layer) for role in source.roles]
         groups = 1
         if source.by_kv_head and layer is not None:

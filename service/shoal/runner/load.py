@@ -166,6 +166,7 @@ def _native_backend(model: _Model, config: EngineConfig, kv_bytes: int) -> _Buil
         if kv_dtype == "int8"  # else bfloat16 beside quantized weights
         else model.spec.kv_numbers_per_token * (4 if dtype == "float32" else 2)
     )
+    block_bytes += model.spec.state_bytes_per_block(config.block_size)
     num_kv_blocks(block_bytes, config, kv_bytes, model.max_tokens)  # its share holds a sequence
     shared_bytes = max(kv_bytes, config.kv_cache_bytes)
     num_blocks = num_kv_blocks(block_bytes, config, shared_bytes, model.max_tokens)
@@ -205,6 +206,7 @@ def _torch_backend(model: _Model, config: EngineConfig, kv_bytes: int) -> _Built
     if device == "cpu":
         _refuse_too_large(num_parameters(model.weights) * dtype.itemsize)
     block_bytes = model.spec.kv_numbers_per_token * dtype.itemsize * config.block_size
+    block_bytes += model.spec.state_bytes_per_block(config.block_size)
     num_blocks = num_kv_blocks(block_bytes, config, kv_bytes, model.max_tokens)
     backend = TorchBackend(
         model.spec,

@@ -27,6 +27,9 @@ class TensorSource:
     per_head: bool = False
     """One role, [heads * head_dim], that is stored as [heads, head_dim] (Cohere), or, where the
     name holds `{head}`, as one tensor [head_dim] per head (StableLM)."""
+    depthwise: bool = False
+    """Stored [channels, 1, kernel], a convolution of each channel by itself; the weight is
+    [channels, kernel]."""
 
 
 TensorTable = Mapping[str, TensorSource]

@@ -6,7 +6,7 @@ selection and their values cleared, so stale numbers, NaN too, cannot leak.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shoal.model.spec import AttentionSpec
+from shoal.model.torch.short_conv import ConvBatch
 
 Window = int | None
 """A token sees only so many positions back, itself included; None = all."""
@@ -47,6 +48,8 @@ class AttentionBatch:
     positions: Tensor  # [T]
     decode: DecodeRows | None
     prefills: list[PrefillRow]
+    convs: Mapping[int, ConvBatch] = field(default_factory=dict)
+    """By kernel size, for layers with a short convolution."""
 
 
 class KVLayer:

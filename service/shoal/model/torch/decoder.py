@@ -20,6 +20,7 @@ from shoal.model.torch.layers import (
     over_all_heads,
     rotate,
 )
+from shoal.model.torch.short_conv import ConvLayer, ShortConv
 
 Rotations = Mapping[RotarySpec, tuple[Tensor, Tensor]]
 """Cosines and sines [T, 1, pairs] of the step's positions."""
@@ -46,7 +47,7 @@ class Decoder:
         self._head_projection = weights.optional("head_projection.weight")
         head = self._embedding if spec.tied_head else weights.tensor("head.weight")
         self._head = Linear(head, weights.optional("head.bias"))
-        rotary_specs = {layer.attention.rotary for layer in spec.layers}
+        rotary_specs = {layer.attention.rotary for layer in spec.layers if layer.attends}
         self._rotary = RotaryTables(
             [rotary for rotary in rotary_specs if rotary is not None],
             spec.max_position_embeddings,
@@ -59,7 +60,7 @@ class Decoder:
         token_ids: Tensor,  # [T]
         positions: Tensor,  # [T]
         batch: AttentionBatch,
-        cache: Sequence[KVLayer],
+        cache: Sequence[KVLayer | ConvLayer],
         logit_indices: Tensor,  # [L]
     ) -> Tensor:
         """Logits [L, vocab] of the wanted tokens; keys and values of all are written."""
@@ -73,8 +74,8 @@ class Decoder:
             x = x + F.embedding(positions, self._positions)
         x = self._embedding_norm(x)
         rotations = self._rotary.at(positions)
-        for layer, kv_layer in zip(self._layers, cache, strict=True):
-            x = layer(x, rotations, batch, kv_layer)
+        for layer, cache_layer in zip(self._layers, cache, strict=True):
+            x = layer(x, rotations, batch, cache_layer)
         x = self._final_norm(x[logit_indices])
         if self._head_projection is not None:
             x = F.linear(x, self._head_projection)
@@ -94,7 +95,11 @@ class _Layer:
         self._norms_sum = spec.post_norm_of == "sum"
         self._residual_multiplier = spec.residual_multiplier
         self._shares_norm = spec.parallel and spec.mlp_norm is None
-        self._attention = _Attention(spec.attention, weights, index)
+        self._mixer = (
+            _Attention(spec.mixer, weights, index)
+            if isinstance(spec.mixer, AttentionSpec)
+            else ShortConv(spec.mixer, weights, index)
+        )
         self._mlp = Mlp(spec.mlp, weights, index)
         self._attention_norm = weights.norm(spec.attention_norm, "attention_norm", index)
         self._mlp_norm = weights.norm(spec.mlp_norm, "mlp_norm", index)
@@ -103,10 +108,10 @@ class _Layer:
         self._mlp_post_norm = weights.norm(spec.mlp_post_norm, "mlp_post_norm", index)
 
     def __call__(
-        self, x: Tensor, rotations: Rotations, batch: AttentionBatch, cache: KVLayer
+        self, x: Tensor, rotations: Rotations, batch: AttentionBatch, cache: KVLayer | ConvLayer
     ) -> Tensor:
         attention_input = self._attention_norm(x)
-        mixed = self._attention(attention_input, rotations, batch, cache)
+        mixed = self._mix(attention_input, rotations, batch, cache)
         if self._norms_sum:
             x = self._attention_post_norm(x + self._scaled(mixed))
             return self._mlp_post_norm(x + self._scaled(self._mlp(self._mlp_norm(x))))
@@ -119,6 +124,15 @@ class _Layer:
 
     def _scaled(self, branch: Tensor) -> Tensor:
         return branch if self._residual_multiplier == 1 else branch * self._residual_multiplier
+
+    def _mix(
+        self, x: Tensor, rotations: Rotations, batch: AttentionBatch, cache: KVLayer | ConvLayer
+    ) -> Tensor:
+        if isinstance(self._mixer, ShortConv):
+            assert isinstance(cache, ConvLayer)
+            return self._mixer(x, batch.convs, cache)
+        assert isinstance(cache, KVLayer)
+        return self._mixer(x, rotations, batch, cache)
 
 
 class _Attention:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shoal.checkpoint.files import StoredTensor
-from shoal.model.spec import DecoderSpec, Role
+from shoal.model.spec import AttentionSpec, DecoderSpec, Role, ShortConvSpec
 from shoal.model.torch.attention import (
     AttentionBatch,
     DecodeRows,
@@ -17,6 +17,8 @@ from shoal.model.torch.attention import (
     Window,
 )
 from shoal.model.torch.decoder import Decoder
+from shoal.model.torch.short_conv import ConvLayer
+from shoal.runner.backends.torch_conv import conv_batch
 from shoal.runner.inputs import Float32, Int32, StepInputs
 
 
@@ -37,19 +39,26 @@ class TorchBackend:
     ) -> None:
         self._vocab_size = spec.vocab_size
         self._decoder = Decoder(spec, weights, dtype, device)
-        self._windows = {layer.attention.window for layer in spec.layers}
+        self._windows = {layer.attention.window for layer in spec.layers if layer.attends}
+        mixers = [layer.mixer for layer in spec.layers]
+        convs = [mixer for mixer in mixers if isinstance(mixer, ShortConvSpec)]
+        self._convs = {conv.kernel_size: conv for conv in convs}
         self._device = device
         self._block_size = block_size
-        self.cache = [
-            KVLayer(
-                layer.attention,
-                num_blocks=num_blocks,
-                block_size=block_size,
-                dtype=dtype,
-                device=device,
-            )
-            for layer in spec.layers
-        ]
+
+        def cache_layer(mixer: AttentionSpec | ShortConvSpec) -> KVLayer | ConvLayer:
+            if isinstance(mixer, AttentionSpec):
+                return KVLayer(
+                    mixer,
+                    num_blocks=num_blocks,
+                    block_size=block_size,
+                    dtype=dtype,
+                    device=device,
+                )
+            kept = num_blocks * mixer.values_per_block(block_size)
+            return ConvLayer(kept, spec.hidden_size, device)
+
+        self.cache = [cache_layer(mixer) for mixer in mixers]
 
     @torch.inference_mode()
     def forward(self, inputs: StepInputs) -> Float32:
@@ -61,10 +70,15 @@ class TorchBackend:
         return logits
 
     def _run(self, inputs: StepInputs) -> Tensor:
+        batch = attention_batch(inputs, self._windows, self._block_size, self._device)
+        batch.convs = {
+            size: conv_batch(inputs, conv, self._block_size, self._device)
+            for size, conv in self._convs.items()
+        }
         return self._decoder.forward(
             self._tensor(inputs.token_ids),
             self._tensor(inputs.positions),
-            attention_batch(inputs, self._windows, self._block_size, self._device),
+            batch,
             self.cache,
             self._tensor(inputs.logit_indices),
         )

@@ -75,7 +75,11 @@ MlpConfig read_mlp(const nb::handle& spec) {
 
 LayerConfig read_layer(const nb::handle& spec) {
   LayerConfig c{};
-  c.attention = read_attention(spec.attr("attention"));
+  const nb::object mixer = spec.attr("mixer");
+  if (get<bool>(spec, "attends"))
+    c.attention = read_attention(mixer);
+  else
+    c.conv = ShortConvConfig{get<int>(mixer, "kernel_size")};
   c.mlp = read_mlp(spec.attr("mlp"));
   c.attention_norm = read_optional_norm(spec.attr("attention_norm"));
   c.mlp_norm = read_optional_norm(spec.attr("mlp_norm"));

@@ -1,6 +1,7 @@
 // What the model is made of: `shoal.model.spec.DecoderSpec` in C++, under the same names. Filled in
 // by bindings/spec.cpp, read by the rest of model/.
 #pragma once
+#include <algorithm>
 #include <optional>
 #include <vector>
 
@@ -47,6 +48,12 @@ struct AttentionConfig {
   bool norms_all_heads() const { return qk_norm && qk_norm->over_all; }
 };
 
+struct ShortConvConfig {  // y = c * conv(b * x), of each channel by itself
+  int kernel_size;
+  // Tokens of a KV block whose b * x stays: the last ones of those that are computed.
+  int values_per_block() const { return std::min(kernel_size - 1, kBlock); }
+};
+
 struct MlpConfig {
   int intermediate_size;
   Activation activation;
@@ -55,11 +62,18 @@ struct MlpConfig {
 
 struct LayerConfig {
   AttentionConfig attention;
+  std::optional<ShortConvConfig> conv;  // mixes instead of attention
   MlpConfig mlp;
   std::optional<NormConfig> attention_norm, mlp_norm, attention_post_norm, mlp_post_norm;
   bool parallel;  // attention and MLP read the same residual
   bool post_norm_of_sum;  // post norms are of the residual with the branch in it
   float residual_multiplier;  // of each branch
+
+  // Outputs of the mixer's first matrix, inputs of its last one.
+  int mixer_in_size(int hidden) const {
+    return conv ? 3 * hidden : attention.query_size() + 2 * attention.kv_size();
+  }
+  int mixer_out_size(int hidden) const { return conv ? hidden : attention.query_size(); }
 };
 
 struct ModelConfig {

@@ -72,21 +72,24 @@ class RotaryTable {
 };
 
 // Where a layer's keys and values lie in a block of all layers: [KV head][K panel, V panels, scales
-// of int8] from `offset` on.
+// of int8] from `offset` on; of a convolution [values per block][hidden_size].
 struct KvPlace {
   std::size_t offset = 0, k_bytes = 0, scales_offset = 0, head_bytes = 0;
 };
 
 struct Layer {
   AttentionConfig attention{};
+  std::optional<ShortConvConfig> conv;
   MlpConfig mlp{};
   bool parallel = false;
   bool post_norm_of_sum = false;
   float residual_multiplier = 1.0f;
   Norm attention_norm, attention_post_norm, mlp_norm, mlp_post_norm;
   QKNorm q_norm, k_norm;
+  // Of a convolution qkv gives b, c and x, output reads c * conv(b * x).
   PackedMatrix qkv, output, up, down;  // up: gate and up in turn, 16 outputs each, where gated
-  int rotary = -1;                     // which table; -1: positions do not turn
+  std::vector<float> conv_taps, conv_bias;  // [kernel_size, hidden_size]; bias may be empty
+  int rotary = -1;  // which table; -1: positions do not turn
   KvPlace kv;
 
   // Of the MLP's input; in a parallel layer without one of its own it is what attention reads.

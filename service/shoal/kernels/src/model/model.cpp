@@ -24,9 +24,8 @@ std::size_t arena_bytes(const ModelConfig& c, Format format) {
   if (c.embedding_size)
     bytes += linear(c.hidden_size, c.embedding_size) + linear(c.embedding_size, c.hidden_size);
   for (const LayerConfig& layer : c.layers) {
-    const AttentionConfig& a = layer.attention;
-    bytes += linear(a.query_size() + 2 * a.kv_size(), c.hidden_size) +
-             linear(c.hidden_size, a.query_size()) +
+    bytes += linear(layer.mixer_in_size(c.hidden_size), c.hidden_size) +
+             linear(c.hidden_size, layer.mixer_out_size(c.hidden_size)) +
              linear(c.hidden_size, layer.mlp.intermediate_size) +
              linear(up_outputs(layer.mlp), c.hidden_size);
   }
@@ -65,8 +64,12 @@ void check_sizes(const ModelConfig& c) {
           "num_token_ids must be within 1..vocab_size");
   for (const LayerConfig& layer : c.layers) {
     const AttentionConfig& a = layer.attention;
-    require(a.num_heads > 0 && a.num_kv_heads > 0 && a.head_dim > 0 &&
-                layer.mlp.intermediate_size > 0,
+    require(layer.mlp.intermediate_size > 0, "sizes of a layer must be positive");
+    if (layer.conv) {
+      require(layer.conv->kernel_size > 1, "kernel_size must be at least 2");
+      continue;
+    }
+    require(a.num_heads > 0 && a.num_kv_heads > 0 && a.head_dim > 0,
             "sizes of a layer must be positive");
     require(a.num_heads % a.num_kv_heads == 0, "num_heads must be a multiple of num_kv_heads");
     require(!a.rotary || 2 * a.rotary->inv_freq.size() <= static_cast<std::size_t>(a.head_dim),
@@ -132,6 +135,7 @@ Model::Model(const ModelConfig& c, Dtype dtype, const Kernels* kernels, int num_
   x_ = floats(hidden_stride_);
   qkv_ = floats(qkv_stride_);
   attention_ = floats(attention_stride_);
+  convolved_ = floats(hidden_stride_);  // costs memory only where a layer convolves
   mlp_ = floats(mlp_stride_);
   branch_ = floats(hidden_stride_);  // costs memory only where a layer has a norm behind a branch
   embedded_ = floats(embedded_stride_);
@@ -145,10 +149,12 @@ Model::Model(const ModelConfig& c, Dtype dtype, const Kernels* kernels, int num_
 
 void Model::add_layer(const LayerConfig& c) {
   const AttentionConfig& a = c.attention;
-  const int hidden = config.hidden_size, qkv_size = a.query_size() + 2 * a.kv_size();
+  const int hidden = config.hidden_size;
+  const int qkv_size = c.mixer_in_size(hidden), mixed_size = c.mixer_out_size(hidden);
   const auto matrix = [&](int n, int k) { return PackedMatrix(linear_format_, n, k, &arena_); };
   Layer layer;
   layer.attention = a;
+  layer.conv = c.conv;
   layer.mlp = c.mlp;
   layer.parallel = c.parallel;
   layer.post_norm_of_sum = c.post_norm_of_sum;
@@ -160,7 +166,7 @@ void Model::add_layer(const LayerConfig& c) {
   layer.q_norm = QKNorm(a.qk_norm, a.num_heads, a.head_dim);
   layer.k_norm = QKNorm(a.qk_norm, a.num_kv_heads, a.head_dim);
   layer.qkv = matrix(qkv_size, hidden);
-  layer.output = matrix(hidden, a.query_size());
+  layer.output = matrix(hidden, mixed_size);
   layer.up = matrix(up_outputs(c.mlp), hidden);
   layer.down = matrix(hidden, c.mlp.intermediate_size);
   if (a.rotary) layer.rotary = rotary_table(*a.rotary);
@@ -171,10 +177,14 @@ void Model::add_layer(const LayerConfig& c) {
   if (kv_format_ == KvFormat::int8) layer.kv.head_bytes += 2 * kBlock * sizeof(float);
   layer.kv.offset = block_bytes_;
   block_bytes_ += layer.kv.head_bytes * a.num_kv_heads;
+  if (c.conv) {
+    layer.conv_taps.resize(static_cast<std::size_t>(c.conv->kernel_size) * hidden);
+    block_bytes_ += round_up(c.conv->values_per_block() * hidden * 4, 64);
+  }
   qkv_stride_ = std::max(qkv_stride_, round_up(qkv_size, kPanel));
-  attention_stride_ = std::max(attention_stride_, round_up(a.query_size(), kPanel));
+  attention_stride_ = std::max(attention_stride_, round_up(mixed_size, kPanel));
   mlp_stride_ = std::max(mlp_stride_, round_up(c.mlp.intermediate_size, kPanel));
-  max_group_ = std::max(max_group_, a.group());
+  if (!c.conv) max_group_ = std::max(max_group_, a.group());
   num_stages_ += 12;  // as many as a layer can have
   layers_.push_back(std::move(layer));
 }

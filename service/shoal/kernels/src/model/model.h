@@ -2,7 +2,7 @@
 //   model.cpp    memory
 //   weights.cpp  weights by role
 //   plan.cpp     what happens before a step's stages
-//   step.cpp     the stages; linear.cpp, attention.cpp, head.cpp: the tasks of a stage
+//   step.cpp     the stages; linear.cpp, attention.cpp, short_conv.cpp, head.cpp: their tasks
 // Called by bindings/model_bindings.cpp.
 #pragma once
 #include <string>
@@ -121,6 +121,7 @@ class Model {
   // step.cpp
   void run(int worker);
   void run_layer(int worker, int& stage, const Layer& layer);
+  void run_attention(int worker, int& stage, const Layer& layer);
   void embed(int worker, int token);
   void project_embeddings(int worker, int& stage);
   void finish_embedding(int worker, int token);
@@ -151,6 +152,12 @@ class Model {
   void store_token(int worker, const Layer& layer, int token);
   int heads_at_once(const Layer& layer) const;
   void attend(int worker, const Layer& layer, int task, bool store, bool prefetch_next_head);
+  // short_conv.cpp
+  void set_conv(Layer& layer, const std::string& role, const Matrix& matrix);
+  void convolve(int worker, int& stage, const Layer& layer);
+  void convolve_token(const Layer& layer, int row, int token, int first, int channels);
+  float* conv_input(int token) const;
+  float* conv_values(const Layer& layer, int block, int offset) const;
   // head.cpp
   void run_head(int worker, int& stage);
   void head_task(Worker& worker, const PreparedRows& rows, int task);
@@ -174,10 +181,10 @@ class Model {
   int max_group_ = 1, num_stages_ = 0;
   int qkv_stride_ = 0, attention_stride_ = 0, hidden_stride_ = 0, mlp_stride_ = 0, widest_ = 0;
   int embedded_stride_ = 0;
-  // The KV cache, and per token: the residual, queries with keys and values, mixed values, the
-  // MLP's inside, a branch before its norm, embeddings and the head's input where they have a width
-  // of their own, rows as a linear layer reads them.
-  Region kv_, x_, qkv_, attention_, mlp_, branch_, embedded_, prepared_;
+  // The KV cache, and per token: the residual, queries with keys and values (or b, c and x), mixed
+  // values, those of convolutions, the MLP's inside, a branch before its norm, embeddings and the
+  // head's input where they have a width of their own, rows as a linear layer reads them.
+  Region kv_, x_, qkv_, attention_, convolved_, mlp_, branch_, embedded_, prepared_;
   std::vector<Worker> workers_;
 
   // The step under way; threads read only this, never the caller's arrays.

@@ -22,6 +22,26 @@ void Model::run_layer(int worker, int& stage, const Layer& layer) {
   const Input normed{x_.as<float>(), static_cast<std::size_t>(hidden_stride_),
                      &layer.attention_norm, nullptr, tokens, config.hidden_size, layer.qkv.format};
   linear(worker, stage, normed, layer.qkv, qkv_.as<float>(), qkv_stride_, false);
+  if (layer.conv)
+    convolve(worker, stage, layer);
+  else
+    run_attention(worker, stage, layer);
+  // The MLP of a parallel layer reads the residual before attention is added.
+  if (layer.parallel) mlp_up(worker, stage, layer);
+  const Input convolved{convolved_.as<float>(), static_cast<std::size_t>(hidden_stride_), nullptr,
+                        nullptr, tokens, config.hidden_size, layer.output.format};
+  const Input attended{attention_.as<float>(), static_cast<std::size_t>(attention_stride_), nullptr,
+                       nullptr, tokens, layer.attention.query_size(), layer.output.format};
+  add_branch(worker, stage, layer.conv ? convolved : attended, layer, layer.output,
+             layer.attention_post_norm);
+  if (!layer.parallel) mlp_up(worker, stage, layer);
+  const Input activated{mlp_.as<float>(), static_cast<std::size_t>(mlp_stride_), nullptr, nullptr,
+                        tokens, layer.mlp.intermediate_size, layer.down.format};
+  add_branch(worker, stage, activated, layer, layer.down, layer.mlp_post_norm);
+}
+
+void Model::run_attention(int worker, int& stage, const Layer& layer) {
+  const int tokens = in_.num_tokens;
   // A chunk's tokens see each other: all are stored before any attends.
   const bool stored = !decode_only_ || layer.attention.norms_all_heads();
   if (stored)
@@ -34,15 +54,6 @@ void Model::run_layer(int worker, int& stage, const Layer& layer) {
     for (int h = 0; h < at_once; ++h)
       attend(worker, layer, i * at_once + h, !stored, h + 1 < at_once);
   });
-  // The MLP of a parallel layer reads the residual before attention is added.
-  if (layer.parallel) mlp_up(worker, stage, layer);
-  const Input attended{attention_.as<float>(), static_cast<std::size_t>(attention_stride_), nullptr,
-                       nullptr, tokens, layer.attention.query_size(), layer.output.format};
-  add_branch(worker, stage, attended, layer, layer.output, layer.attention_post_norm);
-  if (!layer.parallel) mlp_up(worker, stage, layer);
-  const Input activated{mlp_.as<float>(), static_cast<std::size_t>(mlp_stride_), nullptr, nullptr,
-                        tokens, layer.mlp.intermediate_size, layer.down.format};
-  add_branch(worker, stage, activated, layer, layer.down, layer.mlp_post_norm);
 }
 
 void Model::embed(int worker, int token) {
@@ -53,6 +64,8 @@ void Model::embed(int worker, int token) {
     head_.unpack_row(in_.token_ids[token], x);
   else
     embedding_.unpack_row(in_.token_ids[token], x);
+  const int stride = config.embedding_size ? embedded_stride_ : hidden_stride_;
+  std::fill(x + config.embedding_width(), x + stride, 0.0f);  // a NaN may have been left there
   if (config.embedding_multiplier != 1.0f)
     for (int i = 0; i < config.embedding_width(); ++i) x[i] *= config.embedding_multiplier;
   if (!config.embedding_size) finish_embedding(worker, token);

@@ -72,6 +72,8 @@ void Model::set_weight(int layer, const std::string& role, const Matrix& m) {
             "weight " + role + " does not fit the model");
     const std::vector<float> values = values_of(m);
     for (int i = 0; i < m.cols; ++i) to[i] = is_bias ? values[i] : norm.weight_offset + values[i];
+  } else if (name == "conv" && layer >= 0 && layers_[layer].conv) {
+    set_conv(layers_[layer], role, m);
   } else {
     const Target target = linear_target(layer, name);
     if (is_bias) {
@@ -97,6 +99,9 @@ Model::Target Model::linear_target(int index, const std::string& name) {
   Layer& layer = layers_[index];
   const int queries = layer.attention.query_size(), keys = layer.attention.kv_size();
   const int inside = layer.mlp.intermediate_size;
+  if (layer.conv && name == "conv_in")
+    return {&layer.qkv, 0, 3 * config.hidden_size, Part::whole};
+  if (layer.conv && name == "conv_out") return {&layer.output, 0, config.hidden_size, Part::whole};
   if (name == "q") return {&layer.qkv, 0, queries, Part::whole};
   if (name == "k") return {&layer.qkv, queries, keys, Part::whole};
   if (name == "v") return {&layer.qkv, queries + keys, keys, Part::whole};
