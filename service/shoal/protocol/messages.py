@@ -20,6 +20,8 @@ class ModelSource(msgspec.Struct, frozen=True, array_like=True):
     path: str
     may_fail: bool = False
     """If True, the other models are still served when this one cannot be loaded."""
+    aliases: tuple[str, ...] = ()
+    """Other names that requests may use."""
 
 
 class EngineConfig(_Message, frozen=True):

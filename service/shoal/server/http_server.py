@@ -47,6 +47,7 @@ async def serve_http(
         client=client,
         models=models,
         failed=failed,
+        aliases={alias: source.name for source in selection.sources for alias in source.aliases},
         admission=Admission(
             client.stats,
             max_batch_size=settings.max_batch_size,
@@ -60,7 +61,7 @@ async def serve_http(
     server = _Server(_uvicorn_config(settings, services, listener), services, stop)
     background_tasks = [
         asyncio.create_task(_measure_loop_lag(services)),
-        asyncio.create_task(_print_startup_message(client, server, services)),
+        asyncio.create_task(_print_startup_message(client, server, services, selection.absent)),
         asyncio.create_task(_drain_and_stop(server, services, stop)),
     ]
     try:
@@ -133,7 +134,9 @@ async def _measure_loop_lag(services: Services) -> None:
         services.metrics.loop_lag.set(max(0.0, services.loop_beat - before - LOOP_BEAT_S))
 
 
-async def _print_startup_message(client: RemoteEngine, server: _Server, services: Services) -> None:
+async def _print_startup_message(
+    client: RemoteEngine, server: _Server, services: Services, absent: Mapping[str, str]
+) -> None:
     """Prints the models, the URL and an example request once the server is ready."""
     await client.ready.wait()
     await server.listening.wait()
@@ -143,6 +146,8 @@ async def _print_startup_message(client: RemoteEngine, server: _Server, services
     served = [model.name for model in services.served_models()]
     for line in (*_model_lines(client.loaded, served), *_failure_lines(services)):
         print(line, flush=True)
+    for name, how_to_get in absent.items():
+        print(f"  {name}: {how_to_get}", flush=True)
     if not served:  # possible if engine and tokenizer failed on different models
         return
     model = services.default_model

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
@@ -42,6 +43,8 @@ class Services:
     metrics: Metrics
     failed: dict[str, str] = field(default_factory=dict)
     """Models of models_dir whose tokenizer or template failed to load, with the reason."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Other names of models -> the name each is served by."""
     version: str = field(default_factory=shoal_version)
     draining: bool = False
     open_requests: set["asyncio.Task[object]"] = field(default_factory=set)
@@ -73,8 +76,8 @@ class Services:
     @property
     def default_model(self) -> str:
         """The model used when a request names none. Raises Unavailable if all failed."""
-        if self.settings.default_model is not None:
-            return self.settings.default_model
+        if (name := self.settings.default_model) is not None:
+            return self.aliases.get(name, name)
         if not (served := self.served_models()):
             raise Unavailable("no model could be loaded", code="model_loading")
         return served[0].name
@@ -88,6 +91,7 @@ class Services:
                     hint=f"known models: {self._known_names()}",
                 )  # fmt: skip
             name = self.default_model
+        name = self.aliases.get(name, name)
         if reason := self.failure_of(name):
             raise ModelNotFound(
                 f"the model {name!r} could not be loaded: {reason[:1000]}", param="model"

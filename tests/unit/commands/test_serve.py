@@ -24,7 +24,7 @@ def settings_of(config: Path | None = None, **flags: Any) -> Settings:
 
 def test_every_setting_is_a_flag() -> None:
     parameters = inspect.signature(serve.make_command()).parameters
-    assert list(parameters) == ["config", *Settings.model_fields]
+    assert list(parameters) == ["paths", "config", *Settings.model_fields]
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,20 @@ router = APIRouter(tags=["Models"])
 
 @router.get("/v1/models")
 async def list_models(request: Request) -> dict[str, Any]:
-    """Every configured model, the default first; those still loading have ready false. Models of
-    models_dir that cannot be loaded are listed under `failed`."""
+    """Every configured model, the default first, and after each its aliases, whose `root` is the
+    model's name; those still loading have ready false. Models of models_dir that cannot be loaded
+    are listed under `failed`."""
     services = services_of(request)
     default = services.default_model
     models = sorted(services.served_models(), key=lambda model: model.name != default)
     failed = [{"id": name, "reason": reason} for name, reason in services.failures().items()]
     return {
         "object": "list",
-        "data": [_model_object(services, model) for model in models],
+        "data": [
+            _model_object(services, model, name)
+            for model in models
+            for name in (model.name, *_aliases(services, model))
+        ],
         **({"failed": failed} if failed else {}),
     }
 
@@ -29,13 +34,18 @@ async def list_models(request: Request) -> dict[str, Any]:
 async def retrieve_model(request: Request, model_id: str) -> dict[str, Any]:
     """One model by id."""
     services = services_of(request)
-    return _model_object(services, services.find_model(model_id))
+    return _model_object(services, services.find_model(model_id), model_id)
 
 
-def _model_object(services: Services, model: TextModel) -> dict[str, Any]:
+def _aliases(services: Services, model: TextModel) -> list[str]:
+    return [alias for alias, name in services.aliases.items() if name == model.name]
+
+
+def _model_object(services: Services, model: TextModel, name: str) -> dict[str, Any]:
+    """`name`: the model's own, or an alias."""
     loaded = services.client.loaded.get(model.name)
     return {
-        "id": model.name,
+        "id": name,
         "object": "model",
         "created": model.created,
         "owned_by": "local",
