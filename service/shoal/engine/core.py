@@ -30,14 +30,22 @@ class EngineCore:
         config: EngineConfig,
         clock: Callable[[], float],
     ) -> None:
-        """`models`: by name. `clock`: seconds, monotonic."""
+        """`models`: by name, the first ones. `clock`: seconds, monotonic."""
         self._clock = clock
-        self._models = {
-            name: _Model(runner, _fit(loaded, num_blocks, config), num_blocks, config)
-            for name, (runner, loaded, num_blocks) in models.items()
-        }
-        self._arbiter = Arbiter(list(self._models))
+        self._config = config
+        self._models: dict[str, _Model] = {}
+        self._arbiter = Arbiter([])
         self._unknown: list[Submit] = []  # for a model that is not served; to be refused
+        for name, model in models.items():
+            self.add_model(name, model)
+
+    def add_model(self, name: str, model: LoadedRunner) -> LoadedModel:
+        """Serves one more model; returns it as the engine serves it."""
+        runner, loaded, num_blocks = model
+        fitted = _fit(loaded, num_blocks, self._config)
+        self._models[name] = _Model(runner, fitted, num_blocks, self._config)
+        self._arbiter.add(name)
+        return fitted
 
     @property
     def loaded_models(self) -> list[LoadedModel]:
