@@ -109,8 +109,9 @@ def _search(folder: Path, catalogue: Mapping[str, Entry]) -> list[ModelSource]:
 
 
 def _name_of(path: Path) -> str:
+    """A file's name says its format too, a folder's does not."""
     path = Path(os.path.abspath(path))  # "." has a name as well; a link keeps its own
-    return path.stem if path.suffix == ".gguf" else path.name
+    return path.stem if path.suffix == ".gguf" and not os.path.isdir(path) else path.name
 
 
 def _how_to_get(entry: Entry) -> str:

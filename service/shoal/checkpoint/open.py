@@ -4,13 +4,15 @@ import re
 from pathlib import Path
 
 from shoal.checkpoint.files import ModelFiles
+from shoal.checkpoint.gguf import GgufFile
+from shoal.checkpoint.gguf_header import MAGIC
 from shoal.checkpoint.hf import CONFIG, TOKENIZER, WEIGHTS, WEIGHTS_INDEX, HuggingFaceFolder
+from shoal.checkpoint.read import refuse_lfs_pointer
 from shoal.errors import ModelFolderError
 
 ADAPTER_CONFIG = "adapter_config.json"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 """owner/name, as Hugging Face spells repositories."""
-_GGUF_MAGIC = b"GGUF"
 
 
 def open_model(path: Path) -> ModelFiles:
@@ -22,7 +24,9 @@ def open_model(path: Path) -> ModelFiles:
         raise ModelFolderError(f"{path} cannot be read: {error.strerror}") from error
     if problem is not None:
         raise ModelFolderError(problem)
-    return HuggingFaceFolder(path)
+    if path.is_file():
+        return GgufFile(path)
+    return HuggingFaceFolder(path) if (path / CONFIG).is_file() else GgufFile(_gguf_files(path)[0])
 
 
 def looks_like_model(path: Path) -> bool:
@@ -58,18 +62,28 @@ def _about_nothing(path: Path) -> str:
             f"Shoal downloads nothing: `hf download {path} --local-dir {local}`, "
             f"then --model {local}"
         )
-    return f"{path} does not exist: give a folder with {CONFIG}, {TOKENIZER} and {WEIGHTS}"
+    return (
+        f"{path} does not exist: give a folder with {CONFIG}, {TOKENIZER} and {WEIGHTS}, or a "
+        ".gguf file"
+    )
 
 
-def _about_file(path: Path) -> str:
+def _about_file(path: Path) -> str | None:
     with path.open("rb") as file:
-        is_gguf = file.read(len(_GGUF_MAGIC)) == _GGUF_MAGIC
-    if is_gguf or path.suffix == ".gguf":
-        return (
-            f"{path.name} is a GGUF file, which this version of Shoal cannot read: use the model's "
-            f"Hugging Face folder, with {CONFIG}, {TOKENIZER} and {WEIGHTS}"
-        )
-    return f"{path.name} is a file: give the folder it lies in, with {CONFIG} and {TOKENIZER}"
+        is_gguf = file.read(len(MAGIC)) == MAGIC
+    if is_gguf:
+        return None
+    if path.suffix == ".gguf":
+        refuse_lfs_pointer(path)
+        return f"{path.name} does not begin as a GGUF file does: it is damaged; fetch it again"
+    return (
+        f"{path.name} is a file, and no GGUF file: give the folder it lies in, with {CONFIG} and "
+        f"{TOKENIZER}"
+    )
+
+
+def _gguf_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.gguf"))
 
 
 def _about_folder(path: Path) -> str | None:
@@ -83,7 +97,10 @@ def _about_folder(path: Path) -> str | None:
         )
     if has_config:
         return None
-    if files := sorted(path.glob("*.gguf")):
+    if len(files := _gguf_files(path)) > 1:
+        names = ", ".join(file.name for file in files[:5])
+        return f"{name} has several GGUF files: give one of them, not the folder: {names}"
+    if files:
         return _about_file(files[0])
     if (path / "snapshots").is_dir():
         return (

@@ -5,6 +5,7 @@ The reasons are the error messages of the code with which `shoal serve` loads a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ def read_folder(source: ModelSource, config: EngineConfig | None = None) -> Mode
         name=source.name,
         path=source.path,
         architecture=", ".join(map(str, names)) if isinstance(names, list) and names else "?",
-        num_parameters=sum(tensor.array.size for tensor in tensors.values()),
+        num_parameters=sum(math.prod(tensor.shape) for tensor in tensors.values()),
         dtypes=tuple(sorted({tensor.dtype for tensor in tensors.values()})),
         num_bytes=attempt(lambda: files.weight_bytes) or 0,
         max_model_len=settings.get("max_position_embeddings") or settings.get("n_positions"),

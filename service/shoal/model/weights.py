@@ -3,13 +3,15 @@
 What is missing, unknown, of another shape or not finite is refused by the name in the file.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shoal.checkpoint.files import StoredTensor
+from shoal.checkpoint.blocks import has_finite_scales
+from shoal.checkpoint.files import BLOCKS, StoredTensor
 from shoal.errors import ModelFolderError
 from shoal.model.architectures.base import Architecture, TensorSource
 from shoal.model.spec import DecoderSpec, Role, expected_weights
@@ -65,6 +67,7 @@ def load_weights(
     weights: dict[Role, StoredTensor] = {}
     for key, (_, source, layer) in expected.items():
         tensor, start = tensors[key], 0
+        assert not (source.transposed and tensor.dtype in BLOCKS), f"{key}: blocks run along rows"
         array = tensor.array.T if source.transposed else tensor.array
         for role in source.roles:
             end = start + shapes[Role(role, layer)][0]
@@ -76,12 +79,13 @@ def load_weights(
 
 def num_parameters(weights: Weights) -> int:
     """Numbers in all weights; a tied head is the embedding and not counted twice."""
-    return sum(weight.array.size for weight in weights.values())
+    return sum(math.prod(weight.shape) for weight in weights.values())
 
 
 def stored_format(weights: Weights) -> str:
-    """Of the embedding, as stored: float32, float16 or bfloat16."""
-    return _FORMATS[weights[Role("embedding")].dtype]
+    """Of the embedding, as stored: float32, float16 or bfloat16. Quantized blocks count as float32,
+    which holds their numbers exactly."""
+    return _FORMATS.get(weights[Role("embedding")].dtype, "float32")
 
 
 def _sources(
@@ -154,8 +158,12 @@ def _check(
     )
     _refuse_any(
         name,
-        f"tensors are stored in a format that is none of {', '.join(_FORMATS)}",
-        [f"{key} ({one.dtype})" for key, one in tensors.items() if one.dtype not in _FORMATS],
+        f"tensors are stored in a format that is none of {', '.join((*_FORMATS, *BLOCKS))}",
+        [
+            f"{key} ({one.dtype})"
+            for key, one in tensors.items()
+            if one.dtype not in _FORMATS and one.dtype not in BLOCKS
+        ],
     )
     _refuse_any(
         name,
@@ -165,6 +173,8 @@ def _check(
 
 
 def _is_finite(tensor: StoredTensor) -> bool:
+    if tensor.dtype in BLOCKS:
+        return has_finite_scales(tensor)
     flat: NDArray[Any] = tensor.array.reshape(-1)
     for start in range(0, flat.size, _NUMBERS_AT_ONCE):
         piece = flat[start : start + _NUMBERS_AT_ONCE]

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shoal.checkpoint.files import StoredTensor
+from shoal.checkpoint.blocks import dequantize
+from shoal.checkpoint.files import BLOCKS, StoredTensor
 from shoal.model.spec import Activation, MlpSpec, NormSpec, Role, RotarySpec
 
 Transform = Callable[[Tensor], Tensor]
@@ -22,7 +23,8 @@ ACTIVATIONS: dict[Activation, Transform] = {
 
 
 class TorchWeights:
-    """Weights by role in one dtype on one device; bfloat16 becomes float32 exactly."""
+    """Weights by role in one dtype on one device; bfloat16 and quantized blocks become float32
+    exactly."""
 
     def __init__(
         self, stored: Mapping[Role, StoredTensor], dtype: torch.dtype, device: str
@@ -34,6 +36,8 @@ class TorchWeights:
     def tensor(self, name: str, layer: int | None = None) -> Tensor:
         """A copy, so that the file can be closed or change."""
         stored = self._stored[Role(name, layer)]
+        if stored.dtype in BLOCKS:
+            return torch.from_numpy(dequantize(stored)).to(self._device, self._dtype)
         tensor = torch.from_numpy(np.array(stored.array, order="C"))
         if stored.dtype == "BF16":
             tensor = tensor.view(torch.bfloat16)

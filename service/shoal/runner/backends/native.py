@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from shoal.checkpoint.files import StoredTensor
+from shoal.checkpoint.blocks import dequantize
+from shoal.checkpoint.files import BLOCKS, StoredTensor
 from shoal.errors import ConfigError
 from shoal.kernels import native
 from shoal.kernels.native import Dtype
@@ -41,7 +42,10 @@ class NativeBackend:
         self._no_logits = np.empty((0, spec.vocab_size), np.float32)
         self._model = native.NativeModel(
             spec,
-            {role: tensor.array for role, tensor in weights.items()},
+            {
+                role: dequantize(tensor) if tensor.dtype in BLOCKS else tensor.array
+                for role, tensor in weights.items()
+            },
             dtype=dtype,
             num_blocks=num_blocks,
             max_tokens=max_step_tokens,
