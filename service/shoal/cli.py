@@ -31,6 +31,7 @@ def build_app(with_serve_flags: bool = True) -> "typer.Typer":
     from shoal.commands import serve
     from shoal.commands.bench.command import bench
     from shoal.commands.chat import chat
+    from shoal.commands.check import check
     from shoal.commands.complete import complete
     from shoal.commands.doctor import doctor
     from shoal.commands.models import models
@@ -63,6 +64,6 @@ def build_app(with_serve_flags: bool = True) -> "typer.Typer":
         app.command("serve", help=serve.DESCRIPTION)(serve.make_command())
     else:
         app.command("serve", help=serve.DESCRIPTION)(lambda: None)
-    for command in (chat, complete, bench, models, pull, doctor, train):
+    for command in (chat, complete, bench, models, pull, check, doctor, train):
         app.command()(command)
     return app

@@ -92,9 +92,14 @@ def _read_scaling(keys: GgufKeys) -> Config | None:
     kind = keys.word("rope.scaling.type", "none" if factor == 1 else "linear", _SCALINGS)
     original = keys.count("rope.scaling.original_context_length", 0)
     factors = keys.factors("rope_freqs.weight")
-    short, long = keys.factors("rope_factors_short.weight"), keys.factors("rope_factors_long.weight")
+    short, long = (
+        keys.factors("rope_factors_short.weight"),
+        keys.factors("rope_factors_long.weight"),
+    )
     if factors is not None or short is not None or long is not None:
-        keys.require(kind in ("none", "longrope"), "rope.scaling.type", "be none beside rope factors")
+        keys.require(
+            kind in ("none", "longrope"), "rope.scaling.type", "be none beside rope factors"
+        )
         # One divisor per pair of channels (the llama3 kind, written out) is a longrope whose two
         # sets are the same.
         scaling: Config = {

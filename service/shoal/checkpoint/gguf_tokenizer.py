@@ -65,7 +65,9 @@ class GgufTokenizer:
             "added_tokens": _added_tokens(vocab, is_sentencepiece=kind == "llama"),
             **_KINDS[kind](vocab),
         }
-        return TokenizerFiles(json.dumps(definition, ensure_ascii=False), self._settings, self._file)
+        return TokenizerFiles(
+            json.dumps(definition, ensure_ascii=False), self._settings, self._file
+        )
 
     @property
     def generation_config(self) -> Mapping[str, Any]:
