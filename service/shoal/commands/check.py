@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from shoal.commands.terminal import fail
 if TYPE_CHECKING:
     from shoal.checkpoint.files import ModelFiles
     from shoal.commands.measure import Speed
+    from shoal.engine.core import EngineCore
     from shoal.protocol.messages import EngineConfig, ModelSource
     from shoal.protocol.step import LoadedRunner
     from shoal.runner.compare import Comparison
@@ -88,6 +90,7 @@ def examine(source: ModelSource, config: EngineConfig) -> Report:
     """Reads, loads, measures and compares one model; a problem ends that and is reported."""
     from shoal.checkpoint.open import open_model
     from shoal.commands.measure import measure_speed
+    from shoal.engine.core import EngineCore
     from shoal.errors import ShoalError
     from shoal.runner.describe import describe_network
     from shoal.runner.load import check_model, load_runner
@@ -103,11 +106,15 @@ def examine(source: ModelSource, config: EngineConfig) -> Report:
         report.remarks += check_model(files, config)
         loaded = load_runner(source, config, config.kv_cache_bytes, lambda progress: None)
         report.computes = _describe_loaded(loaded, report.network)
-        report.transformers = _compare(files, text, loaded, report)
-        report.speed = measure_speed(loaded, config)
+        core = EngineCore({source.name: loaded}, config, time.monotonic)
+        report.transformers = _compare(files, text, core, report)
+        report.speed = measure_speed(core, config)
     except ShoalError as error:
         report.problem = error.message
-    if report.transformers is not None and not report.transformers.agrees:
+    compared = (
+        report.transformers
+    )  # quantized weights are not those that transformers computes with
+    if compared is not None and config.quantize == "none" and not compared.agrees:
         report.problem = (
             "the answers differ from those of transformers, so this is a fault of Shoal: report it "
             "with the model's config, and compute with --kernels torch if that agrees"
@@ -117,19 +124,21 @@ def examine(source: ModelSource, config: EngineConfig) -> Report:
 
 
 def _compare(
-    files: ModelFiles, text: TextModel, loaded: LoadedRunner, report: Report
+    files: ModelFiles, text: TextModel, core: EngineCore, report: Report
 ) -> Comparison | None:
     """None, with a remark, where the comparison is not possible."""
-    from shoal.runner.compare import NUM_GREEDY, can_compare, compare_with_transformers
+    from shoal.commands.measure import answer
+    from shoal.runner.compare import NUM_GREEDY, NUM_TOP, can_compare, compare_with_transformers
 
     if not can_compare(files.path):
         return None
-    room = loaded.loaded.max_model_len - NUM_GREEDY
+    room = core.loaded_models[0].max_model_len - NUM_GREEDY
     prompt = text.tokenizer.encode(SAMPLE_TEXT)[: min(32, room)]
     if len(prompt) < 2:
         return None
+    reports, greedy = answer(core, prompt, NUM_GREEDY, min(NUM_TOP, text.tokenizer.vocab_size))
     try:
-        return compare_with_transformers(files.path, loaded.runner, prompt)
+        return compare_with_transformers(files.path, prompt, reports, greedy)
     except Exception as error:  # whatever another library says about a folder that we can read
         reason = str(error).strip().splitlines() or [type(error).__name__]
         report.remarks.append(f"not compared: transformers cannot load it: {reason[0][:200]}")

@@ -1,6 +1,5 @@
 """Compares a loaded model with `transformers` on the same folder, for `shoal check`."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -9,14 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shoal.protocol.params import OutputParams, SamplingParams, StopParams
-from shoal.protocol.step import NewRow, Runner, StepPlan
+from shoal.protocol.messages import TokenLogprobs
 
 NUM_GREEDY = 20
 NUM_TOP = 20
 MAX_DIFFERENCE = 0.5
 """Of a log-probability. Beyond it the numbers are not those of smaller weights but wrong."""
-_BLOCK_SIZE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +37,16 @@ def can_compare(path: Path) -> bool:
     return is_installed and (path / "config.json").is_file()
 
 
-def compare_with_transformers(path: Path, runner: Runner, prompt: Sequence[int]) -> Comparison:
-    """`prompt`: at least two token ids, and room for NUM_GREEDY more. The runner must be new.
-    Raises whatever transformers does about a folder that it cannot read."""
-    ours, top, greedy = _run_ours(runner, list(prompt))
+def compare_with_transformers(
+    path: Path, prompt: Sequence[int], reports: Sequence[TokenLogprobs], greedy: Sequence[int]
+) -> Comparison:
+    """`reports`: ours for prompt[1:], each with the likeliest tokens of its position; `greedy`: the
+    ids we answer. Raises whatever transformers does about a folder that it cannot read."""
     reference = _Reference(path)
-    theirs = reference.logprobs(prompt)[: len(top)]
-    differences = np.abs(np.take_along_axis(theirs, top, axis=1) - ours)
+    theirs = reference.logprobs(prompt)[:-1]
+    ours = np.array([report.top_logprobs for report in reports])
+    top_ids = np.array([report.top_ids for report in reports])
+    differences = np.abs(np.take_along_axis(theirs, top_ids, axis=1) - ours)
     expected: list[int] = list(prompt)
     num_equal = 0
     for token_id in greedy:
@@ -54,50 +54,23 @@ def compare_with_transformers(path: Path, runner: Runner, prompt: Sequence[int])
             break
         num_equal += 1
         expected.append(token_id)
-    return Comparison(len(top), float(differences.max()), num_equal)
-
-
-def _run_ours(
-    runner: Runner, prompt: list[int]
-) -> tuple[NDArray[np.float64], NDArray[np.int64], list[int]]:
-    """Log-probabilities [n - 1, NUM_TOP] that follow the prompt's tokens, their ids, and a greedy
-    answer."""
-    num_blocks = -(-(len(prompt) + NUM_GREEDY) // _BLOCK_SIZE)
-    row = NewRow(
-        seq_id=1,
-        token_ids=prompt,
-        num_prompt_tokens=len(prompt),
-        block_ids=list(range(num_blocks)),
-        sampling=SamplingParams(seed=0, temperature=0.0),
-        stop=StopParams(max_tokens=NUM_GREEDY),
-        output=OutputParams(prompt_logprobs=NUM_TOP),
-    )
-    result = runner.run(StepPlan([1], [0], [len(prompt)], new_rows=[row]))
-    reports = result.prompt_logprobs[1]
-    greedy: list[int] = []
-    for position in range(len(prompt), len(prompt) + NUM_GREEDY):
-        (token_id,) = result.token_ids
-        if token_id is None:
-            break
-        greedy.append(token_id)
-        result = runner.run(StepPlan([1], [position], [1]))
-    runner.run(StepPlan(released=[1]))
-    logprobs = np.array([report.top_logprobs for report in reports])
-    return logprobs, np.array([report.top_ids for report in reports]), greedy
+    return Comparison(len(ours), float(differences.max()), num_equal)
 
 
 class _Reference:
     """The model as transformers reads it; nothing is downloaded and no code of it is run."""
 
     def __init__(self, path: Path) -> None:
-        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         import torch
         from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
 
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
         self._torch = torch
-        self._model = AutoModelForCausalLM.from_pretrained(
+        self._model = AutoModelForCausalLM.from_pretrained(  # in evaluation mode
             path, dtype=torch.float32, local_files_only=True, trust_remote_code=False
-        ).eval()
+        )
 
     def logprobs(self, token_ids: Sequence[int]) -> NDArray[np.float64]:
         """float64 [n, vocab_size], of what follows each token."""
