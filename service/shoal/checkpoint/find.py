@@ -27,6 +27,12 @@ class ModelSelection:
     absent: Mapping[str, str] = field(default_factory=dict)
     """Name -> how to get it, of models in the catalogue of a searched folder that are not there."""
 
+    @property
+    def smallest_first(self) -> tuple[ModelSource, ...]:
+        """The sources in the order of their files' sizes: what is small is ready at once, whatever
+        else is to be loaded."""
+        return tuple(sorted(self.sources, key=_num_bytes))
+
 
 def find_models(
     models: Sequence[str], models_dir: Path | None, default_model: str | None
@@ -112,6 +118,17 @@ def _name_of(path: Path) -> str:
     """A file's name says its format too, a folder's does not."""
     path = Path(os.path.abspath(path))  # "." has a name as well; a link keeps its own
     return path.stem if path.suffix == ".gguf" and not os.path.isdir(path) else path.name
+
+
+def _num_bytes(source: ModelSource) -> int:
+    """Of the files at the source's path; 0 for what cannot be read, which loading then says."""
+    try:
+        if not os.path.isdir(source.path):
+            return os.path.getsize(source.path)
+        with os.scandir(source.path) as files:
+            return sum(file.stat().st_size for file in files if file.is_file())
+    except OSError:
+        return 0
 
 
 def _how_to_get(entry: Entry) -> str:

@@ -1,11 +1,10 @@
 """Loads models in a thread beside the engine's loop, which serves each as soon as it is ready.
 
-Smallest first, one after the other: what is small answers at once, whatever else is to come, and at
-no time do two models unpack their weights.
+One after the other, in the order of the config: what comes first answers at once, whatever else is
+to come, and at no time do two models unpack their weights.
 """
 
 import logging
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -58,7 +57,7 @@ class Loader:
 
     def _run(self) -> None:
         left_bytes = self._config.kv_cache_bytes
-        sources = sorted(self._config.models, key=_num_bytes)
+        sources = self._config.models
         failure: LoadError | None = None
         has_loaded = False
         for index, source in enumerate(sources):
@@ -96,14 +95,3 @@ class Loader:
             _log.exception("loading %s failed", source.name)
             message = f"model {source.name} could not be loaded: {type(error).__name__}: {error}"
             raise LoadError(message, "internal_error") from error
-
-
-def _num_bytes(source: ModelSource) -> int:
-    """Of the files at the source's path; 0 for what cannot be read, which loading then says."""
-    try:
-        if not os.path.isdir(source.path):
-            return os.path.getsize(source.path)
-        with os.scandir(source.path) as files:
-            return sum(file.stat().st_size for file in files if file.is_file())
-    except OSError:
-        return 0

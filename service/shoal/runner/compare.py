@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,8 +66,9 @@ class _Reference:
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+        output: Any = logging
+        output.set_verbosity_error()
+        output.disable_progress_bar()
         self._torch = torch
         self._model = AutoModelForCausalLM.from_pretrained(  # in evaluation mode
             path, dtype=torch.float32, local_files_only=True, trust_remote_code=False
