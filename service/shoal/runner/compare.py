@@ -33,9 +33,9 @@ class Comparison:
 
 
 def can_compare(path: Path) -> bool:
-    """Is there a folder, and transformers with PyTorch to read it?"""
+    """Is there a folder of files, and transformers with PyTorch to read it?"""
     is_installed = all(find_spec(name) is not None for name in ("transformers", "torch"))
-    return is_installed and (path / "config.json").is_file()
+    return is_installed and path.is_dir()
 
 
 def compare_with_transformers(

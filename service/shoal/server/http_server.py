@@ -162,12 +162,17 @@ async def _print_startup_message(
         print(f"  {name}: {how_to_get}", flush=True)
     if not served:  # possible if engine and tokenizer failed on different models
         return
-    model = services.default_model
+    model = services.models[services.default_model]
     auth = " -H 'Authorization: Bearer YOUR_KEY'" if services.keys else ""
+    if model.chat.source is not None:
+        route = "chat/completions"
+        prompt = '"messages": [{"role": "user", "content": "Tell me a story about a fish."}]'
+    else:
+        route, prompt = "completions", '"prompt": "Once upon a time"'
     print(
         f"Shoal serves on {url} (docs: {url}/docs). Try:\n\n"
-        f"  curl {url}/v1/completions -H 'Content-Type: application/json'{auth} \\\n"
-        f'    -d \'{{"model": "{model}", "prompt": "Once upon a time", "max_tokens": 80}}\'\n',
+        f"  curl {url}/v1/{route} -H 'Content-Type: application/json'{auth} \\\n"
+        f'    -d \'{{"model": "{model.name}", {prompt}, "max_tokens": 80}}\'\n',
         flush=True,
     )
 

@@ -127,6 +127,15 @@ def test_flags_reach_the_server_and_its_exit_code_comes_back(
     assert settings.kernels == "torch"
 
 
+def test_paths_are_models_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    import shoal.server.serve as server
+
+    seen: list[Settings] = []
+    monkeypatch.setattr(server, "run", lambda settings: seen.append(settings) or 0)
+    CliRunner().invoke(build_app(), ["serve", "x", "a,b=y/z=1", "--model", "m", "--port", "0"])
+    assert [settings.models for settings in seen] == [["x", "a,b=y/z=1", "m"]]
+
+
 def test_a_missing_model_folder_is_one_plain_line() -> None:
     result = CliRunner().invoke(build_app(), ["serve", "--port", "0", "--model", "nowhere"])
     assert result.exit_code == 2
