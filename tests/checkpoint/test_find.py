@@ -198,11 +198,21 @@ def test_every_model_of_models_dir_is_taken_and_nothing_else(tmp_path: Path) -> 
 def test_a_bad_one_among_them_is_told_and_stops_no_other(tmp_path: Path) -> None:
     model_folder(tmp_path, "good")
     bad_folder(tmp_path, "bad")
-    (tmp_path / "large.gguf").write_bytes(b"nothing")
+    (tmp_path / "large.gguf").write_bytes(b"GG")
+    (tmp_path / "small.gguf").write_bytes(b"GGUF")
     selection = searched(tmp_path)
-    assert [source.name for source in selection.sources] == ["good"]
+    assert [source.name for source in selection.sources] == ["good", "small"]
     assert "bad is an adapter" in selection.failed["bad"]
     assert "large.gguf does not begin as a GGUF file does" in selection.failed["large"]
+
+
+def test_a_gguf_file_is_named_without_its_ending(tmp_path: Path) -> None:
+    (tmp_path / "small-1.5.gguf").write_bytes(b"GGUF")
+    path = str(tmp_path / "small-1.5.gguf")
+    assert named(path, f"other={path}").sources == (
+        ModelSource("small-1.5", path),
+        ModelSource("other", path),
+    )
 
 
 def test_when_all_are_bad_the_start_ends_with_a_reason(tmp_path: Path) -> None:

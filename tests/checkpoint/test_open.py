@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from shoal.checkpoint.gguf import GgufFile
 from shoal.checkpoint.open import looks_like_model, open_model
 from shoal.errors import ModelFolderError
 from shoal.protocol.messages import EngineConfig
@@ -147,18 +148,31 @@ def test_a_path_that_does_not_exist_is_said_to_be_one(path: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.gguf", "no-suffix"])
-def test_a_gguf_file_is_known_by_its_name_or_its_beginning(tmp_path: Path, name: str) -> None:
+def test_a_gguf_file_is_known_by_its_beginning(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"GGUF\x03\0\0\0")
-    assert f"{name} is a GGUF file" in refusal(tmp_path / name)
-    folder = tmp_path / "inside"
-    folder.mkdir()
-    (folder / "model-q4.gguf").write_bytes(b"GGUF")
-    assert "model-q4.gguf is a GGUF file" in refusal(folder)
+    assert isinstance(open_model(tmp_path / name), GgufFile)
+    assert f"{name} is too short to be a GGUF file" in refusal(tmp_path / name)
+
+
+def test_a_gguf_file_that_is_none_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"<html>")
+    assert "model.gguf does not begin as a GGUF file does" in refusal(path)
+    path.write_text(LFS_POINTER)
+    assert "model.gguf is a Git LFS pointer" in refusal(path)
+
+
+def test_a_folder_with_one_gguf_file_is_that_file(tmp_path: Path) -> None:
+    (tmp_path / "model-q4.gguf").write_bytes(b"GGUF")
+    assert open_model(tmp_path).path == tmp_path / "model-q4.gguf"
+    (tmp_path / "model-q8.gguf").write_bytes(b"GGUF")
+    assert "has several GGUF files: give one of them" in refusal(tmp_path)
 
 
 def test_a_file_of_a_folder_is_no_folder(tmp_path: Path) -> None:
     folder = write_tiny_llama(tmp_path / "tiny")
-    assert "model.safetensors is a file: give the folder" in refusal(folder / "model.safetensors")
+    sentence = "model.safetensors is a file, and no GGUF file: give the folder it lies in"
+    assert sentence in refusal(folder / "model.safetensors")
 
 
 def test_a_folder_around_models_and_a_cache_entry_say_where_the_model_is(tmp_path: Path) -> None:

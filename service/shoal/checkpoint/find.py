@@ -86,7 +86,7 @@ def parse_model(entry: str, models_dir: Path | None = None) -> ModelSource:
     names = left.split(",")
     if not equals or os.path.exists(entry) or not all(map(MODEL_NAME.fullmatch, names)):
         path = _locate(entry, models_dir)
-        return ModelSource(_name_of(path), str(path))
+        return ModelSource(name_of(path), str(path))
     return ModelSource(names[0], str(_locate(right, models_dir)), aliases=tuple(names[1:]))
 
 
@@ -110,12 +110,12 @@ def _search(folder: Path, catalogue: Mapping[str, Entry]) -> list[ModelSource]:
     """What looks like a model in a folder, that of the catalogue first."""
     paths = sorted(path for path in folder.iterdir() if looks_like_model(path))
     ranks = {name: rank for rank, name in enumerate(catalogue)}
-    paths.sort(key=lambda path: ranks.get(_name_of(path), len(ranks)))
-    return [ModelSource(_name_of(path), str(path), may_fail=True) for path in paths]
+    paths.sort(key=lambda path: ranks.get(name_of(path), len(ranks)))
+    return [ModelSource(name_of(path), str(path), may_fail=True) for path in paths]
 
 
-def _name_of(path: Path) -> str:
-    """A file's name says its format too, a folder's does not."""
+def name_of(path: Path) -> str:
+    """A model's name, if it gets no other: that of its folder, or of its file without .gguf."""
     path = Path(os.path.abspath(path))  # "." has a name as well; a link keeps its own
     return path.stem if path.suffix == ".gguf" and not os.path.isdir(path) else path.name
 

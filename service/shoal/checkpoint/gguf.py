@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from shoal.checkpoint.files import StoredTensor, TokenizerFiles
-from shoal.checkpoint.gguf_architectures import GGUF_ARCHITECTURES, GgufArchitecture
-from shoal.checkpoint.gguf_config import read_head_dim
+from shoal.checkpoint.gguf_architectures import GGUF_ARCHITECTURES
+from shoal.checkpoint.gguf_config import GgufArchitecture, read_head_dim
 from shoal.checkpoint.gguf_header import GgufHeader, read_header
 from shoal.checkpoint.gguf_keys import GgufKeys
 from shoal.checkpoint.gguf_tensors import Heads, renamed
@@ -78,10 +78,9 @@ class GgufFile:
         on_progress(0.5)
         keys = self._keys
         num_heads = keys.size("attention.head_count")
-        num_layers = keys.size("block_count")
-        kv_heads = max(keys.sizes("attention.head_count_kv", num_layers, num_heads))
-        heads = Heads(num_heads, kv_heads, read_head_dim(keys))
-        tensors = renamed(self._header.tensors, self._architecture.names, heads)
+        kv_heads = keys.sizes("attention.head_count_kv", keys.size("block_count"), num_heads)
+        heads = Heads(num_heads, max(kv_heads), read_head_dim(keys))
+        tensors = renamed(self._header.tensors, self._architecture.names_of(keys), heads)
         on_progress(1.0)
         return tensors
 
@@ -103,10 +102,10 @@ class GgufFile:
     @cached_property
     def _header(self) -> GgufHeader:
         header = read_header(self.path)
-        kind = header.metadata.get("general.type", "model")
+        kind = str(header.metadata.get("general.type", "model"))
         if kind in _OTHER_KINDS:
             raise ModelFolderError(f"{header.file} is {_OTHER_KINDS[kind]}")
-        if header.metadata.get("split.count", 0) not in (0, 1):
+        if str(header.metadata.get("split.count", 0)) not in ("0", "1"):
             raise ModelFolderError(
                 f"{header.file} is one part of several: join them with llama.cpp's "
                 "`llama-gguf-split --merge FIRST_PART NEW_FILE` and give the new file"

@@ -5,37 +5,61 @@ everything explicitly that the format knows by architecture alone.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from shoal.checkpoint.gguf_keys import GgufKeys
+from shoal.checkpoint.gguf_tensors import TensorNames
 
 Config = dict[str, Any]
 
+RMS_EPS, LAYER_NORM_EPS = "attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"
 _SCALINGS = ("none", "linear", "yarn", "longrope")
 
 
-def read_decoder(keys: GgufKeys, *, kv_heads: bool = True) -> Config:
-    """Sizes that every architecture has."""
-    num_heads = keys.size("attention.head_count")
-    config: Config = {
+@dataclass(frozen=True, slots=True)
+class GgufArchitecture:
+    """One value of `general.architecture`: what it is as a class of Hugging Face."""
+
+    config: Callable[[GgufKeys], Config]
+    """Raises ModelFolderError that names the key."""
+    names: TensorNames
+    names_if: tuple[str, TensorNames] | None = None
+    """The names of a variant, which is told by a tensor that it has."""
+
+    def names_of(self, keys: GgufKeys) -> TensorNames:
+        """The names in this file."""
+        if self.names_if is not None and keys.has_tensor(self.names_if[0]):
+            return self.names_if[1]
+        return self.names
+
+
+def read_decoder(keys: GgufKeys) -> Config:
+    """Sizes that every architecture has, under the names that most families have."""
+    num_layers = keys.size("block_count")
+    is_possible = num_layers <= keys.num_tensors
+    keys.require(is_possible, "block_count", f"not be above {keys.num_tensors}, all tensors")
+    return {
         "hidden_size": keys.size("embedding_length"),
-        "num_hidden_layers": keys.size("block_count"),
+        "num_hidden_layers": num_layers,
         "intermediate_size": keys.size("feed_forward_length"),
-        "num_attention_heads": num_heads,
+        "num_attention_heads": keys.size("attention.head_count"),
         "max_position_embeddings": keys.size("context_length"),
         "vocab_size": read_vocab_size(keys),
         "tie_word_embeddings": not keys.has_tensor("output.weight"),
     }
-    if kv_heads:
-        config["num_key_value_heads"] = keys.size("attention.head_count_kv", num_heads)
-    else:
-        keys.require(
-            keys.size("attention.head_count_kv", num_heads) == num_heads,
-            "attention.head_count_kv",
-            f"be {num_heads}, as many as there are heads",
-        )
-    return config
+
+
+def read_kv_heads(keys: GgufKeys) -> int:
+    """As many as there are heads where the file does not say."""
+    return keys.size("attention.head_count_kv", keys.size("attention.head_count"))
+
+
+def refuse_grouped_heads(keys: GgufKeys) -> None:
+    """Of an architecture where every head has keys and values of its own."""
+    num_heads = keys.size("attention.head_count")
+    keys.require(read_kv_heads(keys) == num_heads, "attention.head_count_kv", f"be {num_heads}")
 
 
 def read_vocab_size(keys: GgufKeys) -> int:

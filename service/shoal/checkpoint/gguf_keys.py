@@ -1,4 +1,4 @@
-"""The metadata of a GGUF file's architecture, read key by key; what nobody reads is accounted for."""
+"""Metadata of a GGUF file's architecture, key by key; what nobody reads is accounted for."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -81,7 +81,11 @@ class GgufKeys:
 
     def optional_number(self, key: str) -> float | None:
         """None where it is absent or 0, which says nothing."""
-        return self.number(key) if self._fields.get(self._prefix + key) else None
+        value = self._fields.get(self._prefix + key)
+        return None if isinstance(value, int | float) and value == 0 else self._number_or_none(key)
+
+    def _number_or_none(self, key: str) -> float | None:
+        return self.number(key) if self.has(key) else None
 
     def flag(self, key: str, default: bool) -> bool:
         return self._fields.flag(self._prefix + key, default)
@@ -119,6 +123,10 @@ class GgufKeys:
         return found
 
     # --- tensors --------------------------------------------------------------------------------
+
+    @property
+    def num_tensors(self) -> int:
+        return len(self._tensors)
 
     def has_tensor(self, name: str) -> bool:
         return name in self._tensors

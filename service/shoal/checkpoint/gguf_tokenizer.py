@@ -52,10 +52,10 @@ class GgufTokenizer:
     @cached_property
     def files(self) -> TokenizerFiles:
         vocab = self._vocab
-        kind = vocab.text("model")
+        kind = vocab.text("model") or "none"
         if kind not in _KINDS:
             raise ModelFolderError(
-                f"{self._file}: tokenizer.ggml.model is {str(kind)[:40]!r}, which Shoal cannot "
+                f"{self._file}: tokenizer.ggml.model is {kind[:40]!r}, which Shoal cannot "
                 f"read; it reads {', '.join(_KINDS)}"
             )
         definition = {
@@ -112,7 +112,11 @@ class GgufTokenizer:
 def _added_tokens(vocab: GgufVocab, *, is_sentencepiece: bool) -> list[dict[str, Any]]:
     """Tokens that are found in a text before the vocabulary is used. That some of them take the
     spaces behind them is no part of the format; of Phi-3 it is known."""
-    kinds = {TokenType.CONTROL: True, TokenType.USER: False, TokenType.UNKNOWN: True}
+    kinds: dict[int, bool] = {
+        TokenType.CONTROL: True,
+        TokenType.USER: False,
+        TokenType.UNKNOWN: True,
+    }
     takes_spaces = is_sentencepiece and vocab.architecture == "phi3"
     return [
         {

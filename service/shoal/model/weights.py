@@ -67,7 +67,6 @@ def load_weights(
     weights: dict[Role, StoredTensor] = {}
     for key, (_, source, layer) in expected.items():
         tensor, start = tensors[key], 0
-        assert not (source.transposed and tensor.dtype in BLOCKS), f"{key}: blocks run along rows"
         array = tensor.array.T if source.transposed else tensor.array
         for role in source.roles:
             end = start + shapes[Role(role, layer)][0]
@@ -163,6 +162,15 @@ def _check(
             f"{key} ({one.dtype})"
             for key, one in tensors.items()
             if one.dtype not in _FORMATS and one.dtype not in BLOCKS
+        ],
+    )
+    _refuse_any(
+        name,
+        "tensors are quantized along their outputs",
+        [
+            key
+            for key, tensor in tensors.items()
+            if tensor.dtype in BLOCKS and expected[key].source.transposed
         ],
     )
     _refuse_any(
