@@ -47,10 +47,11 @@ def find_models(
         sources = [parse_model(entry, models_dir) for entry in models]
     else:
         folder = models_folder(models_dir)
-        catalogue = read_catalogue(folder)
-        sources = _search(folder, catalogue)
+        sources = _search(folder)
         present = {source.name for source in sources}
-        absent = {name: _how_to_get(e) for name, e in catalogue.items() if name not in present}
+        for name, entry in read_catalogue(folder).items():
+            if name not in present:
+                absent[name] = _how_to_get(entry)
     names = [name for source in sources for name in (source.name, *source.aliases)]
     if not names:
         raise ConfigError("no model folder found: name one with --model PATH")
@@ -106,10 +107,10 @@ def _locate(path: str, models_dir: Path | None) -> Path:
     return Path(path)
 
 
-def _search(folder: Path, catalogue: Mapping[str, Entry]) -> list[ModelSource]:
-    """What looks like a model in a folder, that of the catalogue first."""
+def _search(folder: Path) -> list[ModelSource]:
+    """What looks like a model in a folder; those that were pulled first."""
     paths = sorted(path for path in folder.iterdir() if looks_like_model(path))
-    ranks = {name: rank for rank, name in enumerate(catalogue)}
+    ranks = {name: rank for rank, name in enumerate(read_catalogue(folder, beside_code()))}
     paths.sort(key=lambda path: ranks.get(name_of(path), len(ranks)))
     return [ModelSource(name_of(path), str(path), may_fail=True) for path in paths]
 

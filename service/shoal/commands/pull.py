@@ -64,6 +64,7 @@ def pull(
 
 def _with_progress_bar(entry: Entry, folder: Path) -> Path:
     """Fetches an entry; on a terminal with a bar."""
+    from rich.console import Console
     from rich.progress import (
         BarColumn,
         DownloadColumn,
@@ -76,7 +77,14 @@ def _with_progress_bar(entry: Entry, folder: Path) -> Path:
     from shoal.commands.fetch import fetch
 
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), *columns, transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}"),
+        *columns,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
         task = progress.add_task(f"pulling {entry.name}", total=entry.wheel_bytes)
         return fetch(entry, folder, lambda num_bytes: progress.update(task, completed=num_bytes))
 
