@@ -12,6 +12,7 @@ from shoal.checkpoint.catalogue import (
     models_folder,
     read_catalogue,
 )
+from shoal.checkpoint.hf import CONFIG
 from shoal.checkpoint.open import looks_like_model, open_model
 from shoal.errors import ConfigError, ModelFolderError
 from shoal.protocol.messages import ModelSource
@@ -119,6 +120,12 @@ def name_of(path: Path) -> str:
     """A model's name, if it gets no other: that of its folder, or of its file without .gguf."""
     path = Path(os.path.abspath(path))  # "." has a name as well; a link keeps its own
     return path.stem if path.suffix == ".gguf" and not os.path.isdir(path) else path.name
+
+
+def is_one_model(folder: Path) -> bool:
+    """Is it the folder of a model? One that only has GGUF files is a folder of models."""
+    has_config = (folder / CONFIG).is_file()
+    return has_config or (looks_like_model(folder) and next(folder.glob("*.gguf"), None) is None)
 
 
 def _num_bytes(source: ModelSource) -> int:
