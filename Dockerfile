@@ -7,6 +7,8 @@ FROM ${BASE_IMAGE} AS build
 # to pip: where that build is, if pip does not find it by itself.
 ARG WITH_TORCH=false
 ARG PIP_ARGS=""
+# Names of models/catalogue.toml, separated by commas, to fetch into the image.
+ARG MODELS=""
 # The native kernels need a compiler and Python's headers; Debian has those in a package of their own.
 RUN headers=$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))') \
     && packages="$(command -v c++ > /dev/null || echo g++) \
@@ -25,6 +27,10 @@ COPY pyproject.toml README.md LICENSE ./
 COPY LICENSES LICENSES
 COPY service service
 COPY models /models
+# Without pip in the image nothing more can be pulled there: what is not in it is not offered.
+RUN if [ -n "$MODELS" ]; then PYTHONPATH=service \
+        /opt/shoal/bin/python -m shoal.commands.fetch "$MODELS" /models $PIP_ARGS; \
+    else rm /models/catalogue.toml; fi
 # A native library that does not load ends the build. What only building, debugging and downloading
 # need does not go into the image: build tools, headers, tests, huggingface-hub (tokenizers uses it to
 # download only), symbols (but for libraries that wheels carry: those were patched and strip breaks

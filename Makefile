@@ -1,5 +1,6 @@
 # Everything a day needs; each target makes what it stands on. `make help` lists them.
-# PYTHON=python3.12 picks another interpreter, PIP_ARGS="…" goes to pip when wheels are installed.
+# PYTHON=python3.12 picks another interpreter, PIP_ARGS="…" goes to pip when wheels are fetched,
+# MODELS=minnow,pilotfish serves these only.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,6 +8,12 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 DATA ?= ../shared/data/corpora
 ARGS ?=
+MODELS ?=
+comma := ,
+MODEL_NAMES := $(subst $(comma), ,$(MODELS))
+# Models of the catalogue that are fetched once, while the environment is made.
+CATALOGUE := $(shell sed -n 's/^\[\(.*\)\]$$/\1/p' models/catalogue.toml)
+PULLED := $(filter $(or $(MODEL_NAMES),smollm2),$(CATALOGUE))
 NATIVE := $(wildcard $(addprefix service/shoal/kernels/,CMakeLists.txt src/*.* src/*/*.*))
 
 .DEFAULT_GOAL := help
@@ -16,8 +23,9 @@ NATIVE := $(wildcard $(addprefix service/shoal/kernels/,CMakeLists.txt src/*.* s
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-serve: $(VENV)/server.stamp ## install what is missing and serve the default models on 127.0.0.1:8000
-	@$(BIN)/shoal serve --host $(HOST) --port $(PORT) $(ARGS)
+serve: ## install what is missing and serve the default models on 127.0.0.1:8000
+	@$(MAKE) --silent --jobs 2 $(VENV)/server.stamp $(PULLED:%=$(VENV)/%.pulled)
+	@$(BIN)/shoal serve $(MODEL_NAMES) --host $(HOST) --port $(PORT) $(ARGS)
 
 setup: $(VENV)/dev.stamp ## make the environment for working on Shoal
 
@@ -67,6 +75,11 @@ SOURCES := pyproject.toml requirements/server.lock requirements/build.lock \
 
 $(VENV)/server.stamp: $(SOURCES) | $(BIN)/python
 	@deploy/setup.sh $(BIN)/python machine
+	@touch $@
+
+# Tried once: without it the others are served, and `shoal pull` tries again.
+$(VENV)/%.pulled: models/catalogue.toml | $(BIN)/python
+	@PYTHONPATH=service $(BIN)/python -m shoal.commands.fetch $* models $(PIP_ARGS) || [ $$? = 1 ]
 	@touch $@
 
 $(VENV)/dev.stamp: $(SOURCES) requirements/torch.lock requirements/dev.lock | $(BIN)/python

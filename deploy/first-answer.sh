@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a fresh clone to the first answer: copies the files of the working tree (what git does not
-# ignore) to a new folder, runs `make serve` there and asks the question of the README. Prints when
+# ignore) to a new folder, runs `make serve` there and asks the questions of the README. Prints when
 # each part began, and the processor time up to the start of the server: on a busy machine that says
 # more than the clock. Arguments go to make:
 #   deploy/first-answer.sh PYTHON=python3.12
@@ -31,14 +31,28 @@ make --no-print-directory -C "$clone" serve PORT="$port" "$@" > >(
 server=$!
 set +m
 url=http://127.0.0.1:$port
+
+# ask ROUTE BODY: waits for the answer. Prints nothing while the server or the model is not there.
+ask() {
+    until curl --silent --fail --output "$clone/answer.json" "$url$1" \
+        --header 'Content-Type: application/json' --data "$2"; do
+        kill -0 "$server" 2> /dev/null || { echo "$(seconds)  make serve ended"; exit 1; }
+        sleep 0.05
+    done
+}
+
+ask /v1/completions '{"model": "minnow", "prompt": "Once upon a time", "max_tokens": 80}'
+echo "$(seconds)  first answer: $(cut -c -200 "$clone/answer.json")"
 until curl --silent --fail --output /dev/null "$url/readyz"; do
     kill -0 "$server" 2> /dev/null || { echo "$(seconds)  make serve ended"; exit 1; }
     sleep 0.05
 done
-curl --silent --fail --output "$clone/answer.json" "$url/v1/completions" \
-    --header 'Content-Type: application/json' \
-    --data '{"model": "minnow", "prompt": "Once upon a time", "max_tokens": 80}'
-echo "$(seconds)  first answer: $(cut -c -200 "$clone/answer.json")"
+if [ -e "$clone/models/smollm2.gguf" ]; then
+    ask /v1/chat/completions '{"model": "smollm2", "max_tokens": 60, "temperature": 0,
+        "messages": [{"role": "user", "content": "What is the capital of France?"}]}'
+    echo "$(seconds)  smollm2: $(grep -o '"content": *"[^"]*"' "$clone/answer.json")"
+fi
 awk -v hz="$(getconf CLK_TCK)" '{ printf "%5.1f s  of processor time to install\n", ($16 + $17) / hz }' \
     "/proc/$server/stat"
 du --summarize --human-readable "$clone/.venv" | awk '{ print "          .venv: " $1 }'
+du --summarize --human-readable "$clone/models" | awk '{ print "          models: " $1 }'

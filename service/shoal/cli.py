@@ -31,9 +31,11 @@ def build_app(with_serve_flags: bool = True) -> "typer.Typer":
     from shoal.commands import serve
     from shoal.commands.bench.command import bench
     from shoal.commands.chat import chat
+    from shoal.commands.check import check
     from shoal.commands.complete import complete
     from shoal.commands.doctor import doctor
     from shoal.commands.models import models
+    from shoal.commands.pull import pull
     from shoal.commands.train import train
 
     app = typer.Typer(
@@ -62,6 +64,6 @@ def build_app(with_serve_flags: bool = True) -> "typer.Typer":
         app.command("serve", help=serve.DESCRIPTION)(serve.make_command())
     else:
         app.command("serve", help=serve.DESCRIPTION)(lambda: None)
-    for command in (chat, complete, bench, models, doctor, train):
+    for command in (chat, complete, bench, models, pull, check, doctor, train):
         app.command()(command)
     return app

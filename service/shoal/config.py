@@ -50,10 +50,12 @@ class Settings(BaseSettings):
     # --- models -------------------------------------------------------------------------------
     models: Annotated[list[str], NoDecode] = Field(
         default_factory=list,
-        description="Model folders, each PATH or NAME=PATH; empty = every folder in models_dir.",
+        description="Model folders or GGUF files, each PATH or NAME=PATH, with aliases "
+        "NAME,ALIAS=PATH (not in the environment, where commas separate models); a name alone is "
+        "looked for in models_dir. Empty = every model in models_dir.",
     )
     models_dir: Path | None = Field(
-        None, description="Folder of default models; unset = ./models, else those beside Shoal."
+        None, description="Folder of models; unset = ./models, else those that come with Shoal."
     )
     default_model: str | None = Field(
         None, description="Model used when a request names none; unset = the only or first one."

@@ -40,7 +40,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--model", action="append", default=[], help="default: the shipped ones")
     options = parser.parse_args()
-    results = [start_once(options.model) for _ in range(options.runs)]
+    models = options.model or ["minnow", "pilotfish"]
+    results = [start_once(models) for _ in range(options.runs)]
     ready, first, memory = (statistics.median(column) for column in zip(*results, strict=True))
     print(f"ready {ready:.2f} s, first token {first:.2f} s, memory {memory:.0f} MiB")
     print(f"first token of all starts: {sorted(round(one[1], 2) for one in results)}")

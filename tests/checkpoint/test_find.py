@@ -1,10 +1,12 @@
 """Which models the settings name; one bad folder among searched ones stops no other."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from shoal.checkpoint.find import ModelSelection, find_models
+from shoal.checkpoint.catalogue import beside_code, read_catalogue
+from shoal.checkpoint.find import ModelSelection, find_models, parse_model
 from shoal.errors import ConfigError, ModelFolderError
 from shoal.protocol.messages import ModelSource
 
@@ -66,6 +68,117 @@ def test_a_path_may_hold_an_equals_sign(tmp_path: Path, monkeypatch: pytest.Monk
     assert named("lr=0.1/small").sources == (ModelSource("small", "lr=0.1/small"),)
     with pytest.raises(ModelFolderError, match=r"/lr=0\.1/gone does not exist"):
         named(f"{tmp_path}/lr=0.1/gone")
+
+
+def test_a_model_may_have_several_names(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path, "a")
+    (source,) = named(f"chat,org/chat:2,gpt-4={folder}").sources
+    assert source == ModelSource("chat", str(folder), aliases=("org/chat:2", "gpt-4"))
+    assert named(f"x,y={folder}", default_model="y").sources[0].aliases == ("y",)
+    with pytest.raises(ConfigError, match="two models are named b"):
+        named(f"x,b={folder}", str(model_folder(tmp_path, "b")))
+
+
+@pytest.mark.parametrize(
+    ("entry", "name", "path", "aliases"),
+    [
+        ("a=b", "a", "b", ()),
+        ("a=b=c", "a", "b=c", ()),
+        ("a,b=c,d", "a", "c,d", ("b",)),
+        ("a,=b", "a,=b", "a,=b", ()),
+        ("=b", "=b", "=b", ()),
+        ("./a=b", "a=b", "./a=b", ()),
+        ("~a=b", "~a=b", "~a=b", ()),
+        ("a b=c", "a b=c", "a b=c", ()),
+        ("models/x.gguf", "x", "models/x.gguf", ()),
+        ("m=/x.gguf", "m", "/x.gguf", ()),
+    ],
+)
+def test_where_a_name_ends_and_a_path_begins(
+    entry: str, name: str, path: str, aliases: tuple[str, ...], tmp_path: Path
+) -> None:
+    parsed = parse_model(entry, tmp_path)
+    assert (parsed.name, Path(parsed.path), parsed.aliases) == (name, Path(path), aliases)
+
+
+def test_what_exists_as_a_whole_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert parse_model("a,b=c").aliases == ("b",)
+    model_folder(tmp_path, "a,b=c")
+    assert parse_model("a,b=c") == ModelSource("a,b=c", "a,b=c")
+    assert parse_model("x" * 5000).path == "x" * 5000  # too long for a file name
+
+
+def test_a_name_alone_is_looked_for_in_models_dir(tmp_path: Path) -> None:
+    model_folder(tmp_path, "a")
+    (tmp_path / "b.gguf").write_bytes(b"GGUF")
+    assert parse_model("a", tmp_path) == ModelSource("a", str(tmp_path / "a"))
+    assert parse_model("b", tmp_path) == ModelSource("b", str(tmp_path / "b.gguf"))
+    assert parse_model("x,y=b", tmp_path) == ModelSource(
+        "x", str(tmp_path / "b.gguf"), aliases=("y",)
+    )
+    with pytest.raises(ModelFolderError, match="gone does not exist"):
+        find_models(["gone"], tmp_path, None)
+
+
+# --- the catalogue -------------------------------------------------------------------------------
+
+
+def write_catalogue(folder: Path, *names: str, **changes: object) -> None:
+    values = {
+        "description": "x",
+        "package": "p",
+        "version": "1",
+        "wheel_sha256": "0" * 64,
+        "wheel_bytes": 93_000_000,
+        "file": "p/m.gguf",
+        "file_sha256": "f" * 64,
+        "file_bytes": 5,
+        "licence": "MIT",
+    } | changes
+    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    text = "\n".join("\n".join((f"[{name}]", *lines)) for name in names)
+    (folder / "catalogue.toml").write_text(text)
+
+
+def test_models_of_the_catalogue_come_first_and_those_that_are_not_there_are_named(
+    tmp_path: Path,
+) -> None:
+    for name in ("a", "z"):
+        model_folder(tmp_path, name)
+    write_catalogue(tmp_path, "z", "other")
+    selection = searched(tmp_path)
+    assert [source.name for source in selection.sources] == ["z", "a"]
+    assert selection.absent == {"other": "not here: `shoal pull other` fetches it (93 MB)"}
+    with pytest.raises(ConfigError, match=r"other is none of z, a \(not here: `shoal pull other`"):
+        searched(tmp_path, "other")
+    with pytest.raises(ConfigError, match="model other is not here: `shoal pull other` fetches"):
+        find_models(["other"], tmp_path, None)
+    assert find_models(["a"], tmp_path, None).absent == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"file": "../x.gguf"}, "path of a GGUF file"),
+        ({"file": "/x.gguf"}, "path of a GGUF file"),
+        ({"file": "p/run.py"}, "path of a GGUF file"),
+        ({"file_sha256": "F" * 64}, "two SHA-256"),
+        ({"wheel_bytes": "many"}, "wheel_bytes of .* must be of type int"),
+        ({"wheel_bytes": 0}, "positive"),
+        ({"index": "x"}, "exactly the keys"),
+    ],
+)
+def test_a_catalogue_is_checked(tmp_path: Path, changes: dict[str, object], words: str) -> None:
+    model_folder(tmp_path, "a")
+    write_catalogue(tmp_path, "m", **changes)
+    with pytest.raises(ConfigError, match=words):
+        searched(tmp_path)
+
+
+def test_the_catalogue_of_the_repository_is_read() -> None:
+    (entry,) = read_catalogue(beside_code()).values()
+    assert (entry.name, entry.licence) == ("smollm2", "Apache-2.0")
 
 
 # --- searched ------------------------------------------------------------------------------------

@@ -77,6 +77,33 @@ def test_a_model_that_cannot_be_loaded_ends_the_server_with_code_3(tmp_path: Pat
     assert "Traceback" not in str(told.value)
 
 
+def test_a_tokenizer_that_cannot_be_read_ends_the_server_with_its_reason(tmp_path: Path) -> None:
+    """Engine and HTTP side read it at the same time; either may say so first."""
+    folder = write_tiny_llama(tmp_path / "tiny")
+    (folder / "tokenizer.json").write_text("{}")
+    unserved = pytest.raises(AssertionError, match=r"did not come up, exit code [23]")
+    with unserved as told, serve_process(folder):
+        pass
+    assert "tokenizer.json" in str(told.value)
+    assert "Traceback" not in str(told.value)
+
+
+def test_one_model_under_several_names_beside_another(tmp_path: Path) -> None:
+    folder = write_tiny_llama(tmp_path / "lr=0.1")
+    write_tiny_llama(tmp_path / "other")
+    with serve_process(folder, "m,org/m=lr=0.1", "other") as server:
+        until_ready(server)
+        listed = server.get("/v1/models").json()["data"]
+        names = {model["id"]: model["root"] for model in listed}
+        assert names == {"lr=0.1": "lr=0.1", "m": "m", "org/m": "m", "other": "other"}
+        texts = set()
+        for model in ("lr=0.1", "m", "org/m"):
+            body = {"model": model, "prompt": "a", "max_tokens": 8, "temperature": 0}
+            answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=20).json()
+            texts.add(answer["choices"][0]["text"])
+        assert len(texts) == 1
+
+
 def test_bad_folders_of_models_dir_are_told_with_their_reasons_and_stop_no_other(
     tmp_path: Path,
 ) -> None:

@@ -179,6 +179,40 @@ async def test_a_failed_model_is_listed_apart_and_requests_to_it_say_why(tmp_pat
         assert re.search(r'state="failed"\} 1', metrics)
 
 
+async def test_a_model_whose_text_side_loads_is_listed_and_not_ready(tmp_path: Path) -> None:
+    async with serve(tmp_path, names=("a", "b")) as served:
+        served.services.configured = ("b", "a")
+        model = served.services.models.pop("b")
+        ready = await served.client.get("/readyz")
+        assert (ready.status_code, ready.json()["models"]["b"]["state"]) == (503, "loading")
+        listed = (await served.client.get("/v1/models")).json()["data"]
+        assert [(one["id"], one["ready"]) for one in listed] == [("b", False), ("a", True)]
+        assert (await served.client.get("/v1/models/b")).json()["ready"] is False
+        refused(await served.complete(model="b"), 503, "model_loading")
+        assert (await served.complete(model="a", max_tokens=1)).status_code == 200
+        served.services.models["b"] = model
+        assert (await served.complete(model="b", max_tokens=1)).status_code == 200
+        assert (await served.client.get("/readyz")).status_code == 200
+
+
+async def test_a_model_answers_to_its_aliases(tmp_path: Path) -> None:
+    async with serve(tmp_path, names=("a", "b"), default_model="also-b") as served:
+        served.services.aliases = {"also-b": "b", "org/b:1": "b"}
+        listed = (await served.client.get("/v1/models")).json()["data"]
+        assert [(one["id"], one["root"]) for one in listed] == [
+            ("b", "b"),
+            ("also-b", "b"),
+            ("org/b:1", "b"),
+            ("a", "a"),
+        ]
+        one = (await served.client.get("/v1/models/org/b:1")).json()
+        assert (one["id"], one["root"], one["ready"]) == ("org/b:1", "b", True)
+        for name in ("also-b", "org/b:1", None):
+            answer = await served.complete(model=name, max_tokens=1)
+            assert answer.json()["model"] == "b"
+        refused(await served.complete(model="c"), 404, "model_not_found", param="model")
+
+
 async def test_progress_of_loading_is_shown(tmp_path: Path) -> None:
     async with serve(tmp_path) as served:
         engine: Any = _Engine({"tiny": ModelState("loading", 0.4)})

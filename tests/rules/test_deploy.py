@@ -1,8 +1,10 @@
 """What the files for running Shoal elsewhere promise, read without running them."""
 
 import re
+import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 
 from shoal.config import Settings
@@ -45,3 +47,28 @@ def test_the_image_has_pytorch_only_where_it_is_asked_for() -> None:
     assert re.findall(r"^ARG WITH_TORCH=(.*)$", DOCKERFILE, re.M) == ["false"]
     assert re.findall(r"install\.sh \S+ (.*torch.*); fi", DOCKERFILE) == ["torch-cpu"]
     assert SERVICE["build"]["args"]["WITH_TORCH"] == "${WITH_TORCH:-false}"
+
+
+def test_the_image_fetches_a_model_only_where_it_is_asked_for() -> None:
+    assert re.findall(r"^ARG MODELS=(.*)$", DOCKERFILE, re.M) == ['""']
+    assert SERVICE["build"]["args"]["MODELS"] == "${MODELS:-}"
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    assert "models/*.gguf" in ignored, "one that was pulled beside the Dockerfile stays outside"
+
+
+@pytest.mark.parametrize(
+    ("models", "pulled", "served"),
+    [
+        ("", True, "serve --host"),
+        ("minnow", False, "serve minnow --host"),
+        ("minnow,smollm2", True, "serve minnow smollm2 --host"),
+        ("minnow pilotfish", False, "serve minnow pilotfish --host"),
+        ("models/mine", False, "serve models/mine --host"),
+    ],
+)
+def test_make_serve_pulls_what_it_serves(models: str, pulled: bool, served: str) -> None:
+    """`make` shows what it would run, in an environment that is not there yet."""
+    command = ["make", "--dry-run", "serve", f"MODELS={models}", "VENV=build/none"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert ("shoal.commands.fetch smollm2 models" in shown) == pulled
+    assert served in " ".join(shown.split())

@@ -23,6 +23,7 @@ from shoal.protocol.messages import (
     EngineStats,
     FromEngine,
     Heartbeat,
+    Loaded,
     LoadedModel,
     LoadFailed,
     Loading,
@@ -123,7 +124,7 @@ class RemoteEngine:
         """Kills a serving engine that is silent for HANG_S; one that loads may be silent longer."""
         while True:
             await asyncio.sleep(self._config.heartbeat_s)
-            if self._loaded and self.silent_s > HANG_S:
+            if self.ready.is_set() and self.silent_s > HANG_S:
                 self._last_message_at = time.monotonic()
                 self._supervisor.kill_hung()
 
@@ -142,11 +143,11 @@ class RemoteEngine:
             case LoadFailed():
                 log.error("model failed", extra={"model": message.model, "reason": message.message})
                 self._states[message.model] = ModelState("failed", reason=message.message)
+            case Loaded():
+                self._loaded[message.model.name] = message.model
+                self._states[message.model.name] = ModelState("ready", 1.0)
             case Ready():
                 self._supervisor.came_up()
-                for model in message.models:
-                    self._loaded[model.name] = model
-                    self._states[model.name] = ModelState("ready", 1.0)
                 self.ready.set()
             case EngineFailed():
                 log.error("engine failed", extra={"reason": message.message})

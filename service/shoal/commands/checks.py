@@ -128,6 +128,8 @@ def check_models(settings: Settings) -> Iterator[Finding]:
         yield _model_finding(model, essential=not source.may_fail)
     for name, reason in selection.failed.items():
         yield Finding(f"model {name}", False, reason)
+    for name, how_to_get in selection.absent.items():
+        yield Finding(f"model {name}", True, how_to_get)
     if num_bad == len(selection.sources):
         yield Finding("models", False, "none can be served", essential=True)
 

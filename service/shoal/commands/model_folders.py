@@ -37,10 +37,11 @@ class ModelFolder:
 
 
 def find_folders(root: Path) -> list[Path]:
-    """`root` itself if it is a model folder, else the model folders directly inside it."""
+    """`root` itself if it is a model folder, else the models directly inside it."""
+    from shoal.checkpoint.find import is_one_model
     from shoal.checkpoint.open import looks_like_model
 
-    if looks_like_model(root):
+    if is_one_model(root):
         return [root]
     return sorted(path for path in root.iterdir() if looks_like_model(path))
 

@@ -37,14 +37,13 @@ def models(
         listed += [{**model, "ready": False} for model in getattr(answer, "failed", [])]
         _print(listed, _server_table(listed), as_json)
         return
+    from shoal.checkpoint.find import name_of
     from shoal.commands.model_folders import find_folders, read_folder
     from shoal.protocol.messages import ModelSource
 
     if not folder.is_dir():
         fail(f"folder {folder} does not exist", 2)
-    found = [
-        read_folder(ModelSource(path.resolve().name, str(path))) for path in find_folders(folder)
-    ]
+    found = [read_folder(ModelSource(name_of(path), str(path))) for path in find_folders(folder)]
     if not found:
         fail(f"no model in {folder}")
     _print([asdict(model) for model in found], _folder_table(found), as_json)

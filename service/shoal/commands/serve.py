@@ -36,10 +36,13 @@ def make_command() -> Callable[..., None]:
     """The function typer registers: one string parameter per setting, validated by Settings."""
     from shoal.config import Settings
 
-    def serve(config: Path | None = None, **flags: Any) -> None:
+    def serve(paths: list[str] | None = None, config: Path | None = None, **flags: Any) -> None:
+        if paths:
+            flags["models"] = [*paths, *(flags["models"] or ())]
         run_server(config, {name: value for name, value in flags.items() if value is not None})
 
-    parameters = [_parameter("config", Path | None, _config_option())]
+    parameters = [_parameter("paths", list[str] | None, _paths_argument())]
+    parameters += [_parameter("config", Path | None, _config_option())]
     parameters += [_setting_parameter(name, field) for name, field in Settings.model_fields.items()]
     serve.__doc__ = DESCRIPTION
     serve.__annotations__ = {item.name: item.annotation for item in parameters}
@@ -117,6 +120,12 @@ def _unknown_setting(name: str) -> str:
     near = difflib.get_close_matches(name, Settings.model_fields, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"setting {name!r} is not known{hint}"
+
+
+def _paths_argument() -> Any:
+    return typer.Argument(
+        metavar="[PATH]...", help="Models to serve, the same as --model.", show_default=False
+    )
 
 
 def _config_option() -> Any:

@@ -14,6 +14,11 @@ class Arbiter:
         self._ready: set[str] = set()
         self._turn = 0
 
+    def add(self, model: str) -> None:
+        """One more model to choose among."""
+        self._used_s[model] = 0.0
+        self._last_turn[model] = 0
+
     def pick(self, ready: list[str]) -> str:
         """The model to step now; `ready` are those with work, at least one.
 

@@ -16,7 +16,7 @@ from shoal.engine.scheduler import Applied, Limits, Scheduler
 from shoal.engine.stats import SpeedMeter
 from shoal.engine.stopping import failed
 from shoal.protocol.messages import EngineConfig, EngineStats, LoadedModel, StepOutputs, Submit
-from shoal.protocol.step import KVMemory, LoadedRunner, StepPlan, StepResult
+from shoal.protocol.step import LoadedRunner, StepPlan, StepResult
 
 _log = logging.getLogger(__name__)
 
@@ -32,16 +32,33 @@ class EngineCore:
         config: EngineConfig,
         clock: Callable[[], float],
     ) -> None:
-        """`models`: by name. `clock`: seconds, monotonic."""
+        """`models`: by name, the first ones. `clock`: seconds, monotonic."""
         self._clock = clock
-        self._budget = KVBudget(config.kv_cache_bytes)
-        share_bytes = config.kv_cache_bytes // max(1, len(models))
-        self._models = {
-            name: _Model(loaded, _account(self._budget, loaded.kv_memory, share_bytes), config)
-            for name, loaded in models.items()
-        }
-        self._arbiter = Arbiter(list(self._models))
+        self._config = config
+        num_models = max(1, len(config.models), len(models))
+        self._budget = KVBudget(config.kv_cache_bytes, num_models)
+        self._models: dict[str, _Model] = {}
+        self._arbiter = Arbiter([])
         self._unknown: list[Submit] = []  # for a model that is not served; to be refused
+        for name, model in models.items():
+            self.add_model(name, model)
+
+    def add_model(self, name: str, model: LoadedRunner) -> LoadedModel:
+        """Serves one more model, with a share of the KV memory; returns it as the engine serves
+        it."""
+        self._models[name] = served = _Model(model, self._open_account(model), self._config)
+        self._arbiter.add(name)
+        return served.loaded
+
+    def _open_account(self, model: LoadedRunner) -> Account | None:
+        """None for a model whose KV blocks are memory of its own."""
+        if (memory := model.kv_memory) is None:
+            self._budget.take_out()
+            return None
+        num_blocks = -(-model.loaded.max_model_len // self._config.block_size)
+        return self._budget.open(
+            memory.block_bytes, num_blocks * memory.block_bytes, memory.release
+        )
 
     @property
     def loaded_models(self) -> list[LoadedModel]:
@@ -196,12 +213,6 @@ def _fit(loaded: LoadedModel, num_blocks: int, config: EngineConfig) -> LoadedMo
     if config.max_model_len > 0:
         lengths.append(config.max_model_len)
     return msgspec.structs.replace(loaded, max_model_len=min(lengths))
-
-
-def _account(budget: KVBudget, memory: KVMemory | None, share_bytes: int) -> Account | None:
-    if memory is None:
-        return None
-    return budget.open(memory.block_bytes, share_bytes, memory.release)
 
 
 def _refuse_model(submit: Submit) -> StepOutputs:

@@ -1,7 +1,7 @@
 """The KV memory that all models of the engine share, by demand.
 
-A block costs memory from its first use until its pages are given back. Each model is sure of an
-even share. Beyond it a model admits sequences as far as the others, each within its share, have no
+A block costs memory from its first use until its pages are given back. Each model is sure of a
+share. Beyond it a model admits sequences as far as the others, each within its share, have no
 demand for the memory; what they hold without using it (free blocks, or only cached ones) is given
 back for it. A model that waits for blocks within its own share is short; while one is, those beyond
 their share get no more, and preempt down to it.
@@ -86,20 +86,41 @@ class Account:
 
 
 class KVBudget:
-    """So many bytes for the blocks of all models."""
+    """So many bytes for the blocks of so many models, which come one after the other."""
 
-    def __init__(self, total_bytes: int) -> None:
+    def __init__(self, total_bytes: int, num_models: int) -> None:
         self.total_bytes = total_bytes
         self.accounts: list[Account] = []
+        self._num_models = num_models
+        self._num_to_come = num_models
+        self._unassigned_bytes = total_bytes
 
     def open(
-        self, block_bytes: int, share_bytes: int, release: Callable[[list[int]], None]
+        self, block_bytes: int, longest_bytes: int, release: Callable[[list[int]], None]
     ) -> Account:
-        """An account for one model; its pool is set by the pool itself. The caller keeps the
+        """An account for one model, whose longest sequence takes so many bytes. Its share is an
+        even one of what is left, but not much more than that sequence: so a larger model that comes
+        later can hold its own longest one. Its pool is set by the pool itself. The caller keeps the
         budget: accounts refer to it weakly, since the engine runs no collector for cycles."""
-        account = Account(weakref.proxy(self), block_bytes, share_bytes // block_bytes, release)
+        even_bytes = self._even_bytes()
+        if self._num_to_come > 0:
+            even_bytes = min(even_bytes, longest_bytes + self.total_bytes // 4 // self._num_models)
+        self._unassigned_bytes -= even_bytes
+        account = Account(weakref.proxy(self), block_bytes, even_bytes // block_bytes, release)
         self.accounts.append(account)
         return account
+
+    def take_out(self) -> None:
+        """A model comes that has memory of its own: its even share is shared no more."""
+        even_bytes = self._even_bytes()
+        self._unassigned_bytes -= even_bytes
+        self.total_bytes -= even_bytes
+
+    def _even_bytes(self) -> int:
+        """Of what is left, for the model that comes now."""
+        even_bytes = self._unassigned_bytes // max(1, self._num_to_come)
+        self._num_to_come -= 1
+        return even_bytes
 
     @property
     def free_bytes(self) -> int:

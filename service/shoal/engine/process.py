@@ -1,4 +1,4 @@
-"""Main of the engine process: load models, then read frames, step, write one frame per step.
+"""Main of the engine process: read frames, step, write one frame per step; models load beside it.
 
 Started by the HTTP side as `python -m shoal.engine.process FD`, FD being this process's end of a
 socket pair. A wiring file: no other file of the engine knows sockets or how a runner is built. The
@@ -8,7 +8,6 @@ the parent is gone, 1 for a broken frame or a bug, 3 when a model could not be l
 
 import faulthandler
 import gc
-import logging
 import os
 import select
 import selectors
@@ -17,10 +16,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
 
 from shoal.engine.core import EngineCore
-from shoal.errors import ShoalError
+from shoal.engine.loading import Load, Loader, LoadError
 from shoal.protocol import codec
 from shoal.protocol.messages import (
     Abort,
@@ -28,18 +26,13 @@ from shoal.protocol.messages import (
     EngineFailed,
     FromEngine,
     Heartbeat,
-    LoadFailed,
-    Loading,
-    ModelSource,
+    Loaded,
     Ready,
     Shutdown,
     Submit,
     ToEngine,
 )
 from shoal.protocol.step import LoadedRunner
-
-Load = Callable[[ModelSource, EngineConfig, int, Callable[[float], None]], LoadedRunner]
-"""(source, config, bytes for the KV cache, on_progress) -> a model that is ready."""
 
 EXIT_OK, EXIT_BROKEN_FRAME, EXIT_BAD_MODEL = 0, 1, 3
 
@@ -50,19 +43,9 @@ _MAX_UNSENT_BYTES = 64 << 20
 _STEPS_PER_COLLECTION = 1000
 _EXIT_GRACE_S = 1.0
 
-_log = logging.getLogger(__name__)
-
 
 class ParentGoneError(Exception):
     """The other end of the socket is closed."""
-
-
-class LoadError(Exception):
-    """A model could not be loaded; the message is for the operator."""
-
-    def __init__(self, message: str, code: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class Link:
@@ -76,6 +59,9 @@ class Link:
         self._unsent = bytearray()
         self._selector = selectors.DefaultSelector()
         self._selector.register(connection, selectors.EVENT_READ)
+        self._awoken, self._wake = os.pipe()
+        os.set_blocking(self._wake, False)
+        self._selector.register(self._awoken, selectors.EVENT_READ)
         self.last_sent_s = time.monotonic()
 
     @property
@@ -89,16 +75,26 @@ class Link:
         self._flush()
 
     def receive(self, timeout_s: float | None) -> list[ToEngine]:
-        """What has arrived, after at most `timeout_s` of waiting for the socket (None = no
-        limit); sends what was left to send. Raises ParentGoneError, FrameError."""
+        """What has arrived, after at most `timeout_s` of waiting for the socket or `wake` (None =
+        no limit); sends what was left to send. Raises ParentGoneError, FrameError."""
         messages: list[ToEngine] = []
-        for _, events in self._selector.select(timeout_s):
+        for key, events in self._selector.select(timeout_s):
+            if key.fd == self._awoken:
+                os.read(self._awoken, _READ_BYTES)
+                continue
             if events & selectors.EVENT_WRITE:
                 self._flush()
             if events & selectors.EVENT_READ:
                 for body in self._frames.feed(self._read()):
                     messages.append(codec.decode_to_engine(body))
         return messages
+
+    def wake(self) -> None:
+        """Ends the wait of `receive`. The one method for another thread."""
+        try:
+            os.write(self._wake, b"w")
+        except BlockingIOError:
+            pass  # it will wake up in any case
 
     def drain(self, timeout_s: float) -> None:
         """Before the end: waits until all is sent, but not longer than `timeout_s`."""
@@ -143,8 +139,9 @@ def main(fd: int, load: Load | None = None) -> int:
     link = Link(connection)
     try:
         config, early = _first_frames(link)
-        core = _load_models(link, config, load or _real_loader())
-        _serve(link, core, config.heartbeat_s, early)
+        core = EngineCore({}, config, time.monotonic)
+        loader = Loader(config, load or _real_loader(), link.wake)
+        _serve(link, core, loader, config.heartbeat_s, early)
         link.drain(_EXIT_GRACE_S)
     except ParentGoneError:
         return EXIT_OK
@@ -173,70 +170,41 @@ def _first_frames(link: Link) -> tuple[EngineConfig, list[ToEngine]]:
     return messages[0], messages[1:]
 
 
-def _load_models(link: Link, config: EngineConfig, load: Load) -> EngineCore:
-    """Loads all models in the order of the config; each gets an even share of the KV budget that
-    is left. Raises LoadError for one that must load, and when none could be."""
-    models = {}
-    failure: LoadError | None = None
-    left_bytes = config.kv_cache_bytes
-    for index, source in enumerate(config.models):
-        share = left_bytes // (len(config.models) - index)
-        try:
-            models[source.name] = _load_one(link, config, load, source, share)
-        except LoadError as error:
-            if not source.may_fail:
-                raise
-            failure = error
-            link.send(LoadFailed(source.name, str(error)))
+def _take_loaded(link: Link, core: EngineCore, loader: Loader) -> bool:
+    """Passes on what the loader has done since the last call; returns True at its end. Raises
+    LoadError for a model that must load, and when none could be loaded."""
+    for event in loader.events():
+        if isinstance(event, LoadedRunner):
+            link.send(Loaded(core.add_model(event.loaded.name, event)))
+        elif isinstance(event, LoadError):
+            raise event
+        elif event is not None:
+            link.send(event)
         else:
-            left_bytes -= share
-    if not models and failure is not None:
-        raise failure
-    core = EngineCore(models, config, time.monotonic)
-    # All objects so far live as long as the process: the garbage collector need not visit them
-    # again. From here on it runs only where it delays no request, see _serve.
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    link.send(Ready(core.loaded_models))
-    return core
-
-
-def _load_one(
-    link: Link, config: EngineConfig, load: Load, source: ModelSource, kv_bytes: int
-) -> LoadedRunner:
-    reported = 0.0
-
-    def on_progress(progress: float) -> None:
-        nonlocal reported
-        if progress >= reported + 0.01 or progress >= 1.0:
-            reported = progress
-            link.send(Loading(source.name, progress))
-
-    link.send(Loading(source.name, 0.0))
-    try:
-        return load(source, config, kv_bytes, on_progress)
-    except ParentGoneError:
-        raise
-    except ShoalError as error:
-        raise LoadError(f"model {source.name}: {error.message}", error.code or "") from error
-    except MemoryError as error:
-        raise LoadError(f"model {source.name}: not enough memory", "out_of_memory") from error
-    except Exception as error:  # a fault of ours or of a library: it too ends with a message
-        _log.exception("loading %s failed", source.name)
-        message = f"model {source.name} could not be loaded: {type(error).__name__}: {error}"
-        raise LoadError(message, "internal_error") from error
+            # All objects so far live as long as the process: the garbage collector need not visit
+            # them again. From here on it runs only where it delays no request, see _serve.
+            gc.collect()
+            gc.freeze()
+            gc.disable()
+            link.send(Ready())
+            return True
+    return False
 
 
 # --- the loop ------------------------------------------------------------------------------------
 
 
-def _serve(link: Link, core: EngineCore, heartbeat_s: float, messages: list[ToEngine]) -> None:
+def _serve(
+    link: Link, core: EngineCore, loader: Loader, heartbeat_s: float, messages: list[ToEngine]
+) -> None:
     """Runs until Shutdown. Deadlines need no timer: a sequence with a deadline is work, and every
     step checks them."""
     num_steps = 0
     last_beat_s = link.last_sent_s
+    loads = True
     while True:
+        if loads:
+            loads = not _take_loaded(link, core, loader)
         if _handle_messages(core, messages):
             return
         may_step = core.has_work and link.num_unsent_bytes < _MAX_UNSENT_BYTES
@@ -295,4 +263,6 @@ def _watch_parent(fd: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    exit_code = main(int(sys.argv[1]))
+    sys.stdout.flush()
+    os._exit(exit_code)  # does not wait for a load that goes on in the other thread

@@ -1,7 +1,8 @@
 """Every message between the HTTP server and the engine.
 
 Server to engine: `EngineConfig` (once, first), `Submit`, `Abort`, `Shutdown`.
-Engine to server: `Loading`, `LoadFailed`, `Ready`, `StepOutputs`, `Heartbeat`, `EngineFailed`.
+Engine to server: `Loading`, `LoadFailed`, `Loaded`, `Ready`, `StepOutputs`, `Heartbeat`,
+`EngineFailed`.
 """
 
 import msgspec
@@ -20,6 +21,8 @@ class ModelSource(msgspec.Struct, frozen=True, array_like=True):
     path: str
     may_fail: bool = False
     """If True, the other models are still served when this one cannot be loaded."""
+    aliases: tuple[str, ...] = ()
+    """Other names that requests may use."""
 
 
 class EngineConfig(_Message, frozen=True):
@@ -185,10 +188,14 @@ class LoadedModel(msgspec.Struct, frozen=True, array_like=True):
     """With kernels=auto, why the native kernels, or the GPU's, are not used."""
 
 
-class Ready(_Message, frozen=True):
-    """Every model is either loaded and warmed up, or was reported as failed."""
+class Loaded(_Message, frozen=True):
+    """A model is served from now on; others may still be loading."""
 
-    models: list[LoadedModel]
+    model: LoadedModel
+
+
+class Ready(_Message, frozen=True):
+    """Every model is either loaded, or was reported as failed."""
 
 
 class Heartbeat(_Message, frozen=True):
@@ -205,4 +212,4 @@ class EngineFailed(_Message, frozen=True):
 
 
 ToEngine = EngineConfig | Submit | Abort | Shutdown
-FromEngine = Loading | LoadFailed | Ready | StepOutputs | Heartbeat | EngineFailed
+FromEngine = Loading | LoadFailed | Loaded | Ready | StepOutputs | Heartbeat | EngineFailed

@@ -22,7 +22,7 @@ from shoal.server.admission import Admission
 from shoal.server.app import create_app
 from shoal.server.auth import KeyRing
 from shoal.server.services import Services
-from shoal.text.text_model import TextModel, load_text_model
+from shoal.text.text_model import load_text_model
 
 log = logging.getLogger("shoal.server")
 
@@ -39,14 +39,15 @@ async def serve_http(
     listener: socket.socket,
     stop: asyncio.Event,
 ) -> None:
-    """Serves until `stop` is set or a signal arrives. Raises ModelFolderError for a folder whose
-    tokenizer or chat template cannot be used."""
-    models, failed = _text_models(selection)
+    """Serves until `stop` is set or a signal arrives; each model as soon as it is loaded. Raises
+    ModelFolderError for a folder whose tokenizer or chat template cannot be used."""
     services = Services(
         settings=settings,
         client=client,
-        models=models,
-        failed=failed,
+        models={},
+        failed=dict(selection.failed),
+        configured=tuple(source.name for source in selection.sources),
+        aliases={alias: source.name for source in selection.sources for alias in source.aliases},
         admission=Admission(
             client.stats,
             max_batch_size=settings.max_batch_size,
@@ -58,9 +59,13 @@ async def serve_http(
         metrics=metrics,
     )
     server = _Server(_uvicorn_config(settings, services, listener), services, stop)
+    texts = asyncio.create_task(_load_texts(services, selection, stop))
     background_tasks = [
+        texts,
         asyncio.create_task(_measure_loop_lag(services)),
-        asyncio.create_task(_print_startup_message(client, server, services)),
+        asyncio.create_task(
+            _print_startup_message(client, server, services, selection.absent, texts)
+        ),
         asyncio.create_task(_drain_and_stop(server, services, stop)),
     ]
     try:
@@ -68,26 +73,29 @@ async def serve_http(
     finally:
         for background_task in background_tasks:
             background_task.cancel()
+    if texts.done() and not texts.cancelled():
+        texts.result()  # raises what ended it, and the server
 
 
-def _text_models(selection: ModelSelection) -> tuple[dict[str, TextModel], dict[str, str]]:
-    """Returns the loaded text models, and the reason for each model that failed. Raises
-    ModelFolderError if a model that must load fails, or if all fail."""
-    models: dict[str, TextModel] = {}
-    failed = dict(selection.failed)
-    for source in selection.sources:
+async def _load_texts(services: Services, selection: ModelSelection, stop: asyncio.Event) -> None:
+    """Loads the text side of every model, in the engine's order, in a thread. If a model that must
+    load fails, or all do, it stops the server and raises ModelFolderError."""
+    for name, reason in services.failed.items():
+        log.error("model failed", extra={"model": name, "reason": reason})
+    sources = selection.smallest_first
+    for source in sources:
         try:
-            models[source.name] = load_text_model(source)
+            model = await asyncio.to_thread(load_text_model, source)
         except ModelFolderError as error:
-            if not source.may_fail or (source is selection.sources[-1] and not models):
+            if not source.may_fail or (source is sources[-1] and not services.models):
+                stop.set()
                 raise
-            failed[source.name] = error.message
-    for model in models.values():
+            log.error("model failed", extra={"model": source.name, "reason": error.message})
+            services.failed[source.name] = error.message
+            continue
         for remark in model.remarks:
             log.warning(remark, extra={"model": model.name})
-    for name, reason in failed.items():
-        log.error("model failed", extra={"model": name, "reason": reason})
-    return models, failed
+        services.models[source.name] = model
 
 
 class _Server(uvicorn.Server):
@@ -133,24 +141,38 @@ async def _measure_loop_lag(services: Services) -> None:
         services.metrics.loop_lag.set(max(0.0, services.loop_beat - before - LOOP_BEAT_S))
 
 
-async def _print_startup_message(client: RemoteEngine, server: _Server, services: Services) -> None:
+async def _print_startup_message(
+    client: RemoteEngine,
+    server: _Server,
+    services: Services,
+    absent: Mapping[str, str],
+    texts: "asyncio.Task[None]",
+) -> None:
     """Prints the models, the URL and an example request once the server is ready."""
+    await asyncio.wait([texts])
     await client.ready.wait()
     await server.listening.wait()
     host, port = server.config.host, server.config.port
     shown_host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     url = f"http://{shown_host}:{port}"
-    served = [model.name for model in services.served_models()]
+    served = services.served_names()
     for line in (*_model_lines(client.loaded, served), *_failure_lines(services)):
         print(line, flush=True)
+    for name, how_to_get in absent.items():
+        print(f"  {name}: {how_to_get}", flush=True)
     if not served:  # possible if engine and tokenizer failed on different models
         return
-    model = services.default_model
+    model = services.models[services.default_model]
     auth = " -H 'Authorization: Bearer YOUR_KEY'" if services.keys else ""
+    if model.chat.source is not None:
+        route = "chat/completions"
+        prompt = '"messages": [{"role": "user", "content": "Tell me a story about a fish."}]'
+    else:
+        route, prompt = "completions", '"prompt": "Once upon a time"'
     print(
         f"Shoal serves on {url} (docs: {url}/docs). Try:\n\n"
-        f"  curl {url}/v1/completions -H 'Content-Type: application/json'{auth} \\\n"
-        f'    -d \'{{"model": "{model}", "prompt": "Once upon a time", "max_tokens": 80}}\'\n',
+        f"  curl {url}/v1/{route} -H 'Content-Type: application/json'{auth} \\\n"
+        f'    -d \'{{"model": "{model.name}", {prompt}, "max_tokens": 80}}\'\n',
         flush=True,
     )
 

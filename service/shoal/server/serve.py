@@ -37,7 +37,7 @@ async def _serve(settings: Settings) -> int:
         stop.set()
 
     client = RemoteEngine(
-        engine_config(settings, selection.sources), observer=metrics, on_fatal=engine_failed
+        engine_config(settings, selection.smallest_first), observer=metrics, on_fatal=engine_failed
     )
     with _listen(settings) as listener:
         await client.start()

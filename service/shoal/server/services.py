@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
@@ -37,11 +38,16 @@ class Services:
     settings: Settings
     client: EngineClient
     models: dict[str, TextModel]
+    """Whose text side is loaded."""
     admission: Admission
     keys: KeyRing
     metrics: Metrics
     failed: dict[str, str] = field(default_factory=dict)
     """Models of models_dir whose tokenizer or template failed to load, with the reason."""
+    configured: tuple[str, ...] = ()
+    """Names of all models, in the order of the settings; empty = those of `models`."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Other names of models -> the name each is served by."""
     version: str = field(default_factory=shoal_version)
     draining: bool = False
     open_requests: set["asyncio.Task[object]"] = field(default_factory=set)
@@ -50,9 +56,14 @@ class Services:
     """Monotonic time at which the event loop was last known to run."""
 
     def states(self) -> dict[str, ModelState]:
-        """State of every configured model; failed if its tokenizer or template failed to load."""
+        """State of every configured model. Of its two sides, engine and text, the later one counts;
+        it failed if one of them did."""
+        states = dict(self.client.states)
+        for name, state in states.items():
+            if state.state == "ready" and name not in self.models:
+                states[name] = ModelState("loading", progress=0.99)
         failed = {name: ModelState("failed", reason=reason) for name, reason in self.failed.items()}
-        return {**self.client.states, **failed}
+        return {**states, **failed}
 
     def failure_of(self, name: str) -> str | None:
         """Why a model failed while others are served; None if it is served or still loading."""
@@ -66,33 +77,38 @@ class Services:
         reasons = {name: self.failure_of(name) for name in self.states()}
         return {name: reason for name, reason in reasons.items() if reason is not None}
 
-    def served_models(self) -> list[TextModel]:
+    def served_names(self) -> list[str]:
         """Models that did not fail, in configured order; includes those still loading."""
-        return [model for name, model in self.models.items() if self.failure_of(name) is None]
+        names = self.configured or tuple(self.models)
+        return [name for name in names if self.failure_of(name) is None]
 
     @property
     def default_model(self) -> str:
         """The model used when a request names none. Raises Unavailable if all failed."""
-        if self.settings.default_model is not None:
-            return self.settings.default_model
-        if not (served := self.served_models()):
+        if (name := self.settings.default_model) is not None:
+            return self.aliases.get(name, name)
+        if not (served := self.served_names()):
             raise Unavailable("no model could be loaded", code="model_loading")
-        return served[0].name
+        return served[0]
 
     def find_model(self, name: str | None) -> TextModel:
-        """The model a request names. Raises InvalidRequest or ModelNotFound."""
+        """The model a request names. Raises InvalidRequest, ModelNotFound, or Unavailable while its
+        text side is loading."""
         if name is None:
-            if self.settings.default_model is None and len(self.served_models()) > 1:
+            if self.settings.default_model is None and len(self.served_names()) > 1:
                 raise InvalidRequest(
                     "you must name a model", code="missing_required_parameter", param="model",
                     hint=f"known models: {self._known_names()}",
                 )  # fmt: skip
             name = self.default_model
+        name = self.aliases.get(name, name)
         if reason := self.failure_of(name):
             raise ModelNotFound(
                 f"the model {name!r} could not be loaded: {reason[:1000]}", param="model"
             )
         if name not in self.models:
+            if name in self.configured:
+                raise _is_loading(name)
             raise ModelNotFound(
                 f"the model {name[:100]!r} does not exist; known models: {self._known_names()}",
                 param="model",
@@ -100,15 +116,17 @@ class Services:
         return self.models[name]
 
     def _known_names(self) -> str:
-        return ", ".join([model.name for model in self.served_models()][:10])
+        return ", ".join(self.served_names()[:10])
 
     def find_loaded(self, name: str) -> LoadedModel:
         """The engine's description of a model. Raises Unavailable while it is not ready."""
         loaded = self.client.loaded.get(name)
         if loaded is None:
-            failed = self.client.states[name].state == "failed"
-            reason = "failed to load" if failed else "is loading"
-            raise Unavailable(f"model {name} {reason}", code="model_loading", retry_after_s=2.0)
+            if self.client.states[name].state != "failed":
+                raise _is_loading(name)
+            raise Unavailable(
+                f"model {name} failed to load", code="model_loading", retry_after_s=2.0
+            )
         return loaded
 
     def fingerprint(self, loaded: LoadedModel) -> str:
@@ -116,6 +134,10 @@ class Services:
         parts = (loaded.weights_hash, loaded.dtype, loaded.device, loaded.kernels, self.version)
         digest = hashlib.sha256("/".join(parts).encode()).hexdigest()[:8]
         return f"v{self.version}-{digest}"
+
+
+def _is_loading(name: str) -> Unavailable:
+    return Unavailable(f"model {name} is loading", code="model_loading", retry_after_s=2.0)
 
 
 def services_of(request: Request) -> Services:

@@ -24,7 +24,8 @@ def test_the_version_is_the_packages() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["serve", "chat", "complete", "bench", "models", "doctor", "train"]
+    "command",
+    ["serve", "chat", "complete", "bench", "models", "pull", "check", "doctor", "train"],
 )
 def test_every_command_has_a_help_page(command: str) -> None:
     assert command in invoke("--help").stdout

@@ -34,6 +34,14 @@ def test_a_folder_without_a_lock_is_fine_but_not_verified(tmp_path: Path) -> Non
     assert (model.lock, model.problems) == ("none", ())
 
 
+def test_a_gguf_file_beside_model_folders_does_not_hide_them(tmp_path: Path) -> None:
+    folder = write_tiny_llama(tmp_path / "tiny")
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    assert find_folders(tmp_path) == [folder, tmp_path / "x.gguf"]
+    (folder / "x.gguf").write_bytes(b"GGUF")
+    assert find_folders(folder) == [folder]
+
+
 def test_a_file_that_is_not_the_locked_one_is_a_problem(tmp_path: Path) -> None:
     folder = write_tiny_llama(tmp_path / "tiny", lock=True)
     with (folder / "tokenizer.json").open("a") as file:

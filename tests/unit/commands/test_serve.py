@@ -24,7 +24,7 @@ def settings_of(config: Path | None = None, **flags: Any) -> Settings:
 
 def test_every_setting_is_a_flag() -> None:
     parameters = inspect.signature(serve.make_command()).parameters
-    assert list(parameters) == ["config", *Settings.model_fields]
+    assert list(parameters) == ["paths", "config", *Settings.model_fields]
 
 
 @pytest.mark.parametrize(
@@ -125,6 +125,15 @@ def test_flags_reach_the_server_and_its_exit_code_comes_back(
     (settings,) = seen
     assert (settings.port, settings.models, settings.docs) == (0, ["a", "b=c"], False)
     assert settings.kernels == "torch"
+
+
+def test_paths_are_models_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    import shoal.server.serve as server
+
+    seen: list[Settings] = []
+    monkeypatch.setattr(server, "run", lambda settings: seen.append(settings) or 0)
+    CliRunner().invoke(build_app(), ["serve", "x", "a,b=y/z=1", "--model", "m", "--port", "0"])
+    assert [settings.models for settings in seen] == [["x", "a,b=y/z=1", "m"]]
 
 
 def test_a_missing_model_folder_is_one_plain_line() -> None:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.engine.core import EngineCore
+from shoal.engine.kv_budget import KVBudget
 from shoal.protocol.messages import EngineConfig
 from shoal.protocol.params import SamplingParams
 from shoal.protocol.step import KVMemory, LoadedRunner
@@ -137,6 +138,14 @@ def test_a_sequence_must_fit_the_share_since_no_more_is_sure() -> None:
 def test_one_model_has_the_whole_budget() -> None:
     engine = Shared("a")
     assert [loaded.max_model_len for loaded in engine.core.loaded_models] == [96]
+
+
+def test_a_small_model_leaves_its_share_to_a_large_one_that_comes_later() -> None:
+    budget = KVBudget(2400, num_models=3)
+    shares = [budget.open(100, longest, list[int]().extend).share for longest in (100, 200, 5000)]
+    assert shares == [3, 4, 17]
+    budget = KVBudget(2400, num_models=3)
+    assert [budget.open(100, 5000, list[int]().extend).share for _ in range(3)] == [8, 8, 8]
 
 
 @settings(max_examples=60, deadline=None)

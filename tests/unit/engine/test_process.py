@@ -21,6 +21,7 @@ from shoal.protocol.messages import (
     EngineFailed,
     FromEngine,
     Heartbeat,
+    Loaded,
     LoadFailed,
     Loading,
     ModelSource,
@@ -124,8 +125,18 @@ def test_it_reports_the_load_of_each_model_in_order_and_then_ready() -> None:
         loading = [(f.model, f.progress) for f in told if isinstance(f, Loading)]
         assert loading == sorted(loading)
         assert loading[-1] == ("b", 1.0)
-        ready = told[-1]
-        assert [(m.name, m.max_model_len) for m in ready.models] == [("a", 512), ("b", 99)]
+        loaded = [f.model for f in told if isinstance(f, Loaded)]
+        assert [(m.name, m.max_model_len) for m in loaded] == [("a", 512), ("b", 99)]
+
+
+def test_a_model_is_served_while_the_next_one_loads() -> None:
+    with child(("first", ""), ("slow", "load_s=60"), ready=False) as engine:
+        assert engine.until(Loaded).model.name == "first"
+        engine.send(make_submit(1, model="first", max_tokens=20))
+        assert engine.hear(1).tokens[1] == solo_output([1, 2, 3], 20, SEED_0)
+        assert [stats.model for stats in engine.until(Heartbeat).stats] == ["first"]
+        engine.send(Shutdown())
+        assert engine.exit_code(5) == 0
 
 
 def test_a_model_that_may_fail_stops_no_other_and_leaves_them_its_memory() -> None:
@@ -137,8 +148,8 @@ def test_a_model_that_may_fail_stops_no_other_and_leaves_them_its_memory() -> No
     try:
         failed = engine.until(LoadFailed)
         assert (failed.model, failed.message) == ("bad", "model bad: config.json is missing")
-        (ready,) = engine.until(Ready).models
-        assert ready.name == "good"
+        assert engine.until(Loaded).model.name == "good"
+        engine.until(Ready)
         (stats,) = engine.until(Heartbeat).stats
         assert stats.num_blocks == 64
     finally:
@@ -169,10 +180,11 @@ def test_a_submitted_sequence_gives_its_tokens_and_one_frame_per_step() -> None:
         assert engine.exit_code(5) == 0
 
 
-def test_frames_sent_before_ready_are_not_lost() -> None:
-    with child(ready=False) as engine:
+def test_a_sequence_for_a_model_that_still_loads_is_refused() -> None:
+    with child(("fake", "load_s=60"), ready=False) as engine:
+        engine.until(Loading)
         engine.send(make_submit(1))
-        assert engine.hear(1).tokens[1] == solo_output([1, 2, 3], 4, SEED_0)
+        assert engine.hear(1).finished[1].error_code == "model_not_found"
 
 
 def test_an_abort_ends_a_sequence_in_the_running_engine() -> None:

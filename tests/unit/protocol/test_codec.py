@@ -12,6 +12,7 @@ from shoal.protocol.messages import (
     EngineStats,
     Finished,
     Heartbeat,
+    Loaded,
     LoadedModel,
     Loading,
     ModelSource,
@@ -42,7 +43,8 @@ TO_ENGINE = [
 ]
 FROM_ENGINE = [
     Loading("m", 0.5),
-    Ready([LoadedModel("m", 261, 64, 1000, "float32", "cpu", "torch", "00")]),
+    Loaded(LoadedModel("m", 261, 64, 1000, "float32", "cpu", "torch", "00")),
+    Ready(),
     StepOutputs(
         "m", [1], [2], 1, 1, 0.01, STATS,
         logprobs={1: TokenLogprobs(2, -0.25, [2, 3], [-0.25, -1.5])},

@@ -5,22 +5,26 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from shoal.server.services import Services, services_of
-from shoal.text.text_model import TextModel
 
 router = APIRouter(tags=["Models"])
 
 
 @router.get("/v1/models")
 async def list_models(request: Request) -> dict[str, Any]:
-    """Every configured model, the default first; those still loading have ready false. Models of
-    models_dir that cannot be loaded are listed under `failed`."""
+    """Every configured model, the default first, and after each its aliases, whose `root` is the
+    model's name; those still loading have ready false. Models of models_dir that cannot be loaded
+    are listed under `failed`."""
     services = services_of(request)
     default = services.default_model
-    models = sorted(services.served_models(), key=lambda model: model.name != default)
+    names = sorted(services.served_names(), key=lambda name: name != default)
     failed = [{"id": name, "reason": reason} for name, reason in services.failures().items()]
     return {
         "object": "list",
-        "data": [_model_object(services, model) for model in models],
+        "data": [
+            _model_object(services, model_id, name)
+            for name in names
+            for model_id in (name, *_aliases(services, name))
+        ],
         **({"failed": failed} if failed else {}),
     }
 
@@ -29,22 +33,31 @@ async def list_models(request: Request) -> dict[str, Any]:
 async def retrieve_model(request: Request, model_id: str) -> dict[str, Any]:
     """One model by id."""
     services = services_of(request)
-    return _model_object(services, services.find_model(model_id))
+    name = services.aliases.get(model_id, model_id)
+    if name not in services.served_names():
+        name = services.find_model(name).name  # raises: not there, or why it failed
+    return _model_object(services, model_id, name)
 
 
-def _model_object(services: Services, model: TextModel) -> dict[str, Any]:
-    loaded = services.client.loaded.get(model.name)
+def _aliases(services: Services, name: str) -> list[str]:
+    return [alias for alias, model in services.aliases.items() if model == name]
+
+
+def _model_object(services: Services, model_id: str, name: str) -> dict[str, Any]:
+    """`model_id`: the model's name, or an alias. What loads knows little of itself yet."""
+    model, loaded = services.models.get(name), services.client.loaded.get(name)
+    can_chat = model is not None and model.chat.source is not None
     return {
-        "id": model.name,
+        "id": model_id,
         "object": "model",
-        "created": model.created,
+        "created": model.created if model else 0,
         "owned_by": "local",
-        "root": model.name,
+        "root": name,
         "parent": None,
         "max_model_len": loaded.max_model_len if loaded else None,
-        "ready": loaded is not None,
-        "capabilities": ["completion", *(["chat"] if model.chat.source is not None else [])],
-        "defaults": model.defaults,
+        "ready": model is not None and loaded is not None,
+        "capabilities": ["completion", *(["chat"] if can_chat else [])],
+        "defaults": model.defaults if model else {},
         "num_parameters": loaded.num_parameters if loaded else None,
         "dtype": loaded.dtype if loaded else None,
         "device": loaded.device if loaded else None,
