@@ -162,7 +162,8 @@ int Model::rotary_table(const RotaryConfig& rotary) {
 }
 
 std::size_t Model::weight_bytes() const {
-  std::size_t bytes = head_.memory_bytes() + embedding_.memory_bytes() + position_embedding_.bytes();
+  std::size_t bytes =
+      head_.memory_bytes() + embedding_.memory_bytes() + position_embedding_.bytes();
   for (const Layer& layer : layers_)
     bytes += layer.qkv.memory_bytes() + layer.output.memory_bytes() + layer.up.memory_bytes() +
              layer.down.memory_bytes();
