@@ -51,7 +51,7 @@ def int8_weights(weight: NDArray[np.float32]) -> NDArray[np.float32]:
     is_low = scale.astype(np.float32) * np.float32(127.5) < largest
     scale = np.where(is_low, np.nextafter(scale, np.float16(np.inf)), scale).astype(np.float32)
     integers = np.rint(groups / np.where(scale > 0, scale, 1)).clip(-127, 127)
-    return (integers * scale).reshape(len(weight), -1)[:, : weight.shape[1]]
+    return np.asarray((integers * scale).reshape(len(weight), -1)[:, : weight.shape[1]])
 
 
 def int4_weights(weight: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -68,4 +68,4 @@ def int8_rows(x: NDArray[np.float32]) -> NDArray[np.float64]:
     inverse = np.where(largest >= 1e-30, np.float32(127) / np.maximum(largest, 1e-30), 0)
     integers = np.rint(groups * inverse.astype(np.float32)).astype(np.float64)
     scale = largest * (np.float32(1) / np.float32(127))
-    return (integers * scale).reshape(len(x), -1)[:, : x.shape[1]]
+    return np.asarray((integers * scale).reshape(len(x), -1)[:, : x.shape[1]])

@@ -213,7 +213,7 @@ def block_weights(kinds: dict[str, str], spec: DecoderSpec) -> tuple[dict[Role, 
         kind = kinds.get(role.name.partition(".")[0])
         if kind is None or weight.ndim < 2:
             continue
-        blocks = random_blocks(kind, *weight.shape, seed=seed)
+        blocks = random_blocks(kind, len(weight), weight.shape[1], seed)
         stored[role], numbers[role] = (kind, blocks), dequantized(kind, blocks)
     return stored, numbers
 

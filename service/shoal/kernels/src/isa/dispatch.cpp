@@ -12,6 +12,9 @@ inline bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
          __builtin_cpu_supports("f16c");
 }
+#if defined(SHOAL_AVXVNNI)
+inline bool has_avxvnni() { return has_avx2() && __builtin_cpu_supports("avxvnni"); }
+#endif
 inline bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
@@ -37,6 +40,9 @@ const Kernels* find_kernels(const char* name) {
 #endif
 #if defined(SHOAL_AVX512)
       {has_avx512(), avx512_kernels},
+#endif
+#if defined(SHOAL_AVXVNNI)
+      {has_avxvnni(), avxvnni_kernels},
 #endif
 #if defined(SHOAL_AVX2)
       {has_avx2(), avx2_kernels},

@@ -38,7 +38,7 @@ struct FormatKernels {
   void (*linear)(const LinearArgs&);
   // Bytes of a row of `padded` floats (a multiple of 16) as the linear kernel reads it.
   std::size_t (*row_bytes)(int padded);
-  // Turns such a row of `width` numbers into what the kernel reads. Null: it reads them as they are.
+  // Turns such a row of `width` numbers into what the kernel reads. Null: it reads the floats.
   void (*prepare_row)(const float* x, int width, char* out);
 };
 
@@ -131,6 +131,7 @@ struct Kernels {
 
 const Kernels* portable_kernels();
 const Kernels* avx2_kernels();        // null where not compiled in
+const Kernels* avxvnni_kernels();     // AVX2 with AVX-VNNI
 const Kernels* avx512_kernels();      // F, BW, DQ, VL
 const Kernels* avx512bf16_kernels();  // the same and bf16, VNNI
 

@@ -1,4 +1,5 @@
-// Eight float lanes: AVX2 and FMA. Sixteen registers, so a tile is at most 6 rows by 2 vectors.
+// Eight float lanes: AVX2, FMA and F16C; with SHOAL_AVXVNNI_SET also AVX-VNNI. Sixteen registers,
+// so a tile is at most 6 rows by 2 vectors.
 #pragma once
 #include <immintrin.h>
 
@@ -24,10 +25,6 @@ struct Vec {
   using F = __m256;
   using I = __m256i;
   using Quad = I;  // four neighbouring inputs of a row, in every lane
-  struct Int8 {
-    I value, magnitude;
-  };
-
   static F zero() { return _mm256_setzero_ps(); }
   static F set(float x) { return _mm256_set1_ps(x); }
   static F load(const float* p) { return _mm256_loadu_ps(p); }
@@ -68,6 +65,15 @@ struct Vec {
     return _mm256_and_si256(_mm256_srli_epi16(w, 4), _mm256_set1_epi8(15));
   }
   static Quad quad(const std::int8_t* x) { return broadcast_word(x); }
+#if defined(SHOAL_AVXVNNI_SET)
+  // As in vec_avx512.h.
+  static I dot_int4(I acc, I w, Quad x) { return _mm256_dpbusd_avx_epi32(acc, w, x); }
+  static I end_int4(I acc) { return acc; }
+  using Int8 = I;
+  static Int8 int8(I w) { return _mm256_xor_si256(w, _mm256_set1_epi8(static_cast<char>(0x80))); }
+  static I begin_int8(const std::int32_t* offset) { return _mm256_set1_epi32(*offset); }
+  static I dot_int8(I acc, Int8 w, Quad x) { return _mm256_dpbusd_avx_epi32(acc, w, x); }
+#else
   // A group's products fit 16 bits: 32 / 2 * 15 * 127 < 2^15.
   static I dot_int4(I acc, I w, Quad x) {  // by hand like dot_int16
     I products;
@@ -79,6 +85,9 @@ struct Vec {
   static I end_int4(I acc) { return _mm256_madd_epi16(acc, _mm256_set1_epi16(1)); }
   // vpmaddubsw wants an unsigned factor: |w| * (x with the sign of w). With |w| <= 128 and |x| <=
   // 127 a pair is at most 32512 and never saturates.
+  struct Int8 {
+    I value, magnitude;
+  };
   static Int8 int8(I w) { return {w, _mm256_abs_epi8(w)}; }
   static I begin_int8(const std::int32_t*) { return _mm256_setzero_si256(); }
   static I dot_int8(I acc, const Int8& w, Quad x) {
@@ -89,6 +98,7 @@ struct Vec {
         : "x"(w.magnitude), "xm"(w.value), "x"(x), "xm"(_mm256_set1_epi16(1)));
     return acc;
   }
+#endif
 
   static I broadcast_word(const void* p) {
     std::int32_t word;

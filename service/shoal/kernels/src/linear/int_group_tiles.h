@@ -1,5 +1,5 @@
-// int4 and int8 weights times rows of 8-bit integers, both in groups of 32 inputs. A group's integer
-// sum is exact; groups are added as floats, in order:
+// int4 and int8 weights times rows of 8-bit integers, both in groups of 32 inputs. A group's sum of
+// integers is exact; groups are added as floats, in order:
 //   sum += (integers * weight scale) * row scale;  sum += (sum of the row's group) * min
 #pragma once
 #include "formats/int_groups.h"

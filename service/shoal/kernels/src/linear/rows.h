@@ -1,6 +1,6 @@
 // What the tiles read as rows. `bytes` of a prepared row of `padded` floats (a multiple of 16), and
-// how it is made of `width` floats; behind them, up to `padded`, may be anything but NaN. prepare is
-// null where the floats are read as they are. Called by model/ through FormatKernels.
+// how it is made of `width` floats; behind them, up to `padded`, may be anything but NaN. prepare
+// is null where the floats are read as they are. Called by model/ through FormatKernels.
 #pragma once
 #include "formats/bf16_packed12.h"
 #include "formats/int16_block.h"

@@ -42,9 +42,9 @@ struct StepOutputs {
   float* hidden;          // [num_logit_rows, hidden_size]: after the last norm
 };
 
-// How weights are kept. int8 and int4: integers in groups of 32, with int4 the embedding and the head
-// in 8 bits. blocks: quantized blocks of a file in the format that holds them, other weights as they
-// are stored.
+// How weights are kept. int8 and int4: integers in groups of 32, with int4 the embedding and the
+// head in 8 bits. blocks: quantized blocks of a file in the format that holds them, other weights
+// as they are stored.
 enum class Dtype : int { f32, bf16, int8, int4, blocks };
 
 class Model {

@@ -49,7 +49,8 @@ Format Model::format_for(const std::string& name, Source source) const {
       if (blocks) return blocks->format;
       if (source != Source::bf16) return Format::f32;
   }
-  return is_table && !config.tied_head ? Format::bf16 : linear_format_;  // looked up, not multiplied
+  // What is only looked up stays as it is.
+  return is_table && !config.tied_head ? Format::bf16 : linear_format_;
 }
 
 void Model::set_weight(int layer, const std::string& role, const Matrix& m) {
