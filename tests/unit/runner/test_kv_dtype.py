@@ -21,7 +21,11 @@ KV_BYTES = 1 << 20
 
 
 def load(folder: Path, **config: Any) -> LoadedRunner:
-    settings = EngineConfig(models=(), **{"kernels": "native", "num_threads": 1, **config})
+    settings = EngineConfig(
+        models=(),
+        kv_cache_bytes=KV_BYTES,
+        **{"kernels": "native", "num_threads": 1, **config},
+    )
     return load_runner(ModelSource("tiny", str(folder)), settings, KV_BYTES, lambda _: None)
 
 
