@@ -6,9 +6,9 @@ tokens, block table and sampling state of each row.
 """
 
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
-from shoal.protocol.messages import LoadedModel, TokenLogprobs
+from shoal.protocol.messages import AdapterLoaded, AdapterSource, LoadedModel, TokenLogprobs
 from shoal.protocol.params import OutputParams, SamplingParams, StopParams
 
 
@@ -24,6 +24,8 @@ class NewRow:
     sampling: SamplingParams
     stop: StopParams
     output: OutputParams
+    adapter_id: int = 0
+    """Which adapter its tokens pass; 0 = none."""
 
     @property
     def prompt_token_ids(self) -> list[int]:
@@ -83,6 +85,19 @@ class Runner(Protocol):
         """Computes the plan's rows. A row that fails individually is in `errors`; an exception
         means that the whole step failed. Unknown ids in `plan.released` are ignored: after a
         failed step the scheduler does not know which rows the runner has stored."""
+        ...
+
+
+@runtime_checkable
+class AdaptableRunner(Runner, Protocol):
+    """A runner whose rows may have adapters."""
+
+    def load_adapter(self, source: AdapterSource) -> AdapterLoaded:
+        """Raises ModelFolderError for a folder that does not fit the model."""
+        ...
+
+    def unload_adapter(self, adapter_id: int) -> None:
+        """Frees one that no row has; unknown ids are ignored."""
         ...
 
 
