@@ -9,11 +9,21 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from shoal.engine.adapters import EngineAdapters
 from shoal.engine.arbiter import Arbiter
 from shoal.engine.scheduler import Applied, Limits, Scheduler
 from shoal.engine.stats import SpeedMeter
 from shoal.engine.stopping import failed
-from shoal.protocol.messages import EngineConfig, EngineStats, LoadedModel, StepOutputs, Submit
+from shoal.protocol.messages import (
+    AdapterLoaded,
+    AdapterSource,
+    AdapterUnloaded,
+    EngineConfig,
+    EngineStats,
+    LoadedModel,
+    StepOutputs,
+    Submit,
+)
 from shoal.protocol.step import LoadedRunner, Runner, StepPlan, StepResult
 
 _log = logging.getLogger(__name__)
@@ -38,6 +48,9 @@ class EngineCore:
         }
         self._arbiter = Arbiter(list(self._models))
         self._unknown: list[Submit] = []  # for a model that is not served; to be refused
+        self._adapters = EngineAdapters(
+            {name: (model.scheduler, model.runner) for name, model in self._models.items()}
+        )
 
     @property
     def loaded_models(self) -> list[LoadedModel]:
@@ -58,8 +71,22 @@ class EngineCore:
         model = self._models.get(submit.model)
         if model is None:
             self._unknown.append(submit)
+        elif not self._adapters.has(submit.model, submit.adapter_id):
+            model.scheduler.refuse(submit.seq_id, "model_not_found")
         else:
             model.scheduler.add(submit, self._clock())
+
+    def load_adapter(self, source: AdapterSource) -> AdapterLoaded:
+        """Sequences may be added with it from now on. Raises ModelFolderError."""
+        return self._adapters.load(source)
+
+    def unload_adapter(self, adapter_id: int) -> None:
+        """Frees it once none of its sequences is left, see `take_unloaded`."""
+        self._adapters.unload(adapter_id)
+
+    def take_unloaded(self) -> list[AdapterUnloaded]:
+        """Adapters that were to be unloaded and are free since the last call."""
+        return self._adapters.take_unloaded()
 
     def abort(self, seq_ids: list[int]) -> None:
         """Ends sequences without an answer; unknown and finished ids are ignored."""
@@ -102,7 +129,7 @@ class _Model:
         self, runner: Runner, loaded: LoadedModel, num_blocks: int, config: EngineConfig
     ) -> None:
         self.loaded = loaded
-        self._runner = runner
+        self.runner = runner
         self._speed = SpeedMeter()
         self.scheduler = Scheduler(
             Limits(
@@ -124,7 +151,7 @@ class _Model:
         started_s = clock()
         plan = scheduler.plan(started_s)
         try:
-            result = self._runner.run(plan)
+            result = self.runner.run(plan)
         except Exception:  # whatever a backend raises: this step fails, the engine continues
             _log.exception("step of %s failed, %d rows", self.loaded.name, len(plan.seq_ids))
             scheduler.fail_step(plan, "internal_error")

@@ -24,10 +24,14 @@ from shoal.errors import ShoalError
 from shoal.protocol import codec
 from shoal.protocol.messages import (
     Abort,
+    AdapterFailed,
+    AdapterLoaded,
+    AdapterSource,
     EngineConfig,
     EngineFailed,
     FromEngine,
     Heartbeat,
+    LoadAdapter,
     LoadFailed,
     Loading,
     ModelSource,
@@ -35,6 +39,7 @@ from shoal.protocol.messages import (
     Shutdown,
     Submit,
     ToEngine,
+    UnloadAdapter,
 )
 from shoal.protocol.step import LoadedRunner
 
@@ -193,6 +198,11 @@ def _load_models(link: Link, config: EngineConfig, load: Load) -> EngineCore:
     if not models and failure is not None:
         raise failure
     core = EngineCore(models, config, time.monotonic)
+    for adapter in config.adapters:
+        answer = _load_adapter(core, adapter)
+        if isinstance(answer, AdapterFailed) and not adapter.may_fail:
+            raise LoadError(answer.message, "invalid_model_folder")
+        link.send(answer)
     # All objects so far live as long as the process: the garbage collector need not visit them
     # again. From here on it runs only where it delays no request, see _serve.
     gc.collect()
@@ -228,6 +238,20 @@ def _load_one(
         raise LoadError(message, "internal_error") from error
 
 
+def _load_adapter(core: EngineCore, source: AdapterSource) -> AdapterLoaded | AdapterFailed:
+    """Whatever happens, the answer says it."""
+    try:
+        return core.load_adapter(source)
+    except MemoryError:
+        reason = "not enough memory"
+    except ShoalError as error:
+        reason = error.message
+    except Exception as error:  # a fault of ours or of a library
+        _log.exception("loading the adapter %s failed", source.name)
+        reason = f"{type(error).__name__}: {error}"
+    return AdapterFailed(source.adapter_id, f"adapter {source.name}: {reason}")
+
+
 # --- the loop ------------------------------------------------------------------------------------
 
 
@@ -237,8 +261,10 @@ def _serve(link: Link, core: EngineCore, heartbeat_s: float, messages: list[ToEn
     num_steps = 0
     last_beat_s = link.last_sent_s
     while True:
-        if _handle_messages(core, messages):
+        if _handle_messages(link, core, messages):
             return
+        for unloaded in core.take_unloaded():
+            link.send(unloaded)
         may_step = core.has_work and link.num_unsent_bytes < _MAX_UNSENT_BYTES
         if may_step and (outputs := core.step()) is not None:
             link.send(outputs)
@@ -258,13 +284,17 @@ def _serve(link: Link, core: EngineCore, heartbeat_s: float, messages: list[ToEn
         messages = link.receive(max(heartbeat_s - quiet_s, 0.0))
 
 
-def _handle_messages(core: EngineCore, messages: list[ToEngine]) -> bool:
+def _handle_messages(link: Link, core: EngineCore, messages: list[ToEngine]) -> bool:
     """True if one of them is Shutdown."""
     for message in messages:
         if isinstance(message, Submit):
             core.add(message)
         elif isinstance(message, Abort):
             core.abort(message.seq_ids)
+        elif isinstance(message, LoadAdapter):
+            link.send(_load_adapter(core, message.source))
+        elif isinstance(message, UnloadAdapter):
+            core.unload_adapter(message.adapter_id)
         elif isinstance(message, Shutdown):
             return True
         else:

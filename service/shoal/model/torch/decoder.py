@@ -11,6 +11,7 @@ from torch import Tensor
 
 from shoal.checkpoint.files import StoredTensor
 from shoal.model.spec import AttentionSpec, DecoderSpec, LayerSpec, Role, RotarySpec
+from shoal.model.torch.adapters import AdapterTokens
 from shoal.model.torch.attention import AttentionBatch, KVLayer, paged_attention
 from shoal.model.torch.layers import Linear, Mlp, RotaryTables, TorchWeights, rotate
 
@@ -29,6 +30,7 @@ class Decoder:
         device: str,
     ) -> None:
         weights = TorchWeights(stored, dtype, device)
+        self.adapters = weights.adapters
         self._spec = spec
         self._embedding = weights.tensor("embedding")  # [vocab, hidden]
         self._positions = weights.optional("position_embedding")  # [positions, hidden]
@@ -51,8 +53,10 @@ class Decoder:
         batch: AttentionBatch,
         cache: Sequence[KVLayer],
         logit_indices: Tensor,  # [L]
+        adapter_tokens: AdapterTokens | None = None,
     ) -> Tensor:
         """Logits [L, vocab] of the wanted tokens; keys and values of all are written."""
+        self.adapters.tokens = adapter_tokens or {}
         spec = self._spec
         x = F.embedding(token_ids, self._embedding)  # [T, hidden]
         if spec.embedding_multiplier != 1:
