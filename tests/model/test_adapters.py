@@ -11,6 +11,7 @@ import pytest
 
 from shoal.checkpoint.adapter import AdapterFolder
 from shoal.checkpoint.open import open_model
+from shoal.kernels import native
 from shoal.model.adapter import AdapterMatrix, load_adapter
 from shoal.model.registry import read_model
 from shoal.runner.inputs import AdaptableBackend, Float32
@@ -173,8 +174,9 @@ def steps(backend: Any, rows: Rows, chunk: int) -> list[list[Float32]]:
 ROWS: Rows = [(30, 1), (17, 0), (41, 5), (12, 1), (33, 5), (22, 0), (8, 5), (50, 1), (45, 0)]
 
 
+@pytest.mark.skipif(not native.available(), reason="native kernels are not built")
 def test_native_rows_are_the_same_alone_and_mixed(
-    base_and_adapters: tuple[Path, dict[int, Path]], native_only: None
+    base_and_adapters: tuple[Path, dict[int, Path]],
 ) -> None:
     base, adapters = base_and_adapters
     for threads in (1, 2):

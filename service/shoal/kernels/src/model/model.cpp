@@ -80,6 +80,7 @@ Model::Model(const ModelConfig& c, Format format, const Kernels* kernels, int nu
       format_(format),
       kv_format_(format == Format::f32 ? Format::f32 : Format::bf16),
       linear_format_(choose_linear_format(c, format, *kernels, cache_bytes)),
+      adapter_format_(format == Format::f32 ? Format::f32 : Format::bf16),
       kernels_(kernels),
       num_blocks_(num_blocks),
       max_tokens_(max_tokens),
