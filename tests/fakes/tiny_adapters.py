@@ -73,7 +73,7 @@ def random_matrices(
 
 
 def write_merged(folder: Path, base: Path, adapter: Path) -> Path:
-    """The base's folder with W + alpha / r * B A in place of W; float32 files, one rank and alpha."""
+    """The base's folder with W + alpha / r * B A in place of W; float32, one rank and alpha."""
     folder.mkdir(parents=True)
     for path in base.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())

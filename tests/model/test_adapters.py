@@ -2,7 +2,6 @@
 see each other's adapters, bit for bit.
 """
 
-
 from pathlib import Path
 from typing import Any
 
@@ -223,5 +222,3 @@ def test_an_unloaded_adapter_makes_room_for_another(
     load(backend, base, {5: adapters[1], 6: adapters[5]})
     assert np.array_equal(whole_logits(Batch.over(backend), token_ids, adapter_id=6), expected)
     assert not np.allclose(whole_logits(Batch.over(backend), token_ids, adapter_id=5), expected)
-
-

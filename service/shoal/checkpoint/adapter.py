@@ -5,6 +5,7 @@ Every value of the config is used, known to change nothing, or refused by name. 
 matrices belong to is not known here: a module goes by its name in the base.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from typing import Any, NamedTuple
 
 from shoal.checkpoint.fields import Fields
 from shoal.checkpoint.files import StoredTensor
-from shoal.checkpoint.read import read_json, where
+from shoal.checkpoint.hf import CHAT_TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
+from shoal.checkpoint.lock import file_sha256
+from shoal.checkpoint.read import read_json, read_text, where
 from shoal.checkpoint.safetensors import read_safetensors
 from shoal.errors import ModelFolderError
 
@@ -28,10 +31,12 @@ _TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.w
 _INITIAL = (True, False, None, "gaussian", "orthogonal", "eva")
 """Ways to start training that leave the base as it was; others (PiSSA, OLoRA, ...) change it."""
 _WITHOUT_EFFECT = frozenset(
-    "auto_mapping peft_version revision inference_mode lora_dropout runtime_config megatron_core "
-    "qalora_group_size eva_config corda_config lora_ga_config loftq_config fan_in_fan_out "
-    "ensure_weight_tying".split()
-)
+    {
+        "auto_mapping", "peft_version", "revision", "inference_mode", "lora_dropout",
+        "runtime_config", "megatron_core", "qalora_group_size", "eva_config", "corda_config",
+        "lora_ga_config", "loftq_config", "fan_in_fan_out", "ensure_weight_tying",
+    }
+)  # fmt: skip
 """Training, what wrote the file, how the base lies in memory, options of what is refused."""
 
 
@@ -108,6 +113,21 @@ class AdapterFolder:
             return int((self.path / CONFIG).stat().st_mtime)
         except OSError as error:
             raise ModelFolderError(f"{where(self.path / CONFIG)} cannot be read") from error
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits of both files."""
+        hashes = file_sha256(self.path / CONFIG) + file_sha256(self.path / WEIGHTS)
+        return hashlib.sha256(hashes.encode()).hexdigest()[:16]
+
+    def unused_files(self, base: Path) -> list[str]:
+        """Tokenizer files that differ from those of its base, whose are used."""
+        found = []
+        for name in (TOKENIZER, TOKENIZER_CONFIG, CHAT_TEMPLATE):
+            own, other = self.path / name, base / name
+            if own.is_file() and not (other.is_file() and read_text(own) == read_text(other)):
+                found.append(name)
+        return found
 
     def config(self) -> AdapterConfig:
         """Raises ModelFolderError also for a folder that is no adapter."""

@@ -109,7 +109,8 @@ class Scheduler:
         assert submit.seq_id not in self._sequences, f"sequence {submit.seq_id} was added twice"
         code = refusal(submit, self.limits.vocab_size, self.limits.max_model_len)
         if code is not None:
-            return self.refuse(submit.seq_id, code)
+            self.refuse(submit.seq_id, code)
+            return
         seq = make_sequence(submit, self.limits.max_model_len, self._num_arrived, now)
         self._num_arrived += 1
         self._sequences[seq.seq_id] = seq

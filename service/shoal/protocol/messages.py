@@ -259,6 +259,4 @@ class EngineFailed(_Message, frozen=True):
 
 ToEngine = EngineConfig | Submit | Abort | LoadAdapter | UnloadAdapter | Shutdown
 AdapterEvent = AdapterLoaded | AdapterFailed | AdapterUnloaded
-FromEngine = (
-    Loading | LoadFailed | Ready | AdapterEvent | StepOutputs | Heartbeat | EngineFailed
-)
+FromEngine = Loading | LoadFailed | Ready | AdapterEvent | StepOutputs | Heartbeat | EngineFailed

@@ -84,9 +84,7 @@ def load_runner(
         max_tokens=model.max_tokens,
         block_size=config.block_size,
         sampler=sampler,
-        read_adapter=lambda path: load_adapter(
-            AdapterFolder(path), architecture, spec
-        ),
+        read_adapter=lambda path: load_adapter(AdapterFolder(path), architecture, spec),
     )
     on_progress(1.0)
     loaded = LoadedModel(

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import FrameType
 
 import uvicorn
@@ -17,7 +17,7 @@ from shoal.checkpoint.find import ModelSelection
 from shoal.config import Settings
 from shoal.errors import ModelFolderError
 from shoal.metrics import Metrics
-from shoal.protocol.messages import LoadedModel
+from shoal.protocol.messages import AdapterSource, LoadedModel
 from shoal.server.admission import Admission
 from shoal.server.app import create_app
 from shoal.server.auth import KeyRing
@@ -34,6 +34,7 @@ KEPT_OPEN_S = 0.5
 async def serve_http(
     settings: Settings,
     selection: ModelSelection,
+    adapters: Sequence[AdapterSource],
     client: RemoteEngine,
     metrics: Metrics,
     listener: socket.socket,
@@ -57,6 +58,10 @@ async def serve_http(
         keys=KeyRing(settings.api_keys),
         metrics=metrics,
     )
+    services.adapters.set_bases(selection.sources)
+    for adapter in adapters:
+        for remark in services.adapters.add(adapter).remarks:
+            log.warning(remark, extra={"model": adapter.name})
     server = _Server(_uvicorn_config(settings, services, listener), services, stop)
     background_tasks = [
         asyncio.create_task(_measure_loop_lag(services)),
@@ -141,7 +146,11 @@ async def _print_startup_message(client: RemoteEngine, server: _Server, services
     shown_host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     url = f"http://{shown_host}:{port}"
     served = [model.name for model in services.served_models()]
-    for line in (*_model_lines(client.loaded, served), *_failure_lines(services)):
+    for line in (
+        *_model_lines(client.loaded, served),
+        *(f"  {model.name}: adapter of {model.parent}" for model in services.adapters.listed()),
+        *_failure_lines(services),
+    ):
         print(line, flush=True)
     if not served:  # possible if engine and tokenizer failed on different models
         return

@@ -13,6 +13,7 @@ from shoal.config import Settings
 from shoal.errors import InvalidRequest, ModelNotFound, Unavailable
 from shoal.metrics import Metrics
 from shoal.protocol.messages import LoadedModel
+from shoal.server.adapters import AdapterRegistry
 from shoal.server.admission import Admission
 from shoal.server.auth import KeyRing
 from shoal.text.text_model import TextModel
@@ -48,6 +49,12 @@ class Services:
     """Tasks of running generations; shutdown waits for them."""
     loop_beat: float = field(default_factory=time.monotonic)
     """Monotonic time at which the event loop was last known to run."""
+    adapters: AdapterRegistry = field(init=False)
+    admin_keys: KeyRing = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.adapters = AdapterRegistry(self.client, self.models)
+        self.admin_keys = KeyRing(self.settings.admin_keys, setting="admin_keys")
 
     def states(self) -> dict[str, ModelState]:
         """State of every configured model; failed if its tokenizer or template failed to load."""
@@ -92,6 +99,8 @@ class Services:
             raise ModelNotFound(
                 f"the model {name!r} could not be loaded: {reason[:1000]}", param="model"
             )
+        if (adapter := self.adapters.find(name)) is not None:
+            return adapter
         if name not in self.models:
             raise ModelNotFound(
                 f"the model {name[:100]!r} does not exist; known models: {self._known_names()}",
@@ -100,10 +109,13 @@ class Services:
         return self.models[name]
 
     def _known_names(self) -> str:
-        return ", ".join([model.name for model in self.served_models()][:10])
+        served = [*self.served_models(), *self.adapters.listed()]
+        return ", ".join([model.name for model in served][:10])
 
     def find_loaded(self, name: str) -> LoadedModel:
-        """The engine's description of a model. Raises Unavailable while it is not ready."""
+        """The engine's description of a model, of an adapter its base's. Raises Unavailable while
+        it is not ready, ModelNotFound for an adapter that could not be loaded again."""
+        name = self.adapters.ready_base(name) or name
         loaded = self.client.loaded.get(name)
         if loaded is None:
             failed = self.client.states[name].state == "failed"
@@ -111,9 +123,10 @@ class Services:
             raise Unavailable(f"model {name} {reason}", code="model_loading", retry_after_s=2.0)
         return loaded
 
-    def fingerprint(self, loaded: LoadedModel) -> str:
+    def fingerprint(self, loaded: LoadedModel, adapter_hash: str = "") -> str:
         """The same fingerprint, request and seed give the same tokens."""
-        parts = (loaded.weights_hash, loaded.dtype, loaded.device, loaded.kernels, self.version)
+        parts = [loaded.weights_hash, loaded.dtype, loaded.device, loaded.kernels, self.version]
+        parts += [adapter_hash] if adapter_hash else []
         digest = hashlib.sha256("/".join(parts).encode()).hexdigest()[:8]
         return f"v{self.version}-{digest}"
 

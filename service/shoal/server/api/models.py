@@ -20,7 +20,10 @@ async def list_models(request: Request) -> dict[str, Any]:
     failed = [{"id": name, "reason": reason} for name, reason in services.failures().items()]
     return {
         "object": "list",
-        "data": [_model_object(services, model) for model in models],
+        "data": [
+            *(_model_object(services, model) for model in models),
+            *(adapter_object(services, adapter) for adapter in services.adapters.listed()),
+        ],
         **({"failed": failed} if failed else {}),
     }
 
@@ -29,7 +32,9 @@ async def list_models(request: Request) -> dict[str, Any]:
 async def retrieve_model(request: Request, model_id: str) -> dict[str, Any]:
     """One model by id."""
     services = services_of(request)
-    return _model_object(services, services.find_model(model_id))
+    model = services.find_model(model_id)
+    is_adapter = model.parent is not None
+    return (adapter_object if is_adapter else _model_object)(services, model)
 
 
 def _model_object(services: Services, model: TextModel) -> dict[str, Any]:
@@ -53,4 +58,19 @@ def _model_object(services: Services, model: TextModel) -> dict[str, Any]:
         "quantization": loaded.quantization if loaded else None,
         "quality_loss": loaded.quality_loss if loaded else None,
         "weight_bytes": loaded.weight_bytes if loaded else None,
+    }
+
+
+def adapter_object(services: Services, adapter: TextModel) -> dict[str, Any]:
+    """An adapter is listed as its base is, with a name, a state and parameters of its own."""
+    loaded = services.client.adapters.get(adapter.adapter_id)
+    return {
+        **_model_object(services, services.models[adapter.base]),
+        "id": adapter.name,
+        "created": adapter.created,
+        "parent": adapter.parent,
+        "ready": loaded is not None,
+        "num_parameters": loaded.num_parameters if loaded else None,
+        "rank": loaded.rank if loaded else None,
+        "weight_bytes": None,
     }
