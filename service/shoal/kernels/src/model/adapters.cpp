@@ -13,7 +13,7 @@
 namespace shoal {
 namespace {
 
-constexpr int kInnerRows = 16;  // tokens of one task, and rows that are added at once
+constexpr int kInnerRows = 16;  // tokens of a group at most
 
 }  // namespace
 
@@ -87,20 +87,17 @@ std::size_t Model::inner_bytes() const {
 void Model::plan_adapters() {
   AdapterTokens& step = adapter_tokens_;
   step.tokens.clear();
-  step.runs.clear();
-  step.tasks.clear();
+  step.groups.clear();
   if (!in_.adapter_ids) return;
   for (const auto& [id, adapter] : adapters_) {
     const int first = static_cast<int>(step.tokens.size());
     for (int r = 0; r < in_.num_rows; ++r) {
       if (in_.adapter_ids[r] != id) continue;
-      const int token = in_.row_starts[r], count = in_.row_starts[r + 1] - token;
-      step.runs.push_back({&adapter, token, static_cast<int>(step.tokens.size()), count});
-      for (int t = 0; t < count; ++t) step.tokens.push_back(token + t);
+      for (int t = in_.row_starts[r]; t < in_.row_starts[r + 1]; ++t) step.tokens.push_back(t);
     }
     const int end = static_cast<int>(step.tokens.size());
     for (int place = first; place < end; place += kInnerRows)
-      step.tasks.push_back({&adapter, 0, place, std::min(kInnerRows, end - place)});
+      step.groups.push_back({&adapter, place, std::min(kInnerRows, end - place)});
   }
   in_.adapter_ids = nullptr;  // the caller's
 }
@@ -108,32 +105,32 @@ void Model::plan_adapters() {
 // The stage before a linear layer. Returns the layer's number, -1 where no token adapts it.
 int Model::compute_inner(int worker, int& stage, const Input& input, const PackedMatrix& weights) {
   const AdapterTokens& step = adapter_tokens_;
-  if (step.empty()) return -1;
+  if (step.tokens.empty()) return -1;
   const auto found = adapted_.find(&weights);
   const int number = found == adapted_.end() ? -1 : found->second;
-  if (std::none_of(step.tasks.begin(), step.tasks.end(),
-                   [&](const AdapterTokens::Run& task) { return task.adapter->of(number); }))
+  if (std::none_of(step.groups.begin(), step.groups.end(),
+                   [&](const AdapterTokens::Group& group) { return group.adapter->of(number); }))
     return -1;
   Input chosen = input;
   chosen.select = step.tokens.data();
   chosen.count = static_cast<int>(step.tokens.size());
   chosen.format = adapter_format_;
-  const int tasks = static_cast<int>(step.tasks.size());
+  const int tasks = static_cast<int>(step.groups.size());
   with_input(worker, stage, chosen, tasks, [&](int i, const PreparedRows& rows) {
-    const AdapterTokens::Run& task = step.tasks[i];
-    const AdaptedLinear* adapted = task.adapter->of(number);
+    const AdapterTokens::Group& group = step.groups[i];
+    const AdaptedLinear* adapted = group.adapter->of(number);
     if (!adapted) return;
     const int width = adapted->a.panels() * kPanel;
-    char* inner = inner_.data() + task.place * inner_bytes();
+    char* inner = inner_.data() + group.place * inner_bytes();
     const auto prepare = format_kernels(adapter_format_).prepare_row;
     LinearArgs a =
-        args(adapted->a, rows, {task.place, task.count, 0, adapted->a.panels()});
+        args(adapted->a, rows, {group.place, group.count, 0, adapted->a.panels()});
     a.out = prepare ? workers_[worker].inner.as<float>() : reinterpret_cast<float*>(inner);
     a.out_stride = prepare ? width : inner_width_;
     format_kernels(adapter_format_).linear(a);
     if (!prepare) return;
     float scale;
-    for (int r = 0; r < task.count; ++r)
+    for (int r = 0; r < group.count; ++r)
       prepare(a.out + r * width, width, inner + r * inner_bytes(), &scale);
   });
   return number;
@@ -143,16 +140,17 @@ int Model::compute_inner(int worker, int& stage, const Input& input, const Packe
 void Model::add_adapters(Worker& worker, int number, const LinearTask& task, float* out,
                          std::size_t out_stride) const {
   if (number < 0) return;
-  for (const AdapterTokens::Run& run : adapter_tokens_.runs) {
-    const AdaptedLinear* adapted = run.adapter->of(number);
+  const std::vector<std::int32_t>& tokens = adapter_tokens_.tokens;
+  for (const AdapterTokens::Group& group : adapter_tokens_.groups) {
+    const AdaptedLinear* adapted = group.adapter->of(number);
     if (!adapted) continue;
-    const int end = std::min(run.token + run.count, task.row + task.rows);
-    for (int token = std::max(run.token, task.row); token < end; token += kInnerRows) {
-      const int place = run.place + token - run.token;
-      for (const AdapterPart& part : adapted->parts)
-        add_part(worker, part, place, std::min(kInnerRows, end - token), task,
-                 out + (token - task.row) * out_stride, out_stride);
-    }
+    const auto begin = tokens.begin() + group.place, end = begin + group.count;
+    const auto first = std::lower_bound(begin, end, task.row);
+    const auto last = std::lower_bound(first, end, task.row + task.rows);
+    if (first == last) continue;
+    for (const AdapterPart& part : adapted->parts)
+      add_part(worker, part, static_cast<int>(first - tokens.begin()),
+               static_cast<int>(last - first), task, out, out_stride);
   }
 }
 
@@ -170,18 +168,19 @@ void Model::add_part(Worker& worker, const AdapterPart& part, int place, int row
   a.out = worker.delta.as<float>();
   a.out_stride = (p1 - p0) * kPanel;
   format_kernels(adapter_format_).linear(a);
-  const int second = part.part == PackedMatrix::Part::up ? kPanel : 0;
   for (int r = 0; r < rows; ++r) {
     const float* delta = a.out + r * a.out_stride;
-    float* sums = out + r * out_stride;
+    float* sums = out + (adapter_tokens_.tokens[place + r] - task.row) * out_stride;
     if (whole) {
       sums += part.first + begin - task.p0 * kPanel;
-      for (int i = 0; i < end - begin; ++i) sums[i] += delta[begin - p0 * kPanel + i];
+      delta += begin - p0 * kPanel;
+      for (int i = 0; i < end - begin; ++i) sums[i] += delta[i];
       continue;
     }
-    for (int p = p0; p < p1; ++p) {
-      float* panel = sums + (2 * p - task.p0) * kPanel + second;
-      for (int i = 0; i < kPanel; ++i) panel[i] += delta[(p - p0) * kPanel + i];
+    if (part.part == PackedMatrix::Part::up) sums += kPanel;
+    for (int p = p0; p < p1; ++p, delta += kPanel) {
+      float* panel = sums + (2 * p - task.p0) * kPanel;
+      for (int i = 0; i < kPanel; ++i) panel[i] += delta[i];
     }
   }
 }

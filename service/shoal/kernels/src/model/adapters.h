@@ -48,17 +48,15 @@ struct Adapter {
   std::vector<int> place;  // number of a linear layer -> which of `linears`; -1: as it is
 };
 
-// The step's tokens that have an adapter, those of one adapter behind each other.
+// The step's tokens that have an adapter: those of one adapter behind each other, in their order.
 struct AdapterTokens {
-  struct Run {  // consecutive tokens
+  struct Group {  // a piece of `tokens` with one adapter
     const Adapter* adapter;
-    int token, place, count;  // place: of the first one among `tokens`
+    int place, count;
   };
-  bool empty() const { return tokens.empty(); }
 
   std::vector<std::int32_t> tokens;
-  std::vector<Run> runs;
-  std::vector<Run> tasks;  // pieces of `tokens` of one adapter; `token` has no meaning
+  std::vector<Group> groups;
 };
 
 }  // namespace shoal
