@@ -39,9 +39,14 @@ def load_folder(folder: Path) -> tuple[DecoderSpec, dict[Role, StoredTensor]]:
 
 
 def make_backend(
-    folder: Path, kind: str = "torch", *, num_blocks: int = NUM_BLOCKS, num_threads: int = 1
+    folder: Path,
+    kind: str = "torch",
+    *,
+    num_blocks: int = NUM_BLOCKS,
+    num_threads: int = 1,
+    dtype: native.Dtype = "float32",
 ) -> Backend:
-    """float32 on the CPU. PyTorch's cache holds NaN until it is written, so that a stray read
+    """On the CPU; float32 but for the native kernels, where `dtype` says so. PyTorch's cache holds NaN until it is written, so that a stray read
     cannot pass."""
     spec, weights = load_folder(folder)
     if kind == "native":
@@ -50,7 +55,7 @@ def make_backend(
         return NativeBackend(
             spec,
             weights,
-            dtype="float32",
+            dtype=dtype,
             num_blocks=num_blocks,
             max_step_tokens=2048,
             num_threads=num_threads,

@@ -188,6 +188,29 @@ def test_native_rows_are_the_same_alone_and_mixed(
                 assert np.array_equal(np.concatenate(found), np.concatenate(alone))
 
 
+@pytest.mark.skipif(not native.available(), reason="native kernels are not built")
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_every_weight_format_takes_adapters(
+    dtype: native.Dtype, base_and_adapters: tuple[Path, dict[int, Path]]
+) -> None:
+    """Mixed and alone the same bits; and what an adapter changes is what it changes in float32."""
+    base, adapters = base_and_adapters
+    exact = make_backend(base, "native")
+    backend = make_backend(base, "native", dtype=dtype)
+    plain = steps(backend, [(length, 0) for length, _ in ROWS], 9)
+    for one in (exact, backend):
+        load(one, base, adapters)
+    mixed, expected = steps(backend, ROWS, 9), steps(exact, ROWS, 9)
+    for row, found, wanted, without in zip(ROWS, mixed, expected, plain, strict=True):
+        (alone,) = steps(backend, [row], 200)
+        assert np.array_equal(np.concatenate(found), np.concatenate(alone))
+        if row[1] == 0:
+            assert np.array_equal(np.concatenate(found), np.concatenate(without))
+        far = np.abs(np.concatenate(without) - np.concatenate(wanted)).mean()
+        near = np.abs(np.concatenate(found) - np.concatenate(wanted)).mean()
+        assert near < 0.2 if row[1] == 0 else near < 0.25 * far
+
+
 @pytest.mark.parametrize("kind", BACKENDS)
 def test_rows_do_not_see_the_adapters_of_others(
     kind: str, base_and_adapters: tuple[Path, dict[int, Path]]

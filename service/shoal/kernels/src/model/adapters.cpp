@@ -174,7 +174,9 @@ void Model::add_part(Worker& worker, const AdapterPart& part, int place, int row
     if (whole) {
       sums += part.first + begin - task.p0 * kPanel;
       delta += begin - p0 * kPanel;
-      for (int i = 0; i < end - begin; ++i) sums[i] += delta[i];
+      const int groups = (end - begin) / kPanel;
+      kernels_->add(delta, groups, sums);
+      for (int i = groups * kPanel; i < end - begin; ++i) sums[i] += delta[i];
       continue;
     }
     if (part.part == PackedMatrix::Part::up) sums += kPanel;
