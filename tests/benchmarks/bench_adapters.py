@@ -35,14 +35,15 @@ SMOLLM2 = {
 
 
 async def measure(
-    port: int, pid: int, sides: dict[str, list[str]], tokens: int, rounds: int
+    port: int, pid: int, sides: dict[str, list[str]], tokens: int, words: int, rounds: int
 ) -> list[dict[str, tuple[float, float]]]:
     """Per round and side: tokens a second, and tokens per second of the engine's CPU time."""
     engine = child_of(pid)
     address = parse_address(f"http://127.0.0.1:{port}")
     clients = {
         side: [
-            LoadClient(Workload(address=address, model=name, max_tokens=tokens)) for name in names
+            LoadClient(Workload(address=address, model=name, max_tokens=tokens, prompt_words=words))
+            for name in names
         ]
         for side, names in sides.items()
     }
@@ -71,6 +72,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=64, help="per answer")
+    parser.add_argument("--words", type=int, default=8, help="of a prompt")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--serve-flags", default="", help="more flags for `shoal serve`")
     options = parser.parse_args()
@@ -90,7 +92,9 @@ def main() -> None:
             "adapters": [names[i % len(names)] for i in range(options.clients)],
         }
         with serving([f"base={base}"], *flags) as (server, port):
-            results = asyncio.run(measure(port, server.pid, sides, options.tokens, options.rounds))
+            results = asyncio.run(
+                measure(port, server.pid, sides, options.tokens, options.words, options.rounds)
+            )
     for index, unit in enumerate(("tokens/s", "tokens per engine CPU second")):
         rates = {side: statistics.median(r[side][index] for r in results) for side in sides}
         ratio = statistics.median(r["adapters"][index] / r["base"][index] for r in results)

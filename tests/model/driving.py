@@ -46,8 +46,8 @@ def make_backend(
     num_threads: int = 1,
     dtype: native.Dtype = "float32",
 ) -> Backend:
-    """On the CPU; float32 but for the native kernels, where `dtype` says so. PyTorch's cache holds NaN until it is written, so that a stray read
-    cannot pass."""
+    """On the CPU; `dtype` is for the native kernels. PyTorch's cache holds NaN until it is written,
+    so that a stray read cannot pass."""
     spec, weights = load_folder(folder)
     if kind == "native":
         from shoal.runner.backends.native import NativeBackend
