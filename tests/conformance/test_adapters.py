@@ -67,7 +67,7 @@ def test_adapters_come_and_go_under_load(tmp_path: Path) -> None:
             for turn in range(12):
                 model, prompt = models[(number + turn) % 4], PROMPTS[(number + turn // 2) % 4]
                 response = complete(server, model, prompt)
-                if response.status_code == 404 and model == "three":
+                if response.status_code in (404, 503) and model == "three":
                     num_gone += 1
                     continue
                 assert answer(response) == alone[model, prompt]
