@@ -7,7 +7,6 @@
 #include <algorithm>
 
 #include "model/model.h"
-#include "model/prepared_input.h"
 #include "require.h"
 
 namespace shoal {
@@ -39,6 +38,7 @@ void Model::load_adapter(int id, const std::vector<AdapterInput>& inputs) {
     inner_width_ = widest;
     inner_ = Region(inner_bytes() * max_tokens_);
     for (Worker& worker : workers_) {
+      worker.adapted = Region(sizeof(float) * static_cast<std::size_t>(widest_) * kInnerRows);
       worker.inner = Region(sizeof(float) * inner_width_ * kInnerRows);
       worker.delta = Region(sizeof(float) * kInnerRows * (kScratchPanels + 1) * kPanel);
     }
@@ -115,21 +115,24 @@ int Model::compute_inner(int worker, int& stage, const Input& input, const Packe
   chosen.select = step.tokens.data();
   chosen.count = static_cast<int>(step.tokens.size());
   chosen.format = adapter_format_;
-  const int tasks = static_cast<int>(step.groups.size());
-  with_input(worker, stage, chosen, tasks, [&](int i, const PreparedRows& rows) {
+  const std::size_t bytes = row_bytes(chosen);
+  Worker& own = workers_[worker];
+  pool_.stage(worker, stage++, static_cast<int>(step.groups.size()), [&](int i) {
     const AdapterTokens::Group& group = step.groups[i];
     const AdaptedLinear* adapted = group.adapter->of(number);
     if (!adapted) return;
+    float scale;  // of formats that an adapter is not kept in
+    for (int r = 0; r < group.count; ++r)
+      prepare_row(own, chosen, group.place + r, own.adapted.data() + r * bytes, &scale);
     const int width = adapted->a.panels() * kPanel;
     char* inner = inner_.data() + group.place * inner_bytes();
     const auto prepare = format_kernels(adapter_format_).prepare_row;
-    LinearArgs a =
-        args(adapted->a, rows, {group.place, group.count, 0, adapted->a.panels()});
-    a.out = prepare ? workers_[worker].inner.as<float>() : reinterpret_cast<float*>(inner);
+    LinearArgs a = args(adapted->a, {own.adapted.data(), bytes, nullptr},
+                        {0, group.count, 0, adapted->a.panels()});
+    a.out = prepare ? own.inner.as<float>() : reinterpret_cast<float*>(inner);
     a.out_stride = prepare ? width : inner_width_;
     format_kernels(adapter_format_).linear(a);
     if (!prepare) return;
-    float scale;
     for (int r = 0; r < group.count; ++r)
       prepare(a.out + r * width, width, inner + r * inner_bytes(), &scale);
   });

@@ -73,7 +73,7 @@ class Model {
  private:
   struct Worker {  // what one thread writes to
     Region rows, scratch;
-    Region inner, delta;  // of adapters
+    Region adapted, inner, delta;  // of adapters: rows that A reads, what it gives, what B gives
     std::vector<float> row, scales, attention, top_values;
     std::vector<std::int32_t> top_ids;
   };

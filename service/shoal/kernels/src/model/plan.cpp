@@ -18,8 +18,8 @@ bool within(const std::int32_t* values, int n, int limit) {
 
 void Model::step(const StepInputs& in, const StepOutputs& out) {
   check(in);
-  // With adapters a linear layer has two more stages.
-  pool_.wait_idle(num_stages_ + (in.adapter_ids ? 8 * static_cast<int>(layers_.size()) : 0));
+  // With adapters a linear layer has one more stage.
+  pool_.wait_idle(num_stages_ + (in.adapter_ids ? 4 * static_cast<int>(layers_.size()) : 0));
   plan(in, out);
   // A step this small is over before a sleeping thread wakes up.
   const double products = static_cast<double>(in.num_tokens) * weight_bytes();
