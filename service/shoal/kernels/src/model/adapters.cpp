@@ -28,7 +28,8 @@ void Model::load_adapter(int id, const std::vector<AdapterInput>& inputs) {
     for (const AdapterOutput& output : input.outputs) total += bytes(output.b);
   }
   Adapter adapter;
-  adapter.arena = Arena(total);
+  // A huge page at least: many small matrices on small pages cost too many lookups of addresses.
+  adapter.arena = Arena(std::max(total, std::size_t{1} << 21));
   int widest = 0;
   for (const AdapterInput& input : inputs) {
     adapter.linears.push_back(pack_adapter(input, adapter));
