@@ -17,7 +17,7 @@ from pydantic_settings import (
 )
 
 from shoal.errors import ConfigError
-from shoal.protocol.messages import EngineConfig, ModelSource
+from shoal.protocol.messages import AdapterSource, EngineConfig, ModelSource
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 _ENGINE = EngineConfig(models=())
@@ -39,6 +39,11 @@ class Settings(BaseSettings):
         repr=False,
         description="Accepted keys, each KEY, NAME:KEY or NAME:sha256:HEX; the name is the tenant.",
     )
+    admin_keys: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        repr=False,
+        description="Keys of the /admin routes, in the same forms; empty = there are none.",
+    )
     allow_unauthenticated: bool = Field(
         False, description="Serve without keys on an address that others can reach."
     )
@@ -56,6 +61,11 @@ class Settings(BaseSettings):
     )
     models_dir: Path | None = Field(
         None, description="Folder of models; unset = ./models, else those that come with Shoal."
+    )
+    adapters: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="LoRA adapter folders of peft, each PATH or NAME=PATH, with @MODEL behind it "
+        "to name the base.",
     )
     default_model: str | None = Field(
         None, description="Model used when a request names none; unset = the only or first one."
@@ -159,7 +169,7 @@ class Settings(BaseSettings):
     @classmethod
     def _split_lists(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Environment variables hold lists as comma-separated text."""
-        for name in ("api_keys", "cors_origins", "models"):
+        for name in ("api_keys", "admin_keys", "cors_origins", "models", "adapters"):
             if isinstance(value := values.get(name), str):
                 values[name] = [part.strip() for part in value.split(",") if part.strip()]
         return values
@@ -197,10 +207,15 @@ def load_settings(config_file: Path | None = None, **flags: Any) -> Settings:
     return FileSettings(**flags)
 
 
-def engine_config(settings: Settings, models: tuple[ModelSource, ...]) -> EngineConfig:
+def engine_config(
+    settings: Settings,
+    models: tuple[ModelSource, ...],
+    adapters: tuple[AdapterSource, ...] = (),
+) -> EngineConfig:
     """The part of the settings that the engine process needs."""
     return EngineConfig(
         models=models,
+        adapters=adapters,
         device=settings.device,
         dtype=settings.dtype,
         quantize=settings.quantize,

@@ -93,8 +93,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "adapter": (
         without("model.safetensors", "adapter_config.json", "adapter_model.safetensors"),
-        "tiny is an adapter (it has adapter_config.json), not a whole model: merge it into its "
-        "base with peft, merge_and_unload() and save_pretrained(folder)",
+        "tiny is an adapter (it has adapter_config.json), not a whole model: serve it "
+        "beside its base, --model BASE --adapter tiny",
     ),
     "gptq": (
         config(quantization_config={"quant_method": "gptq", "bits": 4}),

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from shoal.protocol.messages import LoadedModel, TokenLogprobs
+from shoal.errors import ModelFolderError
+from shoal.protocol.messages import AdapterLoaded, AdapterSource, LoadedModel, TokenLogprobs
 from shoal.protocol.params import SamplingParams
 from shoal.protocol.step import NewRow, StepPlan, StepResult
 
@@ -45,9 +46,11 @@ def solo_output(
     vocab_size: int = 64,
     stop_ids: tuple[int, ...] = (),
     min_tokens: int = 0,
+    adapter_id: int = 0,
 ) -> list[int]:
     """What a sequence must produce, whoever else is there: no blocks, no steps, no batch."""
-    value = digest = _START
+    digest = _START
+    value = start_value(adapter_id)
     output: list[int] = []
     for token_id in prompt:
         value = mix(value, token_id)
@@ -62,6 +65,11 @@ def solo_output(
         if token_id in stop_ids:
             break
     return output
+
+
+def start_value(adapter_id: int) -> int:
+    """What the first token's value follows: with an adapter all values are others."""
+    return mix(_START, adapter_id) if adapter_id else _START
 
 
 @dataclass(slots=True)
@@ -92,6 +100,7 @@ class FakeRunner:
         self.rows: dict[int, Row] = {}
         self.num_steps = 0
         self.num_tokens = 0
+        self.adapters: dict[int, AdapterSource] = {}
         self._slots: list[int | None] = [None] * (num_blocks * block_size)
         self._last: tuple[StepPlan, StepResult] | None = None  # unless that step failed
         self._step_s = step_s
@@ -121,6 +130,17 @@ class FakeRunner:
         self._last = (plan, result)
         return result
 
+    def load_adapter(self, source: AdapterSource) -> AdapterLoaded:
+        """Any folder that an adapter could lie in; "broken" in its path means that it does not
+        fit."""
+        if "broken" in source.path:
+            raise ModelFolderError("it belongs to another base")
+        self.adapters[source.adapter_id] = source
+        return AdapterLoaded(source.adapter_id, rank=8, num_parameters=1234)
+
+    def unload_adapter(self, adapter_id: int) -> None:
+        del self.adapters[adapter_id]
+
     def _check_continues(self, plan: StepPlan, last: StepPlan, result: StepResult) -> None:
         """The same rows, each with the token it just got, and nothing else."""
         assert plan.seq_ids == last.seq_ids, "other rows"
@@ -139,6 +159,7 @@ class FakeRunner:
         for seq_id in plan.released:
             self.rows.pop(seq_id, None)
         for new in plan.new_rows:
+            assert new.adapter_id == 0 or new.adapter_id in self.adapters, "an unknown adapter"
             assert new.seq_id not in self.rows, "a row is new twice"
             assert new.seq_id in plan.seq_ids, "a new row computes nothing"
             self.rows[new.seq_id] = Row(new, list(new.token_ids), list(new.block_ids))
@@ -152,7 +173,7 @@ class FakeRunner:
 
     def _value(self, row: Row, position: int) -> int:
         if position < 0:
-            return _START
+            return start_value(row.new.adapter_id)
         value = self._slots[self._slot(row, position)]
         assert value is not None, "a slot is read before it was written"
         return value

@@ -40,9 +40,16 @@ def load_folder(folder: Path) -> tuple[DecoderSpec, dict[Role, StoredTensor]]:
     return description.spec, weights
 
 
-def make_backend(folder: Path, kind: str = "torch", *, num_blocks: int = NUM_BLOCKS) -> Backend:
-    """float32 on the CPU. PyTorch's cache holds NaN until it is written, so that a stray read
-    cannot pass."""
+def make_backend(
+    folder: Path,
+    kind: str = "torch",
+    *,
+    num_blocks: int = NUM_BLOCKS,
+    num_threads: int = 1,
+    dtype: native.Dtype = "float32",
+) -> Backend:
+    """On the CPU; `dtype` is for the native kernels. PyTorch's cache holds NaN until it is written,
+    so that a stray read cannot pass."""
     spec, weights = load_folder(folder)
     if kind == "native":
         from shoal.runner.backends.native import NativeBackend
@@ -53,10 +60,10 @@ def make_backend(folder: Path, kind: str = "torch", *, num_blocks: int = NUM_BLO
         return NativeBackend(
             spec,
             weights,
-            dtype="float32",
+            dtype=dtype,
             num_blocks=num_blocks,
             max_step_tokens=2048,
-            num_threads=1,
+            num_threads=num_threads,
         )
     torch = pytest.importorskip("torch")
     from shoal.runner.backends.torch import TorchBackend
@@ -132,6 +139,7 @@ class Sequence:
     token_ids: list[int]
     block_ids: list[int] = field(default_factory=list)
     num_computed: int = 0
+    adapter_id: int = 0
 
 
 @dataclass(slots=True)
@@ -173,6 +181,7 @@ class Batch:
         for row, (seq, _) in enumerate(parts):
             used = seq.block_ids[:width]
             tables[row, : len(used)] = used
+        adapter_ids = np.array([seq.adapter_id for seq, _ in parts], np.int32)
         wanted = range(len(token_ids)) if every_logit else [start - 1 for start in starts[1:]]
         return self.backend.forward(
             StepInputs(
@@ -183,6 +192,7 @@ class Batch:
                 context_lens=np.array(lengths, np.int32),
                 block_tables=tables,
                 logit_indices=np.array(wanted, np.int32),
+                adapter_ids=adapter_ids if adapter_ids.any() else None,
             )
         )
 
@@ -192,17 +202,22 @@ class Batch:
         seq.block_ids = []
 
 
-def whole_logits(batch: Batch, token_ids: list[int]) -> Float32:
+def whole_logits(batch: Batch, token_ids: list[int], adapter_id: int = 0) -> Float32:
     """Logits [n, vocab] of a sequence computed in one go."""
-    seq = Sequence(token_ids)
+    seq = Sequence(token_ids, adapter_id=adapter_id)
     logits = batch.step([(seq, len(token_ids))], every_logit=True)
     batch.end(seq)
     return logits
 
 
-def greedy(batch: Batch, prompts: list[list[int]], num_tokens: int) -> list[list[int]]:
+def greedy(
+    batch: Batch, prompts: list[list[int]], num_tokens: int, adapter_ids: list[int] | None = None
+) -> list[list[int]]:
     """The best next tokens of several prompts, computed together."""
-    seqs = [Sequence(list(prompt)) for prompt in prompts]
+    seqs = [
+        Sequence(list(prompt), adapter_id=adapter_id)
+        for prompt, adapter_id in zip(prompts, adapter_ids or [0] * len(prompts), strict=True)
+    ]
     logits = batch.step([(seq, len(seq.token_ids)) for seq in seqs])
     for _ in range(num_tokens - 1):
         append(seqs, logits)

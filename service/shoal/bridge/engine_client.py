@@ -11,6 +11,8 @@ from typing import Literal, Protocol
 
 from shoal.errors import InternalError, ShoalError
 from shoal.protocol.messages import (
+    AdapterLoaded,
+    AdapterSource,
     EngineStats,
     Finished,
     LoadedModel,
@@ -78,10 +80,30 @@ class EngineClient(Protocol):
         """Seconds since the last message from the engine."""
         ...
 
+    @property
+    def adapters(self) -> Mapping[int, AdapterLoaded]:
+        """Ready adapters by id."""
+        ...
+
+    @property
+    def failed_adapters(self) -> Mapping[int, str]:
+        """Adapters that a restarted engine could not load again, and why."""
+        ...
+
+    async def load_adapter(self, source: AdapterSource) -> None:
+        """Returns when sequences may have it. Raises ModelFolderError, or Unavailable while its
+        base is not ready."""
+        ...
+
+    async def unload_adapter(self, adapter_id: int) -> None:
+        """No sequence may have it from the call on; returns when the last one is over."""
+        ...
+
     def new_seq_id(self) -> int: ...
 
     def submit(self, message: Submit, sink: SequenceSink) -> None:
-        """Starts a sequence. Raises Unavailable while the engine is not ready."""
+        """Starts a sequence. Raises Unavailable while the engine is not ready, ModelNotFound for
+        an adapter that was unloaded."""
         ...
 
     def abort(self, seq_ids: Sequence[int]) -> None:

@@ -12,17 +12,25 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
+import msgspec
+
+from shoal.bridge.adapters import AdapterTable
 from shoal.bridge.engine_client import Dispatcher, ModelState, SequenceSink, StepObserver
 from shoal.bridge.supervisor import Supervisor
 from shoal.errors import EngineRestarted, ShoalError, Unavailable
 from shoal.protocol import codec
 from shoal.protocol.messages import (
     Abort,
+    AdapterFailed,
+    AdapterLoaded,
+    AdapterSource,
+    AdapterUnloaded,
     EngineConfig,
     EngineFailed,
     EngineStats,
     FromEngine,
     Heartbeat,
+    LoadAdapter,
     Loaded,
     LoadedModel,
     LoadFailed,
@@ -31,6 +39,7 @@ from shoal.protocol.messages import (
     StepOutputs,
     Submit,
     ToEngine,
+    UnloadAdapter,
 )
 
 log = logging.getLogger("shoal.engine")
@@ -58,6 +67,7 @@ class RemoteEngine:
         self._ids = itertools.count(1)
         self._loaded: dict[str, LoadedModel] = {}
         self._states = {model.name: ModelState() for model in config.models}
+        self._adapters = AdapterTable(config.adapters)
         self._last_message_at = time.monotonic()
         self._closing = False
         self.ready = asyncio.Event()
@@ -87,14 +97,33 @@ class RemoteEngine:
         """Process id of the engine, while one runs."""
         return self._supervisor.pid
 
+    @property
+    def adapters(self) -> Mapping[int, AdapterLoaded]:
+        return self._adapters.ready
+
+    @property
+    def failed_adapters(self) -> Mapping[int, str]:
+        return self._adapters.failed
+
+    async def load_adapter(self, source: AdapterSource) -> None:
+        if self._connection is None or source.model not in self._loaded:
+            raise _is_loading(source.model)
+        self._connection.send(LoadAdapter(source))
+        await self._adapters.loaded(source)
+
+    async def unload_adapter(self, adapter_id: int) -> None:
+        self._adapters.leave(adapter_id)
+        if self._connection is not None:
+            self._connection.send(UnloadAdapter(adapter_id))
+            await self._adapters.unloaded(adapter_id)
+
     def new_seq_id(self) -> int:
         return next(self._ids)
 
     def submit(self, message: Submit, sink: SequenceSink) -> None:
         if self._connection is None or message.model not in self._loaded:
-            raise Unavailable(
-                f"model {message.model} is loading", code="model_loading", retry_after_s=2.0
-            )
+            raise _is_loading(message.model)
+        self._adapters.check(message.adapter_id)
         self._dispatcher.add(message.seq_id, sink)
         self._connection.send(message)
 
@@ -116,7 +145,8 @@ class RemoteEngine:
     # --- connection and process events ----------------------------------------------------------
 
     def _make_connection(self) -> asyncio.Protocol:
-        self._connection = _Connection(self._handle_message, first=self._config)
+        config = msgspec.structs.replace(self._config, adapters=self._adapters.wanted)
+        self._connection = _Connection(self._handle_message, first=config)
         self._last_message_at = time.monotonic()
         return self._connection
 
@@ -138,6 +168,8 @@ class RemoteEngine:
             case Heartbeat():
                 for stats in message.stats:
                     self._dispatcher.stats[stats.model] = stats
+            case AdapterLoaded() | AdapterFailed() | AdapterUnloaded():
+                self._adapters.handle(message)
             case Loading():
                 self._states[message.model].progress = message.progress
             case LoadFailed():
@@ -165,12 +197,17 @@ class RemoteEngine:
             else EngineRestarted("the engine was restarted; try again", retry_after_s=2.0)
         )
         self._dispatcher.fail_all(error)
+        self._adapters.engine_ended(error)
         reasons = [state.reason for state in self._states.values() if state.reason]
         if is_final and self._on_fatal is not None and not self._closing:
             self._on_fatal(reasons[0] if reasons else f"engine exited with code {exit_code}")
         elif not self._closing:
             for name in self._states:
                 self._states[name] = ModelState()
+
+
+def _is_loading(model: str) -> Unavailable:
+    return Unavailable(f"model {model} is loading", code="model_loading", retry_after_s=2.0)
 
 
 class _Connection(asyncio.Protocol):

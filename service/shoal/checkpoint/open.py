@@ -92,8 +92,8 @@ def _about_folder(path: Path) -> str | None:
     has_weights = (path / WEIGHTS).is_file() or (path / WEIGHTS_INDEX).is_file()
     if (path / ADAPTER_CONFIG).is_file() and not (has_config and has_weights):
         return (
-            f"{name} is an adapter (it has {ADAPTER_CONFIG}), not a whole model: merge it into its "
-            "base with peft, merge_and_unload() and save_pretrained(folder), and give that folder"
+            f"{name} is an adapter (it has {ADAPTER_CONFIG}), not a whole model: serve it beside "
+            f"its base, --model BASE --adapter {name}"
         )
     if has_config:
         return None

@@ -282,6 +282,8 @@ class Model(Result):
     object: str = "model"
     created: int = 0
     owned_by: str = ""
+    parent: str | None = None
+    """Of an adapter: the model it changes."""
     max_model_len: int | None = None
     ready: bool | None = None
     capabilities: list[str] = []

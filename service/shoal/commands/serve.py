@@ -29,7 +29,7 @@ DESCRIPTION = f"""{SUMMARY}
 Every setting can stand in a TOML file (./shoal.toml or --config), in the environment as
 SHOAL_<NAME>, or here as a flag; later ones win. Names are the same everywhere."""
 
-SECRET_SETTINGS = frozenset({"api_keys"})  # values never shown in messages
+SECRET_SETTINGS = frozenset({"api_keys", "admin_keys"})  # values never shown in messages
 
 
 def make_command() -> Callable[..., None]:

@@ -9,13 +9,23 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from shoal.engine.adapters import EngineAdapters
 from shoal.engine.arbiter import Arbiter
 from shoal.engine.block_pool import ensure
 from shoal.engine.kv_budget import Account, KVBudget
 from shoal.engine.scheduler import Applied, Limits, Scheduler
 from shoal.engine.stats import SpeedMeter
 from shoal.engine.stopping import failed
-from shoal.protocol.messages import EngineConfig, EngineStats, LoadedModel, StepOutputs, Submit
+from shoal.protocol.messages import (
+    AdapterLoaded,
+    AdapterSource,
+    AdapterUnloaded,
+    EngineConfig,
+    EngineStats,
+    LoadedModel,
+    StepOutputs,
+    Submit,
+)
 from shoal.protocol.step import LoadedRunner, StepPlan, StepResult
 
 _log = logging.getLogger(__name__)
@@ -40,6 +50,7 @@ class EngineCore:
         self._models: dict[str, _Model] = {}
         self._arbiter = Arbiter([])
         self._unknown: list[Submit] = []  # for a model that is not served; to be refused
+        self._adapters = EngineAdapters()
         for name, model in models.items():
             self.add_model(name, model)
 
@@ -48,6 +59,7 @@ class EngineCore:
         it."""
         self._models[name] = served = _Model(model, self._open_account(model), self._config)
         self._arbiter.add(name)
+        self._adapters.add_model(name, served.scheduler, served.runner)
         return served.loaded
 
     def _open_account(self, model: LoadedRunner) -> Account | None:
@@ -79,8 +91,22 @@ class EngineCore:
         model = self._models.get(submit.model)
         if model is None:
             self._unknown.append(submit)
+        elif not self._adapters.has(submit.model, submit.adapter_id):
+            model.scheduler.refuse(submit.seq_id, "model_not_found")
         else:
             model.scheduler.add(submit, self._clock())
+
+    def load_adapter(self, source: AdapterSource) -> AdapterLoaded:
+        """Sequences may be added with it from now on. Raises ModelFolderError."""
+        return self._adapters.load(source)
+
+    def unload_adapter(self, adapter_id: int) -> None:
+        """Frees it once none of its sequences is left, see `take_unloaded`."""
+        self._adapters.unload(adapter_id)
+
+    def take_unloaded(self) -> list[AdapterUnloaded]:
+        """Adapters that were to be unloaded and are free since the last call."""
+        return self._adapters.take_unloaded()
 
     def abort(self, seq_ids: list[int]) -> None:
         """Ends sequences without an answer; unknown and finished ids are ignored."""
@@ -129,7 +155,7 @@ class _Model:
         num_blocks = model.num_blocks
         sure_blocks = num_blocks if account is None else min(num_blocks, account.share)
         self.loaded = loaded = _fit(model.loaded, sure_blocks, config)
-        self._runner = model.runner
+        self.runner = model.runner
         self._account = account
         self._speed = SpeedMeter()
         self.scheduler = Scheduler(
@@ -160,7 +186,7 @@ class _Model:
                 plan.released = released + plan.released
                 ensure(bool(plan.seq_ids), "a model cannot get the blocks of its share")
         try:
-            result = self._runner.run(plan)
+            result = self.runner.run(plan)
         except Exception:  # whatever a backend raises: this step fails, the engine continues
             _log.exception("step of %s failed, %d rows", self.loaded.name, len(plan.seq_ids))
             scheduler.fail_step(plan, "internal_error")

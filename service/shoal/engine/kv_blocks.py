@@ -43,7 +43,7 @@ class KVBlocks:
         if not (self._is_shared(seq) and seq.prompt_logprobs is None):
             return []
         num_usable = (seq.num_tokens - 1) // self.block_size
-        salt = seq.submit.cache_salt
+        salt = seq.cache_salt
         self.cache.extend_keys(seq.block_keys, seq.token_ids, salt, num_usable)
         return self.cache.find(seq.block_keys[:num_usable], salt)
 
@@ -75,7 +75,7 @@ class KVBlocks:
         seq.block_ids = [entry.block_id for entry in prefix] + self.pool.allocate(num_new)
         seq.num_computed_tokens = len(prefix) * self.block_size
         seq.num_cached_blocks = len(prefix)
-        seq.last_cached = prefix[-1].serial if prefix else seq.submit.cache_salt
+        seq.last_cached = prefix[-1].serial if prefix else seq.cache_salt
         if self._is_shared(seq):
             for key in seq.block_keys[len(prefix) :]:
                 self._pending.setdefault(key.digest, seq.seq_id)
@@ -94,7 +94,7 @@ class KVBlocks:
         num_full = seq.num_computed_tokens // self.block_size
         if num_full <= seq.num_cached_blocks or not self._is_shared(seq):
             return
-        self.cache.extend_keys(seq.block_keys, seq.token_ids, seq.submit.cache_salt, num_full)
+        self.cache.extend_keys(seq.block_keys, seq.token_ids, seq.cache_salt, num_full)
         for index in range(seq.num_cached_blocks, num_full):
             key = seq.block_keys[index]
             # There is none yet, or one with the same content from another sequence: then our block

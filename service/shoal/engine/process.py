@@ -8,6 +8,7 @@ the parent is gone, 1 for a broken frame or a bug, 3 when a model could not be l
 
 import faulthandler
 import gc
+import logging
 import os
 import select
 import selectors
@@ -19,18 +20,25 @@ import time
 
 from shoal.engine.core import EngineCore
 from shoal.engine.loading import Load, Loader, LoadError
+from shoal.errors import ShoalError
 from shoal.protocol import codec
 from shoal.protocol.messages import (
     Abort,
+    AdapterFailed,
+    AdapterLoaded,
+    AdapterSource,
     EngineConfig,
     EngineFailed,
     FromEngine,
     Heartbeat,
+    LoadAdapter,
     Loaded,
+    LoadFailed,
     Ready,
     Shutdown,
     Submit,
     ToEngine,
+    UnloadAdapter,
 )
 from shoal.protocol.step import LoadedRunner
 
@@ -42,6 +50,8 @@ _MAX_UNSENT_BYTES = 64 << 20
 """With more than this unread by the parent no further step is run, or memory would grow."""
 _STEPS_PER_COLLECTION = 1000
 _EXIT_GRACE_S = 1.0
+
+_log = logging.getLogger(__name__)
 
 
 class ParentGoneError(Exception):
@@ -141,7 +151,7 @@ def main(fd: int, load: Load | None = None) -> int:
         config, early = _first_frames(link)
         core = EngineCore({}, config, time.monotonic)
         loader = Loader(config, load or _real_loader(), link.wake)
-        _serve(link, core, loader, config.heartbeat_s, early)
+        _serve(link, core, loader, config, early)
         link.drain(_EXIT_GRACE_S)
     except ParentGoneError:
         return EXIT_OK
@@ -170,16 +180,20 @@ def _first_frames(link: Link) -> tuple[EngineConfig, list[ToEngine]]:
     return messages[0], messages[1:]
 
 
-def _take_loaded(link: Link, core: EngineCore, loader: Loader) -> bool:
-    """Passes on what the loader has done since the last call; returns True at its end. Raises
-    LoadError for a model that must load, and when none could be loaded."""
+def _take_loaded(link: Link, core: EngineCore, loader: Loader, config: EngineConfig) -> bool:
+    """Passes on what the loader has done since the last call, and loads a model's adapters with it;
+    returns True at its end. Raises LoadError for a model or an adapter that must load, and when no
+    model could be loaded."""
     for event in loader.events():
         if isinstance(event, LoadedRunner):
             link.send(Loaded(core.add_model(event.loaded.name, event)))
+            _load_adapters(link, core, config, event.loaded.name)
         elif isinstance(event, LoadError):
             raise event
         elif event is not None:
             link.send(event)
+            if isinstance(event, LoadFailed):
+                _load_adapters(link, core, config, event.model)  # each is answered: no base
         else:
             # All objects so far live as long as the process: the garbage collector need not visit
             # them again. From here on it runs only where it delays no request, see _serve.
@@ -191,22 +205,50 @@ def _take_loaded(link: Link, core: EngineCore, loader: Loader) -> bool:
     return False
 
 
+def _load_adapters(link: Link, core: EngineCore, config: EngineConfig, model: str) -> None:
+    """Those of the config that change this model. Raises LoadError."""
+    for source in config.adapters:
+        if source.model != model:
+            continue
+        answer = _load_adapter(core, source)
+        if isinstance(answer, AdapterFailed) and not source.may_fail:
+            raise LoadError(answer.message, "invalid_model_folder")
+        link.send(answer)
+
+
+def _load_adapter(core: EngineCore, source: AdapterSource) -> AdapterLoaded | AdapterFailed:
+    """Whatever happens, the answer says it."""
+    try:
+        return core.load_adapter(source)
+    except MemoryError:
+        reason = "not enough memory"
+    except ShoalError as error:
+        reason = error.message
+    except Exception as error:  # a fault of ours or of a library
+        _log.exception("loading the adapter %s failed", source.name)
+        reason = f"{type(error).__name__}: {error}"
+    return AdapterFailed(source.adapter_id, f"adapter {source.name}: {reason}")
+
+
 # --- the loop ------------------------------------------------------------------------------------
 
 
 def _serve(
-    link: Link, core: EngineCore, loader: Loader, heartbeat_s: float, messages: list[ToEngine]
+    link: Link, core: EngineCore, loader: Loader, config: EngineConfig, messages: list[ToEngine]
 ) -> None:
     """Runs until Shutdown. Deadlines need no timer: a sequence with a deadline is work, and every
     step checks them."""
+    heartbeat_s = config.heartbeat_s
     num_steps = 0
     last_beat_s = link.last_sent_s
     loads = True
     while True:
         if loads:
-            loads = not _take_loaded(link, core, loader)
-        if _handle_messages(core, messages):
+            loads = not _take_loaded(link, core, loader, config)
+        if _handle_messages(link, core, messages):
             return
+        for unloaded in core.take_unloaded():
+            link.send(unloaded)
         may_step = core.has_work and link.num_unsent_bytes < _MAX_UNSENT_BYTES
         if may_step and (outputs := core.step()) is not None:
             link.send(outputs)
@@ -226,13 +268,17 @@ def _serve(
         messages = link.receive(max(heartbeat_s - quiet_s, 0.0))
 
 
-def _handle_messages(core: EngineCore, messages: list[ToEngine]) -> bool:
+def _handle_messages(link: Link, core: EngineCore, messages: list[ToEngine]) -> bool:
     """True if one of them is Shutdown."""
     for message in messages:
         if isinstance(message, Submit):
             core.add(message)
         elif isinstance(message, Abort):
             core.abort(message.seq_ids)
+        elif isinstance(message, LoadAdapter):
+            link.send(_load_adapter(core, message.source))
+        elif isinstance(message, UnloadAdapter):
+            core.unload_adapter(message.adapter_id)
         elif isinstance(message, Shutdown):
             return True
         else:

@@ -103,6 +103,10 @@ class Scheduler:
     def num_used_blocks(self) -> int:
         return self._blocks.pool.num_used
 
+    def has_adapter(self, adapter_id: int) -> bool:
+        """Has any sequence, running or waiting, this adapter?"""
+        return any(seq.submit.adapter_id == adapter_id for seq in self._sequences.values())
+
     # --- arrivals and aborts -------------------------------------------------------------------
 
     def add(self, submit: Submit, now: float) -> None:
@@ -110,7 +114,7 @@ class Scheduler:
         assert submit.seq_id not in self._sequences, f"sequence {submit.seq_id} was added twice"
         code = refusal(submit, self.limits.vocab_size, self.limits.max_model_len)
         if code is not None:
-            self._finished[submit.seq_id] = failed(code)
+            self.refuse(submit.seq_id, code)
             return
         seq = make_sequence(submit, self.limits.max_model_len, self._num_arrived, now)
         self._num_arrived += 1
@@ -118,6 +122,10 @@ class Scheduler:
         self._waiting.add(seq)
         self._deadlines.add(seq)
         self._blocks.expect(seq, 1)
+
+    def refuse(self, seq_id: int, code: str) -> None:
+        """Finishes a sequence that was not added, with an error code."""
+        self._finished[seq_id] = failed(code)
 
     def abort(self, seq_id: int) -> None:
         """Ends the sequence without reporting it as finished; unknown ids are ignored."""
@@ -397,4 +405,5 @@ def _new_row(seq: Sequence) -> NewRow:
         sampling=submit.sampling,
         stop=submit.stop,
         output=submit.output,
+        adapter_id=submit.adapter_id,
     )

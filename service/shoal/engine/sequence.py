@@ -26,6 +26,9 @@ class Sequence:
     """End and stop ids together: most tokens are none of them."""
     token_ids: list[int]
     """Prompt, then output."""
+    cache_salt: str
+    """Cached blocks are shared between sequences of one salt: the request's own, and the adapter,
+    whose keys and values are no other's."""
     num_computed_tokens: int = 0
     """Tokens whose keys and values are in the blocks."""
     block_ids: list[int] = field(default_factory=list)
@@ -69,6 +72,7 @@ class Sequence:
 def make_sequence(submit: Submit, max_model_len: int, arrival: int, now: float) -> Sequence:
     """The state of a sequence that just arrived."""
     num_prompt_tokens = len(submit.prompt_token_ids)
+    cache_salt = f"{submit.adapter_id} {submit.cache_salt}"
     wants_prompt_logprobs = submit.output.prompt_logprobs is not None
     return Sequence(
         seq_id=submit.seq_id,
@@ -79,7 +83,8 @@ def make_sequence(submit: Submit, max_model_len: int, arrival: int, now: float) 
         max_num_tokens=min(num_prompt_tokens + submit.stop.max_tokens, max_model_len),
         stop_ids=frozenset(submit.stop.all_stop_ids),
         token_ids=list(submit.prompt_token_ids),
-        last_cached=submit.cache_salt,
+        cache_salt=cache_salt,
+        last_cached=cache_salt,
         # The first position has no log-probability.
         prompt_logprobs=[None] if wants_prompt_logprobs else None,
     )

@@ -31,8 +31,16 @@ class Model:
         target_ids: _Int32 | None,
         targets: _Float32 | None,
         hidden: _Float32 | None,
+        adapter_ids: _Int32 | None,
         /,
     ) -> None: ...
+    def load_adapter(
+        self,
+        adapter_id: int,
+        linears: list[tuple[int, _Float32, list[tuple[str, int, _Float32]]]],
+        /,
+    ) -> None: ...
+    def unload_adapter(self, adapter_id: int, /) -> None: ...
     def copy_block(self, source: int, target: int, /) -> None: ...
     def release_block(self, block: int, /) -> None: ...
     @property

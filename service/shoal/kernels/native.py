@@ -46,6 +46,10 @@ are kept exactly, of Q4_K and Q5_K the scales and mins are rounded to float16 (2
 (whose groups are 16) becomes int8. float32 is exact for all of them."""
 KernelSet = Literal["auto", "portable", "avx2", "avxvnni", "avx512", "avx512bf16"]
 
+AdaptedLinears = list[tuple[int, Float32, list[tuple[str, int, Float32]]]]
+"""An adapter by linear layers: (layer, A [inner, in], [(role, i, B [out, rank])]). Matrices of one
+input share A; B, the scale included, reads `rank` inner values from i on, which is even."""
+
 BLOCK_SIZE = 16
 """Tokens per KV block."""
 _WEIGHT_DTYPES = (np.float32, np.float16, np.uint16)
@@ -216,18 +220,21 @@ class NativeModel:
         block_tables: Int32,
         logit_indices: Int32,
         out: Float32 | None = None,
+        *,
+        adapter_ids: Int32 | None = None,
     ) -> Float32:
         """Computes T tokens of R rows, writes their keys and values; float32 logits
         [L, vocab_size].
 
         `slots` [T] are where each token's keys and values go; the tokens of a row are the last
         ones of its `context_lens[r]`. Two rows may share blocks that no row of this step writes.
+        `adapter_ids` [R] are the adapters of the rows, 0 = none; None = no row has one.
         """
         if out is None:
             out = np.empty((len(logit_indices), self.spec.vocab_size), np.float32)
         self._model.step(
             token_ids, positions, slots, row_starts, context_lens, block_tables, logit_indices,
-            out, None, None, None, None, None, None,
+            out, None, None, None, None, None, None, adapter_ids,
         )  # fmt: skip
         return out
 
@@ -240,12 +247,14 @@ class NativeModel:
         context_lens: Int32,
         block_tables: Int32,
         logit_indices: Int32,
+        *,
+        adapter_ids: Int32 | None = None,
     ) -> Int32:
         """The same step, but only the best id of each row [L]; no logits are written anywhere."""
         ids = np.empty((len(logit_indices), 1), np.int32)
         self._model.step(
             token_ids, positions, slots, row_starts, context_lens, block_tables, logit_indices,
-            None, ids, None, None, None, None, None,
+            None, ids, None, None, None, None, None, adapter_ids,
         )  # fmt: skip
         return ids[:, 0]
 
@@ -264,6 +273,7 @@ class NativeModel:
         log_sum_exp: bool = False,
         target_ids: Int32 | None = None,
         hidden: bool = False,
+        adapter_ids: Int32 | None = None,
     ) -> HeadResult:
         """The same step with several requests served by one pass over the head's weights.
 
@@ -284,9 +294,18 @@ class NativeModel:
         self._model.step(
             token_ids, positions, slots, row_starts, context_lens, block_tables, logit_indices,
             result.logits, result.top_ids, result.top_logits, result.log_sum_exp, target_ids,
-            result.target_logits, result.hidden,
+            result.target_logits, result.hidden, adapter_ids,
         )  # fmt: skip
         return result
+
+    def load_adapter(self, adapter_id: int, linears: AdaptedLinears) -> None:
+        """Rows may have it from now on. Its matrices are kept as float32 with float32 weights,
+        else as bf16. Raises ValueError for matrices that do not fit, or an id that is taken."""
+        self._model.load_adapter(adapter_id, linears)
+
+    def unload_adapter(self, adapter_id: int) -> None:
+        """Unknown ids are ignored."""
+        self._model.unload_adapter(adapter_id)
 
     def copy_block(self, source: int, target: int) -> None:
         """Copies the keys and values of one block to another, in all layers."""

@@ -1,8 +1,9 @@
 """Every message between the HTTP server and the engine.
 
-Server to engine: `EngineConfig` (once, first), `Submit`, `Abort`, `Shutdown`.
-Engine to server: `Loading`, `LoadFailed`, `Loaded`, `Ready`, `StepOutputs`, `Heartbeat`,
-`EngineFailed`.
+Server to engine: `EngineConfig` (once, first), `Submit`, `Abort`, `LoadAdapter`, `UnloadAdapter`,
+`Shutdown`.
+Engine to server: `Loading`, `LoadFailed`, `Loaded`, `Ready`, `AdapterLoaded`, `AdapterFailed`,
+`AdapterUnloaded`, `StepOutputs`, `Heartbeat`, `EngineFailed`.
 """
 
 import msgspec
@@ -23,6 +24,20 @@ class ModelSource(msgspec.Struct, frozen=True, array_like=True):
     """If True, the other models are still served when this one cannot be loaded."""
     aliases: tuple[str, ...] = ()
     """Other names that requests may use."""
+
+
+class AdapterSource(msgspec.Struct, frozen=True, array_like=True):
+    """A LoRA adapter folder, and the model it changes."""
+
+    name: str
+    model: str
+    """The base, by its name among the models."""
+    path: str
+    adapter_id: int
+    """Above 0, never used twice by a server: a name loaded again is another adapter, also to the
+    prefix cache."""
+    may_fail: bool = False
+    """If True, the models are served without it when it cannot be loaded."""
 
 
 class EngineConfig(_Message, frozen=True):
@@ -55,6 +70,8 @@ class EngineConfig(_Message, frozen=True):
     max_preemptions: int = 8
     """How often one sequence may be preempted before it fails."""
     heartbeat_s: float = 1.0
+    adapters: tuple[AdapterSource, ...] = ()
+    """Loaded with their models."""
 
 
 class Submit(_Message, frozen=True):
@@ -74,12 +91,27 @@ class Submit(_Message, frozen=True):
     cache_salt: str = ""
     """Cached prefix blocks are shared only between requests with the same salt."""
     use_prefix_cache: bool = True
+    adapter_id: int = 0
+    """Of a loaded adapter of the model; 0 = the model as it is."""
 
 
 class Abort(_Message, frozen=True):
     """End these sequences now. Unknown or finished ids are ignored."""
 
     seq_ids: list[int]
+
+
+class LoadAdapter(_Message, frozen=True):
+    """Load an adapter; answered by `AdapterLoaded` or `AdapterFailed`."""
+
+    source: AdapterSource
+
+
+class UnloadAdapter(_Message, frozen=True):
+    """Free an adapter once none of its sequences is left; answered by `AdapterUnloaded`. No
+    sequence may be submitted with it after this."""
+
+    adapter_id: int
 
 
 class Shutdown(_Message, frozen=True):
@@ -188,6 +220,28 @@ class LoadedModel(msgspec.Struct, frozen=True, array_like=True):
     """With kernels=auto, why the native kernels, or the GPU's, are not used."""
 
 
+class AdapterLoaded(_Message, frozen=True):
+    """An adapter may be used."""
+
+    adapter_id: int
+    rank: int
+    """Largest rank of its matrices."""
+    num_parameters: int
+
+
+class AdapterFailed(_Message, frozen=True):
+    """An adapter could not be loaded."""
+
+    adapter_id: int
+    message: str
+
+
+class AdapterUnloaded(_Message, frozen=True):
+    """The adapter's last sequence is over and its memory free."""
+
+    adapter_id: int
+
+
 class Loaded(_Message, frozen=True):
     """A model is served from now on; others may still be loading."""
 
@@ -211,5 +265,8 @@ class EngineFailed(_Message, frozen=True):
     message: str
 
 
-ToEngine = EngineConfig | Submit | Abort | Shutdown
-FromEngine = Loading | LoadFailed | Loaded | Ready | StepOutputs | Heartbeat | EngineFailed
+ToEngine = EngineConfig | Submit | Abort | LoadAdapter | UnloadAdapter | Shutdown
+AdapterEvent = AdapterLoaded | AdapterFailed | AdapterUnloaded
+FromEngine = (
+    Loading | LoadFailed | Loaded | Ready | AdapterEvent | StepOutputs | Heartbeat | EngineFailed
+)

@@ -7,9 +7,9 @@ tokens, block table and sampling state of each row.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
-from shoal.protocol.messages import LoadedModel, TokenLogprobs
+from shoal.protocol.messages import AdapterLoaded, AdapterSource, LoadedModel, TokenLogprobs
 from shoal.protocol.params import OutputParams, SamplingParams, StopParams
 
 
@@ -25,6 +25,8 @@ class NewRow:
     sampling: SamplingParams
     stop: StopParams
     output: OutputParams
+    adapter_id: int = 0
+    """Which adapter its tokens pass; 0 = none."""
 
     @property
     def prompt_token_ids(self) -> list[int]:
@@ -94,6 +96,19 @@ class KVMemory(NamedTuple):
     block_bytes: int
     release: Callable[[list[int]], None]
     """Gives the memory of these blocks back to the system; their content is lost."""
+
+
+@runtime_checkable
+class AdaptableRunner(Runner, Protocol):
+    """A runner whose rows may have adapters."""
+
+    def load_adapter(self, source: AdapterSource) -> AdapterLoaded:
+        """Raises ModelFolderError for a folder that does not fit the model."""
+        ...
+
+    def unload_adapter(self, adapter_id: int) -> None:
+        """Frees one that no row has; unknown ids are ignored."""
+        ...
 
 
 class LoadedRunner(NamedTuple):

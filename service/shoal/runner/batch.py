@@ -60,6 +60,7 @@ class Batch:
             context_lens=context_lens,
             block_tables=rows.tables(self._row_indices, int(context_lens.max()), _SPARE_BLOCKS),
             logit_indices=logit_indices,
+            adapter_ids=self._adapter_ids(),
         )
         """The arrays of the step; `advance` changes them."""
         self._sampled: Int32 | None = None
@@ -95,6 +96,11 @@ class Batch:
         rows.token_ids[row_indices, lengths] = self._sampled
         rows.num_tokens[row_indices] = lengths + 1
         self._sampled = None
+
+    def _adapter_ids(self) -> Int32 | None:
+        """[R] None where no row has an adapter."""
+        ids = [row.new.adapter_id for row in self.rows]
+        return np.array(ids, np.int32) if any(ids) else None
 
     def _choose_logits(self, plan: StepPlan, starts: list[int], is_at_end: list[bool]) -> Int32:
         """[L] token indices. Those whose logits are needed in full come first, so that the others

@@ -1,10 +1,13 @@
 """The arrays one forward pass reads and returns, and the interface of what computes it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from shoal.model.adapter import AdapterMatrix
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
@@ -21,6 +24,7 @@ class StepInputs:
     context_lens: Int32  # [R] tokens of the sequence, this step's included
     block_tables: Int32  # [R, B] block ids in order, padded with 0
     logit_indices: Int32  # [L] positions in T whose logits are wanted, each once
+    adapter_ids: Int32 | None = None  # [R] the adapter of each row, 0 = none; None = none has one
 
 
 @dataclass(slots=True)
@@ -41,6 +45,17 @@ class Backend(Protocol):
     def forward(self, inputs: StepInputs) -> Float32:
         """Writes keys and values of all tokens; returns float32 logits [L, columns of the
         head]: all of a padded vocabulary."""
+        ...
+
+
+@runtime_checkable
+class AdaptableBackend(Backend, Protocol):
+    """One whose rows may have adapters."""
+
+    def load_adapter(self, adapter_id: int, matrices: Sequence[AdapterMatrix]) -> None: ...
+
+    def unload_adapter(self, adapter_id: int) -> None:
+        """Frees one that no row has; unknown ids are ignored."""
         ...
 
 

@@ -5,11 +5,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from shoal.checkpoint.adapter import AdapterFolder
 from shoal.checkpoint.files import ModelFiles, StoredTensor
 from shoal.checkpoint.open import open_model
 from shoal.checkpoint.quality import read_quality_loss
 from shoal.checkpoint.tokenizer import num_token_ids
 from shoal.errors import ConfigError, ModelFolderError
+from shoal.model.adapter import load_adapter
+from shoal.model.architectures.base import Architecture
 from shoal.model.registry import read_model
 from shoal.model.spec import DecoderSpec, Role
 from shoal.model.weights import load_weights, num_parameters, stored_format
@@ -28,6 +31,7 @@ _log = logging.getLogger(__name__)
 class _Model:
     """A network with its weights, before anything computes it."""
 
+    architecture: Architecture
     spec: DecoderSpec
     weights: Mapping[Role, StoredTensor]
     num_token_ids: int
@@ -75,6 +79,7 @@ def load_runner(
     else:
         built = _torch_backend(model, config, kv_bytes)
     on_progress(0.9)
+    architecture, spec = model.architecture, model.spec  # of all the model, adapters need these
     runner = ModelRunner(
         built.backend,
         num_token_ids=model.num_token_ids,
@@ -82,6 +87,7 @@ def load_runner(
         max_tokens=model.max_tokens,
         block_size=config.block_size,
         sampler=sampler,
+        read_adapter=lambda path: load_adapter(AdapterFolder(path), architecture, spec),
     )
     on_progress(1.0)
     loaded = LoadedModel(
@@ -114,6 +120,7 @@ def _read(files: ModelFiles, config: EngineConfig, on_progress: Callable[[float]
     tensors = files.tensors(lambda progress: on_progress(0.6 * progress))
     longest = spec.max_position_embeddings
     return _Model(
+        architecture=architecture,
         spec=spec,
         weights=load_weights(spec, architecture, tensors, files.name),
         num_token_ids=_num_token_ids(files, spec),

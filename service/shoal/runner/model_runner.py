@@ -1,15 +1,30 @@
 """Turns plans of one model into tokens: rows, forward pass, sampling, log-probabilities."""
 
+from collections.abc import Callable, Sequence
 from math import isfinite
+from pathlib import Path
 
 import numpy as np
 
+from shoal.errors import ModelFolderError
+from shoal.model.adapter import AdapterMatrix
+from shoal.protocol.messages import AdapterLoaded, AdapterSource
 from shoal.protocol.step import StepPlan, StepResult
 from shoal.runner.batch import Batch
-from shoal.runner.inputs import Backend, BestBackend, HeadOutputs, Int32, StepInputs
+from shoal.runner.inputs import (
+    AdaptableBackend,
+    Backend,
+    BestBackend,
+    HeadOutputs,
+    Int32,
+    StepInputs,
+)
 from shoal.runner.rows import Rows
 from shoal.sampling.numpy_sampler import NumpySampler
 from shoal.sampling.sampler import Sampler
+
+ReadAdapter = Callable[[Path], Sequence[AdapterMatrix]]
+"""An adapter of this model in a folder. Raises ModelFolderError."""
 
 
 class ModelRunner:
@@ -24,10 +39,11 @@ class ModelRunner:
         max_tokens: int,
         block_size: int,
         sampler: Sampler | None = None,
+        read_adapter: ReadAdapter | None = None,
     ) -> None:
         """`num_token_ids`: ids the tokenizer knows; columns of a padded vocabulary beyond
         them can never be sampled. `max_tokens`: longest sequence. `sampler`: None takes the one
-        of numpy."""
+        of numpy. `read_adapter`: for a model that may have adapters."""
         self._backend = backend
         self._best_backend = backend if isinstance(backend, BestBackend) else None
         self._num_token_ids = num_token_ids
@@ -39,6 +55,7 @@ class ModelRunner:
             num_token_ids=num_token_ids,
         )
         self._batch: Batch | None = None  # of the last step, unless it failed
+        self._read_adapter = read_adapter
 
     def run(self, plan: StepPlan) -> StepResult:
         """Computes the plan's rows; see protocol/step.py."""
@@ -50,6 +67,25 @@ class ModelRunner:
             self._report_prompts(plan, batch, head, result)
         self._batch = batch
         return result
+
+    def load_adapter(self, source: AdapterSource) -> AdapterLoaded:
+        """Rows may have it from now on. Raises ModelFolderError for one that does not fit."""
+        if self._read_adapter is None or not isinstance(self._backend, AdaptableBackend):
+            raise ModelFolderError(f"{self._backend.name} computes no adapters")
+        matrices = self._read_adapter(Path(source.path))
+        self._backend.load_adapter(source.adapter_id, matrices)
+        return AdapterLoaded(
+            source.adapter_id,
+            rank=max(len(matrix.a) for matrix in matrices),
+            num_parameters=sum(
+                matrix.a.size + sum(part.size for part in matrix.b) for matrix in matrices
+            ),
+        )
+
+    def unload_adapter(self, adapter_id: int) -> None:
+        """Frees one that no row has; unknown ids are ignored."""
+        if isinstance(self._backend, AdaptableBackend):
+            self._backend.unload_adapter(adapter_id)
 
     def _next_batch(self, plan: StepPlan) -> Batch:
         last, self._batch = self._batch, None

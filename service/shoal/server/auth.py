@@ -9,14 +9,17 @@ from shoal.errors import AuthenticationFailed, ConfigError
 OPEN_PATHS = frozenset(
     {"/livez", "/readyz", "/health", "/health/live", "/health/ready"}
 )  # routes that never need a key
+ADMIN_PREFIX = "/admin/"
+"""Routes that need an admin key, and are there only where one is set."""
 
 
 class KeyRing:
     """The accepted API keys, each with its tenant."""
 
-    def __init__(self, entries: Iterable[str]) -> None:
-        """Entries are KEY, NAME:KEY or NAME:sha256:HEX. Raises ConfigError."""
-        self._keys = [_parse(entry, number) for number, entry in enumerate(entries, 1)]
+    def __init__(self, entries: Iterable[str], *, setting: str = "api_keys") -> None:
+        """Entries are KEY, NAME:KEY or NAME:sha256:HEX. Raises ConfigError that names the
+        setting."""
+        self._keys = [_parse(entry, number, setting) for number, entry in enumerate(entries, 1)]
 
     def __bool__(self) -> bool:
         return bool(self._keys)
@@ -43,18 +46,18 @@ def _presented_key(headers: Mapping[str, str]) -> str:
     return headers.get("x-api-key") or headers.get("api-key") or ""
 
 
-def _parse(entry: str, number: int) -> tuple[str, bytes]:
+def _parse(entry: str, number: int, setting: str) -> tuple[str, bytes]:
     name, colon, key = entry.partition(":")
     if not colon:
         name, key = f"key-{number}", entry
     if not key:
-        raise ConfigError(f"api_keys entry {number} has no key after its name")
+        raise ConfigError(f"{setting} entry {number} has no key after its name")
     if key.startswith("sha256:"):
         try:
             digest = bytes.fromhex(key.removeprefix("sha256:"))
         except ValueError:
             digest = b""
         if len(digest) != 32:
-            raise ConfigError(f"api_keys entry {number}: sha256 needs 64 hexadecimal digits")
+            raise ConfigError(f"{setting} entry {number}: sha256 needs 64 hexadecimal digits")
         return name, digest
     return name, hashlib.sha256(key.encode()).digest()

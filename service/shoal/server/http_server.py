@@ -7,7 +7,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import FrameType
 
 import uvicorn
@@ -17,7 +17,7 @@ from shoal.checkpoint.find import ModelSelection
 from shoal.config import Settings
 from shoal.errors import ModelFolderError
 from shoal.metrics import Metrics
-from shoal.protocol.messages import LoadedModel
+from shoal.protocol.messages import AdapterSource, LoadedModel
 from shoal.server.admission import Admission
 from shoal.server.app import create_app
 from shoal.server.auth import KeyRing
@@ -34,6 +34,7 @@ KEPT_OPEN_S = 0.5
 async def serve_http(
     settings: Settings,
     selection: ModelSelection,
+    adapters: Sequence[AdapterSource],
     client: RemoteEngine,
     metrics: Metrics,
     listener: socket.socket,
@@ -58,6 +59,7 @@ async def serve_http(
         keys=KeyRing(settings.api_keys),
         metrics=metrics,
     )
+    services.adapters.configure(selection.sources, adapters)
     server = _Server(_uvicorn_config(settings, services, listener), services, stop)
     texts = asyncio.create_task(_load_texts(services, selection, stop))
     background_tasks = [
@@ -93,9 +95,10 @@ async def _load_texts(services: Services, selection: ModelSelection, stop: async
             log.error("model failed", extra={"model": source.name, "reason": error.message})
             services.failed[source.name] = error.message
             continue
-        for remark in model.remarks:
-            log.warning(remark, extra={"model": model.name})
         services.models[source.name] = model
+        for each in (model, *services.adapters.add_expected(model.name)):
+            for remark in each.remarks:
+                log.warning(remark, extra={"model": each.name})
 
 
 class _Server(uvicorn.Server):
@@ -156,7 +159,11 @@ async def _print_startup_message(
     shown_host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     url = f"http://{shown_host}:{port}"
     served = services.served_names()
-    for line in (*_model_lines(client.loaded, served), *_failure_lines(services)):
+    for line in (
+        *_model_lines(client.loaded, served),
+        *(f"  {model.name}: adapter of {model.parent}" for model in services.adapters.listed()),
+        *_failure_lines(services),
+    ):
         print(line, flush=True)
     for name, how_to_get in absent.items():
         print(f"  {name}: {how_to_get}", flush=True)

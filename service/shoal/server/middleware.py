@@ -13,8 +13,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shoal.config import LOOPBACK_HOSTS
-from shoal.errors import InternalError, PermissionDenied, ShoalError
-from shoal.server.auth import OPEN_PATHS
+from shoal.errors import AuthenticationFailed, InternalError, PermissionDenied, ShoalError
+from shoal.server.auth import ADMIN_PREFIX, OPEN_PATHS
 from shoal.server.context import RequestContext, context_of
 from shoal.server.errors import error_bytes, error_headers
 from shoal.server.services import Services
@@ -107,10 +107,22 @@ class AccessMiddleware:
             )
         if scope["path"] in OPEN_PATHS:
             return ""
+        if scope["path"].startswith(ADMIN_PREFIX) and self._services.admin_keys:
+            return self._admin(headers)
         if self._services.keys:
             return self._services.keys.tenant(headers)
         client = scope.get("client")
         return str(client[0]) if client else ""
+
+    def _admin(self, headers: Headers) -> str:
+        """The admin. Raises PermissionDenied for the key of somebody else."""
+        try:
+            return self._services.admin_keys.tenant(headers)
+        except AuthenticationFailed:
+            if self._services.keys:
+                self._services.keys.tenant(headers)
+                raise PermissionDenied("this key is no admin key") from None
+            raise
 
 
 async def send_error(send: Send, error: ShoalError) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from shoal.bridge.remote import RemoteEngine
 from shoal.checkpoint.find import find_models
+from shoal.checkpoint.find_adapters import find_adapters
 from shoal.config import Settings, engine_config
 from shoal.errors import ShoalError
 from shoal.logs import configure_logging
@@ -28,6 +29,7 @@ def run(settings: Settings) -> int:
 
 async def _serve(settings: Settings) -> int:
     selection = find_models(settings.models, settings.models_dir, settings.default_model)
+    adapters = find_adapters(settings.adapters, selection.sources)
     metrics = Metrics()
     fatal: list[str] = []
     stop = asyncio.Event()
@@ -37,7 +39,9 @@ async def _serve(settings: Settings) -> int:
         stop.set()
 
     client = RemoteEngine(
-        engine_config(settings, selection.smallest_first), observer=metrics, on_fatal=engine_failed
+        engine_config(settings, selection.smallest_first, adapters),
+        observer=metrics,
+        on_fatal=engine_failed,
     )
     with _listen(settings) as listener:
         await client.start()
@@ -45,7 +49,7 @@ async def _serve(settings: Settings) -> int:
             await asyncio.sleep(0)  # sends the config to the engine before the slow import
             from shoal.server.http_server import serve_http
 
-            await serve_http(settings, selection, client, metrics, listener, stop)
+            await serve_http(settings, selection, adapters, client, metrics, listener, stop)
         finally:
             await client.close()
     if fatal:

@@ -14,6 +14,7 @@ from shoal.config import Settings
 from shoal.errors import InvalidRequest, ModelNotFound, Unavailable
 from shoal.metrics import Metrics
 from shoal.protocol.messages import LoadedModel
+from shoal.server.adapters import AdapterRegistry
 from shoal.server.admission import Admission
 from shoal.server.auth import KeyRing
 from shoal.text.text_model import TextModel
@@ -54,6 +55,12 @@ class Services:
     """Tasks of running generations; shutdown waits for them."""
     loop_beat: float = field(default_factory=time.monotonic)
     """Monotonic time at which the event loop was last known to run."""
+    adapters: AdapterRegistry = field(init=False)
+    admin_keys: KeyRing = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.adapters = AdapterRegistry(self.client, self.models)
+        self.admin_keys = KeyRing(self.settings.admin_keys, setting="admin_keys")
 
     def states(self) -> dict[str, ModelState]:
         """State of every configured model. Of its two sides, engine and text, the later one counts;
@@ -106,8 +113,10 @@ class Services:
             raise ModelNotFound(
                 f"the model {name!r} could not be loaded: {reason[:1000]}", param="model"
             )
+        if (adapter := self.adapters.find(name)) is not None:
+            return adapter
         if name not in self.models:
-            if name in self.configured:
+            if name in self.configured or self.adapters.is_expected(name):
                 raise _is_loading(name)
             raise ModelNotFound(
                 f"the model {name[:100]!r} does not exist; known models: {self._known_names()}",
@@ -116,10 +125,13 @@ class Services:
         return self.models[name]
 
     def _known_names(self) -> str:
-        return ", ".join(self.served_names()[:10])
+        adapters = [adapter.name for adapter in self.adapters.listed()]
+        return ", ".join([*self.served_names(), *adapters][:10])
 
     def find_loaded(self, name: str) -> LoadedModel:
-        """The engine's description of a model. Raises Unavailable while it is not ready."""
+        """The engine's description of a model, of an adapter its base's. Raises Unavailable while
+        it is not ready, ModelNotFound for an adapter that could not be loaded again."""
+        name = self.adapters.ready_base(name) or name
         loaded = self.client.loaded.get(name)
         if loaded is None:
             if self.client.states[name].state != "failed":
@@ -129,9 +141,10 @@ class Services:
             )
         return loaded
 
-    def fingerprint(self, loaded: LoadedModel) -> str:
+    def fingerprint(self, loaded: LoadedModel, adapter_hash: str = "") -> str:
         """The same fingerprint, request and seed give the same tokens."""
-        parts = (loaded.weights_hash, loaded.dtype, loaded.device, loaded.kernels, self.version)
+        parts = [loaded.weights_hash, loaded.dtype, loaded.device, loaded.kernels, self.version]
+        parts += [adapter_hash] if adapter_hash else []
         digest = hashlib.sha256("/".join(parts).encode()).hexdigest()[:8]
         return f"v{self.version}-{digest}"
 

@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from shoal.bridge.engine_client import EngineClient
-from shoal.errors import InternalError, NumericalError, RequestTimeout, ShoalError, Unavailable
+from shoal.errors import (
+    InternalError,
+    ModelNotFound,
+    NumericalError,
+    RequestTimeout,
+    ShoalError,
+    Unavailable,
+)
 from shoal.protocol.messages import Finished, Started, Submit, TokenLogprobs
 from shoal.protocol.params import FinishReason
 from shoal.text.stops import StopMatcher
@@ -194,7 +201,7 @@ class Generation:
                 self._client.submit(
                     Submit(
                         seq_id=sequence.seq_id,
-                        model=task.model.name,
+                        model=task.model.base,
                         prompt_token_ids=task.prompts[prompt_index].token_ids,
                         sampling=task.sampling_of(sample_index),
                         stop=task.stop,
@@ -203,6 +210,7 @@ class Generation:
                         tenant=task.tenant,
                         cache_salt=task.cache_salt,
                         use_prefix_cache=task.use_prefix_cache,
+                        adapter_id=task.model.adapter_id,
                     ),
                     sequence,
                 )
@@ -312,6 +320,8 @@ def _to_error(finished: Finished) -> ShoalError:
     match finished.error_code:
         case "numerical_error":
             return NumericalError("the model produced numbers that are not finite")
+        case "model_not_found":
+            return ModelNotFound("the adapter was unloaded", param="model")
         case "request_timeout":
             return RequestTimeout("max_time passed before the request could start")
         case "server_is_overloaded":

@@ -34,6 +34,16 @@ class TextModel:
     """Unix time of the model's config."""
     remarks: tuple[str, ...] = ()
     """What of its files is left out and why, for the operator."""
+    parent: str | None = None
+    """Of an adapter: the model it changes."""
+    adapter_id: int = 0
+    adapter_hash: str = ""
+    """Digest of the adapter's files."""
+
+    @property
+    def base(self) -> str:
+        """The engine's model that computes it."""
+        return self.parent or self.name
 
 
 def load_text_model(source: ModelSource) -> TextModel:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from shoal.checkpoint.files import StoredTensor
 from shoal.model.spec import AttentionSpec, DecoderSpec, LayerSpec, Role, RotarySpec
+from shoal.model.torch.adapters import AdapterTokens
 from shoal.model.torch.attention import AttentionBatch, KVLayer, paged_attention
 from shoal.model.torch.layers import (
     Linear,
@@ -37,6 +38,7 @@ class Decoder:
         device: str,
     ) -> None:
         weights = TorchWeights(stored, dtype, device)
+        self.adapters = weights.adapters
         self._spec = spec
         self._embedding = weights.tensor("embedding")  # [vocab, embedding_size or hidden]
         self._embedding_projection = weights.optional("embedding_projection.weight")
@@ -62,8 +64,10 @@ class Decoder:
         batch: AttentionBatch,
         cache: Sequence[KVLayer | ConvLayer],
         logit_indices: Tensor,  # [L]
+        adapter_tokens: AdapterTokens | None = None,
     ) -> Tensor:
         """Logits [L, vocab] of the wanted tokens; keys and values of all are written."""
+        self.adapters.tokens = adapter_tokens or {}
         spec = self._spec
         x = F.embedding(token_ids, self._embedding)  # [T, embedding_size or hidden]
         if self._embedding_projection is not None:

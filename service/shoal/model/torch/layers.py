@@ -11,6 +11,7 @@ from torch import Tensor
 from shoal.checkpoint.blocks import dequantize
 from shoal.checkpoint.files import BLOCKS, StoredTensor
 from shoal.model.spec import Activation, AttentionSpec, MlpSpec, NormSpec, Role, RotarySpec
+from shoal.model.torch.adapters import AdaptableLinear, Adapters
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -33,6 +34,8 @@ class TorchWeights:
         self._stored = stored
         self._dtype = dtype
         self._device = device
+        self.adapters = Adapters()
+        """Of the layers whose linear layers were made here."""
 
     def tensor(self, name: str, layer: int | None = None) -> Tensor:
         """A copy, so that the file can be closed or change."""
@@ -52,12 +55,19 @@ class TorchWeights:
         """Numbers of the spec itself, float32; None where it has none."""
         return None if values is None else torch.tensor(values, device=self._device)
 
-    def linear(self, layer: int | None, *names: str) -> "Linear":
+    def linear(self, layer: int | None, *names: str) -> AdaptableLinear:
         """One matrix, or several of the same input joined to one product."""
         weights = [self.tensor(f"{name}.weight", layer) for name in names]
         biases = [self.optional(f"{name}.bias", layer) for name in names]
         known = [bias for bias in biases if bias is not None]
-        return Linear(torch.cat(weights), torch.cat(known) if known else None)
+        starts: dict[str, int] = {}
+        for name in names:
+            starts[name] = sum(map(len, weights[: len(starts)]))
+        bias = torch.cat(known) if known else None
+        linear = AdaptableLinear(torch.cat(weights), bias, starts, self.adapters)
+        if layer is not None:
+            self.adapters.register(layer, linear)
+        return linear
 
     def norm(self, spec: NormSpec | None, name: str, layer: int | None = None) -> Transform:
         """Changes nothing where the spec has none."""

@@ -1,7 +1,7 @@
 """The native CPU library as a backend: a whole step is one call, and torch is never imported."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import cast
 
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from shoal.checkpoint.files import BLOCKS, StoredTensor
 from shoal.errors import ConfigError
 from shoal.kernels import native
-from shoal.kernels.native import Dtype, KVDtype
+from shoal.kernels.native import AdaptedLinears, Dtype, KVDtype
+from shoal.model.adapter import AdapterMatrix
 from shoal.model.spec import DecoderSpec, Role
 from shoal.protocol.step import KVMemory
 from shoal.runner.inputs import Float32, HeadOutputs, StepInputs
@@ -61,6 +62,13 @@ class NativeBackend:
         self.weight_bytes = self._model.weight_bytes
         self.kv_memory = KVMemory(self._model.block_bytes, self._model.release_blocks)
 
+    def load_adapter(self, adapter_id: int, matrices: Sequence[AdapterMatrix]) -> None:
+        self._model.load_adapter(adapter_id, adapted_linears(matrices))
+
+    def unload_adapter(self, adapter_id: int) -> None:
+        """Frees one that no row has; unknown ids are ignored."""
+        self._model.unload_adapter(adapter_id)
+
     def forward(self, inputs: StepInputs) -> Float32:
         """float32 logits [L, vocab_size], padded rows of the vocabulary included."""
         return self._model.forward(
@@ -71,6 +79,7 @@ class NativeBackend:
             inputs.context_lens,
             inputs.block_tables,
             inputs.logit_indices,
+            adapter_ids=inputs.adapter_ids,
         )
 
     def forward_best(self, inputs: StepInputs, num_logits: int) -> HeadOutputs:
@@ -88,11 +97,34 @@ class NativeBackend:
             inputs.logit_indices,
             num_logits=num_logits,
             top=1,
+            adapter_ids=inputs.adapter_ids,
         )
         assert head.top_ids is not None, "the best ids were requested"
         assert head.top_logits is not None, "the best logits were requested"
         logits = self._no_logits if head.logits is None else head.logits
         return HeadOutputs(head.top_ids[:, 0], head.top_logits[:, 0], logits)
+
+
+_LINEAR_OF = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "up"}
+"""Roles whose matrices lie in one linear layer of the library; any other is one by itself."""
+
+
+def adapted_linears(matrices: Sequence[AdapterMatrix]) -> AdaptedLinears:
+    """Products that read the same input become one: their A below each other."""
+    groups: dict[tuple[int, str], list[AdapterMatrix]] = {}
+    for matrix in matrices:
+        name = _LINEAR_OF.get(matrix.roles[0], matrix.roles[0])
+        groups.setdefault((matrix.layer, name), []).append(matrix)
+    found: AdaptedLinears = []
+    for (layer, _), group in groups.items():
+        rows: list[Float32] = []
+        outputs: list[tuple[str, int, Float32]] = []
+        for matrix in group:
+            first = sum(map(len, rows))
+            outputs += [(role, first, b) for role, b in zip(matrix.roles, matrix.b, strict=True)]
+            rows.append(np.pad(matrix.a, ((0, len(matrix.a) % 2), (0, 0))))  # even places
+        found.append((layer, np.concatenate(rows), outputs))
+    return found
 
 
 def native_kv_dtype(wanted: str) -> KVDtype:

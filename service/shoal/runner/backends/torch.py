@@ -1,6 +1,6 @@
 """Plain PyTorch as a backend: the reference on a CPU, the fast path on a GPU."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shoal.checkpoint.files import StoredTensor
+from shoal.model.adapter import AdapterMatrix
 from shoal.model.spec import AttentionSpec, DecoderSpec, Role, ShortConvSpec
+from shoal.model.torch.adapters import AdapterTokens
 from shoal.model.torch.attention import (
     AttentionBatch,
     DecodeRows,
@@ -81,7 +83,28 @@ class TorchBackend:
             batch,
             self.cache,
             self._tensor(inputs.logit_indices),
+            self._adapter_tokens(inputs),
         )
+
+    def load_adapter(self, adapter_id: int, matrices: Sequence[AdapterMatrix]) -> None:
+        self._decoder.adapters.load(adapter_id, matrices)
+
+    def unload_adapter(self, adapter_id: int) -> None:
+        """Frees one that no row has; unknown ids are ignored."""
+        self._decoder.adapters.unload(adapter_id)
+
+    def _adapter_tokens(self, inputs: StepInputs) -> AdapterTokens:
+        """The step's tokens by their rows' adapters."""
+        if inputs.adapter_ids is None:
+            return {}
+        of_token = np.repeat(inputs.adapter_ids, np.diff(inputs.row_starts))
+        return {
+            int(adapter_id): torch.from_numpy(np.flatnonzero(of_token == adapter_id)).to(
+                self._device
+            )
+            for adapter_id in np.unique(of_token)
+            if adapter_id != 0
+        }
 
     def _tensor(self, array: Int32) -> Tensor:
         return torch.from_numpy(array.astype(np.int64)).to(self._device)

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from shoal.server.services import Services, services_of
+from shoal.text.text_model import TextModel
 
 router = APIRouter(tags=["Models"])
 
@@ -24,7 +25,8 @@ async def list_models(request: Request) -> dict[str, Any]:
             _model_object(services, model_id, name)
             for name in names
             for model_id in (name, *_aliases(services, name))
-        ],
+        ]
+        + [adapter_object(services, adapter) for adapter in services.adapters.listed()],
         **({"failed": failed} if failed else {}),
     }
 
@@ -33,6 +35,8 @@ async def list_models(request: Request) -> dict[str, Any]:
 async def retrieve_model(request: Request, model_id: str) -> dict[str, Any]:
     """One model by id."""
     services = services_of(request)
+    if (adapter := services.adapters.find(model_id)) is not None:
+        return adapter_object(services, adapter)
     name = services.aliases.get(model_id, model_id)
     if name not in services.served_names():
         name = services.find_model(name).name  # raises: not there, or why it failed
@@ -66,4 +70,18 @@ def _model_object(services: Services, model_id: str, name: str) -> dict[str, Any
         "quantization": loaded.quantization if loaded else None,
         "quality_loss": loaded.quality_loss if loaded else None,
         "weight_bytes": loaded.weight_bytes if loaded else None,
+    }
+
+
+def adapter_object(services: Services, adapter: TextModel) -> dict[str, Any]:
+    """An adapter is listed as its base is, with a name, a state and parameters of its own."""
+    loaded = services.client.adapters.get(adapter.adapter_id)
+    return {
+        **_model_object(services, adapter.name, adapter.base),
+        "created": adapter.created,
+        "parent": adapter.parent,
+        "ready": loaded is not None,
+        "num_parameters": loaded.num_parameters if loaded else None,
+        "rank": loaded.rank if loaded else None,
+        "weight_bytes": None,
     }

@@ -2,9 +2,13 @@
 // of a step. Called by native.py.
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 
 #include <optional>
 #include <string>
+#include <tuple>
+#include <vector>
 
 #include "bindings/arrays.h"
 #include "bindings/matrix.h"
@@ -42,6 +46,20 @@ void set_weight(Model& model, int layer, const std::string& role, const AnyArray
   model.set_weight(layer, role, matrix);
 }
 
+using AdapterArrays = std::tuple<int, AnyArray, std::vector<std::tuple<std::string, int, AnyArray>>>;
+
+// Of each linear layer: (layer, A, [(role, its first inner value, B)]).
+void load_adapter(Model& model, int id, const std::vector<AdapterArrays>& linears) {
+  std::vector<AdapterInput> inputs;
+  for (const auto& [layer, a, outputs] : linears) {
+    inputs.push_back({layer, matrix_of(a), {}});
+    for (const auto& [role, first_inner, b] : outputs)
+      inputs.back().outputs.push_back({role, first_inner, matrix_of(b)});
+  }
+  const nb::gil_scoped_release unlocked;
+  model.load_adapter(id, inputs);
+}
+
 template <class AnyArray>
 auto data_or_null(const std::optional<AnyArray>& array) {
   return array ? array->data() : nullptr;
@@ -53,7 +71,7 @@ void step(Model& model, const Int32s& token_ids, const Int32s& positions, const 
           std::optional<Array<float, 2>> logits, std::optional<Array<std::int32_t, 2>> top_ids,
           std::optional<Array<float, 2>> top_values, std::optional<Array<float, 1>> log_sum_exp,
           std::optional<Int32s> target_ids, std::optional<Array<float, 1>> targets,
-          std::optional<Array<float, 2>> hidden) {
+          std::optional<Array<float, 2>> hidden, std::optional<Int32s> adapter_ids) {
   const auto tokens = token_ids.shape(0), rows = context_lens.shape(0);
   const auto logit_rows = logit_indices.shape(0);
   const auto vocab_size = static_cast<std::size_t>(model.config.vocab_size);
@@ -78,6 +96,7 @@ void step(Model& model, const Int32s& token_ids, const Int32s& positions, const 
           "targets and target_ids must be [logit indices]");
   require(!hidden || (hidden->shape(0) == logit_rows && hidden->shape(1) == hidden_size),
           "hidden must be [logit indices, hidden_size]");
+  require(!adapter_ids || adapter_ids->shape(0) == rows, "adapter_ids must be [rows]");
   StepInputs in{};
   in.num_tokens = static_cast<int>(tokens);
   in.num_rows = static_cast<int>(rows);
@@ -91,6 +110,7 @@ void step(Model& model, const Int32s& token_ids, const Int32s& positions, const 
   in.block_tables = block_tables.data();
   in.logit_indices = logit_indices.data();
   in.target_ids = target_ids ? target_ids->data() : nullptr;
+  in.adapter_ids = data_or_null(adapter_ids);
   StepOutputs out{};
   out.logits = data_or_null(logits);
   out.num_logits = logits ? static_cast<int>(logits->shape(0)) : 0;
@@ -112,9 +132,11 @@ void bind_model(nb::module_& module) {
       .def("set_weight", &set_weight, nb::arg(), nb::arg(), nb::arg(), nb::arg().none())
       .def("step", &step, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
            nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg().none(),
-           nb::arg().none(), nb::arg().none(), nb::arg().none())
+           nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg().none())
       .def("copy_block", &Model::copy_block)
       .def("release_block", &Model::release_block)
+      .def("load_adapter", &load_adapter)
+      .def("unload_adapter", &Model::unload_adapter)
       .def_prop_ro("weight_bytes", &Model::weight_bytes)
       .def_prop_ro("block_bytes", &Model::block_bytes)
       .def_prop_ro("kernel_set", [](const Model& model) { return model.kernels()->name; });

@@ -81,6 +81,7 @@ LinearArgs Model::args(const PackedMatrix& weights, const PreparedRows& rows,
 
 void Model::linear(int worker, int& stage, const Input& input, const PackedMatrix& weights,
                    float* out, std::size_t out_stride, bool add) {
+  const int adapted = compute_inner(worker, stage, input, weights);
   const Split s = split(input.count, weights.panels(), weights.k);
   with_input(worker, stage, input, s.tasks(), [&](int i, const PreparedRows& rows) {
     const LinearTask task = task_at(s, i, input.count, weights.panels());
@@ -88,7 +89,9 @@ void Model::linear(int worker, int& stage, const Input& input, const PackedMatri
     a.out = out + task.row * out_stride + task.p0 * kPanel;
     a.out_stride = out_stride;
     a.add = add;
-    if (a.rows > 0) format_kernels(weights.format).linear(a);
+    if (a.rows <= 0) return;
+    format_kernels(weights.format).linear(a);
+    add_adapters(workers_[worker], adapted, task, a.out, a.out_stride);
   });
 }
 
@@ -99,6 +102,7 @@ void Model::mlp_up(int worker, int& stage, const Layer& layer) {
   const Input mlp_input{x_.as<float>(), static_cast<std::size_t>(hidden_stride_),
                         &layer.mlp_input_norm(), nullptr, in_.num_tokens, config.hidden_size,
                         weights.format};
+  const int adapted = compute_inner(worker, stage, mlp_input, weights);
   const Split s = split(mlp_input.count, weights.panels(), weights.k);
   const int per_output = layer.mlp.gated ? 2 : 1;
   with_input(worker, stage, mlp_input, s.tasks(), [&](int i, const PreparedRows& rows) {
@@ -108,6 +112,7 @@ void Model::mlp_up(int worker, int& stage, const Layer& layer) {
     a.out = workers_[worker].scratch.as<float>();
     if (a.rows <= 0) return;
     format_kernels(weights.format).linear(a);
+    add_adapters(workers_[worker], adapted, task, a.out, a.out_stride);
     const int groups = (a.p1 - a.p0) / per_output;
     for (int r = 0; r < a.rows; ++r) {
       float* from = a.out + r * a.out_stride;

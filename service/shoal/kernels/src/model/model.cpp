@@ -105,6 +105,7 @@ Model::Model(const ModelConfig& c, Dtype dtype, const Kernels* kernels, int num_
       dtype_(dtype),
       kv_format_(kv_format_of(dtype, int8_kv)),
       linear_format_(choose_linear_format(c, dtype, *kernels, cache_bytes)),
+      adapter_format_(dtype == Dtype::f32 ? Format::f32 : Format::bf16),
       kernels_(kernels),
       num_blocks_(num_blocks),
       max_tokens_(max_tokens),

@@ -3,12 +3,16 @@
 //   weights.cpp  weights by role
 //   plan.cpp     what happens before a step's stages
 //   step.cpp     the stages; linear.cpp, attention.cpp, short_conv.cpp, head.cpp: their tasks
+//   adapters.cpp what adapters add to linear layers
 // Called by bindings/model_bindings.cpp.
 #pragma once
+#include <map>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "linear/packed_matrix.h"
+#include "model/adapters.h"
 #include "model/config.h"
 #include "model/layer.h"
 #include "threads/thread_pool.h"
@@ -28,6 +32,7 @@ struct StepInputs {
   const std::int32_t *block_tables;   // [num_rows, table_width]
   const std::int32_t *logit_indices;  // [num_logit_rows]: tokens whose logits are computed
   const std::int32_t *target_ids;     // [num_logit_rows] or null
+  const std::int32_t* adapter_ids;    // [num_rows] or null; 0 = none
 };
 
 // Where results go; null for what is not requested.
@@ -68,6 +73,9 @@ class Model {
   void step(const StepInputs& inputs, const StepOutputs& outputs);
   void copy_block(int source, int target);
   void release_block(int block);  // its memory goes back to the system
+  // Throws std::invalid_argument for matrices that do not fit the model, or an id that is taken.
+  void load_adapter(int id, const std::vector<AdapterInput>& inputs);
+  void unload_adapter(int id);  // unknown ids are ignored
   std::size_t weight_bytes() const;
   std::size_t block_bytes() const { return block_bytes_; }  // in all layers
   const Kernels* kernels() const { return kernels_; }
@@ -75,6 +83,7 @@ class Model {
  private:
   struct Worker {  // what one thread writes to
     Region rows, scratch;
+    Region adapted, inner, delta;  // of adapters: rows that A reads, what it gives, what B gives
     std::vector<float> row, attention, top_values;
     std::vector<std::int32_t> top_ids;
   };
@@ -145,6 +154,15 @@ class Model {
   void linear(int worker, int& stage, const Input& input, const PackedMatrix& weights, float* out,
               std::size_t out_stride, bool add);
   void mlp_up(int worker, int& stage, const Layer& layer);
+  // adapters.cpp
+  AdaptedLinear pack_adapter(const AdapterInput& input, Adapter& adapter);
+  std::size_t inner_bytes() const;
+  void plan_adapters();
+  int compute_inner(int worker, int& stage, const Input& input, const PackedMatrix& weights);
+  void add_adapters(Worker& worker, int number, const LinearTask& task, float* out,
+                    std::size_t out_stride) const;
+  void add_part(Worker& worker, const AdapterPart& part, int place, int rows,
+                const LinearTask& task, float* out, std::size_t out_stride) const;
   // attention.cpp
   Rotation rotation(const Layer& layer, int token) const;
   void store_head(const Layer& layer, int token, int kv_head);
@@ -167,7 +185,7 @@ class Model {
 
   const Dtype dtype_;
   const KvFormat kv_format_;
-  const Format linear_format_;
+  const Format linear_format_, adapter_format_;
   const Kernels* const kernels_;
   const int num_blocks_, max_tokens_;
   std::size_t block_bytes_ = 0;  // a KV block of all layers, one layer after the other
@@ -187,11 +205,17 @@ class Model {
   Region kv_, x_, qkv_, attention_, convolved_, mlp_, branch_, embedded_, prepared_;
   std::vector<Worker> workers_;
 
+  std::map<int, Adapter> adapters_;                       // by id
+  std::unordered_map<const PackedMatrix*, int> adapted_;  // linear layer -> its number in Adapter
+  Region inner_;  // per token with an adapter: what its A gives
+  int inner_width_ = 0;
+
   // The step under way; threads read only this, never the caller's arrays.
   StepInputs in_{};
   StepOutputs out_{};
   std::vector<std::int32_t> integers_;
   std::vector<Chunk> chunks_;
+  AdapterTokens adapter_tokens_;
   std::vector<float> chunk_max_, chunk_sum_;
   bool decode_only_ = false;  // one token per row
   ThreadPool pool_;           // last: its threads stop before the rest goes

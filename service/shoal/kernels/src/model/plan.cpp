@@ -18,7 +18,8 @@ bool within(const std::int32_t* values, int n, int limit) {
 
 void Model::step(const StepInputs& in, const StepOutputs& out) {
   check(in);
-  pool_.wait_idle(num_stages_);
+  // With adapters a linear layer has one more stage.
+  pool_.wait_idle(num_stages_ + (in.adapter_ids ? 4 * static_cast<int>(layers_.size()) : 0));
   plan(in, out);
   // A step this small is over before a sleeping thread wakes up.
   const double products = static_cast<double>(in.num_tokens) * weight_bytes();
@@ -46,6 +47,8 @@ void Model::check(const StepInputs& in) const {
     const int count = in.row_starts[r + 1] - in.row_starts[r];
     const int context = in.context_lens[r];
     require(count > 0 && context >= count, "a row needs tokens, and a context that holds them");
+    require(!in.adapter_ids || in.adapter_ids[r] == 0 || adapters_.count(in.adapter_ids[r]),
+            "a row has an adapter that is not loaded");
     require((context + kBlock - 1) / kBlock <= in.table_width, "context longer than block table");
     require(within(in.block_tables + static_cast<std::size_t>(r) * in.table_width,
                    (context + kBlock - 1) / kBlock, num_blocks_),
@@ -57,6 +60,7 @@ void Model::plan(const StepInputs& in, const StepOutputs& out) {
   in_ = in;
   out_ = out;
   copy_integers();
+  plan_adapters();
   const int longest = plan_attention();
   const int head_chunks = (head_.panels() + kScratchPanels - 1) / kScratchPanels;
   chunk_max_.resize(static_cast<std::size_t>(head_chunks) * in.num_logit_rows);

@@ -39,7 +39,7 @@ async def start_generation(
     context.model = model.name
     ignored = fields.check_extra_fields()
     fields.check_limits(services.settings)
-    reservation = _reserve(services, context, fields, num_sequences)
+    reservation = _reserve(services, context, model.base, fields, num_sequences)
     try:
         loaded = services.find_loaded(model.name)
         task = await make_task(fields, model, loaded, context, services.settings)
@@ -47,7 +47,7 @@ async def start_generation(
         generation = Generation(
             services.client, task, buffer_chunks=services.settings.stream_buffer_chunks
         )
-        options = _render_options(fields, services.fingerprint(loaded))
+        options = _render_options(fields, services.fingerprint(loaded, model.adapter_hash))
         renderer = make_renderer(generation, options)
         generation.submit()
     except BaseException as error:
@@ -65,19 +65,24 @@ async def start_generation(
 
 
 def _reserve(
-    services: Services, context: RequestContext, fields: GenerationFields, num_sequences: int
+    services: Services,
+    context: RequestContext,
+    base: str,
+    fields: GenerationFields,
+    num_sequences: int,
 ) -> Reservation:
-    """Reserves capacity before any work is done. Raises Unavailable or RateLimited."""
+    """Reserves capacity before any work is done; adapters share that of their base. Raises
+    Unavailable or RateLimited."""
     try:
         if services.draining:
             raise shutting_down()
-        wait_s = services.admission.expected_wait_s(context.model)
+        wait_s = services.admission.expected_wait_s(base)
         if fields.max_time is not None and wait_s > fields.max_time:
             raise Unavailable(
                 f"the request could not start within max_time ({fields.max_time} s)",
                 retry_after_s=wait_s,
             )
-        return services.admission.reserve(context.model, context.tenant, num_sequences)
+        return services.admission.reserve(base, context.tenant, num_sequences)
     except ShoalError as error:
         _count_rejection(services, context.model, error)
         raise
