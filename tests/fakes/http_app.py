@@ -86,7 +86,7 @@ async def serve(
         keys=KeyRing(checked.api_keys),
         metrics=metrics,
     )
-    services.adapters.set_bases([ModelSource(name, str(folder / name)) for name in names])
+    services.adapters.configure([ModelSource(name, str(folder / name)) for name in names], ())
     app = create_app(services)
     await engine.start()
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -13,7 +13,8 @@ from shoal.engine.adapters import EngineAdapters
 from shoal.engine.arbiter import Arbiter
 from shoal.engine.block_pool import ensure
 from shoal.engine.kv_budget import Account, KVBudget
-from shoal.engine.scheduler import Applied, Limits, Scheduler
+from shoal.engine.limits import Limits
+from shoal.engine.scheduler import Applied, Scheduler
 from shoal.engine.stats import SpeedMeter
 from shoal.engine.stopping import failed
 from shoal.protocol.messages import (

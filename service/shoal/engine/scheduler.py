@@ -13,34 +13,13 @@ from dataclasses import dataclass, field
 from shoal.engine.block_pool import ensure
 from shoal.engine.kv_blocks import KVBlocks
 from shoal.engine.kv_budget import Account
+from shoal.engine.limits import Limits
 from shoal.engine.sequence import Sequence, make_sequence
 from shoal.engine.stopping import Deadlines, failed, finish_after, finish_at_deadline, refusal
 from shoal.engine.waiting import WaitingQueue
 from shoal.protocol.messages import Finished, Started, Submit, TokenLogprobs
 from shoal.protocol.params import FinishReason
 from shoal.protocol.step import NewRow, StepPlan, StepResult
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What bounds the plans of one model."""
-
-    num_blocks: int
-    block_size: int
-    max_batch_size: int
-    """Rows of a step."""
-    token_budget: int
-    """Tokens of a step."""
-    max_model_len: int
-    """Tokens of a sequence; no more than all blocks hold."""
-    vocab_size: int
-    max_preemptions: int
-    prefix_cache: bool
-
-    @property
-    def max_rows(self) -> int:
-        """Never more rows than budget, so that every row can get a token in every step."""
-        return min(self.max_batch_size, self.token_budget)
 
 
 @dataclass(slots=True)

@@ -1,0 +1,25 @@
+"""What bounds a model's steps and sequences."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What bounds the plans of one model."""
+
+    num_blocks: int
+    block_size: int
+    max_batch_size: int
+    """Rows of a step."""
+    token_budget: int
+    """Tokens of a step."""
+    max_model_len: int
+    """Tokens of a sequence; no more than all blocks hold."""
+    vocab_size: int
+    max_preemptions: int
+    prefix_cache: bool
+
+    @property
+    def max_rows(self) -> int:
+        """Never more rows than budget, so that every row can get a token in every step."""
+        return min(self.max_batch_size, self.token_budget)
