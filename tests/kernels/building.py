@@ -11,6 +11,7 @@ from shoal.kernels.native import NativeModel
 from shoal.model.spec import (
     AttentionSpec,
     DecoderSpec,
+    ExpertsSpec,
     LayerSpec,
     MlpSpec,
     NormSpec,
@@ -228,6 +229,19 @@ def nanochat() -> DecoderSpec:
     return llama(layers=(layer,) * 2, final_norm=bare, embedding_norm=bare, logit_soft_cap=5.0)
 
 
+def moe() -> DecoderSpec:
+    """A dense layer between two with experts; one of these has a shared expert behind a gate."""
+    experts = ExpertsSpec(6, 2, normalized=False, shared_intermediate_size=70, shared_gate=True)
+    layer = llama().layers[0]
+    return llama(
+        layers=(
+            replace(layer, mlp=MlpSpec(40, experts=experts)),
+            layer,
+            replace(layer, mlp=MlpSpec(48, experts=ExpertsSpec(9, 3, normalized=True))),
+        )
+    )
+
+
 SPECS = {
     "llama": llama(),
     "llama_tied_biases": llama(
@@ -252,6 +266,7 @@ SPECS = {
     "cohere": cohere(),
     "granite": granite(),
     "nanochat": nanochat(),
+    "moe": moe(),
 }
 
 
@@ -264,7 +279,7 @@ def make_weights(spec: DecoderSpec, seed: int = 0) -> Weights:
 def _make(
     rng: np.random.Generator, spec: DecoderSpec, role: Role, shape: tuple[int, ...]
 ) -> NDArray[np.float32]:
-    name, _, kind = role.name.partition(".")
+    name, kind = role.name.partition(".")[0], role.name.rpartition(".")[2]
     x = rng.standard_normal(shape)
     if name.endswith("embedding"):
         x *= 0.5 / spec.embedding_multiplier if name == "embedding" else 0.3

@@ -10,7 +10,6 @@ from shoal.kernels.native import Dtype, available, kernel_sets, supports
 from shoal.model import spec as spec_module
 from shoal.model.spec import (
     DecoderSpec,
-    ExpertsSpec,
     MlpSpec,
     Role,
     ShortConvSpec,
@@ -60,9 +59,8 @@ def test_a_field_that_the_library_does_not_execute_is_named_where_it_is_used(
 
 def test_parts_that_the_library_does_not_execute_are_named() -> None:
     layer = llama().layers[0]
-    experts = replace(layer, mlp=MlpSpec(136, experts=ExpertsSpec(4, 2, normalized=True)))
     mixed = replace(layer, mixer=ShortConvSpec(3))
-    assert supports(llama(layers=(layer, experts, mixed))) == ["experts", "short convolutions"]
+    assert supports(llama(layers=(layer, mixed))) == ["short convolutions"]
 
 
 def test_a_parallel_layer_has_no_norm_of_the_sum() -> None:

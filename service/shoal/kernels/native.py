@@ -48,15 +48,17 @@ _EXECUTED: dict[type, str] = {
     LayerSpec: "mixer mlp attention_norm mlp_norm attention_post_norm mlp_post_norm post_norm_of "
     "parallel residual_multiplier",
     AttentionSpec: "num_heads num_kv_heads head_dim scale qkv_bias output_bias rotary qk_norm "
-    "window soft_cap alibi_slopes clip_qkv",
+    "window soft_cap alibi_slopes clip_qkv clip_after_norm",
     QKNormSpec: "norm over weight_per_head after_rotary",
     RotarySpec: "inv_freq magnitude interleaved",
     MlpSpec: "intermediate_size activation gated bias experts",
+    ExpertsSpec: "num_experts num_experts_per_token normalized shared_intermediate_size "
+    "shared_gate",
     NormSpec: "kind eps bias weight_offset has_weight",
 }
 """The fields of a spec that the library executes. Whatever else a spec may hold must stand at its
 default, which means that the feature is not used."""
-_LACKING: dict[type, str] = {ExpertsSpec: "experts", ShortConvSpec: "short convolutions"}
+_LACKING: dict[type, str] = {ShortConvSpec: "short convolutions"}
 """Parts of a spec that the library does not execute at all."""
 _WORDS = {
     (MlpSpec, "activation"): ("silu", "gelu", "gelu_tanh", "relu", "relu2"),

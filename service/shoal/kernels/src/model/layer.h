@@ -77,6 +77,11 @@ struct KvPlace {
   std::size_t offset = 0, k_bytes = 0, head_bytes = 0;
 };
 
+struct Expert {
+  int intermediate_size = 0;
+  PackedMatrix up, down;  // as in a Layer
+};
+
 struct Layer {
   AttentionConfig attention{};
   MlpConfig mlp{};
@@ -86,6 +91,8 @@ struct Layer {
   Norm attention_norm, attention_post_norm, mlp_norm, mlp_post_norm;
   QKNorm q_norm, k_norm;
   PackedMatrix qkv, output, up, down;  // up: gate and up in turn, 16 outputs each, where gated
+  PackedMatrix router;                 // instead of the latter two; behind it the shared gate
+  std::vector<Expert> experts;         // the shared one last
   int rotary = -1;                     // which table; -1: positions do not turn
   KvPlace kv;
 
