@@ -12,13 +12,13 @@ from shoal.model.spec import DecoderSpec, ExpertsSpec, LayerSpec, MlpSpec, NormS
 from tests.kernels.building import (
     LAYER_NORM,
     RMS,
-    SPECS,
     attention,
     bf16_weights,
     error,
     llama,
     make_model,
     make_weights,
+    moe,
     random_tokens,
     rotary,
 )
@@ -97,7 +97,10 @@ FEATURES = {
     "experts_behind_a_multiplied_norm": with_layers(
         mlp=with_experts(6, 2), mlp_post_norm=RMS, residual_multiplier=0.3
     ),
-    "experts_in_some_layers": SPECS["moe"],
+    "experts_in_some_layers": moe(
+        ExpertsSpec(6, 2, normalized=False, shared_intermediate_size=70, shared_gate=True),
+        ExpertsSpec(9, 3, normalized=True),
+    ),
     "residual_multiplier": with_layers(residual_multiplier=0.3),
     "residual_multiplier_behind_norms": with_layers(
         residual_multiplier=0.3, attention_post_norm=RMS, mlp_post_norm=LAYER_NORM

@@ -17,9 +17,9 @@ BASES: dict[str, dict[str, Any]] = {
     "mixtral": CONFIGS["mixtral"] | {"sliding_window": 11},
 }
 CHANGES: dict[str, Any] = {
-    "num_experts": 4,
-    "num_local_experts": 4,
-    "num_experts_per_tok": 1,
+    "num_experts": 3,
+    "num_local_experts": 3,
+    "num_experts_per_tok": 4,
     "moe_intermediate_size": 24,
     "shared_expert_intermediate_size": 24,
     "norm_topk_prob": True,
@@ -35,9 +35,7 @@ OF_FAMILY: dict[str, dict[str, Any]] = {
         "layer_types": ["full_attention", "sliding_attention"],
     },
     "qwen3_moe": {"use_sliding_window": False},
-    "mixtral": {"num_local_experts": 7},
 }
-IGNORED = {("granitemoe", "num_experts_per_tok")}
 
 _ONE_BY_ONE = re.compile(r"(.*\.experts\.)(\d+)\.(gate_proj|up_proj|down_proj|w1|w2|w3)\.weight")
 _MATRIX_OF = {"gate_proj": "gate", "w1": "gate", "up_proj": "up", "w3": "up"}

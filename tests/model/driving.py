@@ -43,7 +43,17 @@ def load_folder(folder: Path) -> tuple[DecoderSpec, dict[Role, StoredTensor]]:
 def make_backend(folder: Path, kind: str = "torch", *, num_blocks: int = NUM_BLOCKS) -> Backend:
     """float32 on the CPU. PyTorch's cache holds NaN until it is written, so that a stray read
     cannot pass."""
-    spec, weights = load_folder(folder)
+    return make_backend_of(*load_folder(folder), kind, num_blocks=num_blocks)
+
+
+def make_backend_of(
+    spec: DecoderSpec,
+    weights: Mapping[Role, StoredTensor],
+    kind: str = "torch",
+    *,
+    num_blocks: int = NUM_BLOCKS,
+) -> Backend:
+    """The same over weights in memory."""
     if kind == "native":
         from shoal.runner.backends.native import NativeBackend
 

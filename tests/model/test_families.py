@@ -88,6 +88,8 @@ def test_random_chunks_give_the_numbers_of_the_whole(family: str, name: str) -> 
         ("gpt_neo", "another pattern"),
         ("opt", "350m"),
         ("olmo3", "rotations by type"),
+        ("qwen2_moe", "every other layer"),
+        ("olmoe", "many small experts"),
     ],
 )
 def test_sequences_in_one_step_do_not_disturb_each_other(family: str, name: str) -> None:

@@ -71,6 +71,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "olmo2": {"kind": "olmo2"},
     "olmo3_window": {"kind": "olmo3", "sliding_window": 20},
     "starcoder2_window": {"kind": "starcoder2", "sliding_window": 20},
+    "qwen2_moe": {"kind": "qwen2_moe"},
+    "qwen3_moe_window": {"kind": "qwen3_moe", "use_sliding_window": True, "sliding_window": 20},
+    "olmoe_clipped": {"kind": "olmoe", "clip_qkv": 0.9, "num_experts": 40},
+    "granitemoe": {"kind": "granitemoe"},
+    "mixtral": {"kind": "mixtral"},
 }
 WISHES: tuple[dict[str, Any], ...] = (
     {"temperature": 0.0},

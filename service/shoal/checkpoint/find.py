@@ -28,7 +28,8 @@ def find_models(
     `default_model`, and the last that is left, must. Raises ConfigError or ModelFolderError."""
     searched = [] if models else _models_in(_search_root(models_dir))
     sources = [_parse_model(entry) for entry in models] or [
-        ModelSource(_name_of(path), str(path), may_fail=True) for path in searched
+        ModelSource(_name_of(path), str(path), may_fail=True)
+        for path in searched
     ]
     names = [source.name for source in sources]
     if not names:

@@ -112,11 +112,7 @@ class GgufTokenizer:
 def _added_tokens(vocab: GgufVocab, *, is_sentencepiece: bool) -> list[dict[str, Any]]:
     """Tokens that are found in a text before the vocabulary is used. That some of them take the
     spaces behind them is no part of the format; of Phi-3 it is known."""
-    kinds: dict[int, bool] = {
-        TokenType.CONTROL: True,
-        TokenType.USER: False,
-        TokenType.UNKNOWN: True,
-    }
+    kinds: dict[int, bool] = {TokenType.CONTROL: True, TokenType.USER: False, TokenType.UNKNOWN: True}
     takes_spaces = is_sentencepiece and vocab.architecture == "phi3"
     return [
         {

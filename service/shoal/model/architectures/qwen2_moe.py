@@ -39,10 +39,9 @@ def _read_windows(config: Fields) -> list[int | None]:
     """One entry per layer: `layer_types` says which have the window; where it is absent, every
     other one of the first `max_window_layers`."""
     window = None
-    if config.get("sliding_window") is not None or not config.has("sliding_window"):
+    has_window = config.get("sliding_window") is not None or not config.has("sliding_window")
+    if config.flag("use_sliding_window", False) and has_window:  # unused, it may be 0
         window = config.size("sliding_window", 4096)
-    if not config.flag("use_sliding_window", False):
-        window = None
     last = config.count("max_window_layers", 28)
     slides = [
         window is not None and layer % 2 == 0 and layer < last
