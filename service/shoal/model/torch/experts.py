@@ -39,9 +39,9 @@ class Experts:
             token, rank = torch.where(picked == index)
             if len(token):
                 parts[token, rank] = expert(x[token]) * factors[token, rank, None]
-        y = parts[:, 0]
-        for rank in range(1, picked.shape[1]):  # one after the other: the order is the token's own
-            y = y + parts[:, rank]
+        y, *others = parts.unbind(1)
+        for part in others:  # one after the other: the order is the token's own
+            y = y + part
         if self._shared is None:
             return y
         shared = self._shared(x)
