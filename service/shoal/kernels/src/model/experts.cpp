@@ -28,7 +28,7 @@ void pick_experts(const float* logits, const ExpertsConfig& c, std::int32_t* pic
 }
 
 // Their weights: a softmax of all logits, or of those that were picked.
-void weigh_experts(const float* logits, const ExpertsConfig& c, const std::int32_t* picked,
+void softmax_weights(const float* logits, const ExpertsConfig& c, const std::int32_t* picked,
                    float* weights) {
   const float max = logits[picked[0]];
   float sum = 0.0f;
@@ -81,7 +81,7 @@ void Model::route(const Layer& layer) {
     std::int32_t* picked = r.picked.data() + static_cast<std::size_t>(t) * per_token;
     float* weights = r.weights.data() + static_cast<std::size_t>(t) * per_token;
     pick_experts(logits, c, picked);
-    weigh_experts(logits, c, picked, weights);
+    softmax_weights(logits, c, picked, weights);
     if (c.has_shared()) {
       picked[per_token - 1] = c.num_experts;
       weights[per_token - 1] =
@@ -136,8 +136,8 @@ void Model::plan_experts(const Layer& layer) {
                                             static_cast<int>(r.down.size())};
 }
 
-// The prepared rows of these tokens, one after the other. Experts whose weights fell back to another
-// format prepare their own.
+// The prepared rows of these tokens, one after the other. Experts whose weights fell back to
+// another format prepare their own.
 Model::PreparedRows Model::gather(Worker& worker, const Input& input, const PreparedRows& rows,
                                   Format format, const std::int32_t* tokens, int count) const {
   char* to = worker.expert_rows.data();
@@ -186,7 +186,7 @@ void Model::experts_up(int worker, int& stage, const Layer& layer) {
   });
 }
 
-// x += the weighed outputs of a token's experts, as a branch.
+// x += the weighted outputs of a token's experts, as a branch.
 void Model::experts_down(int worker, int& stage, const Layer& layer) {
   const int tasks = expert_tasks_[&layer - layers_.data()].down;
   pool_.stage(worker, stage++, tasks, [&](int i) {

@@ -116,6 +116,7 @@ void Model::activate(const MlpConfig& mlp, const LinearArgs& a, float* to, int t
 // mlp = act(gate . x) * (up . x), or act(up . x): the activation follows while the sums are in
 // cache.
 void Model::mlp_up(int worker, int& stage, const Layer& layer) {
+  if (layer.mlp.experts) return experts_up(worker, stage, layer);
   const PackedMatrix& weights = layer.up;
   const Input mlp_input{x_.as<float>(), static_cast<std::size_t>(hidden_stride_),
                         &layer.mlp_input_norm(), nullptr, in_.num_tokens, config.hidden_size,

@@ -35,17 +35,12 @@ void Model::run_layer(int worker, int& stage, const Layer& layer) {
       attend(worker, layer, i * at_once + h, !stored, h + 1 < at_once);
   });
   // The MLP of a parallel layer reads the residual before attention is added.
-  const bool has_experts = layer.mlp.experts.has_value();
-  const auto up = [&] {
-    if (has_experts) experts_up(worker, stage, layer);
-    else mlp_up(worker, stage, layer);
-  };
-  if (layer.parallel) up();
+  if (layer.parallel) mlp_up(worker, stage, layer);
   const Input attended{attention_.as<float>(), static_cast<std::size_t>(attention_stride_), nullptr,
                        nullptr, tokens, layer.attention.query_size(), layer.output.format};
   add_branch(worker, stage, attended, layer, layer.output, layer.attention_post_norm);
-  if (!layer.parallel) up();
-  if (has_experts) return experts_down(worker, stage, layer);
+  if (!layer.parallel) mlp_up(worker, stage, layer);
+  if (layer.mlp.experts) return experts_down(worker, stage, layer);
   const Input activated{mlp_.as<float>(), static_cast<std::size_t>(mlp_stride_), nullptr, nullptr,
                         tokens, layer.mlp.intermediate_size, layer.down.format};
   add_branch(worker, stage, activated, layer, layer.down, layer.mlp_post_norm);
