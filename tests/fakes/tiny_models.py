@@ -239,6 +239,41 @@ _LLAMA_LIKE: dict[str, dict[str, Any]] = {
     "ernie4_5": {"architectures": ["Ernie4_5ForCausalLM"], "head_dim": 16},
     "hunyuan_v1_dense": {"architectures": ["HunYuanDenseV1ForCausalLM"], "head_dim": 16},
     "nanochat": {"architectures": ["NanoChatForCausalLM"], "hidden_act": "relu2"},
+    "qwen2_moe": {
+        "architectures": ["Qwen2MoeForCausalLM"],
+        "num_experts": 5,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 40,
+        "shared_expert_intermediate_size": 56,
+        "decoder_sparse_step": 2,
+    },
+    "qwen3_moe": {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "head_dim": 16,
+        "num_experts": 6,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 40,
+        "mlp_only_layers": [1],
+    },
+    "olmoe": {
+        "architectures": ["OlmoeForCausalLM"],
+        "num_experts": 8,
+        "num_experts_per_tok": 3,
+    },
+    "granitemoe": {
+        "architectures": ["GraniteMoeForCausalLM"],
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.3,
+        "residual_multiplier": 0.7,
+        "logits_scaling": 1.5,
+        "num_local_experts": 5,
+        "num_experts_per_tok": 2,
+    },
+    "mixtral": {
+        "architectures": ["MixtralForCausalLM"],
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+    },
 }
 
 

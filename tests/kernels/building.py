@@ -11,6 +11,7 @@ from shoal.kernels.native import NativeModel
 from shoal.model.spec import (
     AttentionSpec,
     DecoderSpec,
+    ExpertsSpec,
     LayerSpec,
     MlpSpec,
     NormSpec,
@@ -249,6 +250,24 @@ def mixed_convs() -> DecoderSpec:
     return llama(vocab_size=517, hidden_size=147, layers=layers)
 
 
+def moe(first: ExpertsSpec, last: ExpertsSpec) -> DecoderSpec:
+    """A dense layer between two with experts."""
+    layer = llama().layers[0]
+    layers = (
+        replace(layer, mlp=MlpSpec(40, experts=first)),
+        layer,
+        replace(layer, mlp=MlpSpec(48, experts=last)),
+    )
+    return llama(layers=layers)
+
+
+def moe_of_all() -> DecoderSpec:
+    """Tokens meet every expert. Which ones they meet is nothing that rounded numbers agree on: see
+    test_experts.py."""
+    shared = ExpertsSpec(3, 3, normalized=False, shared_intermediate_size=70, shared_gate=True)
+    return moe(shared, ExpertsSpec(4, 4, normalized=False))
+
+
 SPECS = {
     "llama": llama(),
     "llama_tied_biases": llama(
@@ -275,6 +294,7 @@ SPECS = {
     "nanochat": nanochat(),
     "lfm2": lfm2(),
     "mixed_convs": mixed_convs(),
+    "moe": moe_of_all(),
 }
 
 
@@ -287,7 +307,7 @@ def make_weights(spec: DecoderSpec, seed: int = 0) -> Weights:
 def _make(
     rng: np.random.Generator, spec: DecoderSpec, role: Role, shape: tuple[int, ...]
 ) -> NDArray[np.float32]:
-    name, _, kind = role.name.partition(".")
+    name, kind = role.name.partition(".")[0], role.name.rpartition(".")[2]
     x = rng.standard_normal(shape)
     if name.endswith("embedding"):
         x *= 0.5 / spec.embedding_multiplier if name == "embedding" else 0.3

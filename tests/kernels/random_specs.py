@@ -1,5 +1,6 @@
 """Networks that combine features of the spec at random, whether or not a family does."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from shoal.model.spec import (
     AttentionSpec,
     DecoderSpec,
+    ExpertsSpec,
     LayerSpec,
     MlpSpec,
     NormSpec,
@@ -80,6 +82,7 @@ def _attention(rng: np.random.Generator) -> AttentionSpec:
     num_kv_heads, head_dim = int(rng.integers(1, 4)), int(rng.integers(4, 36))
     num_heads = num_kv_heads * int(rng.integers(1, 5))
     slopes = tuple(2.0 ** -rng.integers(0, 9, num_heads).astype(float))
+    clip = _one_of(rng, None, 0.8)
     return AttentionSpec(
         num_heads,
         num_kv_heads,
@@ -92,16 +95,32 @@ def _attention(rng: np.random.Generator) -> AttentionSpec:
         window=_one_of(rng, None, 5, 33),
         soft_cap=_one_of(rng, None, 2.0),
         alibi_slopes=_one_of(rng, None, slopes),
-        clip_qkv=_one_of(rng, None, 0.8),
+        clip_qkv=clip,
+        clip_after_norm=clip is not None and _coin(rng),
     )
+
+
+def _mlp(rng: np.random.Generator) -> MlpSpec:
+    activation = _one_of(rng, "silu", "gelu", "gelu_tanh", "relu", "relu2")
+    spec = MlpSpec(int(rng.integers(20, 150)), activation, gated=_coin(rng), bias=_coin(rng))
+    if rng.random() < 0.6:
+        return spec
+    num_experts, shared = int(rng.integers(1, 20)), _one_of(rng, None, 19, 130)
+    experts = ExpertsSpec(
+        num_experts,
+        int(rng.integers(1, min(num_experts, 5) + 1)),
+        normalized=_coin(rng),
+        shared_intermediate_size=shared,
+        shared_gate=shared is not None and _coin(rng),
+    )
+    return replace(spec, experts=experts)
 
 
 def _layer(rng: np.random.Generator) -> LayerSpec:
     is_parallel = bool(rng.random() < 0.3)
-    activation = _one_of(rng, "silu", "gelu", "gelu_tanh", "relu", "relu2")
     return LayerSpec(
         _attention(rng),
-        MlpSpec(int(rng.integers(20, 150)), activation, gated=_coin(rng), bias=_coin(rng)),
+        _mlp(rng),
         attention_norm=_maybe_norm(rng),
         mlp_norm=_maybe_norm(rng),
         attention_post_norm=_maybe_norm(rng),

@@ -16,7 +16,9 @@ from torch.nn import functional as F
 from shoal.model.spec import (
     AttentionSpec,
     DecoderSpec,
+    ExpertsSpec,
     LayerSpec,
+    MlpSpec,
     NormSpec,
     QKNormSpec,
     Role,
@@ -176,7 +178,7 @@ class Reference:
         else:
             x, mixed = x + mixed, torch.zeros_like(x)
             normed = self._norm(x, layer.mlp_norm, "mlp_norm", index)
-        inside = self._mlp(normed, layer, index)
+        inside = self._mlps(normed, layer.mlp, index)
         return x + mixed + factor * self._norm(inside, layer.mlp_post_norm, "mlp_post_norm", index)
 
     def _post_norm_layer(self, x: Tensor, layer: LayerSpec, index: int) -> Tensor:
@@ -185,13 +187,16 @@ class Reference:
         branch = layer.residual_multiplier * self._attention(branch, layer.attention, index)
         x = self._norm(x + branch, layer.attention_post_norm, "attention_post_norm", index)
         branch = self._norm(x, layer.mlp_norm, "mlp_norm", index)
-        branch = layer.residual_multiplier * self._mlp(branch, layer, index)
+        branch = layer.residual_multiplier * self._mlps(branch, layer.mlp, index)
         return self._norm(x + branch, layer.mlp_post_norm, "mlp_post_norm", index)
 
     def _attention(self, x: Tensor, spec: AttentionSpec, index: int) -> Tensor:
         parts = self._linear(x, index, "q", "k", "v")
-        if spec.clip_qkv is not None:
-            parts = [torch.clamp(part, -spec.clip_qkv, spec.clip_qkv) for part in parts]
+        limit = torch.inf if spec.clip_qkv is None else spec.clip_qkv
+        if spec.clip_after_norm:
+            parts[2] = parts[2].clamp(-limit, limit)
+        else:
+            parts = [part.clamp(-limit, limit) for part in parts]
         q, k, v = (part.view(len(x), -1, spec.head_dim) for part in parts)
         after = spec.qk_norm is not None and spec.qk_norm.after_rotary
         if spec.rotary and after:
@@ -199,6 +204,8 @@ class Reference:
         if spec.qk_norm:
             q = self._qk_norm(q, spec.qk_norm, "q_norm", index)
             k = self._qk_norm(k, spec.qk_norm, "k_norm", index)
+        if spec.clip_after_norm:
+            q, k = q.clamp(-limit, limit), k.clamp(-limit, limit)
         if spec.rotary and not after:
             q, k = rotate(q, spec.rotary), rotate(k, spec.rotary)
         (y,) = self._linear(attend(spec, q, self._cached(k), self._cached(v)), index, "output")
@@ -223,15 +230,41 @@ class Reference:
         (out,) = self._linear(c * y, index, "conv_out")
         return out
 
-    def _mlp(self, x: Tensor, layer: LayerSpec, index: int) -> Tensor:
-        act = ACTIVATIONS[layer.mlp.activation]
-        if layer.mlp.gated:
-            gate, up = self._linear(x, index, "gate", "up")
+    def _mlps(self, x: Tensor, spec: MlpSpec, index: int) -> Tensor:
+        """The one MLP, or every expert for all tokens, of which most count nothing."""
+        if spec.experts is None:
+            return self._mlp(x, spec, index)
+        y = torch.zeros_like(x)
+        weights = self._expert_weights(x, spec.experts, index)  # [T, experts]
+        for expert in range(spec.experts.num_experts):
+            part = self._mlp(x, spec, index, f"experts.{expert}.")
+            y = y + weights[:, expert, None] * part
+        if spec.experts.shared_intermediate_size is None:
+            return y
+        shared = self._mlp(x, spec, index, "shared.")
+        if spec.experts.shared_gate:
+            shared = shared * torch.sigmoid(x @ self.weights[Role("shared_gate.weight", index)].T)
+        return y + shared
+
+    def _expert_weights(self, x: Tensor, spec: ExpertsSpec, index: int) -> Tensor:
+        """[T, experts], zero where not picked. An expert is picked where fewer than so many others
+        come before it: by a larger logit, or by an equal one and a lower number."""
+        logits = x @ self.weights[Role("router.weight", index)].T  # not rounded in any format
+        mine, others = logits[:, :, None], logits[:, None, :]
+        is_lower = torch.ones(spec.num_experts, spec.num_experts).tril(-1).bool()
+        is_before = (others > mine) | ((others == mine) & is_lower)
+        weights = logits.softmax(-1) * (is_before.sum(-1) < spec.num_experts_per_token)
+        return weights / weights.sum(-1, keepdim=True) if spec.normalized else weights
+
+    def _mlp(self, x: Tensor, spec: MlpSpec, index: int, prefix: str = "") -> Tensor:
+        act = ACTIVATIONS[spec.activation]
+        if spec.gated:
+            gate, up = self._linear(x, index, f"{prefix}gate", f"{prefix}up")
             y = act(gate) * up
         else:
-            (up,) = self._linear(x, index, "up")
+            (up,) = self._linear(x, index, f"{prefix}up")
             y = act(up)
-        (down,) = self._linear(y, index, "down")
+        (down,) = self._linear(y, index, f"{prefix}down")
         return down
 
     def _linear(self, x: Tensor, layer: int, *names: str) -> list[Tensor]:

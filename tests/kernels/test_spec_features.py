@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from shoal.kernels.native import available, kernel_sets, supports
-from shoal.model.spec import DecoderSpec, LayerSpec, MlpSpec, NormSpec, QKNormSpec
+from shoal.model.spec import DecoderSpec, ExpertsSpec, LayerSpec, MlpSpec, NormSpec, QKNormSpec
 from tests.kernels.building import (
     LAYER_NORM,
     RMS,
@@ -18,6 +18,7 @@ from tests.kernels.building import (
     llama,
     make_model,
     make_weights,
+    moe,
     random_tokens,
     rotary,
 )
@@ -42,6 +43,10 @@ def with_layers(**changes: Any) -> DecoderSpec:
     return llama(layers=(replace(LAYER, **changes),) * 2)
 
 
+def with_experts(*sizes: int, **changes: Any) -> MlpSpec:
+    return MlpSpec(40, experts=ExpertsSpec(*sizes, **{"normalized": True} | changes))
+
+
 FEATURES = {
     "interleaved": with_attention(rotary=replace(rotary(16), interleaved=True)),
     "interleaved_part": with_attention(rotary=replace(rotary(10), interleaved=True)),
@@ -63,6 +68,39 @@ FEATURES = {
     "alibi_in_a_window": with_attention(alibi_slopes=SLOPES, window=21),
     "alibi_behind_a_soft_cap": with_attention(alibi_slopes=SLOPES, soft_cap=1.0),
     "clip_qkv": with_attention(clip_qkv=0.7),
+    "clip_qkv_after_norm": with_attention(
+        clip_qkv=0.7, clip_after_norm=True, qk_norm=QKNormSpec(RMS)
+    ),
+    "clip_qkv_after_norm_and_rotary": with_attention(
+        clip_qkv=0.7, clip_after_norm=True, qk_norm=QKNormSpec(RMS, after_rotary=True)
+    ),
+    "clip_qkv_after_norm_over_all": with_attention(
+        clip_qkv=0.7, clip_after_norm=True, qk_norm=QKNormSpec(RMS, over="all")
+    ),
+    "experts": with_layers(mlp=with_experts(6, 2)),
+    "experts_with_weights_of_all": with_layers(mlp=with_experts(6, 2, normalized=False)),
+    "one_expert_of_many": with_layers(mlp=with_experts(70, 1, normalized=False)),
+    "every_expert": with_layers(mlp=with_experts(5, 5)),
+    "experts_beside_a_shared_one": with_layers(mlp=with_experts(6, 2, shared_intermediate_size=77)),
+    "experts_beside_a_shared_one_behind_a_gate": with_layers(
+        mlp=with_experts(6, 3, shared_intermediate_size=20, shared_gate=True)
+    ),
+    "experts_without_gates_but_biases": with_layers(
+        mlp=replace(with_experts(6, 2), gated=False, bias=True, activation="relu2")
+    ),
+    "experts_in_a_parallel_layer": with_layers(
+        mlp=with_experts(6, 2), parallel=True, mlp_norm=None
+    ),
+    "experts_behind_norms_of_the_sum": with_layers(
+        mlp=with_experts(6, 2), post_norm_of="sum", mlp_post_norm=LAYER_NORM
+    ),
+    "experts_behind_a_multiplied_norm": with_layers(
+        mlp=with_experts(6, 2), mlp_post_norm=RMS, residual_multiplier=0.3
+    ),
+    "experts_in_some_layers": moe(
+        ExpertsSpec(6, 2, normalized=False, shared_intermediate_size=70, shared_gate=True),
+        ExpertsSpec(9, 3, normalized=True),
+    ),
     "residual_multiplier": with_layers(residual_multiplier=0.3),
     "residual_multiplier_behind_norms": with_layers(
         residual_multiplier=0.3, attention_post_norm=RMS, mlp_post_norm=LAYER_NORM

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.fakes.tiny_models import write_tiny_model
+from tests.model.cases_experts import EXPERT_CASES
 from tests.model.cases_gpt_like import GPT_LIKE_CASES
 from tests.model.cases_llama_like import LLAMA_LIKE_CASES
 
@@ -225,6 +226,7 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
             "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5000.0},
         },
     },
+    **EXPERT_CASES,
 }
 ALL = [(family, name) for family, cases in CASES.items() for name in cases]
 

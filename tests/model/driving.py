@@ -50,7 +50,21 @@ def make_backend(
 ) -> Backend:
     """On the CPU; `dtype` is for the native kernels. PyTorch's cache holds NaN until it is written,
     so that a stray read cannot pass."""
-    spec, weights = load_folder(folder)
+    return make_backend_of(
+        *load_folder(folder), kind, num_blocks=num_blocks, num_threads=num_threads, dtype=dtype
+    )
+
+
+def make_backend_of(
+    spec: DecoderSpec,
+    weights: Mapping[Role, StoredTensor],
+    kind: str = "torch",
+    *,
+    num_blocks: int = NUM_BLOCKS,
+    num_threads: int = 1,
+    dtype: native.Dtype = "float32",
+) -> Backend:
+    """The same over weights in memory."""
     if kind == "native":
         from shoal.runner.backends.native import NativeBackend
 
@@ -96,6 +110,7 @@ def reference_model(folder: Path) -> Any:
         folder,
         dtype=torch.float32,
         attn_implementation=attention_of_reference(config),
+        experts_implementation="eager",  # the others take only some sizes
         output_loading_info=True,
     )
     assert not report["missing_keys"]

@@ -17,6 +17,7 @@ from shoal.model.registry import ARCHITECTURES, read_model
 from shoal.model.weights import load_weights
 from shoal.runner.inputs import Float32
 from tests.fakes.tiny_models import CONFIGS, random_weights
+from tests.model import changes_experts as experts
 from tests.model import changes_gpt_like as gpt_like
 from tests.model.cases import LLAMA3, LONGROPE, YARN
 from tests.model.driving import (
@@ -171,9 +172,9 @@ WITHOUT_EFFECT: dict[str, Any] = {
     "attention_dropout": 0.5,
     "summary_activation": "tanh",
 }
-BASES |= gpt_like.BASES
-CHANGES |= gpt_like.CHANGES
-OF_FAMILY |= gpt_like.OF_FAMILY
+BASES |= gpt_like.BASES | experts.BASES
+CHANGES |= gpt_like.CHANGES | experts.CHANGES
+OF_FAMILY |= gpt_like.OF_FAMILY | experts.OF_FAMILY
 WITHOUT_EFFECT |= gpt_like.WITHOUT_EFFECT
 TURN_WHOLE_HEADS = BASES.keys() - {"gpt2", "phi", "phi3", "stablelm", "gpt_neox"}
 OBEYED_HERE_ALONE = {(family, "partial_rotary_factor") for family in TURN_WHOLE_HEADS}
@@ -224,9 +225,13 @@ def theirs(config: dict[str, Any]) -> Any:
     """The same from `transformers`, with the same weights."""
     settings = transformers.CONFIG_MAPPING[config["model_type"]].from_dict(deepcopy(config))
     network = transformers.AutoModelForCausalLM.from_config(
-        settings, attn_implementation=attention_of_reference(config), dtype=torch.float32
+        settings,
+        attn_implementation=attention_of_reference(config),
+        experts_implementation="eager",
+        dtype=torch.float32,
     )
-    arrays = {name: torch.from_numpy(a) for name, a in random_weights(config).items()}
+    weights = experts.as_in_memory(config, random_weights(config))
+    arrays = {name: torch.from_numpy(array) for name, array in weights.items()}
     report = network.load_state_dict(arrays, strict=False)
     assert set(report.missing_keys) <= {"lm_head.weight"}
     assert not report.unexpected_keys

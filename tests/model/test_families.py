@@ -90,6 +90,8 @@ def test_random_chunks_give_the_numbers_of_the_whole(family: str, name: str) -> 
         ("olmo3", "rotations by type"),
         ("lfm2", "one layer attends"),
         ("lfm2", "a kernel longer than a block, a wider MLP"),
+        ("qwen2_moe", "every other layer"),
+        ("olmoe", "many small experts"),
     ],
 )
 def test_sequences_in_one_step_do_not_disturb_each_other(family: str, name: str) -> None:

@@ -73,6 +73,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "starcoder2_window": {"kind": "starcoder2", "sliding_window": 20},
     "lfm2": {"kind": "lfm2"},
     "lfm2_kernel_beyond_a_block": {"kind": "lfm2", "conv_L_cache": 19, "conv_bias": True},
+    "qwen2_moe": {"kind": "qwen2_moe"},
+    "qwen3_moe_window": {"kind": "qwen3_moe", "use_sliding_window": True, "sliding_window": 20},
+    "olmoe_clipped": {"kind": "olmoe", "clip_qkv": 0.9, "num_experts": 40},
+    "granitemoe": {"kind": "granitemoe"},
+    "mixtral": {"kind": "mixtral"},
 }
 WISHES: tuple[dict[str, Any], ...] = (
     {"temperature": 0.0},

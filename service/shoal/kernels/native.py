@@ -62,16 +62,16 @@ _EXECUTED: dict[type, str] = {
     "parallel residual_multiplier",
     ShortConvSpec: "kernel_size bias",
     AttentionSpec: "num_heads num_kv_heads head_dim scale qkv_bias output_bias rotary qk_norm "
-    "window soft_cap alibi_slopes clip_qkv",
+    "window soft_cap alibi_slopes clip_qkv clip_after_norm",
     QKNormSpec: "norm over weight_per_head after_rotary",
     RotarySpec: "inv_freq magnitude interleaved",
     MlpSpec: "intermediate_size activation gated bias experts",
+    ExpertsSpec: "num_experts num_experts_per_token normalized shared_intermediate_size "
+    "shared_gate",
     NormSpec: "kind eps bias weight_offset has_weight",
 }
 """The fields of a spec that the library executes. Whatever else a spec may hold must stand at its
 default, which means that the feature is not used."""
-_LACKING: dict[type, str] = {ExpertsSpec: "experts", ShortConvSpec: "short convolutions"}
-"""Parts of a spec that the library does not execute at all."""
 _WORDS = {
     (MlpSpec, "activation"): ("silu", "gelu", "gelu_tanh", "relu", "relu2"),
     (NormSpec, "kind"): ("rms", "layer"),
@@ -100,7 +100,7 @@ def supports(spec: DecoderSpec) -> list[str]:
 def _missing(spec: Any) -> Iterator[str]:
     kind = type(spec)
     if kind not in _EXECUTED:
-        yield _LACKING.get(kind, kind.__name__)
+        yield kind.__name__
         return
     if isinstance(spec, LayerSpec) and spec.parallel and spec.post_norm_of == "sum":
         yield "norms of the sum in a parallel layer"

@@ -24,20 +24,25 @@ from shoal.model.architectures import (
     gpt_neox,
     gptj,
     granite,
+    granitemoe,
     hunyuan_v1_dense,
     lfm2,
     llama,
     mistral,
+    mixtral,
     mpt,
     nanochat,
     olmo,
     olmo2,
     olmo3,
+    olmoe,
     opt,
     phi,
     phi3,
     qwen2,
+    qwen2_moe,
     qwen3,
+    qwen3_moe,
     smollm3,
     stablelm,
     starcoder2,
@@ -79,6 +84,11 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "HunYuanDenseV1ForCausalLM": hunyuan_v1_dense.ARCHITECTURE,
     "NanoChatForCausalLM": nanochat.ARCHITECTURE,
     "Lfm2ForCausalLM": lfm2.ARCHITECTURE,
+    "Qwen2MoeForCausalLM": qwen2_moe.ARCHITECTURE,
+    "Qwen3MoeForCausalLM": qwen3_moe.ARCHITECTURE,
+    "OlmoeForCausalLM": olmoe.ARCHITECTURE,
+    "GraniteMoeForCausalLM": granitemoe.ARCHITECTURE,
+    "MixtralForCausalLM": mixtral.ARCHITECTURE,
 }
 """`architectures` of a config -> family."""
 
@@ -98,7 +108,7 @@ _WITHOUT_EFFECT = re.compile(
     | (bos|eos|eod|pad|sep|decoder_start|forced_bos|forced_eos)_token_id | tokenizer_class
     | (attention|hidden|classifier)_dropout | (attn|emb|embd|resid)_pdrop
     | ((resid|residual|embed|embedding)_)?dropout | layerdrop | init_(std|device)
-    | embedding_fraction | attn_impl
+    | embedding_fraction | attn_impl | router_(aux_loss_coef|jitter_noise)
     | gradient_checkpointing | initializer_range | pretraining_tp | tie_encoder_decoder
     | use_cache | use_return_dict | return_dict(_in_generate)? | output_.* | n_ctx
     | cache_implementation

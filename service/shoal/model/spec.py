@@ -80,6 +80,8 @@ class AttentionSpec:
     al., 2021)."""
     clip_qkv: float | None = None
     """Queries, keys and values are kept within plus and minus this, before any norm (OLMo)."""
+    clip_after_norm: bool = False
+    """Queries and keys are clipped after their norm instead (OLMoE)."""
 
     @property
     def query_size(self) -> int:
@@ -112,7 +114,9 @@ class ShortConvSpec:
 @dataclass(frozen=True, slots=True)
 class ExpertsSpec:
     """Experts (Shazeer et al., 2017): a router picks some MLPs per token; each has the sizes of the
-    MlpSpec it belongs to. Weights are a softmax over all router logits."""
+    MlpSpec it belongs to. Picked are the largest router logits, of equal ones the lower expert;
+    weights are a softmax over all router logits. Both are float32 whatever the weights' format, and
+    outputs are added from the largest weight to the smallest, so a token's result is its own."""
 
     num_experts: int
     num_experts_per_token: int

@@ -5,7 +5,8 @@ What is missing, unknown, of another shape or not finite is refused by the name 
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from shoal.checkpoint.blocks import has_finite_scales
 from shoal.checkpoint.files import BLOCKS, StoredTensor
 from shoal.errors import ModelFolderError
-from shoal.model.architectures.base import Architecture, TensorSource
+from shoal.model.architectures.base import Architecture, TensorSource, TensorTable
 from shoal.model.spec import DecoderSpec, Role, expected_weights
 
 Weights = Mapping[Role, StoredTensor]
@@ -41,11 +42,14 @@ class ExpectedTensor(NamedTuple):
     layer: int | None
 
 
-def expected_tensors(architecture: Architecture, spec: DecoderSpec) -> dict[str, ExpectedTensor]:
-    """Name in the file -> what it must be."""
+def expected_tensors(
+    architecture: Architecture, spec: DecoderSpec, names: Collection[str] = ()
+) -> dict[str, ExpectedTensor]:
+    """Name in the file -> what it must be. `names`: those of the file, which tell the other layout
+    where the family has one."""
     shapes = expected_weights(spec)
     found: dict[str, ExpectedTensor] = {}
-    for name, layer, source in _sources(architecture, spec):
+    for name, layer, source in _sources(_layout(architecture, spec, names), spec):
         parts = [shapes.pop(Role(role, layer), None) for role in source.roles]
         known = [part for part in parts if part is not None]
         if known:
@@ -57,6 +61,9 @@ def expected_tensors(architecture: Architecture, spec: DecoderSpec) -> dict[str,
             shape = (rows, *known[0][1:])
             if source.depthwise:
                 shape = (shape[0], 1, *shape[1:])
+            if source.stacked:
+                num_experts = len(_experts(spec, layer))
+                shape = (num_experts, rows // num_experts, *shape[1:])
             found[name] = ExpectedTensor(shape[:: -1 if source.transposed else 1], source, layer)
     assert not shapes, f"no tensor is named for {', '.join(map(str, shapes))}"
     return found
@@ -69,6 +76,7 @@ def load_weights(
     ModelFolderError."""
     expected = expected_tensors(architecture, spec)
     tensors = _with_prefix(_renamed(tensors, architecture), architecture, expected)
+    expected = expected_tensors(architecture, spec, tensors.keys())
     tensors = {
         key: tensor
         for key, tensor in tensors.items()
@@ -86,6 +94,8 @@ def load_weights(
         array = tensor.array.T if source.transposed else tensor.array[source.first_row :]
         if source.depthwise:
             array = array[:, 0]
+        if source.stacked:
+            array = array.reshape(-1, array.shape[-1])
         roles = [Role(role, layer) for role in source.roles]
         groups = 1
         if source.by_kv_head and layer is not None:
@@ -123,16 +133,47 @@ def _cut(array: NDArray[Any], sizes: list[int], num_groups: int) -> list[NDArray
     return parts
 
 
+def _layout(architecture: Architecture, spec: DecoderSpec, names: Collection[str]) -> TensorTable:
+    """The family's table, with the other names of the same weights where the file has any."""
+    table, others = architecture.table(spec), architecture.other_layout
+    if not any(name in names for name, _, _ in _sources(others, spec)):
+        return table
+    replaced = {role for source in others.values() for role in source.roles}
+    kept = {name: each for name, each in table.items() if replaced.isdisjoint(each.roles)}
+    return {**kept, **others}
+
+
 def _sources(
-    architecture: Architecture, spec: DecoderSpec
+    table: TensorTable, spec: DecoderSpec
 ) -> Iterator[tuple[str, int | None, TensorSource]]:
-    """(name, layer, source) of the family's table, its templates filled in."""
-    for template, source in architecture.table(spec).items():
+    """(name, layer, source) of a table, its templates filled in."""
+    for template, source in table.items():
         if "{layer}" not in template:
             yield template, None, source
             continue
         for layer in range(spec.num_layers):
-            yield template.replace("{layer}", str(layer)), layer, source
+            name = template.replace("{layer}", str(layer))
+            if "{expert}" not in source.roles[0]:
+                yield name, layer, source
+            elif source.stacked:
+                yield name, layer, _of_experts(source, _experts(spec, layer))
+            else:
+                for expert in _experts(spec, layer):
+                    filled = _of_experts(source, [expert])
+                    yield name.replace("{expert}", str(expert)), layer, filled
+
+
+def _experts(spec: DecoderSpec, layer: int | None) -> range:
+    """Empty in a layer without experts."""
+    assert layer is not None
+    experts = spec.layers[layer].mlp.experts
+    return range(experts.num_experts if experts is not None else 0)
+
+
+def _of_experts(source: TensorSource, experts: Iterable[int]) -> TensorSource:
+    """The same with the roles of these experts, one after the other."""
+    roles = [role.replace("{expert}", str(index)) for index in experts for role in source.roles]
+    return replace(source, roles=tuple(roles))
 
 
 def _of_each_head(

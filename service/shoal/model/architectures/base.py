@@ -30,6 +30,9 @@ class TensorSource:
     depthwise: bool = False
     """Stored [channels, 1, kernel], a convolution of each channel by itself; the weight is
     [channels, kernel]."""
+    stacked: bool = False
+    """Matrices of all experts in one tensor [experts, out, in]. Otherwise there is one tensor per
+    expert, and its name holds `{expert}`; the roles do in both cases."""
 
 
 TensorTable = Mapping[str, TensorSource]
@@ -56,6 +59,9 @@ class Architecture:
     """Further tensors, where the spec decides what a name means."""
     older_names: Mapping[str, str] = field(default_factory=dict)
     """Tensor name in older files -> in `tensors`."""
+    other_layout: TensorTable = field(default_factory=dict)
+    """Other names, or other tensors, of some of the weights in `tensors`. A file that has one of
+    these has all of them instead."""
 
     def table(self, spec: DecoderSpec) -> TensorTable:
         """All tensors that a network of this spec may have."""

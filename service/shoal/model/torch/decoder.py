@@ -13,9 +13,9 @@ from shoal.checkpoint.files import StoredTensor
 from shoal.model.spec import AttentionSpec, DecoderSpec, LayerSpec, Role, RotarySpec
 from shoal.model.torch.adapters import AdapterTokens
 from shoal.model.torch.attention import AttentionBatch, KVLayer, paged_attention
+from shoal.model.torch.experts import make_mlp
 from shoal.model.torch.layers import (
     Linear,
-    Mlp,
     RotaryTables,
     TorchWeights,
     over_all_heads,
@@ -104,7 +104,7 @@ class _Layer:
             if isinstance(spec.mixer, AttentionSpec)
             else ShortConv(spec.mixer, weights, index)
         )
-        self._mlp = Mlp(spec.mlp, weights, index)
+        self._mlp = make_mlp(spec.mlp, weights, index)
         self._attention_norm = weights.norm(spec.attention_norm, "attention_norm", index)
         self._mlp_norm = weights.norm(spec.mlp_norm, "mlp_norm", index)
         post_norm = spec.attention_post_norm
@@ -162,10 +162,10 @@ class _Attention:
     ) -> Tensor:
         spec = self._spec
         qkv = self._qkv(x).view(len(x), -1, spec.head_dim)  # [T, heads + 2 kv, head_dim]
-        if spec.clip_qkv is not None:
-            qkv = qkv.clamp(-spec.clip_qkv, spec.clip_qkv)
         num_heads, num_qk_heads = spec.num_heads, spec.num_heads + spec.num_kv_heads
-        qk, values = qkv[:, :num_qk_heads], qkv[:, num_qk_heads:]
+        qk, values = qkv[:, :num_qk_heads], self._clipped(qkv[:, num_qk_heads:])
+        if not spec.clip_after_norm:
+            qk = self._clipped(qk)
         norms_after_rotary = spec.qk_norm is not None and spec.qk_norm.after_rotary
         if not norms_after_rotary:
             qk = self._norm_heads(qk)
@@ -178,8 +178,12 @@ class _Attention:
         return self._output(mixed.reshape(len(x), -1))
 
     def _norm_heads(self, qk: Tensor) -> Tensor:
-        """Queries and keys [T, heads + kv, head_dim] where they have a norm."""
-        if self._spec.qk_norm is None:
-            return qk
+        """Queries and keys [T, heads + kv, head_dim] behind their norm, where they have one."""
         num_heads = self._spec.num_heads
-        return torch.cat((self._q_norm(qk[:, :num_heads]), self._k_norm(qk[:, num_heads:])), 1)
+        if self._spec.qk_norm is not None:
+            qk = torch.cat((self._q_norm(qk[:, :num_heads]), self._k_norm(qk[:, num_heads:])), 1)
+        return self._clipped(qk) if self._spec.clip_after_norm else qk
+
+    def _clipped(self, x: Tensor) -> Tensor:
+        limit = self._spec.clip_qkv
+        return x if limit is None else x.clamp(-limit, limit)

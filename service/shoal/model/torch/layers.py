@@ -143,11 +143,13 @@ def over_all_heads(norm: Transform) -> Transform:
 class Mlp:
     """down(act(gate(x)) * up(x)) where gated, else down(act(up(x))). x [T, hidden]."""
 
-    def __init__(self, spec: MlpSpec, weights: TorchWeights, layer: int) -> None:
+    def __init__(self, spec: MlpSpec, weights: TorchWeights, layer: int, prefix: str = "") -> None:
+        """`prefix`: of its roles, where the layer has several MLPs."""
         self._activation = ACTIVATIONS[spec.activation]
         self._is_gated = spec.gated
-        self._up = weights.linear(layer, *(("gate", "up") if spec.gated else ("up",)))
-        self._down = weights.linear(layer, "down")
+        names = ("gate", "up") if spec.gated else ("up",)
+        self._up = weights.linear(layer, *(prefix + name for name in names))
+        self._down = weights.linear(layer, f"{prefix}down")
 
     def __call__(self, x: Tensor) -> Tensor:
         up = self._up(x)  # [T, intermediate], or twice that where gated

@@ -60,6 +60,7 @@ AttentionConfig read_attention(const nb::handle& spec) {
   c.window = get_or_zero<int>(spec, "window");
   c.soft_cap = get_or_zero<float>(spec, "soft_cap");
   c.clip_qkv = get_or_zero<float>(spec, "clip_qkv");
+  c.clip_after_norm = get<bool>(spec, "clip_after_norm");
   c.alibi_slopes = get_or_zero<std::vector<float>>(spec, "alibi_slopes");
   const nb::object rotary = spec.attr("rotary"), qk_norm = spec.attr("qk_norm");
   if (!rotary.is_none()) c.rotary = read_rotary(rotary);
@@ -67,10 +68,19 @@ AttentionConfig read_attention(const nb::handle& spec) {
   return c;
 }
 
+std::optional<ExpertsConfig> read_experts(const nb::handle& spec) {
+  if (spec.is_none()) return std::nullopt;
+  return ExpertsConfig{get<int>(spec, "num_experts"), get<int>(spec, "num_experts_per_token"),
+                       get<bool>(spec, "normalized"),
+                       get_or_zero<int>(spec, "shared_intermediate_size"),
+                       get<bool>(spec, "shared_gate")};
+}
+
 MlpConfig read_mlp(const nb::handle& spec) {
   const auto activation = one_of<Activation>(get<std::string>(spec, "activation"),
                                              {"silu", "gelu", "gelu_tanh", "relu", "relu2"});
-  return {get<int>(spec, "intermediate_size"), activation, get<bool>(spec, "gated")};
+  return {get<int>(spec, "intermediate_size"), activation, get<bool>(spec, "gated"),
+          read_experts(spec.attr("experts"))};
 }
 
 LayerConfig read_layer(const nb::handle& spec) {

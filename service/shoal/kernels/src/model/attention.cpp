@@ -25,16 +25,22 @@ void Model::store_head(const Layer& layer, int token, int kv_head) {
   float* queries = row + kv_head * group * dim;
   float* key = row + (c.num_heads + kv_head) * dim;
   float* value = row + (c.num_heads + c.num_kv_heads + kv_head) * dim;
-  if (c.clip_qkv > 0.0f) {
-    if (!is_normed) kernels_->clip(queries, group * dim, c.clip_qkv);
-    if (!is_normed) kernels_->clip(key, dim, c.clip_qkv);
-    kernels_->clip(value, dim, c.clip_qkv);
+  const bool clips = c.clip_qkv > 0.0f && !is_normed;
+  if (clips && !c.clip_after_norm) {
+    kernels_->clip(queries, group * dim, c.clip_qkv);
+    kernels_->clip(key, dim, c.clip_qkv);
   }
+  if (c.clip_qkv > 0.0f) kernels_->clip(value, dim, c.clip_qkv);
+  const auto turn_head = [&](float* x, const HeadNorm& norm, float scale) {
+    if (!clips || !c.clip_after_norm) return kernels_->rotate(x, dim, norm, turn, scale);
+    kernels_->rotate(x, dim, norm, norm.after_rotary ? turn : Rotation{}, 1.0f);
+    kernels_->clip(x, dim, c.clip_qkv);
+    kernels_->rotate(x, dim, {}, norm.after_rotary ? Rotation{} : turn, scale);
+  };
   for (int g = 0; g < group; ++g)
-    kernels_->rotate(queries + g * dim, dim,
-                     is_normed ? HeadNorm{} : layer.q_norm.of_head(kv_head * group + g), turn,
-                     c.scale);
-  kernels_->rotate(key, dim, is_normed ? HeadNorm{} : layer.k_norm.of_head(kv_head), turn, 1.0f);
+    turn_head(queries + g * dim,
+              is_normed ? HeadNorm{} : layer.q_norm.of_head(kv_head * group + g), c.scale);
+  turn_head(key, is_normed ? HeadNorm{} : layer.k_norm.of_head(kv_head), 1.0f);
   const int slot = in_.slots[token];
   char* k = kv_.data() + layer.kv.offset + slot / kBlock * block_bytes_ +
             kv_head * layer.kv.head_bytes;
@@ -48,7 +54,8 @@ void Model::norm_all_heads(Worker& worker, const Layer& layer, int token) {
   const AttentionConfig& c = layer.attention;
   const int heads = c.num_heads + c.num_kv_heads, dim = c.head_dim;
   float* row = qkv_.as<float>() + static_cast<std::size_t>(token) * qkv_stride_;
-  if (c.clip_qkv > 0.0f) kernels_->clip(row, heads * dim, c.clip_qkv);
+  const bool clips = c.clip_qkv > 0.0f;
+  if (clips && !c.clip_after_norm) kernels_->clip(row, heads * dim, c.clip_qkv);
   if (layer.q_norm.after_rotary)
     for (int h = 0; h < heads; ++h)
       kernels_->rotate(row + h * dim, dim, {}, rotation(layer, token), 1.0f);
@@ -61,6 +68,7 @@ void Model::norm_all_heads(Worker& worker, const Layer& layer, int token) {
   };
   apply(layer.q_norm, row, c.query_size());
   apply(layer.k_norm, row + c.query_size(), c.kv_size());
+  if (clips && c.clip_after_norm) kernels_->clip(row, heads * dim, c.clip_qkv);
 }
 
 void Model::store_token(int worker, const Layer& layer, int token) {

@@ -40,6 +40,7 @@ struct AttentionConfig {
   int window;      // keys a token sees at most, itself included; 0 = all
   float soft_cap;  // of scores; 0 = off
   float clip_qkv;  // limit of queries, keys and values, before any norm; 0 = off
+  bool clip_after_norm;  // of queries and keys
   std::vector<float> alibi_slopes;  // [num_heads], or empty
 
   int query_size() const { return num_heads * head_dim; }
@@ -54,10 +55,22 @@ struct ShortConvConfig {  // y = c * conv(b * x), of each channel by itself
   int values_per_block() const { return std::min(kernel_size - 1, kBlock); }
 };
 
+struct ExpertsConfig {
+  int num_experts, num_experts_per_token;
+  bool normalized;  // weights of the picked experts add up to one
+  int shared_intermediate_size;  // of one more that every token meets; 0 = there is none
+  bool shared_gate;
+
+  bool has_shared() const { return shared_intermediate_size > 0; }
+  int num_mlps() const { return num_experts + has_shared(); }
+  int rows_per_token() const { return num_experts_per_token + has_shared(); }
+};
+
 struct MlpConfig {
   int intermediate_size;
   Activation activation;
   bool gated;
+  std::optional<ExpertsConfig> experts;
 };
 
 struct LayerConfig {

@@ -77,6 +77,11 @@ struct KvPlace {
   std::size_t offset = 0, k_bytes = 0, scales_offset = 0, head_bytes = 0;
 };
 
+struct Expert {
+  int intermediate_size = 0;
+  PackedMatrix up, down;  // as in a Layer
+};
+
 struct Layer {
   AttentionConfig attention{};
   std::optional<ShortConvConfig> conv;
@@ -89,7 +94,9 @@ struct Layer {
   // Of a convolution qkv gives b, c and x, output reads c * conv(b * x).
   PackedMatrix qkv, output, up, down;  // up: gate and up in turn, 16 outputs each, where gated
   std::vector<float> conv_taps, conv_bias;  // [kernel_size, hidden_size]; bias may be empty
-  int rotary = -1;  // which table; -1: positions do not turn
+  PackedMatrix router;          // instead of up and down; behind it the shared gate
+  std::vector<Expert> experts;  // the shared one last
+  int rotary = -1;              // which table; -1: positions do not turn
   KvPlace kv;
 
   // Of the MLP's input; in a parallel layer without one of its own it is what attention reads.

@@ -95,16 +95,33 @@ void Model::linear(int worker, int& stage, const Input& input, const PackedMatri
   });
 }
 
+// Rows to_row.. of `to` = act(gate) * up, or act(up), of the sums in a.out.
+void Model::activate(const MlpConfig& mlp, const LinearArgs& a, float* to, int to_stride,
+                     int to_row) const {
+  const int per_output = mlp.gated ? 2 : 1, groups = (a.p1 - a.p0) / per_output;
+  for (int r = 0; r < a.rows; ++r) {
+    float* from = a.out + r * a.out_stride;
+    float* row = to + static_cast<std::size_t>(to_row + r) * to_stride +
+                 a.p0 / per_output * kPanel;
+    if (mlp.gated) {
+      kernels_->gated(from, groups, mlp.activation, row);
+    } else {
+      kernels_->activate(from, groups, mlp.activation);
+      std::memcpy(row, from, sizeof(float) * groups * kPanel);
+    }
+  }
+}
+
 // mlp = act(gate . x) * (up . x), or act(up . x): the activation follows while the sums are in
 // cache.
 void Model::mlp_up(int worker, int& stage, const Layer& layer) {
+  if (layer.mlp.experts) return experts_up(worker, stage, layer);
   const PackedMatrix& weights = layer.up;
   const Input mlp_input{x_.as<float>(), static_cast<std::size_t>(hidden_stride_),
                         &layer.mlp_input_norm(), nullptr, in_.num_tokens, config.hidden_size,
                         weights.format};
   const int adapted = compute_inner(worker, stage, mlp_input, weights);
   const Split s = split(mlp_input.count, weights.panels(), weights.k);
-  const int per_output = layer.mlp.gated ? 2 : 1;
   with_input(worker, stage, mlp_input, s.tasks(), [&](int i, const PreparedRows& rows) {
     const LinearTask task = task_at(s, i, mlp_input.count, weights.panels());
     LinearArgs a = args(weights, rows, task);
@@ -113,18 +130,7 @@ void Model::mlp_up(int worker, int& stage, const Layer& layer) {
     if (a.rows <= 0) return;
     format_kernels(weights.format).linear(a);
     add_adapters(workers_[worker], adapted, task, a.out, a.out_stride);
-    const int groups = (a.p1 - a.p0) / per_output;
-    for (int r = 0; r < a.rows; ++r) {
-      float* from = a.out + r * a.out_stride;
-      float* to = mlp_.as<float>() + static_cast<std::size_t>(task.row + r) * mlp_stride_ +
-                  a.p0 / per_output * kPanel;
-      if (layer.mlp.gated) {
-        kernels_->gated(from, groups, layer.mlp.activation, to);
-      } else {
-        kernels_->activate(from, groups, layer.mlp.activation);
-        std::memcpy(to, from, sizeof(float) * groups * kPanel);
-      }
-    }
+    activate(layer.mlp, a, mlp_.as<float>(), mlp_stride_, task.row);
   });
 }
 

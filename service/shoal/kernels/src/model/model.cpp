@@ -11,8 +11,15 @@
 namespace shoal {
 namespace {
 
-int up_outputs(const MlpConfig& mlp) {
-  return mlp.gated ? 2 * round_up(mlp.intermediate_size, kPanel) : mlp.intermediate_size;
+int up_outputs(const MlpConfig& mlp, int intermediate_size) {
+  return mlp.gated ? 2 * round_up(intermediate_size, kPanel) : intermediate_size;
+}
+
+// (MLPs of that width, width) of a layer.
+std::vector<std::pair<int, int>> mlp_sizes(const MlpConfig& mlp) {
+  if (!mlp.experts) return {{1, mlp.intermediate_size}};
+  return {{mlp.experts->num_experts, mlp.intermediate_size},
+          {mlp.experts->has_shared(), mlp.experts->shared_intermediate_size}};
 }
 
 // Room for all linear layers.
@@ -25,9 +32,10 @@ std::size_t arena_bytes(const ModelConfig& c, Format format) {
     bytes += linear(c.hidden_size, c.embedding_size) + linear(c.embedding_size, c.hidden_size);
   for (const LayerConfig& layer : c.layers) {
     bytes += linear(layer.mixer_in_size(c.hidden_size), c.hidden_size) +
-             linear(c.hidden_size, layer.mixer_out_size(c.hidden_size)) +
-             linear(c.hidden_size, layer.mlp.intermediate_size) +
-             linear(up_outputs(layer.mlp), c.hidden_size);
+             linear(c.hidden_size, layer.mixer_out_size(c.hidden_size));
+    for (const auto& [count, size] : mlp_sizes(layer.mlp))
+      bytes += count * (linear(c.hidden_size, size) +
+                        linear(up_outputs(layer.mlp, size), c.hidden_size));
   }
   return bytes;
 }
@@ -71,6 +79,10 @@ void check_sizes(const ModelConfig& c) {
     }
     require(a.num_heads > 0 && a.num_kv_heads > 0 && a.head_dim > 0,
             "sizes of a layer must be positive");
+    if (const auto& e = layer.mlp.experts)
+      require(e->num_experts_per_token > 0 && e->num_experts_per_token <= e->num_experts &&
+                  e->shared_intermediate_size >= 0 && (e->has_shared() || !e->shared_gate),
+              "a token needs 1..num_experts experts, and a shared gate a shared expert");
     require(a.num_heads % a.num_kv_heads == 0, "num_heads must be a multiple of num_kv_heads");
     require(!a.rotary || 2 * a.rotary->inv_freq.size() <= static_cast<std::size_t>(a.head_dim),
             "a head has fewer channels than are rotated");
@@ -127,7 +139,7 @@ Model::Model(const ModelConfig& c, Dtype dtype, const Kernels* kernels, int num_
   layers_.reserve(c.layers.size());
   for (const LayerConfig& layer : c.layers) add_layer(layer);
   widest_ = round_up(
-      std::max({attention_stride_, hidden_stride_, mlp_stride_, embedded_stride_}),
+      std::max({attention_stride_, hidden_stride_, mlp_stride_, embedded_stride_, expert_stride_}),
       Int16Block::kInputs);
   const auto floats = [&](int stride) {
     return Region(sizeof(float) * static_cast<std::size_t>(stride) * max_tokens);
@@ -146,6 +158,7 @@ Model::Model(const ModelConfig& c, Dtype dtype, const Kernels* kernels, int num_
     worker.scratch = Region(sizeof(float) * kScratchRows * kScratchPanels * kPanel);
     worker.row.resize(widest_);
   }
+  make_room_for_experts();
 }
 
 void Model::add_layer(const LayerConfig& c) {
@@ -168,8 +181,13 @@ void Model::add_layer(const LayerConfig& c) {
   layer.k_norm = QKNorm(a.qk_norm, a.num_kv_heads, a.head_dim);
   layer.qkv = matrix(qkv_size, hidden);
   layer.output = matrix(hidden, mixed_size);
-  layer.up = matrix(up_outputs(c.mlp), hidden);
-  layer.down = matrix(hidden, c.mlp.intermediate_size);
+  if (c.mlp.experts) {
+    add_experts(c.mlp, layer);
+  } else {
+    layer.up = matrix(up_outputs(c.mlp, c.mlp.intermediate_size), hidden);
+    layer.down = matrix(hidden, c.mlp.intermediate_size);
+    mlp_stride_ = std::max(mlp_stride_, round_up(c.mlp.intermediate_size, kPanel));
+  }
   if (a.rotary) layer.rotary = rotary_table(*a.rotary);
   layer.kv.k_bytes = round_up(static_cast<int>(kv_panel_bytes(kv_format_, a.head_dim)), 64);
   layer.kv.scales_offset = layer.kv.k_bytes + kv_panel_bytes(kv_format_, kBlock) *
@@ -184,10 +202,41 @@ void Model::add_layer(const LayerConfig& c) {
   }
   qkv_stride_ = std::max(qkv_stride_, round_up(qkv_size, kPanel));
   attention_stride_ = std::max(attention_stride_, round_up(mixed_size, kPanel));
-  mlp_stride_ = std::max(mlp_stride_, round_up(c.mlp.intermediate_size, kPanel));
   if (!c.conv) max_group_ = std::max(max_group_, a.group());
-  num_stages_ += 12;  // as many as a layer can have
+  num_stages_ += 14;  // as many as a layer can have
   layers_.push_back(std::move(layer));
+}
+
+// The router stays float32: close logits decide which expert a token meets.
+void Model::add_experts(const MlpConfig& mlp, Layer& layer) {
+  const ExpertsConfig& c = *mlp.experts;
+  layer.router = PackedMatrix(Format::f32, c.num_experts + c.shared_gate, config.hidden_size);
+  router_stride_ = std::max(router_stride_, layer.router.panels() * kPanel);
+  max_expert_rows_ = std::max(max_expert_rows_, c.rows_per_token());
+  for (const auto& [count, size] : mlp_sizes(mlp))
+    for (int i = 0; i < count; ++i) {
+      Expert expert{size, PackedMatrix(linear_format_, up_outputs(mlp, size), config.hidden_size,
+                                       &arena_),
+                    PackedMatrix(linear_format_, config.hidden_size, size, &arena_)};
+      layer.experts.push_back(std::move(expert));
+      expert_stride_ = std::max(expert_stride_, round_up(size, kPanel));
+    }
+}
+
+void Model::make_room_for_experts() {
+  if (max_expert_rows_ == 0) return;
+  const std::size_t rows = static_cast<std::size_t>(max_tokens_) * max_expert_rows_;
+  router_logits_ = Region(sizeof(float) * router_stride_ * max_tokens_);
+  expert_inside_ = Region(sizeof(float) * expert_stride_ * rows);
+  expert_out_ = Region(sizeof(float) * hidden_stride_ * rows);
+  routing_.picked.resize(rows);
+  routing_.weights.resize(rows);
+  routing_.row_of.resize(rows);
+  routing_.token_of.resize(rows);
+  expert_tasks_.resize(layers_.size());
+  for (Worker& worker : workers_) {
+    worker.expert_rows = Region(sizeof(float) * static_cast<std::size_t>(widest_) * kExpertRows);
+  }
 }
 
 int Model::rotary_table(const RotaryConfig& rotary) {
@@ -201,9 +250,12 @@ std::size_t Model::weight_bytes() const {
   std::size_t bytes = head_.memory_bytes() + embedding_.memory_bytes() +
                       position_embedding_.bytes() + embedding_projection_.memory_bytes() +
                       head_projection_.memory_bytes();
-  for (const Layer& layer : layers_)
+  for (const Layer& layer : layers_) {
     bytes += layer.qkv.memory_bytes() + layer.output.memory_bytes() + layer.up.memory_bytes() +
-             layer.down.memory_bytes();
+             layer.down.memory_bytes() + layer.router.memory_bytes();
+    for (const Expert& expert : layer.experts)
+      bytes += expert.up.memory_bytes() + expert.down.memory_bytes();
+  }
   return bytes;
 }
 

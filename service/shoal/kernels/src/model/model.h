@@ -2,7 +2,8 @@
 //   model.cpp    memory
 //   weights.cpp  weights by role
 //   plan.cpp     what happens before a step's stages
-//   step.cpp     the stages; linear.cpp, attention.cpp, short_conv.cpp, head.cpp: their tasks
+//   step.cpp     the stages; linear.cpp, attention.cpp, short_conv.cpp, experts.cpp, head.cpp: their
+//                tasks
 //   adapters.cpp what adapters add to linear layers
 // Called by bindings/model_bindings.cpp.
 #pragma once
@@ -14,6 +15,7 @@
 #include "linear/packed_matrix.h"
 #include "model/adapters.h"
 #include "model/config.h"
+#include "model/experts.h"
 #include "model/layer.h"
 #include "threads/thread_pool.h"
 
@@ -21,6 +23,7 @@ namespace shoal {
 
 constexpr int kFewRows = 8;  // up to here each thread prepares a linear layer's rows for itself
 constexpr int kScratchRows = kMaxLinearRows;  // rows of a thread's scratch at most
+constexpr int kExpertRows = 48;  // rows of an expert's task at most
 constexpr int kScratchPanels = 32;  // panels of it; also the chunks of the vocabulary in the head
 
 // Tokens of all rows one after the other. Every pointer is read before step() returns.
@@ -84,6 +87,7 @@ class Model {
   struct Worker {  // what one thread writes to
     Region rows, scratch;
     Region adapted, inner, delta;  // of adapters: rows that A reads, what it gives, what B gives
+    Region expert_rows;            // as a linear layer reads them
     std::vector<float> row, attention, top_values;
     std::vector<std::int32_t> top_ids;
   };
@@ -117,6 +121,8 @@ class Model {
 
   // model.cpp
   void add_layer(const LayerConfig& layer);
+  void add_experts(const MlpConfig& mlp, Layer& layer);
+  void make_room_for_experts();
   int rotary_table(const RotaryConfig& rotary);
   // weights.cpp
   Format format_for(const std::string& name, Source source) const;
@@ -134,6 +140,7 @@ class Model {
   void embed(int worker, int token);
   void project_embeddings(int worker, int& stage);
   void finish_embedding(int worker, int token);
+  void finish_branch(const Layer& layer, const Norm& post_norm, int row);
   void add_branch(int worker, int& stage, const Input& input, const Layer& layer,
                   const PackedMatrix& weights, const Norm& post_norm);
   // linear.cpp
@@ -153,6 +160,8 @@ class Model {
                   const LinearTask& task) const;
   void linear(int worker, int& stage, const Input& input, const PackedMatrix& weights, float* out,
               std::size_t out_stride, bool add);
+  void activate(const MlpConfig& mlp, const LinearArgs& a, float* to, int to_stride,
+                int to_row) const;
   void mlp_up(int worker, int& stage, const Layer& layer);
   // adapters.cpp
   AdaptedLinear pack_adapter(const AdapterInput& input, Adapter& adapter);
@@ -163,6 +172,16 @@ class Model {
                     std::size_t out_stride) const;
   void add_part(Worker& worker, const AdapterPart& part, int place, int rows,
                 const LinearTask& task, float* out, std::size_t out_stride) const;
+  // experts.cpp
+  Target mlp_target(PackedMatrix& up, PackedMatrix& down, bool gated, int intermediate_size,
+                    const std::string& name);
+  Target expert_target(Layer& layer, const std::string& name);
+  void route(const Layer& layer);
+  void plan_experts(const Layer& layer);
+  PreparedRows gather(Worker& worker, const Input& input, const PreparedRows& rows, Format format,
+                      const std::int32_t* tokens, int count) const;
+  void experts_up(int worker, int& stage, const Layer& layer);
+  void experts_down(int worker, int& stage, const Layer& layer);
   // attention.cpp
   Rotation rotation(const Layer& layer, int token) const;
   void store_head(const Layer& layer, int token, int kv_head);
@@ -203,6 +222,9 @@ class Model {
   // values, those of convolutions, the MLP's inside, a branch before its norm, embeddings and the
   // head's input where they have a width of their own, rows as a linear layer reads them.
   Region kv_, x_, qkv_, attention_, convolved_, mlp_, branch_, embedded_, prepared_;
+  // Of experts: per token the router's logits, per routed row the inside and the output.
+  Region router_logits_, expert_inside_, expert_out_;
+  int router_stride_ = 0, expert_stride_ = 0, max_expert_rows_ = 0;  // the latter of one token
   std::vector<Worker> workers_;
 
   std::map<int, Adapter> adapters_;                       // by id
@@ -217,6 +239,8 @@ class Model {
   std::vector<Chunk> chunks_;
   AdapterTokens adapter_tokens_;
   std::vector<float> chunk_max_, chunk_sum_;
+  Routing routing_;  // of the layer under way
+  std::vector<ExpertTaskCounts> expert_tasks_;  // of each layer
   bool decode_only_ = false;  // one token per row
   ThreadPool pool_;           // last: its threads stop before the rest goes
 };

@@ -35,6 +35,7 @@ void Model::run_layer(int worker, int& stage, const Layer& layer) {
   add_branch(worker, stage, layer.conv ? convolved : attended, layer, layer.output,
              layer.attention_post_norm);
   if (!layer.parallel) mlp_up(worker, stage, layer);
+  if (layer.mlp.experts) return experts_down(worker, stage, layer);
   const Input activated{mlp_.as<float>(), static_cast<std::size_t>(mlp_stride_), nullptr, nullptr,
                         tokens, layer.mlp.intermediate_size, layer.down.format};
   add_branch(worker, stage, activated, layer, layer.down, layer.mlp_post_norm);
@@ -93,6 +94,17 @@ void Model::finish_embedding(int worker, int token) {
   if (embedding_norm_.exists()) apply_norm(embedding_norm_, x, config.hidden_size, x);
 }
 
+// What has been computed of a branch into the residual, see add_branch.
+void Model::finish_branch(const Layer& layer, const Norm& post_norm, int row) {
+  const std::size_t at = static_cast<std::size_t>(row) * hidden_stride_;
+  float *x = x_.as<float>() + at, *branch = branch_.as<float>() + at;
+  if (post_norm.exists() && !layer.post_norm_of_sum)
+    apply_norm(post_norm, branch, config.hidden_size, branch);
+  kernels_->add(branch, hidden_stride_ / kPanel, layer.residual_multiplier, x);
+  if (post_norm.exists() && layer.post_norm_of_sum)
+    apply_norm(post_norm, x, config.hidden_size, x);
+}
+
 // x += post_norm(weights . input), or x = post_norm(x + weights . input), all of a branch's rows;
 // the product times the layer's multiplier.
 void Model::add_branch(int worker, int& stage, const Input& input, const Layer& layer,
@@ -101,15 +113,8 @@ void Model::add_branch(int worker, int& stage, const Input& input, const Layer& 
     return linear(worker, stage, input, weights, x_.as<float>(), hidden_stride_, true);
   linear(worker, stage, input, weights, branch_.as<float>(), hidden_stride_, false);
   pool_.stage(worker, stage++, (input.count + 3) / 4, [&](int i) {
-    for (int r = 4 * i; r < std::min(input.count, 4 * i + 4); ++r) {
-      const std::size_t at = static_cast<std::size_t>(r) * hidden_stride_;
-      float *x = x_.as<float>() + at, *branch = branch_.as<float>() + at;
-      if (post_norm.exists() && !layer.post_norm_of_sum)
-        apply_norm(post_norm, branch, config.hidden_size, branch);
-      kernels_->add(branch, hidden_stride_ / kPanel, layer.residual_multiplier, x);
-      if (post_norm.exists() && layer.post_norm_of_sum)
-        apply_norm(post_norm, x, config.hidden_size, x);
-    }
+    for (int r = 4 * i; r < std::min(input.count, 4 * i + 4); ++r)
+      finish_branch(layer, post_norm, r);
   });
 }
 

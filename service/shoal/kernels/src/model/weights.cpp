@@ -99,7 +99,6 @@ Model::Target Model::linear_target(int index, const std::string& name) {
   require(index >= 0, "no weight is called " + name);
   Layer& layer = layers_[index];
   const int queries = layer.attention.query_size(), keys = layer.attention.kv_size();
-  const int inside = layer.mlp.intermediate_size;
   if (layer.conv && name == "conv_in")
     return {&layer.qkv, 0, 3 * config.hidden_size, Part::whole};
   if (layer.conv && name == "conv_out") return {&layer.output, 0, config.hidden_size, Part::whole};
@@ -107,10 +106,8 @@ Model::Target Model::linear_target(int index, const std::string& name) {
   if (name == "k") return {&layer.qkv, queries, keys, Part::whole};
   if (name == "v") return {&layer.qkv, queries + keys, keys, Part::whole};
   if (name == "output") return {&layer.output, 0, config.hidden_size, Part::whole};
-  if (name == "gate" && layer.mlp.gated) return {&layer.up, 0, inside, Part::gate};
-  if (name == "up") return {&layer.up, 0, inside, layer.mlp.gated ? Part::up : Part::whole};
-  require(name == "down", "no weight is called " + name);
-  return {&layer.down, 0, config.hidden_size, Part::whole};
+  if (layer.mlp.experts) return expert_target(layer, name);
+  return mlp_target(layer.up, layer.down, layer.mlp.gated, layer.mlp.intermediate_size, name);
 }
 
 Norm& Model::norm_target(int index, const std::string& name) {
