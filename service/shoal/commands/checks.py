@@ -116,7 +116,7 @@ def check_models(settings: Settings) -> Iterator[Finding]:
     try:
         selection = find_models(settings.models, settings.models_dir, settings.default_model)
     except ConfigError as error:
-        advice = "name a folder or GGUF file: shoal serve PATH, or train one: shoal train --help"
+        advice = "`shoal serve --help` lists the settings; `shoal train --help`: make a model"
         yield Finding("models", False, error.message, advice, True)
         return
     except ModelFolderError as error:
