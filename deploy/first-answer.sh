@@ -49,7 +49,7 @@ until curl --silent --fail --output /dev/null "$url/readyz"; do
 done
 if [ -e "$clone/models/smollm2.gguf" ]; then
     ask /v1/chat/completions '{"model": "smollm2", "max_tokens": 60, "temperature": 0,
-        "messages": [{"role": "user", "content": "What is the capital of France?"}]}'
+        "messages": [{"role": "user", "content": "What is photosynthesis?"}]}'
     echo "$(seconds)  smollm2: $(grep -o '"content": *"[^"]*"' "$clone/answer.json")"
 fi
 awk -v hz="$(getconf CLK_TCK)" '{ printf "%5.1f s  of processor time to install\n", ($16 + $17) / hz }' \

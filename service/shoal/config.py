@@ -95,12 +95,12 @@ class Settings(BaseSettings):
     kv_cache_bytes: int = Field(
         _ENGINE.kv_cache_bytes,
         ge=1 << 20,
-        description="Bytes for the KV caches of all models together; used by whom they are needed.",
+        description="Bytes for the KV caches of all models together; taken on use.",
     )
     kv_cache_dtype: Literal["auto", "int8"] = Field(
         "auto",
         description="int8 = keys and values as 8-bit numbers, native kernels only: nearly twice "
-        "the context in the same memory, text differs slightly.",
+        "the context in the same memory, slightly different text.",
     )
     max_batch_size: int = Field(
         _ENGINE.max_batch_size, ge=1, le=1024, description="Maximum sequences in one step."

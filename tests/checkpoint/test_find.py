@@ -231,7 +231,7 @@ def test_the_default_model_must_load(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_no_models_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no model folder found"):
+    with pytest.raises(ConfigError, match="no model found"):
         searched(tmp_path)
 
 

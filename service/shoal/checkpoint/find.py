@@ -55,7 +55,7 @@ def find_models(
                 absent[name] = _how_to_get(entry)
     names = [name for source in sources for name in (source.name, *source.aliases)]
     if not names:
-        raise ConfigError("no model folder found: name one with --model PATH")
+        raise ConfigError("no model found: name a folder or a GGUF file, `shoal serve PATH`")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"two models are named {twice[0]}: use --model NAME=PATH")
     if default_model is not None and default_model not in names:

@@ -20,7 +20,9 @@ SERVER_PACKAGES = ("fastapi", "uvicorn", "pydantic-settings", "msgspec", "safete
 FAST_PACKAGES = {"uvloop": "a faster event loop", "httptools": "faster HTTP parsing"}
 NATIVE_MODULE = "shoal.kernels._native"
 LEAST_MEMORY_BYTES = 512 << 20
-INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd")
+INSTRUCTION_SETS = (
+    "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ def check_memory() -> Finding:
 def check_instructions() -> Finding:
     flags = machine.cpu_flags()
     known = [name for name in INSTRUCTION_SETS if name in flags]
-    fast = {"avx2", "fma"} <= flags or "asimd" in flags or "avx512f" in flags
+    fast = {"avx2", "fma", "f16c"} <= flags or "asimd" in flags
     found = ", ".join(known) or f"{platform.machine()}, none known"
     return Finding("instructions", fast, found, "the portable kernels run here, but slowly")
 
@@ -114,7 +116,7 @@ def check_models(settings: Settings) -> Iterator[Finding]:
     try:
         selection = find_models(settings.models, settings.models_dir, settings.default_model)
     except ConfigError as error:
-        advice = "give a folder with --model PATH, or train one: shoal train --help"
+        advice = "`shoal serve --help` lists the settings; `shoal train --help`: make a model"
         yield Finding("models", False, error.message, advice, True)
         return
     except ModelFolderError as error:

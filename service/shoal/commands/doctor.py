@@ -14,7 +14,7 @@ def doctor(
         str | None, typer.Option(metavar="PATH", help="Folder of models to check.")
     ] = None,
     model: Annotated[
-        list[str] | None, typer.Option(metavar="PATH", help="Model folder to check; repeatable.")
+        list[str] | None, typer.Option(metavar="PATH", help="Model to check; repeatable.")
     ] = None,
     host: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Address to try.")] = None,
     port: Annotated[str | None, typer.Option(metavar="N", help="Port to try.")] = None,

@@ -78,7 +78,7 @@ def test_no_model_is_essential_and_says_what_to_do(tmp_path: Path) -> None:
     result = invoke("--models-dir", str(tmp_path), "--port", "0")
     assert result.exit_code == 1
     assert "✗ models" in result.stdout
-    assert "--model PATH" in result.stdout
+    assert "shoal serve PATH" in result.stdout
 
 
 def test_a_taken_port_is_found_but_not_essential() -> None:
