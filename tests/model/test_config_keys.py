@@ -149,6 +149,7 @@ OF_FAMILY: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 2,
         "n_layer": 2,
         "n_layers": 2,
+        "num_layers": 2,
         "intermediate_size": 150,
         "tie_word_embeddings": False,
         "layer_types": ["full_attention", "conv", "conv"],
@@ -357,8 +358,7 @@ def check_changes(
 
 
 def check_same(family: str, configs: list[dict[str, Any]], together: dict[str, Any] | None) -> None:
-    """To `transformers` as to us they are the network of the base: all changes together are, or
-    as some of them mean more together, each is."""
+    """To `transformers` as to us all changes together are the base's network, or each by itself."""
     wanted = before_change(json.dumps(BASES[family]))
     if together is not None and np.abs(theirs(together) - wanted).max() < TOLERANCE:
         return
