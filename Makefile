@@ -30,7 +30,7 @@ serve: ## install what is missing and serve the default models on 127.0.0.1:8000
 setup: $(VENV)/dev.stamp ## make the environment for working on Shoal
 
 test: $(VENV)/dev.stamp ## the fast tests (ARGS="-k name" picks some)
-	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -q --numprocesses 2 --dist worksteal $(ARGS)
 
 test-all: $(VENV)/dev.stamp ## also the slow tests: processes, container, training
 	$(BIN)/python -m pytest -q -m "not peers" $(ARGS)

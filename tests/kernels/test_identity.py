@@ -26,12 +26,19 @@ PACKED: list[tuple[Dtype, int]] = [
     *((dtype, IN_CACHE) for dtype in DTYPES), ("bfloat16", BEYOND_CACHE),
 ]  # fmt: skip
 CASES = [
-    (name, dtype, kernel_set, cache_bytes)
-    for name in SPECS
-    for dtype, cache_bytes in PACKED
-    for kernel_set in kernel_sets()
+    pytest.param(
+        name,
+        dtype,
+        kernel_set,
+        cache_bytes,
+        marks=[] if number == 0 or (row + number) % len(DTYPES) == column else [pytest.mark.slow],
+    )
+    for row, name in enumerate(SPECS)
+    for column, (dtype, cache_bytes) in enumerate(PACKED)
+    for number, kernel_set in enumerate(kernel_sets())
     if cache_bytes == IN_CACHE or kernel_set == "avx512bf16"
 ]
+"""The fast tests run the best set in every format, each other set in one format of each spec."""
 
 
 def build(name: str, dtype: Dtype) -> tuple[DecoderSpec, Weights]:

@@ -148,6 +148,8 @@ OF_FAMILY: dict[str, dict[str, Any]] = {
     "lfm2": {
         "num_hidden_layers": 2,
         "n_layer": 2,
+        "n_layers": 2,
+        "num_layers": 2,
         "intermediate_size": 150,
         "tie_word_embeddings": False,
         "layer_types": ["full_attention", "conv", "conv"],
@@ -241,35 +243,46 @@ def theirs(config: dict[str, Any]) -> Any:
     return log_probs(logits)
 
 
+EACH_OR_TOGETHER = pytest.mark.parametrize(
+    "together",
+    [True, pytest.param(False, marks=[pytest.mark.slow, pytest.mark.timeout(600)])],
+    ids=["together", "each"],
+)
+"""Whether all changes that are none to us are compared with `transformers` in one config."""
+
+
 @pytest.mark.parametrize("family", BASES)
 def test_the_bases_are_equal_before_anything_changes(family: str) -> None:
     np.testing.assert_allclose(ours(BASES[family]), theirs(BASES[family]), atol=TOLERANCE, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("family", "key"), [(family, key) for family in BASES for key in keys_of(family)]
-)
+@EACH_OR_TOGETHER
+@pytest.mark.parametrize("family", BASES)
 def test_a_changed_key_changes_the_numbers_as_in_transformers_or_is_refused_by_name(
-    family: str, key: str
+    family: str, together: bool
 ) -> None:
-    check_change(family, BASES[family], BASES[family] | {key: another(family, key)}, key)
+    base = BASES[family]
+    changed = {key: base | {key: another(family, key)} for key in keys_of(family)}
+    same = check_changes(family, changed, must_change=True)
+    everything = base | {key: changed[key][key] for key in same}
+    check_same(family, [changed[key] for key in same], everything if together else None)
 
 
-@pytest.mark.parametrize(
-    ("family", "key"),
-    [
-        (family, key)
-        for family in BASES
-        for key in BASES[family]
-        if key not in ("model_type", "pad_token_id")  # without them transformers cannot start
-        and (family, key) != ("hunyuan_v1_dense", "head_dim")  # the same
-    ],
-)
+@EACH_OR_TOGETHER
+@pytest.mark.parametrize("family", BASES)
 def test_a_key_that_is_left_out_means_the_classes_default_or_is_asked_for_by_name(
-    family: str, key: str
+    family: str, together: bool
 ) -> None:
-    shorter = {name: value for name, value in BASES[family].items() if name != key}
-    check_change(family, BASES[family], shorter, key, must_change=False)
+    base = BASES[family]
+    shorter = {
+        left_out: {key: value for key, value in base.items() if key != left_out}
+        for left_out in base
+        if left_out not in ("model_type", "pad_token_id")  # without them transformers cannot start
+        and (family, left_out) != ("hunyuan_v1_dense", "head_dim")  # the same
+    }
+    same = check_changes(family, shorter, must_change=False)
+    shortest = {key: value for key, value in base.items() if key not in same}
+    check_same(family, [shorter[key] for key in same], shortest if together else None)
 
 
 ROPES: dict[str, dict[str, Any]] = {
@@ -320,6 +333,47 @@ def before_change(base: str) -> Float32:
     return ours(json.loads(base))
 
 
+def check_changes(
+    family: str, changed: dict[str, dict[str, Any]], *, must_change: bool
+) -> list[str]:
+    """Checks configs, each by its changed key; returns the keys of those that are read as the very
+    network of the base."""
+    same = []
+    unchanged = read_model(BASES[family], "tiny/config.json")[:2]
+    for key, config in changed.items():
+        refusal, is_same = "", False
+        try:
+            is_same = read_model(config, "tiny/config.json")[:2] == unchanged
+        except ModelFolderError as error:
+            refusal = error.message
+        assert key in (refusal or key), refusal
+        if refusal:
+            continue
+        if not is_same:
+            check_change(family, BASES[family], config, key, must_change=must_change)
+            continue
+        assert not (must_change and has_effect(family, key)), f"{key} was accepted and ignored"
+        same.append(key)
+    return same
+
+
+def check_same(family: str, configs: list[dict[str, Any]], together: dict[str, Any] | None) -> None:
+    """To `transformers` as to us all changes together are the base's network, or each by itself."""
+    wanted = before_change(json.dumps(BASES[family]))
+    if together is not None and np.abs(theirs(together) - wanted).max() < TOLERANCE:
+        return
+    for config in configs:
+        np.testing.assert_allclose(wanted, theirs(config), 0, TOLERANCE, err_msg=str(config))
+
+
+def has_effect(family: str, key: str) -> bool:
+    """Whether the other value of the key has to change the numbers."""
+    if (family, key) in OBEYED_HERE_ALONE:
+        return True
+    is_told = key in CHANGES or key in OF_FAMILY.get(family, {})
+    return is_told and (family, key) not in gpt_like.IGNORED
+
+
 def check_change(
     family: str,
     base: dict[str, Any],
@@ -341,7 +395,6 @@ def check_change(
     if (family, key) in OBEYED_HERE_ALONE:
         assert has_changed
         return
-    np.testing.assert_allclose(found, theirs(changed), atol=TOLERANCE, rtol=0)
-    must_change = must_change and (family, key) not in gpt_like.IGNORED
-    if must_change and (key in CHANGES or key in OF_FAMILY.get(family, {})):
+    np.testing.assert_allclose(found, theirs(changed), atol=TOLERANCE, rtol=0, err_msg=key)
+    if must_change and has_effect(family, key):
         assert has_changed, f"{key} was accepted and changed nothing"

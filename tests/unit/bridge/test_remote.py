@@ -86,7 +86,7 @@ async def test_a_crash_ends_every_open_sequence_once_and_a_new_child_serves(
         began = time.monotonic()
         for listener in open_ones:
             assert isinstance(await listener.end(), EngineRestarted)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5
         with pytest.raises(Unavailable):
             submit(engine)
         await ready(engine)
@@ -236,7 +236,7 @@ async def test_an_engine_that_ignores_the_request_to_end_is_killed(
         assert pid is not None
         began = time.monotonic()
         await engine.close()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
 

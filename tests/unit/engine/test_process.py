@@ -201,7 +201,7 @@ def test_heartbeats_come_while_idle_and_carry_the_numbers_of_each_model() -> Non
     with child(("a", ""), ("b", "")) as engine:
         started = time.monotonic()
         beats = [engine.until(Heartbeat) for _ in range(3)]
-        assert 0.25 < time.monotonic() - started < 2
+        assert 0.25 < time.monotonic() - started < 10
         assert [stats.model for stats in beats[0].stats] == ["a", "b"]
 
 

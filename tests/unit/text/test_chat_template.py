@@ -176,10 +176,10 @@ def test_loops_end_in_time(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
     """Also those that write nothing."""
     monkeypatch.setattr(chat_template, "MAX_SECONDS", 0.1)
     loop = "{%% for i in range(99999) %%}{%% for j in range(99999) %%}%s" + "{%% endfor %%}" * 2
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(InvalidRequest, match="too long"):
         render(loop % body, max_chars=10**9)
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_the_limit_leaves_nothing_behind() -> None:
