@@ -61,7 +61,7 @@ class HuggingFaceFolder:
         path = self.path / TOKENIZER
         if not path.is_file():
             raise ModelFolderError(self._no_tokenizer())
-        return TokenizerFiles(read_text(path), self._tokenizer_settings, where(path))
+        return TokenizerFiles(lambda: read_text(path), self._tokenizer_settings, where(path))
 
     @property
     def chat_templates(self) -> Mapping[str, str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shoal.checkpoint.files import ModelFiles, StoredTensor
+from shoal.checkpoint.freed_memory import release_freed_memory
 from shoal.checkpoint.open import open_model
 from shoal.checkpoint.quality import read_quality_loss
 from shoal.checkpoint.tokenizer import num_token_ids
@@ -59,6 +60,18 @@ def load_runner(
 ) -> LoadedRunner:
     """`kv_bytes`: this model's share of the KV memory; where models can share all of it, its blocks
     address the whole of `config.kv_cache_bytes`. Raises ModelFolderError or ConfigError."""
+    runner = _load(source, config, kv_bytes, on_progress)
+    release_freed_memory()
+    on_progress(1.0)
+    return runner
+
+
+def _load(
+    source: ModelSource,
+    config: EngineConfig,
+    kv_bytes: int,
+    on_progress: Callable[[float], None],
+) -> LoadedRunner:
     files = open_model(Path(source.path))
     is_quantized = config.quantize != "none"
     quality_loss = read_quality_loss(files, config.quantize) if is_quantized else None
@@ -83,7 +96,6 @@ def load_runner(
         block_size=config.block_size,
         sampler=sampler,
     )
-    on_progress(1.0)
     loaded = LoadedModel(
         name=source.name,
         vocab_size=model.num_token_ids,
