@@ -1,6 +1,6 @@
 """The tokenizer, the chat templates and the end ids of a GGUF file's metadata.
 
-The `tokenizers` library reads a tokenizer.json; here the same object is put together from the file's
+The `tokenizers` library reads a tokenizer.json; here the same object is put together from its
 tokens, merges or scores. The kinds: byte-level BPE (`gguf_byte_level.py`), SentencePiece
 (`gguf_sentencepiece.py`) and WordPiece (`gguf_wordpiece.py`).
 """

