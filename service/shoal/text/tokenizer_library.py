@@ -1,4 +1,4 @@
-"""A tokenizer.json to a tokenizer of the `tokenizers` library."""
+"""The definition of a tokenizer to a tokenizer of the `tokenizers` library."""
 
 import json
 from collections.abc import Mapping
@@ -8,10 +8,10 @@ from tokenizers import AddedToken, Tokenizer, models
 
 
 def build_library(definition: str | Mapping[str, Any]) -> Tokenizer:
-    """`definition`: a tokenizer.json, as text or as the object it stands for. Raises what the
-    library raises.
+    """`definition`: JSON in the library's format, as text or as the object it stands for. Raises
+    what the library raises.
 
-    The library parses text without releasing the GIL, 0.1 s for 50,000 tokens, so the vocabulary
+    The library parses text without releasing the GIL, 0.1 s for 50,000 tokens. So the vocabulary
     and merges of an object are handed over as they are: half of that, and no text in memory."""
     if isinstance(definition, str):
         return Tokenizer.from_str(definition)
