@@ -1,6 +1,7 @@
 """`shoal pull` with the real pip, on a tiny wheel in a folder that pip is told to look into."""
 
 import hashlib
+import json
 import os
 import signal
 import socket
@@ -14,9 +15,11 @@ import pytest
 from typer.testing import CliRunner
 
 from shoal.checkpoint.catalogue import Entry, beside_code, read_catalogue
+from shoal.checkpoint.sidecars import GENERATION_CONFIG, sidecar
 from shoal.cli import build_app
 from shoal.commands import fetch
 from shoal.commands.fetch import FetchError
+from shoal.text.model_defaults import SAMPLING_LIMITS
 
 ROOT = Path(__file__).resolve().parents[3]
 PYTHON = sys.executable
@@ -120,6 +123,15 @@ def test_sidecars_beside_the_catalogue_go_with_the_file(index: Path, models: Pat
     assert copied.read_text() == "{}"
     assert (models / "tiny.quality.json").exists()
     assert not (models / "other.quality.json").exists()
+
+
+def test_shipped_sidecars_hold_what_a_request_may_have() -> None:
+    folder = beside_code()
+    for entry in read_catalogue(folder).values():
+        settings = json.loads(sidecar(entry.path_in(folder), GENERATION_CONFIG).read_text())
+        assert settings.pop("do_sample") is True
+        for name, value in settings.items():
+            assert SAMPLING_LIMITS[name].allow(value), name
 
 
 def test_another_file_of_that_name_is_left_alone(index: Path, models: Path) -> None:
