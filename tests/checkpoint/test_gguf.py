@@ -18,6 +18,7 @@ from shoal.checkpoint.files import BLOCKS, StoredTensor
 from shoal.checkpoint.gguf import GgufFile
 from shoal.checkpoint.gguf_header import MAX_ENTRIES, GgufHeader, read_header
 from shoal.checkpoint.open import open_model
+from shoal.checkpoint.quality import read_quality_loss
 from shoal.errors import ModelFolderError
 from shoal.model.registry import read_model
 from shoal.model.weights import load_weights, num_parameters, stored_format
@@ -108,6 +109,33 @@ def test_a_lock_that_names_the_file_is_compared(tmp_path: Path) -> None:
     assert not open_model(other).is_locked
     path.write_bytes(path.read_bytes() + b"\0")
     assert "tiny.gguf differs from lock.json" in refusal(path)
+
+
+def test_sidecars_say_what_the_metadata_does_not(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "tiny.gguf", content())
+    own = open_model(path).generation_config
+    (tmp_path / "generation_config.json").write_text('{"temperature": 2}')  # of another model
+    (tmp_path / "tiny.generation_config.json").write_text('{"top_p": 0.9, "bos_token_id": 7}')
+    (tmp_path / "tiny.quality.json").write_text(
+        '{"Q4_1": {"perplexity": {"full": 15.0, "Q4_1": 15.5}}}'
+    )
+    files = open_model(path)
+    assert files.generation_config == {**own, "top_p": 0.9, "bos_token_id": 7}
+    assert files.generation_config_file == f"{tmp_path.name}/tiny.generation_config.json"
+    assert read_text_model(files, "tiny").defaults == {"top_p": 0.9}
+    loss = {"perplexity": {"full": 15.0, "Q4_1": 15.5}}
+    assert read_quality_loss(files, "Q4_1") == loss
+    (tmp_path / "tiny.generation_config.json").write_text('{"top_p": 2}')
+    assert "tiny.generation_config.json: top_p must be" in refusal(path)
+    (tmp_path / "tiny.generation_config.json").write_text("[]")
+    assert "tiny.generation_config.json is not a JSON object" in refusal(path)
+
+
+def test_a_lock_covers_the_sidecars(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "tiny.gguf", content())
+    write_lock(tmp_path)
+    (tmp_path / "tiny.quality.json").write_text("{}")
+    assert "tiny.quality.json is not in lock.json" in refusal(path)
 
 
 def test_keys_that_nobody_knows_are_named_and_others_ignored(tmp_path: Path) -> None:

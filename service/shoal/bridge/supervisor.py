@@ -127,10 +127,12 @@ def _kill(process: asyncio.subprocess.Process) -> None:
 
 
 def _child_environment() -> dict[str, str]:
-    """Environment in which the child imports this same copy of the package."""
+    """Environment in which the child imports this same copy of the package, and its threads share
+    one heap: what loading a model took for a moment can then be given back to the system."""
     package_parent = str(Path(__file__).resolve().parents[2])
     path = os.environ.get("PYTHONPATH")
     return {
+        "MALLOC_ARENA_MAX": "1",
         **os.environ,
         "PYTHONPATH": f"{package_parent}{os.pathsep}{path}" if path else package_parent,
         "PYTHONFAULTHANDLER": "1",

@@ -33,6 +33,8 @@ class Entry:
     file_sha256: str
     file_bytes: int
     licence: str
+    folder: Path
+    """Where the catalogue lies, and beside it the sidecars of its models."""
 
     def path_in(self, folder: Path) -> Path:
         """Where the file lies in a folder of models."""
@@ -74,13 +76,14 @@ def read_catalogue(*folders: Path) -> dict[str, Entry]:
 
 
 def _entry(path: Path, name: str, table: object) -> Entry:
-    kinds = {key: kind for key, kind in get_type_hints(Entry).items() if key != "name"}
+    kinds = get_type_hints(Entry)
+    del kinds["name"], kinds["folder"]
     if not isinstance(table, Mapping) or table.keys() != kinds.keys():
         raise ConfigError(f"{path}: [{name}] must have exactly the keys {', '.join(kinds)}")
     for key, kind in kinds.items():
         if type(table[key]) is not kind:
             raise ConfigError(f"{path}: {key} of [{name}] must be of type {kind.__name__}")
-    entry = Entry(name=name, **table)
+    entry = Entry(name=name, folder=path.parent, **table)
     hashes = (entry.wheel_sha256, entry.file_sha256)
     inside = PurePosixPath(entry.file)
     if not _ENTRY_NAME.fullmatch(name) or not all(map(_SHA256.fullmatch, hashes)):

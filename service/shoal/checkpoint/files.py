@@ -53,12 +53,15 @@ class StoredTensor:
 class TokenizerFiles:
     """What the text side builds a tokenizer from."""
 
-    definition: str
-    """tokenizer.json of the `tokenizers` library, as text."""
+    definition: Callable[[], str | Mapping[str, Any]]
+    """Reads tokenizer.json of the `tokenizers` library, as its text or as the object that the text
+    stands for. Nobody keeps the result: it takes several times the memory of the tokenizer."""
     settings: Mapping[str, Any]
     """tokenizer_config.json (special_tokens_map.json filled in); empty where there is none."""
     where: str
     """Folder and file, for errors."""
+    num_ids: int | None = None
+    """The highest id + 1, added tokens included; None where only the definition says it."""
 
 
 class ModelFiles(Protocol):

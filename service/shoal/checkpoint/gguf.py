@@ -1,4 +1,5 @@
-"""A model in one GGUF file: config, weights, tokenizer and chat template together.
+"""A model in one GGUF file: config, weights, tokenizer and chat template together. What its
+metadata cannot say, sampling defaults and measured quality, may lie beside it (`sidecars.py`).
 
 The file is read when first asked for something. Checks of its bytes are in `gguf_header.py`; what
 its metadata means in `gguf_config.py` (the network) and `gguf_tokenizer.py` (the text side).
@@ -18,6 +19,7 @@ from shoal.checkpoint.gguf_tensors import Heads, renamed
 from shoal.checkpoint.gguf_tokenizer import GgufTokenizer
 from shoal.checkpoint.lock import LOCK_FILE, file_sha256, verify_lock
 from shoal.checkpoint.read import read_json, where
+from shoal.checkpoint.sidecars import GENERATION_CONFIG, QUALITY, SIDECARS, sidecar
 from shoal.errors import ModelFolderError
 
 _OTHER_KINDS = {
@@ -47,14 +49,15 @@ class GgufFile:
     def config_file(self) -> str:
         return where(self.path)
 
-    @property
+    @cached_property
     def generation_config(self) -> Mapping[str, Any]:
-        """The ids that begin and end a text."""
-        return self._tokenizer.generation_config
+        """The ids that begin and end a text; a sidecar adds to them or replaces them."""
+        return {**self._tokenizer.generation_config, **(self._sidecar(GENERATION_CONFIG) or {})}
 
     @property
     def generation_config_file(self) -> str:
-        return where(self.path)
+        beside = sidecar(self.path, GENERATION_CONFIG)
+        return where(beside if beside.is_file() else self.path)
 
     @property
     def tokenizer(self) -> TokenizerFiles:
@@ -66,7 +69,7 @@ class GgufFile:
 
     @property
     def quality(self) -> Mapping[str, Any] | None:
-        return None
+        return self._sidecar(QUALITY)
 
     @property
     def created(self) -> int:
@@ -140,7 +143,12 @@ class GgufFile:
         named = read_json(folder / LOCK_FILE).get("files")
         if not isinstance(named, dict) or self.path.name not in named:
             return None
-        return verify_lock(folder, [self.path])
+        beside = [path for name in SIDECARS if (path := sidecar(self.path, name)).is_file()]
+        return verify_lock(folder, [self.path, *beside])
+
+    def _sidecar(self, name: str) -> Mapping[str, Any] | None:
+        path = sidecar(self.path, name)
+        return read_json(path) if path.is_file() else None
 
     def _stat(self) -> Any:
         try:

@@ -1,11 +1,10 @@
 """The tokenizer, the chat templates and the end ids of a GGUF file's metadata.
 
-The `tokenizers` library reads a tokenizer.json; here its text is put together from the file's
+The `tokenizers` library reads a tokenizer.json; here the same object is put together from its
 tokens, merges or scores. The kinds: byte-level BPE (`gguf_byte_level.py`), SentencePiece
 (`gguf_sentencepiece.py`) and WordPiece (`gguf_wordpiece.py`).
 """
 
-import json
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
@@ -58,16 +57,17 @@ class GgufTokenizer:
                 f"{self._file}: tokenizer.ggml.model is {kind[:40]!r}, which Shoal cannot "
                 f"read; it reads {', '.join(_KINDS)}"
             )
-        definition = {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": _added_tokens(vocab, is_sentencepiece=kind == "llama"),
-            **_KINDS[kind](vocab),
-        }
-        return TokenizerFiles(
-            json.dumps(definition, ensure_ascii=False), self._settings, self._file
-        )
+
+        def definition() -> Mapping[str, Any]:
+            return {
+                "version": "1.0",
+                "truncation": None,
+                "padding": None,
+                "added_tokens": _added_tokens(vocab, is_sentencepiece=kind == "llama"),
+                **_KINDS[kind](vocab),
+            }
+
+        return TokenizerFiles(definition, self._settings, self._file, len(vocab.tokens))
 
     @property
     def generation_config(self) -> Mapping[str, Any]:

@@ -67,19 +67,20 @@ class GgufVocab:
             raise self.bad("scores", "must be one finite number per token")
         return [float(value) for value in values]
 
-    @cached_property
-    def merges(self) -> list[list[str]]:
+    @property
+    def merges(self) -> list[tuple[str, str]]:
         """Pairs, best first."""
         merges = self.texts(f"{_PREFIX}merges")
         if merges is None:
             raise self.bad("merges", "is missing")
+        vocab = self.vocab
         pairs = []
         for merge in merges:
             at = merge.find(" ", 1)  # a token may be a space
-            pair = [merge[:at], merge[at + 1 :]]
-            if at < 0 or not all(part in self.vocab for part in (*pair, "".join(pair))):
+            left, right = merge[:at], merge[at + 1 :]
+            if at < 0 or left not in vocab or right not in vocab or left + right not in vocab:
                 raise self.bad("merges", f"has {merge[:40]!r}, which is not of its tokens")
-            pairs.append(pair)
+            pairs.append((left, right))
         return pairs
 
     def text(self, key: str, default: str | None = None) -> str | None:

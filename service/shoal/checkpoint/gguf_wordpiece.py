@@ -45,6 +45,6 @@ def wordpiece(vocab: GgufVocab) -> dict[str, Any]:
 
 
 def _spelled(token: str, kind: int) -> str:
-    if kind in (TokenType.CONTROL, TokenType.UNKNOWN):
+    if kind in (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER):
         return token
     return token[1:] if token.startswith(SPACE) else _CONTINUES + token

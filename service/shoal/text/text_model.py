@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shoal.checkpoint.files import ModelFiles
+from shoal.checkpoint.memory import release_freed_memory
 from shoal.checkpoint.open import open_model
 from shoal.errors import ModelFolderError
 from shoal.protocol.messages import ModelSource
@@ -48,7 +49,9 @@ class TextModel:
 
 def load_text_model(source: ModelSource) -> TextModel:
     """Raises ModelFolderError for missing or malformed files."""
-    return read_text_model(open_model(Path(source.path)), source.name)
+    model = read_text_model(open_model(Path(source.path)), source.name)
+    release_freed_memory()
+    return model
 
 
 def read_text_model(files: ModelFiles, name: str) -> TextModel:

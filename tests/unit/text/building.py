@@ -23,7 +23,7 @@ needs_stories = pytest.mark.skipif(
 
 def wrap(library: HfTokenizer, **settings: Any) -> Tokenizer:
     """Ours of the library's; `settings` as in tokenizer_config.json."""
-    return Tokenizer(TokenizerFiles(library.to_str(), settings, "tiny/tokenizer.json"))
+    return Tokenizer(TokenizerFiles(library.to_str, settings, "tiny/tokenizer.json"))
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
