@@ -13,6 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
+import transformers
+
 from shoal.kernels import native
 from tests.model.cases import CASES
 from tests.model.family_checks import (
@@ -97,9 +100,6 @@ def cell(outcome: Outcome) -> str:
 
 
 def facts() -> str:
-    import torch
-    import transformers
-
     kernels = native.kernel_sets()[0] if native.available() else "not built"
     return (
         f"transformers {transformers.__version__}, PyTorch {torch.__version__}, "
@@ -152,4 +152,6 @@ most {cases}); a cell shows the worst of them. ✗ marks a number beyond its lim
 """
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # more only get in each other's way on networks this small
+    transformers.utils.logging.disable_progress_bar()
     sys.exit(main())
