@@ -42,8 +42,9 @@ from tests.model.driving import (
 
 MAX_DIFFERENCE = 1e-4
 """Of a log-probability, in float32."""
-MAX_DIVERGENCE: dict[Dtype, float] = {"bfloat16": 0.05, "int8": 0.05, "int4": 2.0}
-"""Of rounded weights from float32: mean KL divergence in nats."""
+MAX_DIVERGENCE: dict[Dtype, float] = {"bfloat16": 0.002, "int8": 0.02, "int4": 0.5}
+"""Of rounded weights from float32: KL divergence of the median token in nats. Not of the mean: where
+rounding makes a router pick another expert, a single token may differ entirely."""
 NUM_TOKENS = 150
 NUM_PROMPT = 70
 NUM_GREEDY = 64
@@ -165,18 +166,20 @@ def native_and_torch(case: Case) -> Outcome:
 
 def rounded(dtype: Dtype) -> Callable[[Case], Outcome]:
     """The check of weights in that format: mean KL divergence from float32, and how often both
-    have the same best token."""
+    have the same best token. Shown is the mean, the limit is of the median."""
 
     @native_only
     def check(case: Case) -> Outcome:
         exact = case.logits["native"]
         found = whole_logits(case.batch("native", dtype), case.token_ids)
         expected, ours = log_probs(exact), log_probs(found)
-        divergence = float((np.exp(expected) * (expected - ours)).sum(-1).mean())
+        divergences = (np.exp(expected) * (expected - ours)).sum(-1)
         same_best = float((exact.argmax(-1) == found.argmax(-1)).mean())
-        is_wrong = not divergence <= MAX_DIVERGENCE[dtype]
-        size = divergence if np.isfinite(divergence) else np.inf
-        return Outcome(is_wrong, size, f"{divergence:.1e}, {same_best:.0%}")
+        is_wrong = not float(np.median(divergences)) <= MAX_DIVERGENCE[dtype]
+        mean = float(divergences.mean())
+        is_finite = bool(np.isfinite(mean))
+        text = f"{mean:.1e}, {same_best:.0%}"
+        return Outcome(is_wrong or not is_finite, mean if is_finite else np.inf, text)
 
     return check
 
