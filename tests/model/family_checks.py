@@ -43,8 +43,8 @@ from tests.model.driving import (
 MAX_DIFFERENCE = 1e-4
 """Of a log-probability, in float32."""
 MAX_DIVERGENCE: dict[Dtype, float] = {"bfloat16": 0.002, "int8": 0.02, "int4": 0.5}
-"""Of rounded weights from float32: KL divergence of the median token in nats. Not of the mean: where
-rounding makes a router pick another expert, a single token may differ entirely."""
+"""Of rounded weights from float32: KL divergence of the median token in nats. Not of the mean:
+where rounding makes a router pick another expert, a single token may differ entirely."""
 NUM_TOKENS = 150
 NUM_PROMPT = 70
 NUM_GREEDY = 64

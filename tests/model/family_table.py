@@ -142,8 +142,8 @@ most {cases}); a cell shows the worst of them. ✗ marks a number beyond its lim
 - **native = PyTorch**: largest difference of a log-probability. Limit {difference}.
 - **bf16, int8, int4**: mean KL divergence from float32 in nats, and how often the likeliest token
   is the same; native kernels. Narrow random networks exaggerate both: limits only tell wrong
-  numbers from rounded ones. They are of the divergence of the median token ({bf16}, {int8}, {int4}):
-  where rounding makes a router pick another expert, a few tokens differ entirely.
+  numbers from rounded ones. They are of the divergence of the median token ({bf16}, {int8},
+  {int4}): where rounding makes a router pick another expert, a few tokens differ entirely.
 - **LoRA**: an adapter of rank 4 on every linear layer that may have one: largest difference of a
   log-probability from `transformers` over merged weights, limit {difference}; then rows with and
   without it in one batch against each row alone, native kernels. "refused": an adapter of these is
