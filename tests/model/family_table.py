@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 import transformers
@@ -154,5 +155,6 @@ most {cases}); a cell shows the worst of them. ✗ marks a number beyond its lim
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # more only get in each other's way on networks this small
-    transformers.utils.logging.disable_progress_bar()
+    output: Any = transformers.utils.logging
+    output.disable_progress_bar()
     sys.exit(main())

@@ -12,6 +12,7 @@ from shoal.kernels import native
 from shoal.runner.inputs import Float32
 from tests.model import family_checks, family_table
 from tests.model.cases import CASES
+from tests.model.driving import reference_logits
 from tests.model.family_checks import CHECKS, same_bits
 
 FAMILIES = ["llama", "qwen2_moe"]
@@ -42,10 +43,8 @@ def test_two_families_for_real(tmp_path: Path) -> None:
 def test_wrong_numbers_get_a_cross_and_an_exit_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    right = family_checks.reference_logits
-
     def shifted(network: Any, token_ids: list[int]) -> Float32:
-        logits = right(network, token_ids)
+        logits = reference_logits(network, token_ids)
         logits[:, 7] += 9.0
         return logits
 
