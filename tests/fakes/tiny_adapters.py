@@ -65,7 +65,7 @@ def random_matrices(
         module = name.removesuffix(".weight")
         if len(tensor.shape) != 2 or not module.endswith(tuple(targets)):
             continue
-        outputs, inputs = tensor.shape[:: -1 if is_transposed(name) else 1]
+        outputs, inputs = tensor.shape[:: -1 if is_transposed(name, base) else 1]
         a = rng.standard_normal((rank, inputs)).astype(np.float32) * np.float32(inputs**-0.5)
         b = rng.standard_normal((outputs, rank)).astype(np.float32) * np.float32(size * rank**-0.5)
         found[module] = a, b
@@ -89,12 +89,14 @@ def write_merged(folder: Path, base: Path, adapter: Path) -> Path:
             name = found[1] + ".weight"
             b = deltas[key.replace("lora_A", "lora_B")].array.astype(np.float64)
             delta = scale * (b @ a.array.astype(np.float64))
-            merged = arrays[name] + (delta.T if is_transposed(name) else delta)
+            merged = arrays[name] + (delta.T if is_transposed(name, base) else delta)
             arrays[name] = merged.astype(np.float32)
     save_safetensors(folder / "model.safetensors", arrays)
     return folder
 
 
-def is_transposed(name: str) -> bool:
-    """GPT-2 stores its matrices [in, out]."""
+def is_transposed(name: str, base: Path) -> bool:
+    """GPT-2 stores its matrices [in, out]. GPT-Neo, which names some of them alike, does not."""
+    if json.loads((base / "config.json").read_text())["model_type"] != "gpt2":
+        return False
     return name.startswith("transformer.h.") and (".attn.c_" in name or ".mlp.c_" in name)
