@@ -32,7 +32,7 @@ from .serving import ROOT
 NAME = "phi2"
 FOLDER = ROOT / ".cache" / NAME
 SAMPLE_S = 0.2
-POLL_S = 0.25  # while it loads: asking costs the cores that pack
+POLL_S = 0.1
 MIB = 1 << 20
 
 
@@ -69,6 +69,15 @@ class MemoryWatch:
                 return
 
 
+def _ready_s(server: Running) -> float:
+    """Seconds from the start until the server says that it serves. Raises ServerFailed."""
+    while b"serves on" not in server.log.read_bytes():
+        if server.process.poll() is not None:
+            raise ServerFailed(f"it ended while loading:\n{server.end_of_log()}")
+        time.sleep(POLL_S)
+    return time.perf_counter() - server.started_at
+
+
 async def _measure(server: Running, clients: list[int], tokens: int, words: int) -> None:
     work = Workload(server.address, NAME, max_tokens=tokens, prompt_words=words)
     print("clients  tokens/s  first token p50  between tokens p50")
@@ -93,8 +102,9 @@ def _serve_and_measure(options: argparse.Namespace) -> None:
     limit_mib = options.limit_gb * 1e9 / MIB
     with running(command) as server, MemoryWatch(server, limit_mib) as memory:
         try:
+            print(f"ready {_ready_s(server):.1f} s after the start")
             work = Workload(server.address, NAME, prompt_words=1)
-            started_s = asyncio.run(first_token(server, work, POLL_S))
+            started_s = asyncio.run(first_token(server, work))
             print(f"first token {started_s:.1f} s after the start; peak {memory.peak_mib:.0f} MiB")
             print(f"memory then: {server.memory_mib():.0f} MiB", flush=True)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -125,7 +125,7 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-async def first_token(server: Running, work: Workload, poll_s: float = POLL_S) -> float:
+async def first_token(server: Running, work: Workload) -> float:
     """Seconds from the start of the process to its first answered token. Asks again and again,
     as early as the server listens. Raises ServerFailed."""
     client = LoadClient(work)
@@ -137,7 +137,7 @@ async def first_token(server: Running, work: Workload, poll_s: float = POLL_S) -
                 return arrived - server.started_at
             if server.process.poll() is not None or record.error.startswith("4"):
                 break
-            await asyncio.sleep(poll_s)
+            await asyncio.sleep(POLL_S)
     finally:
         client.close()
     raise ServerFailed(f"no token ({record.error}):\n{server.end_of_log()}")
