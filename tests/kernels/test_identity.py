@@ -10,7 +10,9 @@ from shoal.model.spec import DecoderSpec, Role
 from tests.kernels.building import (
     SPECS,
     Weights,
+    attention,
     bf16_weights,
+    llama,
     make_model,
     make_weights,
     random_tokens,
@@ -148,3 +150,23 @@ def test_avx512_gives_the_bits_of_avx2(name: str, dtype: Dtype) -> None:
         for kernel_set in ("avx512", "avx2")
     )
     np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4", "bfloat16", "float32"])
+@pytest.mark.parametrize("suits", [True, False])
+def test_weights_are_packed_alike_by_any_number_of_threads(dtype: Dtype, suits: bool) -> None:
+    """Queries end inside a panel; a row that integers cannot hold makes its matrix bf16."""
+    spec = llama(attention(3, 1, 12))
+    weights = make_weights(spec)
+    if not suits:
+        for name in ("k.weight", "down.weight"):
+            array = weights[Role(name, 0)].copy()
+            array[5, 7] = 1e7
+            weights[Role(name, 0)] = array
+    tokens = random_tokens(spec, 40)
+    packed: list[Role] = []
+    one = make_model(spec, weights, dtype=dtype, num_threads=1, on_packed=packed.append)
+    assert sorted(map(str, packed)) == sorted(map(str, weights))
+    several = make_model(spec, weights, dtype=dtype, num_threads=5)
+    assert one.weight_bytes == several.weight_bytes
+    np.testing.assert_array_equal(logits_of(one, tokens), logits_of(several, tokens))

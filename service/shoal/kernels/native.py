@@ -5,7 +5,7 @@ that holds the bits of bfloat16, in any strides; or a name of ggml's quantized b
 Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K) with uint8 rows of them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
@@ -158,6 +158,7 @@ class NativeModel:
         spin_us: int = 50,
         cache_bytes: int | None = None,
         kv_dtype: KVDtype = "auto",
+        on_packed: Callable[[Role], None] = lambda role: None,
     ) -> None:
         """`weights`: every role of `expected_weights(spec)`, as an array of its shape.
         `max_tokens`: most tokens of one step. `num_token_ids`: rows of the embedding that are
@@ -165,7 +166,8 @@ class NativeModel:
         weights that it does not hold are packed tighter where the kernel set can; None asks the
         machine. `kv_dtype`: auto keeps keys and values as float32 beside float32 weights, else as
         bfloat16; int8 keeps each token's key and value of a KV head as integers with a float32
-        scale each. Raises ValueError for a spec with features that `supports` names."""
+        scale each. `on_packed` is told each role whose weight has been copied. Raises ValueError
+        for a spec with features that `supports` names."""
         if not _BUILT:
             raise RuntimeError("the native kernels are not built; available() says so beforehand")
         for name, value in (("num_blocks", num_blocks), ("max_tokens", max_tokens),
@@ -186,9 +188,12 @@ class NativeModel:
         checked = {
             role: _checked(weights, role, shape) for role, shape in expected_weights(spec).items()
         }
-        for take in (self._model.propose_format, self._model.set_weight):
-            for (name, layer), (array, blocks) in checked.items():
-                take(-1 if layer is None else layer, name, array, blocks)
+        for (name, layer), (array, blocks) in checked.items():
+            self._model.propose_format(-1 if layer is None else layer, name, array, blocks)
+        for role, (array, blocks) in checked.items():
+            layer = -1 if role.layer is None else role.layer
+            self._model.set_weight(layer, role.name, array, blocks)
+            on_packed(role)
 
     @property
     def kernel_set(self) -> str:

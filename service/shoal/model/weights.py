@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from shoal.checkpoint.blocks import has_finite_scales
 from shoal.checkpoint.files import BLOCKS, StoredTensor
+from shoal.checkpoint.mapped import drop_pages
 from shoal.errors import ModelFolderError
 from shoal.model.architectures.base import Architecture, TensorSource, TensorTable
 from shoal.model.spec import DecoderSpec, Role, expected_weights
@@ -301,9 +302,11 @@ def _is_finite(tensor: StoredTensor) -> bool:
     for start in range(0, flat.size, _NUMBERS_AT_ONCE):
         piece = flat[start : start + _NUMBERS_AT_ONCE]
         if tensor.dtype == "BF16":  # all exponent bits set = not a number
-            if ((piece & 0x7F80) == 0x7F80).any():
-                return False
-        elif not np.isfinite(piece).all():
+            is_finite = not ((piece & 0x7F80) == 0x7F80).any()
+        else:
+            is_finite = bool(np.isfinite(piece).all())
+        drop_pages(piece)
+        if not is_finite:
             return False
     return True
 

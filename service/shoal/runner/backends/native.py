@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shoal.checkpoint.files import BLOCKS, StoredTensor
+from shoal.checkpoint.mapped import drop_pages
 from shoal.errors import ConfigError
 from shoal.kernels import native
 from shoal.kernels.native import AdaptedLinears, Dtype, KVDtype
@@ -57,6 +58,7 @@ class NativeBackend:
             num_threads=num_threads,
             num_token_ids=num_token_ids,
             kv_dtype=kv_dtype,
+            on_packed=lambda role: drop_pages(weights[role].array),
         )
         self.name = self._model.kernel_set
         self.weight_bytes = self._model.weight_bytes

@@ -27,7 +27,8 @@ Format format_named(const std::string& wanted) {
 
 PackedMatrix packed(const Matrix& matrix, const std::string& format) {
   PackedMatrix weights(format_named(format), matrix.rows, matrix.cols);
-  weights.set_weight(matrix, 0, PackedMatrix::Part::whole);
+  ThreadPool caller_alone(1, 0);
+  weights.set_weight(matrix, 0, PackedMatrix::Part::whole, caller_alone);
   return weights;
 }
 

@@ -11,11 +11,19 @@ namespace {
 constexpr float kToInteger = 0x1.8p23f;  // added and taken away, rounds to the nearest integer
 constexpr int kSums = 8;                 // several, or each addition waits for the one before
 
-float total(const float (&sums)[kSums]) {
+// Eight numbers at once, on any machine: the compiler makes of it what there is.
+using Eight = float __attribute__((vector_size(4 * kSums)));
+
+void load(const float* from, Eight& to) { std::memcpy(&to, from, sizeof to); }
+
+float total(const Eight& sums) {
   float sum = 0.0f;
-  for (float s : sums) sum += s;
+  for (int j = 0; j < kSums; ++j) sum += sums[j];
   return sum;
 }
+
+// Compiled into each of its callers, with their instruction set.
+#define SHOAL_INLINE inline __attribute__((always_inline))
 
 // One group: its integers as floats, scale and min as float16 holds them.
 struct Group {
@@ -23,16 +31,20 @@ struct Group {
   float scale = 0.0f, min = 0.0f;
 
   // The nearest integers within lowest..highest; returns the sum of squared errors.
-  float round(const float* x, float lowest, float highest) {
+  SHOAL_INLINE float round(const float* x, float lowest, float highest) {
     const float per_unit = scale != 0.0f ? 1.0f / scale : 0.0f;
-    float errors[kSums] = {};
-    for (int i = 0; i < kGroup; i += kSums)
-      for (int j = 0; j < kSums; ++j) {
-        const float at = std::min(std::max((x[i + j] - min) * per_unit, lowest), highest);
-        integers[i + j] = (at + kToInteger) - kToInteger;
-        const float error = x[i + j] - (integers[i + j] * scale + min);
-        errors[j] += error * error;
-      }
+    const Eight low = lowest - Eight{}, high = highest - Eight{};
+    Eight errors = {}, weights;
+    for (int i = 0; i < kGroup; i += kSums) {
+      load(x + i, weights);
+      Eight at = (weights - min) * per_unit;
+      at = at < low ? low : at;
+      at = high < at ? high : at;
+      at = (at + kToInteger) - kToInteger;
+      std::memcpy(integers + i, &at, sizeof at);
+      const Eight error = weights - (at * scale + min);
+      errors += error * error;
+    }
     return total(errors);
   }
 };
@@ -56,16 +68,16 @@ float round_symmetric(const float* x, Group& group) {
 }
 
 // The line through (integer, weight) with the least squares; false where all integers are equal.
-bool fit_line(const float* x, const Group& group, float& scale, float& min) {
-  float q[kSums] = {}, qq[kSums] = {}, w[kSums] = {}, qw[kSums] = {};
-  for (int i = 0; i < kGroup; i += kSums)
-    for (int j = 0; j < kSums; ++j) {
-      const float integer = group.integers[i + j], weight = x[i + j];
-      q[j] += integer;
-      qq[j] += integer * integer;
-      w[j] += weight;
-      qw[j] += integer * weight;
-    }
+SHOAL_INLINE bool fit_line(const float* x, const Group& group, float& scale, float& min) {
+  Eight q = {}, qq = {}, w = {}, qw = {}, integer, weight;
+  for (int i = 0; i < kGroup; i += kSums) {
+    load(group.integers + i, integer);
+    load(x + i, weight);
+    q += integer;
+    qq += integer * integer;
+    w += weight;
+    qw += integer * weight;
+  }
   const float sum = total(q), weights = total(w);
   const float spread = kGroup * total(qq) - sum * sum;
   if (!(spread > 0.0f)) return false;
@@ -76,7 +88,7 @@ bool fit_line(const float* x, const Group& group, float& scale, float& min) {
 
 // Starts from the whole range and from narrower ones; from each, integers and the line through them
 // are fitted to each other in turn (Lloyd, 1982), and what had the least error is kept.
-float round_between_limits(const float* x, Group& best) {
+SHOAL_INLINE float search_between_limits(const float* x, Group& best) {
   constexpr float kStarts[] = {1.0f, 0.9f, 0.8f};
   constexpr int kRounds = 3;
   const auto [least, most] = std::minmax_element(x, x + kGroup);
@@ -98,6 +110,21 @@ float round_between_limits(const float* x, Group& best) {
   }
   return least_error;
 }
+
+// The search is most of the time that a model takes to load. It finds the same with any
+// instructions.
+#if defined(__x86_64__)
+__attribute__((target("avx2"))) float search_with_avx2(const float* x, Group& best) {
+  return search_between_limits(x, best);
+}
+
+float round_between_limits(const float* x, Group& best) {
+  static const bool has_avx2 = __builtin_cpu_supports("avx2");
+  return has_avx2 ? search_with_avx2(x, best) : search_between_limits(x, best);
+}
+#else
+float round_between_limits(const float* x, Group& best) { return search_between_limits(x, best); }
+#endif
 
 void store_half(char* at, float value) {
   const std::uint16_t half = f16_of(value);

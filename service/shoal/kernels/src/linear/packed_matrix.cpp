@@ -1,6 +1,8 @@
 // Packing row by row, whatever the format; see formats/.
 #include "linear/packed_matrix.h"
 
+#include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <utility>
@@ -64,18 +66,31 @@ void PackedMatrix::take_memory() {
   if (traits_of(format).has_scale) scale.resize(panels() * kPanel);
 }
 
-void PackedMatrix::set_weight(const Matrix& matrix, int first, Part part) {
+void PackedMatrix::set_weight(const Matrix& matrix, int first, Part part, ThreadPool& pool) {
   if (!data) take_memory();
+  // A task has whole panels: lanes of one may share bytes.
+  const int skipped = first % kPanel, rows = matrix.rows;
+  std::atomic<bool> suits{true};
+  pool.for_each((skipped + rows + kPanel - 1) / kPanel, [&](int panel) {
+    const int begin = std::max(0, panel * kPanel - skipped);
+    const int end = std::min(rows, (panel + 1) * kPanel - skipped);
+    if (suits && !pack_rows(matrix, begin, end, first, part)) suits = false;
+  });
+  if (suits) return;
+  fall_back_to_bf16();
+  set_weight(matrix, first, part, pool);
+}
+
+bool PackedMatrix::pack_rows(const Matrix& matrix, int begin, int end, int first, Part part) {
   const bool keeps_blocks = block_type(matrix.type) && has_groups(format);
   std::vector<float> row(matrix.cols);
-  for (int i = 0; i < matrix.rows; ++i) {
+  for (int i = begin; i < end; ++i) {
     const int output = first + place_of(i, part);
     if (keeps_blocks && pack_blocks(matrix, i, output)) continue;
     read_row(matrix, i, row.data());
-    if (pack_row(row.data(), output)) continue;
-    fall_back_to_bf16();
-    return set_weight(matrix, first, part);
+    if (!pack_row(row.data(), output)) return false;
   }
+  return true;
 }
 
 void PackedMatrix::set_bias(const float* values, int count, int first, Part part) {

@@ -8,6 +8,7 @@
 #include "formats/blocks.h"
 #include "formats/format.h"
 #include "memory/region.h"
+#include "threads/thread_pool.h"
 
 namespace shoal {
 
@@ -38,8 +39,9 @@ class PackedMatrix {
   // and of several one that holds what each of them holds.
   void propose(Format format);
   // Packs the matrix as outputs first.. of the part; blocks as they are where the format has groups
-  // of 32. Where the format would lose too much of a row, all weights become bf16.
-  void set_weight(const Matrix& matrix, int first, Part part);
+  // of 32. Where the format would lose too much of a row, all weights become bf16. The rows are
+  // packed by the threads of the pool, each by itself, so their number changes nothing.
+  void set_weight(const Matrix& matrix, int first, Part part, ThreadPool& pool);
   void set_bias(const float* bias, int count, int first, Part part);
   void unpack_row(int row, float* out) const;  // k floats
 
@@ -56,6 +58,8 @@ class PackedMatrix {
  private:
   void take_memory();
   char* panel_of(int output) const;
+  // Rows begin..end-1; false: the format does not suit one of them.
+  bool pack_rows(const Matrix& matrix, int begin, int end, int first, Part part);
   // False: the format does not suit the row.
   bool pack_row(const float* row, int output);
   bool pack_blocks(const Matrix& matrix, int row, int output);

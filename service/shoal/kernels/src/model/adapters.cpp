@@ -60,7 +60,7 @@ AdaptedLinear Model::pack_adapter(const AdapterInput& input, Adapter& adapter) {
   require(input.a.cols == weights->k, "an adapter's matrix has other inputs than the layer");
   const auto pack = [&](const Matrix& m) {
     PackedMatrix packed(adapter_format_, m.rows, m.cols, &adapter.arena);
-    packed.set_weight(m, 0, PackedMatrix::Part::whole);
+    packed.set_weight(m, 0, PackedMatrix::Part::whole, pool_);
     return packed;
   };
   AdaptedLinear linear;

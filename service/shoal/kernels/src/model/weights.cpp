@@ -82,7 +82,7 @@ void Model::set_weight(int layer, const std::string& role, const Matrix& m) {
       target.matrix->set_bias(values_of(m).data(), target.outputs, target.first, target.part);
     } else {
       fits(target.outputs, target.matrix->k);
-      target.matrix->set_weight(m, target.first, target.part);
+      target.matrix->set_weight(m, target.first, target.part, pool_);
     }
   }
 }

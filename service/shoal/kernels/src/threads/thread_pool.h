@@ -37,6 +37,24 @@ class ThreadPool {
   // Runs body(context, worker) as worker 0, and on the other workers too if `wake`.
   void run(void (*body)(void*, int), void* context, bool wake);
 
+  // One stage by itself, between steps: does tasks 0..count-1 and waits for the last one.
+  template <class Work>
+  void for_each(int count, const Work& work) {
+    struct Tasks {
+      ThreadPool& pool;
+      int count;
+      const Work& work;
+    } tasks{*this, count, work};
+    wait_idle(1);
+    run(
+        [](void* context, int worker) {
+          const Tasks& t = *static_cast<Tasks*>(context);
+          t.pool.stage(worker, 0, t.count, t.work);
+        },
+        &tasks, count > 1);
+    wait_idle(0);  // a worker that comes late still looks at the tasks
+  }
+
   // Called in the body, by every worker in the same order: does tasks 0..count-1 of stage `index`.
   template <class Work>
   void stage(int worker, int index, int count, const Work& work) {
