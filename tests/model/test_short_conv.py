@@ -14,9 +14,7 @@ from shoal.errors import ModelFolderError
 from shoal.kernels import native
 from shoal.model.registry import read_model
 from shoal.model.spec import DecoderSpec, Role, ShortConvSpec, expected_weights
-from shoal.protocol.messages import EngineConfig
 from shoal.runner.inputs import StepInputs
-from shoal.runner.load import num_kv_blocks
 from tests.fakes.tiny_models import CONFIGS, TINY_LFM2, random_weights
 from tests.kernels.building import SPECS, make_model, make_weights
 from tests.model import test_identity_matrix as matrix
@@ -112,10 +110,6 @@ def test_the_state_of_a_block_is_part_of_its_bytes() -> None:
     assert spec.state_bytes_per_block(16) == 2 * 3 * spec.hidden_size * 4
     longest = lfm2(conv_L_cache=40)  # a block has no more values than tokens
     assert longest.state_bytes_per_block(16) == 2 * 16 * spec.hidden_size * 4
-    config = EngineConfig(models=(), max_batch_size=64)
-    block_bytes = 2 * spec.layers[1].attention.kv_size * 16 * 4 + spec.state_bytes_per_block(16)
-    assert num_kv_blocks(spec, config, 10 * block_bytes, 4, 256) == 10
-    assert num_kv_blocks(spec, config, 10 * block_bytes - 1, 4, 256) == 9
 
 
 @pytest.mark.skipif(not native.available(), reason="native kernels are not built")
