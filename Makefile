@@ -18,7 +18,7 @@ NATIVE := $(wildcard $(addprefix service/shoal/kernels/,CMakeLists.txt src/*.* s
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-all setup fix check bench bench-peers evaluate lock clean
+.PHONY: help serve test test-all setup fix check bench bench-peers families evaluate lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -51,6 +51,9 @@ bench: $(VENV)/dev.stamp ## measure a server started for it (ARGS="--concurrency
 
 bench-peers: $(VENV)/dev.stamp ## measure beside llama.cpp, OpenVINO, vLLM; builds them (ARGS=--help)
 	$(BIN)/python -m tests.benchmarks.peers $(ARGS)
+
+families: $(VENV)/dev.stamp ## write docs/families.md: every family compared with transformers
+	$(BIN)/python -m tests.model.family_table --out docs/families.md
 
 evaluate: $(VENV)/dev.stamp ## measure the default models on held-out text in DATA, as in their cards
 	deploy/with-server.sh $(BIN)/python -m models.recipes.evaluate --url URL --data $(DATA) $(ARGS)
