@@ -105,7 +105,7 @@ def examine(source: ModelSource, config: EngineConfig) -> Report:
         report.network = describe_network(files, config)
         report.remarks += check_model(files, config)
         loaded = load_runner(source, config, config.kv_cache_bytes, lambda progress: None)
-        report.computes = _describe_loaded(loaded, report.network)
+        report.computes = _describe_loaded(loaded, report.network, config.block_size)
         core = EngineCore({source.name: loaded}, config, time.monotonic)
         report.transformers = _compare(files, text, core, report)
         report.speed = measure_speed(core, config)
@@ -172,9 +172,14 @@ def _describe_text(text: TextModel) -> dict[str, Any]:
     }
 
 
-def _describe_loaded(loaded: LoadedRunner, network: NetworkDescription) -> dict[str, Any]:
+def _describe_loaded(
+    loaded: LoadedRunner, network: NetworkDescription, block_size: int
+) -> dict[str, Any]:
     model = loaded.loaded
-    kv_bytes = 4 if model.dtype == "float32" else 2
+    if loaded.kv_memory is not None:  # what a block really takes, padding and states included
+        token_bytes = loaded.kv_memory.block_bytes / block_size
+    else:
+        token_bytes = network.kv_numbers_per_token * (4 if model.dtype == "float32" else 2)
     return {
         "kernels": model.kernels,
         "reason": model.kernels_reason,
@@ -182,7 +187,7 @@ def _describe_loaded(loaded: LoadedRunner, network: NetworkDescription) -> dict[
         "dtype": model.dtype,
         "quantization": model.quantization,
         "weight_bytes": model.weight_bytes,
-        "kv_bytes_per_1000_tokens": network.kv_numbers_per_token * kv_bytes * CONTEXT_TOKENS,
+        "kv_bytes_per_1000_tokens": round(token_bytes * CONTEXT_TOKENS),
         "max_model_len": model.max_model_len,
     }
 
