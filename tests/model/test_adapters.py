@@ -245,3 +245,12 @@ def test_an_unloaded_adapter_makes_room_for_another(
     load(backend, base, {5: adapters[1], 6: adapters[5]})
     assert np.array_equal(whole_logits(Batch.over(backend), token_ids, adapter_id=6), expected)
     assert not np.allclose(whole_logits(Batch.over(backend), token_ids, adapter_id=5), expected)
+
+
+@pytest.mark.parametrize("kind", ["cohere", "stablelm"])
+def test_a_norm_of_every_head_is_no_linear_layer(tmp_path: Path, kind: str) -> None:
+    switch = {"cohere": "use_qk_norm", "stablelm": "qk_layernorm"}[kind]
+    base = write_tiny_model(tmp_path / "base", kind, **{switch: True})
+    adapter = write_adapter(tmp_path / "adapter", base, target_modules="all-linear")
+    found = matrices_of(base, adapter)
+    assert {role for matrix in found for role in matrix.roles} >= {"q", "down"}

@@ -69,7 +69,7 @@ def _linear_modules(
     architecture: Architecture, spec: DecoderSpec
 ) -> Iterator[tuple[str, TensorSource, int | None]]:
     for name, (shape, source, layer) in expected_tensors(architecture, spec).items():
-        if name.endswith(".weight") and len(shape) == 2:
+        if name.endswith(".weight") and len(shape) == 2 and not source.per_head:
             yield name.removesuffix(".weight"), source, layer
 
 
