@@ -63,7 +63,7 @@ def test_numbers_and_greedy_text_equal_those_of_transformers(
     found = whole_logits(batch, token_ids)
     np.testing.assert_allclose(log_probs(found), log_probs(wanted), atol=TOLERANCE, rtol=0)
     prompt = random_ids(70, seed=1)
-    assert_greedy(reference_of(family, name), prompt, greedy(batch, [prompt], 24)[0])
+    assert_greedy(reference_of(family, name), prompt, greedy(batch, [prompt], 64)[0])
 
 
 @pytest.mark.parametrize(("family", "name"), ALL)

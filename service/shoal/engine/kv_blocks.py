@@ -127,6 +127,8 @@ class KVBlocks:
         """The sequence arrived (1) or ended (-1): what it may need at most counts as demand."""
         if self._account is not None:
             self._account.demand += sign * self.blocks_for(seq.max_computed_tokens)
+            if self._account.demand == 0:  # no plan may follow that would end it
+                self.end_shortage()
 
     def end_shortage(self) -> None:
         """Nobody waits for blocks any more, as far as is known."""

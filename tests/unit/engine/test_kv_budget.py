@@ -115,6 +115,22 @@ def test_a_model_that_comes_later_gets_its_share_within_a_few_steps() -> None:
         assert engine.heard.tokens[seq_id] == expected
 
 
+def test_a_shortage_ends_with_the_last_sequence_of_the_model() -> None:
+    engine = Shared("a", "b")
+    for submit in submits("a", 0, 8, tokens=40):
+        engine.core.add(submit)
+    for _ in range(30):
+        engine.step()
+    engine.core.add(make_submit(40, [40] * 40, max_tokens=4, model="b"))
+    account = engine.core._models["b"]._account
+    assert account is not None
+    engine.core._models["b"].scheduler.plan(0.0)  # as far as the shortage, no further
+    assert account.is_short
+    engine.core.abort([40])
+    assert not account.is_short
+    engine.finish()
+
+
 def test_what_another_model_only_cached_is_given_back_for_a_sequence() -> None:
     engine = Shared("a", "b")
     for i, submit in enumerate(submits("a", 0, 4)):
