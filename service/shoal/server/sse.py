@@ -1,8 +1,13 @@
 """Server-sent events: `data:` lines and comments only, as in the OpenAI API."""
 
+from shoal.errors import ShoalError
+from shoal.server.errors import error_bytes
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
-HEADERS = (
+HEADERS: Headers = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),
@@ -12,3 +17,14 @@ HEADERS = (
 def event(json_bytes: bytes) -> bytes:
     """Encodes one event."""
     return b"data: " + json_bytes + b"\n\n"
+
+
+class OpenAIStream:
+    """The framing of a stream of the OpenAI API, for renderers."""
+
+    stream_headers: Headers = HEADERS
+    ping = PING
+
+    def failed(self, error: ShoalError) -> bytes:
+        """The error as an event, then the end."""
+        return event(error_bytes(error)) + DONE

@@ -7,7 +7,7 @@ stays bounded. `close` aborts the sequences that still run.
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
 
 from shoal.bridge.engine_client import EngineClient
@@ -21,34 +21,9 @@ from shoal.errors import (
 )
 from shoal.protocol.messages import Finished, Started, Submit, TokenLogprobs
 from shoal.protocol.params import FinishReason
+from shoal.text.delta import Delta
 from shoal.text.stops import StopMatcher
 from shoal.text.task import GenerationTask
-
-
-@dataclass(slots=True)
-class Delta:
-    """New output of one choice since its previous delta."""
-
-    index: int
-    text: str = ""
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprobs] = field(default_factory=list)
-    """One per token id when logprobs were requested."""
-    offsets: list[int] = field(default_factory=list)
-    """Code points of output text before each token; recorded only with logprobs."""
-    prompt_logprobs: list[TokenLogprobs | None] | None = None
-    finish_reason: str | None = None
-    stop_reason: int | str | None = None
-
-    def merge(self, later: "Delta") -> None:
-        """Appends the following delta of the same choice."""
-        self.text += later.text
-        self.token_ids += later.token_ids
-        self.logprobs += later.logprobs
-        self.offsets += later.offsets
-        self.prompt_logprobs = self.prompt_logprobs or later.prompt_logprobs
-        self.finish_reason = later.finish_reason
-        self.stop_reason = later.stop_reason
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from shoal.errors import ContextLengthExceeded, InvalidRequest
 from shoal.protocol.messages import LoadedModel
 from shoal.protocol.params import OutputParams, SamplingParams, StopParams
+from shoal.text.message import MakeParser, PlainParser
 from shoal.text.text_model import TextModel
 
 _MASK_64 = (1 << 64) - 1
@@ -45,6 +46,8 @@ class GenerationTask:
     tenant: str = ""
     cache_salt: str = ""
     use_prefix_cache: bool = True
+    make_parser: MakeParser = PlainParser
+    """Of a chat: finds the parts of each choice's message."""
 
     @property
     def num_sequences(self) -> int:

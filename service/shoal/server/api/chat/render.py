@@ -15,11 +15,19 @@ from shoal.server.api.generation.serialize import (
     token_text,
     usage_dict,
 )
-from shoal.text.generator import Delta, Generation, Usage
+from shoal.text.delta import Delta
+from shoal.text.generator import Generation, Usage
+from shoal.text.message import (
+    MessageDelta,
+    MessageReader,
+    PlainParser,
+    ToolCallDelta,
+    joined_tool_calls,
+)
 from shoal.text.task import GenerationTask
 
 
-class ChatRenderer:
+class ChatRenderer(sse.OpenAIStream):
     """Renders the /v1/chat/completions response of one request."""
 
     def __init__(
@@ -31,6 +39,7 @@ class ChatRenderer:
         self._usage = usage
         self._logprobs = logprobs
         self._started: set[int] = set()
+        self._messages = MessageReader(task.make_parser)
         self._id = f"chatcmpl-{options.unique}"
         self._head = {
             "id": self._id,
@@ -40,7 +49,9 @@ class ChatRenderer:
         }
         self._before_index = b"data: " + dump(self._head)[:-1] + b',"choices":[{"index":'
         self._plain_end = b'}],"usage":null}\n\n' if options.include_usage else b"}]}\n\n"
-        self._text_only = not (logprobs or options.return_token_ids or options.continuous_usage)
+        self._text_only = task.make_parser is PlainParser and not (
+            logprobs or options.return_token_ids or options.continuous_usage
+        )
 
     def chunk(self, delta: Delta) -> bytes:
         """The role with the first token, then content, then a separate final chunk."""
@@ -50,14 +61,17 @@ class ChatRenderer:
             records.append(self._record(delta.index, {"role": "assistant", "content": ""}))
         if self._text_only and delta.finish_reason is None:
             records.append(self._text_record(delta.index, delta.text))
-        elif delta.text or self._has_token_data(delta):
-            records.append(self._record(delta.index, {"content": delta.text}, delta))
+            return b"".join(records)
+        parts = self._messages.read(delta)
+        if not parts.is_empty or self._has_token_data(delta):
+            records.append(self._record(delta.index, _delta_dict(parts), delta))
         if delta.finish_reason is not None:
-            records.append(self._record(delta.index, {}, end=delta))
+            end = (parts.finish_reason, delta.stop_reason)
+            records.append(self._record(delta.index, {}, end=end))
         return b"".join(records)
 
     def closing(self, generation: Generation) -> bytes:
-        return closing_event(self._head, self._options, generation)
+        return closing_event(self._head, self._options, generation) + sse.DONE
 
     def body(self, deltas: list[Delta], generation: Generation) -> bytes:
         answer: dict[str, Any] = {
@@ -72,11 +86,12 @@ class ChatRenderer:
         return dump(answer)
 
     def _whole_choice(self, delta: Delta) -> dict[str, Any]:
+        parts = self._messages.read(delta)
         choice: dict[str, Any] = {
             "index": delta.index,
-            "message": {"role": "assistant", "content": delta.text, "refusal": None},
+            "message": _message_dict(parts),
             "logprobs": self._logprobs_dict(delta) if self._logprobs else None,
-            "finish_reason": delta.finish_reason,
+            "finish_reason": parts.finish_reason,
             "stop_reason": delta.stop_reason,
         }
         if self._options.return_token_ids:
@@ -98,19 +113,20 @@ class ChatRenderer:
     def _record(
         self,
         index: int,
-        content: dict[str, str],
+        content: dict[str, Any],
         tokens: Delta | None = None,
         *,
-        end: Delta | None = None,
+        end: tuple[str | None, int | str | None] | None = None,
     ) -> bytes:
+        """`end`: finish reason and stop reason."""
         choice: dict[str, Any] = {
             "index": index,
             "delta": content,
             "logprobs": self._logprobs_dict(tokens) if tokens and self._logprobs else None,
-            "finish_reason": end.finish_reason if end else None,
+            "finish_reason": end[0] if end else None,
         }
         if end is not None:
-            choice["stop_reason"] = end.stop_reason
+            choice["stop_reason"] = end[1]
         if tokens is not None and self._options.return_token_ids:
             choice["token_ids"] = tokens.token_ids
         record: dict[str, Any] = {**self._head, "choices": [choice]}
@@ -144,3 +160,49 @@ class ChatRenderer:
             "logprob": float32_value(logprob),
             "bytes": None if special else list(tokenizer.bytes_of(token_id)),
         }
+
+
+def _delta_dict(parts: MessageDelta) -> dict[str, Any]:
+    """The `delta` of a chunk; content is there unless other parts are."""
+    delta: dict[str, Any] = {}
+    if parts.reasoning:
+        delta["reasoning_content"] = parts.reasoning
+    if parts.tool_calls:
+        delta["tool_calls"] = [_call_delta(call) for call in parts.tool_calls]
+    if parts.content or not delta:
+        delta["content"] = parts.content
+    return delta
+
+
+def _call_delta(call: ToolCallDelta) -> dict[str, Any]:
+    function = {"arguments": call.arguments}
+    if call.id is None:
+        return {"index": call.index, "function": function}
+    return {
+        "index": call.index,
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, **function},
+    }
+
+
+def _message_dict(parts: MessageDelta) -> dict[str, Any]:
+    """The whole `message` of a choice."""
+    calls = joined_tool_calls(parts.tool_calls)
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": parts.content if parts.content or not calls else None,
+        "refusal": None,
+    }
+    if parts.reasoning:
+        message["reasoning_content"] = parts.reasoning
+    if calls:
+        message["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for call in calls
+        ]
+    return message

@@ -16,11 +16,12 @@ from shoal.server.api.generation.serialize import (
     top_texts,
     usage_dict,
 )
-from shoal.text.generator import Delta, Generation, Usage
+from shoal.text.delta import Delta
+from shoal.text.generator import Generation, Usage
 from shoal.text.task import GenerationTask
 
 
-class CompletionRenderer:
+class CompletionRenderer(sse.OpenAIStream):
     """Renders the /v1/completions response of one request."""
 
     def __init__(
@@ -76,7 +77,7 @@ class CompletionRenderer:
         return sse.event(dump(record))
 
     def closing(self, generation: Generation) -> bytes:
-        return closing_event(self._head, self._options, generation)
+        return closing_event(self._head, self._options, generation) + sse.DONE
 
     def body(self, deltas: list[Delta], generation: Generation) -> bytes:
         best = _best(deltas, self._task.n, self._task.best_of)

@@ -13,28 +13,37 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from shoal.errors import ClientGone, InternalError, ShoalError
-from shoal.server import sse
 from shoal.server.admission import Reservation
 from shoal.server.api.generation.outcome import record_outcome
 from shoal.server.context import context_of
-from shoal.server.errors import error_bytes
 from shoal.server.middleware import send_error
 from shoal.server.services import Services
+from shoal.server.sse import Headers
 from shoal.server.stream_timer import StreamTimer
-from shoal.text.generator import Delta, Generation
+from shoal.text.delta import Delta
+from shoal.text.generator import Generation
 
 log = logging.getLogger("shoal.server")
 
 
 class Renderer(Protocol):
-    """Renders the JSON of one endpoint."""
+    """Renders the answer of one endpoint, in its own framing."""
+
+    stream_headers: Headers
+    """Of a stream's response."""
+    ping: bytes
+    """Sent when a stream was silent for a while; clients ignore it."""
 
     def chunk(self, delta: Delta) -> bytes:
-        """SSE events of one delta."""
+        """Events of one delta."""
         ...
 
     def closing(self, generation: Generation) -> bytes:
-        """SSE events after the last delta, before [DONE]."""
+        """Events after the last delta, the end mark included."""
+        ...
+
+    def failed(self, error: ShoalError) -> bytes:
+        """Events that end a stream which had begun."""
         ...
 
     def body(self, deltas: list[Delta], generation: Generation) -> bytes:
@@ -135,7 +144,7 @@ class GenerationResponse(Response):
                 if not self._started:
                     await self._start(send)
                 if deltas is None:
-                    piece = sse.PING
+                    piece = self._renderer.ping
                 else:
                     self._reservation.started()
                     piece = chunk(deltas[0]) if len(deltas) == 1 else b"".join(map(chunk, deltas))
@@ -144,13 +153,13 @@ class GenerationResponse(Response):
                 timer.sending_since = None
             await self._start(send)
             timer.sending_since = time.monotonic()
-            await self._send_last(send, self._renderer.closing(generation) + sse.DONE)
+            await self._send_last(send, self._renderer.closing(generation))
 
     async def _start(self, send: Send) -> None:
         """Sends the status line, once."""
         if not self._started:
             self._started = True
-            headers = [*sse.HEADERS, *self._timing_headers()]
+            headers = [*self._renderer.stream_headers, *self._timing_headers()]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def _send_last(self, send: Send, piece: bytes) -> None:
@@ -160,7 +169,7 @@ class GenerationResponse(Response):
         if isinstance(error, ClientGone):
             return
         if self._started:
-            await self._send_last(send, sse.event(error_bytes(error)) + sse.DONE)
+            await self._send_last(send, self._renderer.failed(error))
         else:
             await send_error(send, error)
 
