@@ -10,8 +10,8 @@ from shoal.protocol.messages import Finished, Submit
 from shoal.protocol.params import FinishReason
 
 
-def failed(error_code: str) -> Finished:
-    return Finished(FinishReason.ERROR, error_code=error_code)
+def failed(error_code: str, message: str | None = None) -> Finished:
+    return Finished(FinishReason.ERROR, error_code=error_code, error_message=message)
 
 
 def refusal(submit: Submit, vocab_size: int, max_model_len: int) -> str | None:
@@ -36,6 +36,18 @@ def finish_after(seq: Sequence, token_id: int) -> Finished | None:
     if len(seq.token_ids) >= seq.max_num_tokens:
         return Finished(FinishReason.LENGTH)
     return None
+
+
+def append_forced(
+    seq: Sequence, token_ids: list[int], *, ends: bool
+) -> tuple[list[int], Finished | None]:
+    """Appends tokens that follow without being sampled, up to one that ends the sequence; which
+    came so far, and how it ended. `ends`: nothing may follow them."""
+    for count, token_id in enumerate(token_ids, 1):
+        seq.token_ids.append(token_id)
+        if (finished := finish_after(seq, token_id)) is not None:
+            return token_ids[:count], finished
+    return token_ids, Finished(FinishReason.STOP) if ends else None
 
 
 def finish_at_deadline(seq: Sequence) -> Finished:
