@@ -17,9 +17,9 @@ from shoal.engine.limits import Limits
 from shoal.engine.sequence import Sequence, make_sequence, new_row
 from shoal.engine.stopping import (
     Deadlines,
-    append_forced,
     failed,
     finish_after,
+    finish_after_forced,
     finish_at_deadline,
     refusal,
 )
@@ -310,15 +310,15 @@ class Scheduler:
             seq_ids.append(seq.seq_id)
             sampled.append(token_id)
             may_end = token_id in seq.stop_ids or len(token_ids) >= seq.max_num_tokens
-            if may_end and (finished := finish_after(seq, token_id)) is not None:
-                self._finish(seq, finished)
-            elif seq.seq_id in result.forced or seq.seq_id in result.ended:
+            if seq.seq_id in result.forced or seq.seq_id in result.ended:
                 self._apply_grammar(seq, result, applied)
+            elif may_end and (finished := finish_after(seq, token_id)) is not None:
+                self._finish(seq, finished)
         return applied
 
     def _apply_grammar(self, seq: Sequence, result: StepResult, applied: Applied) -> None:
         """Tokens that follow without being sampled, and the end of the grammar."""
-        forced, finished = append_forced(
+        forced, finished = finish_after_forced(
             seq, result.forced.get(seq.seq_id, []), ends=seq.seq_id in result.ended
         )
         if forced:
