@@ -41,7 +41,8 @@ class Preparing:
             if (problem := ready.result()) is None:
                 self._scheduler.add(submit, arrival_s)
             else:
-                self._scheduler.refuse(seq_id, "grammar_error", problem)
+                message = " ".join(problem.split())
+                self._scheduler.refuse(seq_id, "grammar_error", message[:900])
 
     def abort(self, seq_id: int) -> None:
         """Unknown ids are ignored."""
