@@ -56,9 +56,17 @@ def complete(document: dict[str, Any], services: Services) -> dict[str, Any]:
             if "requestBody" in operation:
                 _add(operation, _OF_BODIES)
                 _name_model(operation, services)
-            if "{model_id}" in path:
+            if "{model_id}" in path or _takes_model(operation):
                 _add(operation, _OF_MODELS)
     return document
+
+
+def _takes_model(operation: dict[str, Any]) -> bool:
+    """Does its query name a model?"""
+    if not any(of["name"] == "model" for of in operation.get("parameters", ())):
+        return False
+    _add(operation, {400: _OF_BODIES[400]})
+    return True
 
 
 def _add(
