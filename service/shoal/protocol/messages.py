@@ -134,6 +134,8 @@ class Started(msgspec.Struct, frozen=True, array_like=True):
     num_cached_tokens: int
     queue_s: float
     prefill_s: float
+    num_ahead: int = 0
+    """Sequences of its model that were waiting when it arrived."""
 
 
 class Finished(msgspec.Struct, frozen=True, array_like=True):
@@ -141,9 +143,9 @@ class Finished(msgspec.Struct, frozen=True, array_like=True):
 
     reason: FinishReason
     stop_reason: int | str | None = None
-    """The stop id that matched, "max_time", or None."""
+    """The stop id that matched, "loop", "max_time", or None."""
     error_code: str | None = None
-    """With reason "error": numerical_error, request_timeout, server_is_overloaded."""
+    """With reason "error": numerical_error, no_token_left, request_timeout, server_is_overloaded."""
 
 
 class EngineStats(msgspec.Struct, frozen=True, array_like=True):
@@ -177,7 +179,7 @@ class StepOutputs(_Message, frozen=True):
     stats: EngineStats
     logprobs: dict[int, TokenLogprobs] = {}
     prompt_logprobs: dict[int, list[TokenLogprobs | None]] = {}
-    """For the whole prompt, sent once; None for the first position, which has no logprob."""
+    """From `prompt_logprobs_start` on, sent once; None for the first position, which has none."""
     started: dict[int, Started] = {}
     finished: dict[int, Finished] = {}
 
