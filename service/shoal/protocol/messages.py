@@ -145,7 +145,8 @@ class Finished(msgspec.Struct, frozen=True, array_like=True):
     stop_reason: int | str | None = None
     """The stop id that matched, "loop", "max_time", or None."""
     error_code: str | None = None
-    """With reason "error": numerical_error, no_token_left, request_timeout, server_is_overloaded."""
+    """With reason "error": numerical_error, no_token_left, request_timeout,
+    server_is_overloaded."""
 
 
 class EngineStats(msgspec.Struct, frozen=True, array_like=True):

@@ -13,6 +13,7 @@ from typing import Self
 from shoal.bridge.engine_client import EngineClient
 from shoal.errors import (
     InternalError,
+    InvalidRequest,
     ModelNotFound,
     NumericalError,
     RequestTimeout,
@@ -43,6 +44,8 @@ class Timings:
     first_token: float | None = None
     queue_s: float = 0.0
     prefill_s: float = 0.0
+    num_ahead: int = 0
+    """Sequences that were waiting when its first one arrived."""
 
 
 class SequenceText:
@@ -50,7 +53,7 @@ class SequenceText:
 
     __slots__ = (
         "_detokenizer", "_generation", "_hidden_names", "_num_chars", "_stops", "index",
-        "num_tokens", "open", "seq_id",
+        "open", "seq_id", "token_ids",
     )  # fmt: skip
 
     def __init__(self, generation: "Generation", index: int, seq_id: int) -> None:
@@ -67,7 +70,7 @@ class SequenceText:
         self._num_chars = 0  # code points of output text, stop strings included
         self.index = index
         self.seq_id = seq_id
-        self.num_tokens = 0
+        self.token_ids: list[int] = []
         self.open = True
 
     def push(
@@ -104,7 +107,7 @@ class SequenceText:
         finished: Finished | None,
     ) -> None:
         task = self._generation.task
-        self.num_tokens += 1
+        self.token_ids.append(token_id)
         delta.token_ids.append(token_id)
         if logprobs is not None:
             delta.logprobs.append(logprobs)
@@ -114,7 +117,7 @@ class SequenceText:
             return
         piece = self._detokenizer.push(token_id)
         self._num_chars += len(piece)
-        if self.num_tokens <= task.stop.min_tokens:
+        if len(self.token_ids) <= task.stop.min_tokens:
             delta.text = piece
             return
         # Stop strings also match special tokens that are hidden from the caller.
@@ -246,6 +249,10 @@ class Generation:
             self._client.abort(still_open)
         self._num_open = 0
 
+    def token_ids(self, index: int) -> list[int]:
+        """Those of one sequence so far."""
+        return self._sequences[index].token_ids
+
     # --- called by the sequences ---------------------------------------------------------------
 
     def add(self, delta: Delta) -> None:
@@ -273,6 +280,7 @@ class Generation:
             self.timings.first_token = time.monotonic()
             self.timings.queue_s = started.queue_s
             self.timings.prefill_s = started.prefill_s
+            self.timings.num_ahead = started.num_ahead
 
     def sequence_stopped(self, sequence: SequenceText) -> None:
         """A stop string matched, so the engine must stop computing this sequence."""
@@ -295,6 +303,11 @@ def _to_error(finished: Finished) -> ShoalError:
     match finished.error_code:
         case "numerical_error":
             return NumericalError("the model produced numbers that are not finite")
+        case "no_token_left":
+            return InvalidRequest(
+                "no token is left to sample: the options in use ban every one",
+                hint="look at logit_bias, allowed_token_ids, min_tokens and no_repeat_ngram_size",
+            )
         case "model_not_found":
             return ModelNotFound("the adapter was unloaded", param="model")
         case "request_timeout":

@@ -21,6 +21,10 @@ class Prompt:
 
     token_ids: list[int]
     text: str | None = None
+    num_truncated: int = 0
+    """Tokens that were cut from its start, because the request asked for it."""
+    logprobs_start: int = 0
+    """The first of its tokens whose log-probability is reported, if any are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,14 @@ def fit_max_tokens(
             hint="shorten the prompt or lower max_tokens",
         )
     return limit - longest if max_tokens is None else max_tokens
+
+
+def keep_last(prompt: Prompt, num_tokens: int) -> Prompt:
+    """The prompt's last tokens; the same prompt if it has no more."""
+    num_truncated = max(0, len(prompt.token_ids) - num_tokens)
+    if num_truncated == 0:
+        return prompt
+    return Prompt(prompt.token_ids[num_truncated:], num_truncated=num_truncated)
 
 
 def check_token_ids(token_ids: list[int], loaded: LoadedModel, *, param: str) -> None:

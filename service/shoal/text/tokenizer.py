@@ -12,6 +12,7 @@ from tokenizers import __version__ as TOKENIZERS_VERSION
 from shoal.checkpoint.files import TokenizerFiles
 from shoal.errors import ModelFolderError
 from shoal.text.detokenizer import CleanUpDetokenizer, Detokenizer, clean_up, make_detokenizer
+from shoal.text.token_search import TokenSearch
 from shoal.text.token_text import TokenText
 from shoal.text.tokenizer_library import build_library
 
@@ -61,6 +62,12 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Number of ids, added tokens included (the highest id + 1)."""
         return max(self.library.get_vocab(with_added_tokens=True).values()) + 1
+
+    @cached_property
+    def search(self) -> TokenSearch:
+        """Which tokens have a text. Slow at first: not on the event loop."""
+        token_bytes = [self.bytes_of(token_id) for token_id in range(self.vocab_size)]
+        return TokenSearch(token_bytes, self._text.byte_ids)
 
     @cached_property
     def special_names(self) -> dict[int, str]:

@@ -1,5 +1,5 @@
-"""DRY ("don't repeat yourself", p-e-w, 2024): the longer a repetition, the larger the penalty of the
-token that would lengthen it. As in llama.cpp, with the whole context as its range."""
+"""DRY ("don't repeat yourself", p-e-w, 2024): the longer a repetition, the larger the penalty of
+the token that would lengthen it. As in llama.cpp, with the whole context as its range."""
 
 import numpy as np
 

@@ -14,7 +14,9 @@ from shoal.server.api.generation.params import (
     off_loop,
     sampling_params,
     stop_params,
+    truncated,
 )
+from shoal.server.api.generation.sampler_fields import with_samplers
 from shoal.server.context import RequestContext
 from shoal.server.errors import FieldProblem
 from shoal.text.task import GenerationTask, Prompt, check_token_ids, fit_max_tokens, start_prompt
@@ -140,14 +142,18 @@ async def make_task(
     """Tokenizes, and validates against the model. Raises InvalidRequest."""
     if request.suffix:
         raise NotSupportedByModel(f"model {model.name} cannot fill in a suffix", param="suffix")
-    prompts = await _prompts(request, model, loaded)
+    prompts = truncated(
+        await _prompts(request, model, loaded), request, loaded, request.wanted_tokens
+    )
     max_tokens = fit_max_tokens(loaded, prompts, request.wanted_tokens, param="prompt")
     shown = request.logprobs if request.candidates == request.n else request.logprobs or 0
     return GenerationTask(
         request_id=context.request_id,
         model=model,
         prompts=prompts,
-        sampling=sampling_params(request, model, loaded),
+        sampling=await with_samplers(
+            sampling_params(request, model, loaded), request, model, loaded
+        ),
         stop=stop_params(request, model, loaded, max_tokens, settings.request_timeout),
         output=OutputParams(logprobs=shown, prompt_logprobs=_prompt_logprobs(request)),
         n=request.n,
@@ -169,7 +175,8 @@ async def _prompts(
     prompts: list[Prompt] = []
     for item in request.prompt:
         if isinstance(item, str):
-            check_prompt_chars(len(item), loaded, param="prompt")
+            if request.truncate_prompt_tokens is None:
+                check_prompt_chars(len(item), loaded, param="prompt")
             token_ids = await off_loop(
                 len(item),
                 lambda text=item: model.tokenizer.encode(  # type: ignore[misc]

@@ -101,5 +101,5 @@ def _render_options(fields: GenerationFields, fingerprint: str) -> RenderOptions
         continuous_usage=stream_options is not None and stream_options.continuous_usage_stats,
         return_token_ids=fields.return_token_ids,
         tokens_as_ids=fields.return_tokens_as_token_ids,
-        include=tuple(fields.include),
+        include=(*fields.include, *(("truncated",) if fields.truncate_prompt_tokens else ())),
     )
