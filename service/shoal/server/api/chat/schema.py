@@ -86,8 +86,8 @@ async def make_task(
 ) -> GenerationTask:
     """Renders the template, tokenizes and checks. Raises InvalidRequest."""
     requested = request.max_completion_tokens or request.max_tokens
-    prompts = (await chat_prompt(request, model, loaded),)
-    prompts = truncated(prompts, request, loaded, requested or 1)
+    rendered = await chat_prompt(request, model, loaded)
+    prompts = truncated((rendered,), request, loaded, requested or 1)
     max_tokens = fit_max_tokens(loaded, prompts, requested, param="messages")
     return GenerationTask(
         request_id=context.request_id,

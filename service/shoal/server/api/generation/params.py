@@ -79,7 +79,7 @@ def stop_params(
             param="min_tokens",
         )
     check_token_ids(fields.stop_token_ids, loaded, param="stop_token_ids")
-    loops = fields.loop_limits
+    loops = fields.stop_on_loop
     return StopParams(
         max_tokens=max_tokens,
         min_tokens=fields.min_tokens,

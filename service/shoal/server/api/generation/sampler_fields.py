@@ -7,7 +7,7 @@ the model's vocabulary.
 from typing import Annotated, Any
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator
 
 from shoal.errors import InvalidRequest
 from shoal.protocol.messages import LoadedModel
@@ -40,6 +40,18 @@ class LoopLimits(BaseModel):
     max_period: Int = Field(32, ge=1, le=256, description="Most tokens of the block.")
 
 
+def _to_limits(value: Any) -> Any:
+    """true takes the defaults, false is not given."""
+    return ({} if value else None) if isinstance(value, bool) else value
+
+
+OnLoop = Annotated[
+    LoopLimits | None,
+    BeforeValidator(_to_limits),
+    WithJsonSchema({"anyOf": [{"type": "boolean"}, LoopLimits.model_json_schema()]}),
+]
+
+
 class SamplerFields(BaseModel):
     """Options beyond temperature and truncation, in the order of the API's table."""
 
@@ -59,8 +71,8 @@ class SamplerFields(BaseModel):
         max_length=MAX_BREAKERS,
         description='Texts whose tokens end a repetition; default newline, ":", \'"\', "*".',
     )
-    stop_on_loop: bool | LoopLimits = Field(
-        False, description="End with stop_reason loop when the output repeats itself."
+    stop_on_loop: OnLoop = Field(
+        None, description="End with stop_reason loop when the output repeats itself."
     )
     allowed_token_ids: list[Int] = Field([], description="Sample only these; empty = all.")
 
@@ -86,13 +98,6 @@ class SamplerFields(BaseModel):
         if any(not 1 <= len(text) <= MAX_BREAKER_CHARS for text in value or ()):
             raise FieldProblem(f"strings must have 1 to {MAX_BREAKER_CHARS} characters")
         return value
-
-    @property
-    def loop_limits(self) -> LoopLimits | None:
-        """None if loops do not end the output."""
-        if isinstance(self.stop_on_loop, LoopLimits):
-            return self.stop_on_loop
-        return LoopLimits() if self.stop_on_loop else None
 
 
 async def with_samplers(
