@@ -11,9 +11,10 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from shoal.errors import InvalidRequest, ShoalError
-from shoal.server.api import admin, health, models, tokenize
+from shoal.server.api import admin, embeddings, health, models, tokenize
 from shoal.server.api.chat.route import router as chat_router
 from shoal.server.api.completions.route import router as completions_router
+from shoal.server.api.scoring import choices, perplexity
 from shoal.server.errors import error_body, error_headers
 from shoal.server.json import APIResponse
 from shoal.server.middleware import AccessMiddleware, ContextMiddleware
@@ -44,6 +45,9 @@ def create_app(services: Services) -> FastAPI:
         chat_router,
         models.router,
         tokenize.router,
+        choices.router,
+        perplexity.router,
+        embeddings.router,
         health.router,
     ):
         app.include_router(router)

@@ -183,7 +183,7 @@ class Generation:
                         prompt_token_ids=task.prompts[prompt_index].token_ids,
                         sampling=task.sampling_of(sample_index),
                         stop=task.stop,
-                        output=task.output,
+                        output=task.output_of(prompt_index),
                         priority=task.priority,
                         tenant=task.tenant,
                         cache_salt=task.cache_salt,

@@ -6,6 +6,8 @@ validate it again.
 
 from dataclasses import dataclass
 
+import msgspec
+
 from shoal.errors import ContextLengthExceeded, InvalidRequest
 from shoal.protocol.messages import LoadedModel
 from shoal.protocol.params import OutputParams, SamplingParams, StopParams
@@ -66,7 +68,14 @@ class GenerationTask:
         if sample_index == 0:
             return self.sampling
         seed = (self.sampling.seed + sample_index * 0x9E3779B97F4A7C15) & _MASK_64
-        return _with_seed(self.sampling, seed)
+        return msgspec.structs.replace(self.sampling, seed=seed)
+
+    def output_of(self, prompt_index: int) -> OutputParams:
+        """What the sequences of this prompt report."""
+        start = self.prompts[prompt_index].logprobs_start
+        if start == 0:
+            return self.output
+        return msgspec.structs.replace(self.output, prompt_logprobs_start=start)
 
 
 def fit_max_tokens(
@@ -118,8 +127,3 @@ def start_prompt(model: TextModel, token_ids: list[int], *, param: str) -> list[
             f"{param} is empty and model {model.name} has no token to start from", param=param
         )
     return [model.start_token_id]
-
-
-def _with_seed(sampling: SamplingParams, seed: int) -> SamplingParams:
-    fields = {name: getattr(sampling, name) for name in sampling.__struct_fields__}
-    return SamplingParams(**{**fields, "seed": seed})

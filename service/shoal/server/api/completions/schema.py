@@ -40,6 +40,21 @@ PromptItems = Annotated[
 ]
 
 
+def prompt_list(value: Any) -> list[str] | list[list[int]]:
+    """Several prompts, whichever way they or the only one were written. Raises FieldProblem."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list) or not value:
+        raise FieldProblem("must be a string, or a non-empty array of strings or token ids")
+    if all(isinstance(item, str) for item in value):
+        return value
+    if all(map(_is_id, value)):
+        return [list(map(int, value))]
+    if all(isinstance(item, list) and item and all(map(_is_id, item)) for item in value):
+        return [list(map(int, item)) for item in value]
+    raise FieldProblem("must hold only strings, only token ids, or only arrays of token ids")
+
+
 class CompletionRequest(GenerationFields):
     """Body of a completions request."""
 
@@ -56,17 +71,7 @@ class CompletionRequest(GenerationFields):
     @field_validator("prompt", mode="before")
     @classmethod
     def _to_prompt_list(cls, value: Any) -> list[str] | list[list[int]]:
-        if isinstance(value, str):
-            return [value]
-        if not isinstance(value, list) or not value:
-            raise FieldProblem("must be a string, or a non-empty array of strings or token ids")
-        if all(isinstance(item, str) for item in value):
-            return value
-        if all(map(_is_id, value)):
-            return [list(map(int, value))]
-        if all(isinstance(item, list) and item and all(map(_is_id, item)) for item in value):
-            return [list(map(int, item)) for item in value]
-        raise FieldProblem("must hold only strings, only token ids, or only arrays of token ids")
+        return prompt_list(value)
 
     @field_validator("logprobs", mode="before")
     @classmethod
