@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from shoal.errors import InvalidRequest, ShoalError
-from shoal.server.api import admin, embeddings, health, models, tokenize
+from shoal.server.api import admin, embeddings, health, models, requests, tokenize, usage
 from shoal.server.api.chat.route import router as chat_router
 from shoal.server.api.completions.route import router as completions_router
 from shoal.server.api.scoring import choices, perplexity
@@ -48,6 +48,8 @@ def create_app(services: Services) -> FastAPI:
         choices.router,
         perplexity.router,
         embeddings.router,
+        requests.router,
+        usage.router,
         health.router,
     ):
         app.include_router(router)

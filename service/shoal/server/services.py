@@ -11,12 +11,14 @@ from fastapi import Request
 
 from shoal.bridge.engine_client import EngineClient, ModelState
 from shoal.config import Settings
-from shoal.errors import InvalidRequest, ModelNotFound, Unavailable
+from shoal.errors import AuthenticationFailed, InvalidRequest, ModelNotFound, Unavailable
 from shoal.metrics import Metrics
 from shoal.protocol.messages import LoadedModel
 from shoal.server.adapters import AdapterRegistry
 from shoal.server.admission import Admission
 from shoal.server.auth import KeyRing
+from shoal.server.running import RunningGenerations
+from shoal.server.usage import UsageLedger
 from shoal.text.text_model import TextModel
 
 
@@ -55,6 +57,8 @@ class Services:
     """Tasks of running generations; shutdown waits for them."""
     loop_beat: float = field(default_factory=time.monotonic)
     """Monotonic time at which the event loop was last known to run."""
+    running: RunningGenerations = field(default_factory=RunningGenerations)
+    usage: UsageLedger = field(default_factory=UsageLedger)
     adapters: AdapterRegistry = field(init=False)
     admin_keys: KeyRing = field(init=False)
 
@@ -157,3 +161,12 @@ def services_of(request: Request) -> Services:
     """The services of the app that handles this request."""
     services: Services = request.app.state.services
     return services
+
+
+def is_admin(request: Request) -> bool:
+    """Does the request come with an admin key?"""
+    admin_keys = services_of(request).admin_keys
+    try:
+        return bool(admin_keys) and bool(admin_keys.tenant(request.headers))
+    except AuthenticationFailed:
+        return False

@@ -99,6 +99,12 @@ class SequenceText:
         self._generation.fail(error)  # while still open, so that the sequence is aborted
         self.open = False
 
+    def cancel(self) -> None:
+        """Ends with what it has."""
+        delta = Delta(self.index)
+        self._finish(delta, Finished(FinishReason.LENGTH, stop_reason="cancelled"))
+        self._generation.add(delta)
+
     def _add_token(
         self,
         delta: Delta,
@@ -252,6 +258,17 @@ class Generation:
     def token_ids(self, index: int) -> list[int]:
         """Those of one sequence so far."""
         return self._sequences[index].token_ids
+
+    def cancel(self) -> int | None:
+        """Ends the sequences that still run with what they have. Returns how many tokens the
+        request has generated, None if it is over already."""
+        running = [sequence for sequence in self._sequences if sequence.open]
+        if not running:
+            return None
+        for sequence in running:
+            sequence.cancel()
+        self._client.abort([sequence.seq_id for sequence in running])
+        return self.usage.completion_tokens
 
     # --- called by the sequences ---------------------------------------------------------------
 
