@@ -130,6 +130,16 @@ class KVBlocks:
         for block_id in seq.block_ids:
             self._forget(block_id)
 
+    def reset_cache(self) -> int:
+        """Forgets all cached blocks and gives back the memory of those that nobody uses. Returns
+        how many were cached."""
+        cached = self.cache.block_ids()
+        for block_id in cached:
+            self._forget(block_id)
+        if self._account is not None:
+            self._account.release(self.pool.give_back(self.pool.num_blocks))
+        return len(cached)
+
     def expect(self, seq: Sequence, sign: int) -> None:
         """The sequence arrived (1) or ended (-1): what it may need at most counts as demand."""
         if self._account is not None:

@@ -82,6 +82,15 @@ class Scheduler:
     def num_used_blocks(self) -> int:
         return self._blocks.pool.num_used
 
+    @property
+    def submits(self) -> list[Submit]:
+        """Of all sequences, running and waiting."""
+        return [seq.submit for seq in self._sequences.values()]
+
+    def reset_cache(self) -> int:
+        """Forgets the prefix cache; returns how many blocks it had."""
+        return self._blocks.reset_cache()
+
     def has_adapter(self, adapter_id: int) -> bool:
         """Has any sequence, running or waiting, this adapter?"""
         return any(seq.submit.adapter_id == adapter_id for seq in self._sequences.values())

@@ -1,9 +1,9 @@
 """Every message between the HTTP server and the engine.
 
-Server to engine: `EngineConfig` (once, first), `Submit`, `Abort`, `LoadAdapter`, `UnloadAdapter`,
-`Shutdown`.
-Engine to server: `Loading`, `LoadFailed`, `Loaded`, `Ready`, `AdapterLoaded`, `AdapterFailed`,
-`AdapterUnloaded`, `StepOutputs`, `Heartbeat`, `EngineFailed`.
+Server to engine: `EngineConfig` (once, first), `Submit`, `Abort`, `LoadModel`, `UnloadModel`,
+`LoadAdapter`, `UnloadAdapter`, `ResetCache`, `Shutdown`.
+Engine to server: `Loading`, `LoadFailed`, `Loaded`, `Ready`, `ModelUnloaded`, `AdapterLoaded`,
+`AdapterFailed`, `AdapterUnloaded`, `CacheReset`, `StepOutputs`, `Heartbeat`, `EngineFailed`.
 """
 
 import msgspec
@@ -99,6 +99,26 @@ class Abort(_Message, frozen=True):
     """End these sequences now. Unknown or finished ids are ignored."""
 
     seq_ids: list[int]
+
+
+class LoadModel(_Message, frozen=True):
+    """Load one more model beside those that are served; answered by `Loading`, then `Loaded` or
+    `LoadFailed`."""
+
+    source: ModelSource
+
+
+class UnloadModel(_Message, frozen=True):
+    """Free a model and its adapters; answered by `ModelUnloaded`. Its sequences fail."""
+
+    model: str
+
+
+class ResetCache(_Message, frozen=True):
+    """Forget the prefix caches; answered by `CacheReset`."""
+
+    model: str = ""
+    """Empty: of all models."""
 
 
 class LoadAdapter(_Message, frozen=True):
@@ -251,6 +271,19 @@ class Loaded(_Message, frozen=True):
     model: LoadedModel
 
 
+class ModelUnloaded(_Message, frozen=True):
+    """The model is served no more and its memory free."""
+
+    model: str
+
+
+class CacheReset(_Message, frozen=True):
+    """The prefix caches are empty."""
+
+    num_blocks: int
+    """KV blocks that they had."""
+
+
 class Ready(_Message, frozen=True):
     """Every model is either loaded, or was reported as failed."""
 
@@ -268,8 +301,27 @@ class EngineFailed(_Message, frozen=True):
     message: str
 
 
-ToEngine = EngineConfig | Submit | Abort | LoadAdapter | UnloadAdapter | Shutdown
+ToEngine = (
+    EngineConfig
+    | Submit
+    | Abort
+    | LoadModel
+    | UnloadModel
+    | LoadAdapter
+    | UnloadAdapter
+    | ResetCache
+    | Shutdown
+)
 AdapterEvent = AdapterLoaded | AdapterFailed | AdapterUnloaded
 FromEngine = (
-    Loading | LoadFailed | Loaded | Ready | AdapterEvent | StepOutputs | Heartbeat | EngineFailed
+    Loading
+    | LoadFailed
+    | Loaded
+    | Ready
+    | ModelUnloaded
+    | AdapterEvent
+    | CacheReset
+    | StepOutputs
+    | Heartbeat
+    | EngineFailed
 )
