@@ -1,5 +1,6 @@
-"""The models of an engine that come and go while it runs, as its client knows them. All calls happen
-on the event loop's thread.
+"""The models of an engine that come and go while it runs, as its client knows them.
+
+All calls happen on the event loop's thread.
 """
 
 import asyncio
@@ -37,9 +38,11 @@ class ModelTable:
         self._loading[source.name] = source, future
         await asyncio.shield(future)
 
-    async def unload(self, name: str) -> None:
-        """Waits for the engine's answer to `UnloadModel`, or its end."""
+    async def unload(self, name: str, *, is_gone: bool) -> None:
+        """Waits for the engine's answer to `UnloadModel`, or its end. `is_gone`: no engine runs."""
         self._wanted.pop(name, None)
+        if is_gone:
+            return
         self._unloading[name] = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._unloading[name])
 

@@ -47,12 +47,19 @@ class Services:
     metrics: Metrics
     failed: dict[str, str] = field(default_factory=dict)
     """Models of models_dir whose tokenizer or template failed to load, with the reason."""
+    added: set[str] = field(default_factory=set)
+    """Models that were added while the server runs: it is ready without them."""
+    loading: set[str] = field(default_factory=set)
+    """Names of models whose folder is being looked at."""
     configured: tuple[str, ...] = ()
     """Names of all models, in the order of the settings; empty = those of `models`."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Other names of models -> the name each is served by."""
     version: str = field(default_factory=shoal_version)
     draining: bool = False
+    """The server is shutting down."""
+    drained: bool = False
+    """An admin lets it take no new work, until that is undone."""
     open_requests: set["asyncio.Task[object]"] = field(default_factory=set)
     """Tasks of running generations; shutdown waits for them."""
     loop_beat: float = field(default_factory=time.monotonic)
@@ -88,10 +95,13 @@ class Services:
         reasons = {name: self.failure_of(name) for name in self.states()}
         return {name: reason for name, reason in reasons.items() if reason is not None}
 
+    def all_names(self) -> tuple[str, ...]:
+        """Every model, in configured order."""
+        return self.configured or tuple(self.models)
+
     def served_names(self) -> list[str]:
         """Models that did not fail, in configured order; includes those still loading."""
-        names = self.configured or tuple(self.models)
-        return [name for name in names if self.failure_of(name) is None]
+        return [name for name in self.all_names() if self.failure_of(name) is None]
 
     @property
     def default_model(self) -> str:
@@ -138,6 +148,8 @@ class Services:
         name = self.adapters.ready_base(name) or name
         loaded = self.client.loaded.get(name)
         if loaded is None:
+            if name not in self.client.states:
+                raise ModelNotFound(f"the model {name!r} was unloaded", param="model")
             if self.client.states[name].state != "failed":
                 raise _is_loading(name)
             raise Unavailable(

@@ -89,7 +89,7 @@ def _reserve(
     """Reserves capacity before any work is done; adapters share that of their base. Raises
     Unavailable or RateLimited."""
     try:
-        if services.draining:
+        if services.draining or services.drained:
             raise shutting_down()
         wait_s = services.admission.expected_wait_s(base)
         if fields.max_time is not None and wait_s > fields.max_time:
