@@ -59,6 +59,14 @@ class NotFound(InvalidRequest):
     code = "not_found"
 
 
+class Conflict(ShoalError):
+    """What is asked for cannot be done in the state things are in."""
+
+    status = 409
+    type = "conflict_error"
+    code = "model_busy"
+
+
 class AuthenticationFailed(ShoalError):
     status = 401
     type = "authentication_error"

@@ -1,5 +1,6 @@
 """All Prometheus metrics. Names are part of the API; buckets suit CPU speeds (1 ms to 60 s)."""
 
+import contextlib
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -62,6 +63,16 @@ class Metrics:
         self.request_seconds = histogram("request_seconds", "Whole requests")
         self.batch_size = histogram("batch_size", "Sequences in a step", _ROWS)
         self.step_seconds = histogram("step_seconds", "One engine step")
+
+    def forget(self, model: str) -> None:
+        """The model is gone: nothing shows its state any more. What was counted stays."""
+        for gauge in (self.running, self.waiting, self.queue_tokens, self.kv_used, self.kv_total):
+            with contextlib.suppress(KeyError):
+                gauge.remove(model)
+        for state in ("loading", "ready", "failed"):
+            with contextlib.suppress(KeyError):
+                self.model_state.remove(model, state)
+        self._last_preemptions.pop(model, None)
 
     def on_step(self, outputs: StepOutputs) -> None:
         """Implements StepObserver: records one engine step."""

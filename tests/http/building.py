@@ -64,6 +64,7 @@ class ScriptedRunner:
             result.prompt_logprobs[seq_id] = [
                 self.logprobs(known[position], position, k)
                 for position in range(start + 1, min(end + 1, new.num_prompt_tokens))
+                if position >= new.output.prompt_logprobs_start
             ]
         if end < len(known):
             return

@@ -16,6 +16,7 @@ from shoal.protocol.messages import (
     EngineStats,
     Finished,
     LoadedModel,
+    ModelSource,
     Started,
     StepOutputs,
     Submit,
@@ -93,6 +94,20 @@ class EngineClient(Protocol):
         """Adapters that a restarted engine could not load again, and why."""
         ...
 
+    async def load_model(self, source: ModelSource) -> None:
+        """Returns when sequences may have it; `states` shows the progress. A restarted engine loads
+        it again. Raises ModelFolderError, or Unavailable while the engine is not ready."""
+        ...
+
+    async def unload_model(self, name: str) -> None:
+        """Sequences that still have it fail; returns when its memory is free."""
+        ...
+
+    async def reset_cache(self, name: str = "") -> int:
+        """Empties the prefix cache of a model, by default of all; returns how many blocks it
+        had."""
+        ...
+
     async def load_adapter(self, source: AdapterSource) -> None:
         """Returns when sequences may have it. Raises ModelFolderError, or Unavailable while its
         base is not ready."""
@@ -102,11 +117,15 @@ class EngineClient(Protocol):
         """No sequence may have it from the call on; returns when the last one is over."""
         ...
 
+    def forget_adapter(self, adapter_id: int) -> None:
+        """Its base is about to be unloaded: no sequence may have it any more."""
+        ...
+
     def new_seq_id(self) -> int: ...
 
     def submit(self, message: Submit, sink: SequenceSink) -> None:
         """Starts a sequence. Raises Unavailable while the engine is not ready, ModelNotFound for
-        an adapter that was unloaded."""
+        a model or an adapter that was unloaded."""
         ...
 
     def abort(self, seq_ids: Sequence[int]) -> None:

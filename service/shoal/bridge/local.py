@@ -7,26 +7,37 @@ that may import both the server side and the engine side.
 import asyncio
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from shoal.bridge.adapters import AdapterTable
 from shoal.bridge.engine_client import Dispatcher, ModelState, SequenceSink, StepObserver
 from shoal.engine.core import EngineCore
-from shoal.errors import Unavailable
+from shoal.errors import ModelNotFound, ShoalError, Unavailable
 from shoal.protocol.messages import (
     AdapterLoaded,
     AdapterSource,
     EngineStats,
     LoadedModel,
+    ModelSource,
     Submit,
 )
+from shoal.protocol.step import LoadedRunner
 
 
 class LocalEngine:
     """EngineClient over an EngineCore in the same process."""
 
-    def __init__(self, core: EngineCore, *, observer: StepObserver | None = None) -> None:
+    def __init__(
+        self,
+        core: EngineCore,
+        *,
+        observer: StepObserver | None = None,
+        load: Callable[[ModelSource, int], LoadedRunner] | None = None,
+    ) -> None:
+        """`load`: loads a model that is added, with so many bytes for its KV cache."""
         self._core = core
+        self._load = load
+        self._states = {model.name: ModelState("ready", 1.0) for model in core.loaded_models}
         self._dispatcher = Dispatcher(observer)
         self._ids = itertools.count(1)
         self._loaded = {model.name: model for model in core.loaded_models}
@@ -43,7 +54,7 @@ class LocalEngine:
 
     @property
     def states(self) -> Mapping[str, ModelState]:
-        return {name: ModelState("ready", 1.0) for name in self._loaded}
+        return self._states
 
     @property
     def stats(self) -> Mapping[str, EngineStats]:
@@ -61,6 +72,29 @@ class LocalEngine:
     def failed_adapters(self) -> Mapping[int, str]:
         return self._adapters.failed
 
+    async def load_model(self, source: ModelSource) -> None:
+        if self._load is None:
+            raise Unavailable("this engine loads no further models", code="model_loading")
+        self._states[source.name] = ModelState()
+        kv_bytes = self._core.kv_bytes_of_one_more
+        try:
+            runner = await asyncio.to_thread(self._load, source, kv_bytes)
+        except ShoalError:
+            del self._states[source.name]
+            raise
+        self._loaded[source.name] = self._core.add_model(source.name, runner)
+        self._states[source.name] = ModelState("ready", 1.0)
+
+    async def unload_model(self, name: str) -> None:
+        self._loaded.pop(name, None)
+        self._states.pop(name, None)
+        self._core.remove_model(name)
+        self._dispatcher.stats.pop(name, None)
+        self._work.set()
+
+    async def reset_cache(self, name: str = "") -> int:
+        return self._core.reset_cache(name)
+
     async def load_adapter(self, source: AdapterSource) -> None:
         if source.model not in self._loaded:
             raise Unavailable(f"model {source.model} is not served", code="model_loading")
@@ -73,12 +107,17 @@ class LocalEngine:
         self._work.set()
         await self._adapters.unloaded(adapter_id)
 
+    def forget_adapter(self, adapter_id: int) -> None:
+        self._adapters.leave(adapter_id)
+
     def new_seq_id(self) -> int:
         return next(self._ids)
 
     def submit(self, message: Submit, sink: SequenceSink) -> None:
         if self._closed:
             raise Unavailable("the engine is closed", code="shutting_down")
+        if message.model not in self._states:
+            raise ModelNotFound("the model was unloaded", param="model")
         self._adapters.check(message.adapter_id)
         self._dispatcher.add(message.seq_id, sink)
         self._core.add(message)

@@ -16,8 +16,9 @@ import msgspec
 
 from shoal.bridge.adapters import AdapterTable
 from shoal.bridge.engine_client import Dispatcher, ModelState, SequenceSink, StepObserver
+from shoal.bridge.models import ModelTable
 from shoal.bridge.supervisor import Supervisor
-from shoal.errors import EngineRestarted, ShoalError, Unavailable
+from shoal.errors import EngineRestarted, ModelNotFound, ShoalError, Unavailable
 from shoal.protocol import codec
 from shoal.protocol.messages import (
     Abort,
@@ -25,6 +26,7 @@ from shoal.protocol.messages import (
     AdapterLoaded,
     AdapterSource,
     AdapterUnloaded,
+    CacheReset,
     EngineConfig,
     EngineFailed,
     EngineStats,
@@ -35,11 +37,16 @@ from shoal.protocol.messages import (
     LoadedModel,
     LoadFailed,
     Loading,
+    LoadModel,
+    ModelSource,
+    ModelUnloaded,
     Ready,
+    ResetCache,
     StepOutputs,
     Submit,
     ToEngine,
     UnloadAdapter,
+    UnloadModel,
 )
 
 log = logging.getLogger("shoal.engine")
@@ -67,6 +74,7 @@ class RemoteEngine:
         self._ids = itertools.count(1)
         self._loaded: dict[str, LoadedModel] = {}
         self._states = {model.name: ModelState() for model in config.models}
+        self._models = ModelTable(config.models)
         self._adapters = AdapterTable(config.adapters)
         self._last_message_at = time.monotonic()
         self._closing = False
@@ -105,6 +113,31 @@ class RemoteEngine:
     def failed_adapters(self) -> Mapping[int, str]:
         return self._adapters.failed
 
+    async def load_model(self, source: ModelSource) -> None:
+        if self._connection is None or not self.ready.is_set():
+            raise Unavailable("the engine is starting", code="model_loading", retry_after_s=2.0)
+        self._states[source.name] = ModelState()
+        self._connection.send(LoadModel(source))
+        try:
+            await self._models.load(source)
+        except ShoalError:
+            self._states.pop(source.name, None)
+            raise
+
+    async def unload_model(self, name: str) -> None:
+        self._loaded.pop(name, None)
+        self._states.pop(name, None)
+        if self._connection is not None:
+            self._connection.send(UnloadModel(name))
+        await self._models.unload(name, is_gone=self._connection is None)
+        self._dispatcher.stats.pop(name, None)
+
+    async def reset_cache(self, name: str = "") -> int:
+        if self._connection is None:
+            return 0
+        self._connection.send(ResetCache(name))
+        return await self._models.reset()
+
     async def load_adapter(self, source: AdapterSource) -> None:
         if self._connection is None or source.model not in self._loaded:
             raise _is_loading(source.model)
@@ -117,10 +150,15 @@ class RemoteEngine:
             self._connection.send(UnloadAdapter(adapter_id))
             await self._adapters.unloaded(adapter_id)
 
+    def forget_adapter(self, adapter_id: int) -> None:
+        self._adapters.leave(adapter_id)
+
     def new_seq_id(self) -> int:
         return next(self._ids)
 
     def submit(self, message: Submit, sink: SequenceSink) -> None:
+        if message.model not in self._states:
+            raise ModelNotFound("the model was unloaded", param="model")
         if self._connection is None or message.model not in self._loaded:
             raise _is_loading(message.model)
         self._adapters.check(message.adapter_id)
@@ -145,7 +183,9 @@ class RemoteEngine:
     # --- connection and process events ----------------------------------------------------------
 
     def _make_connection(self) -> asyncio.Protocol:
-        config = msgspec.structs.replace(self._config, adapters=self._adapters.wanted)
+        config = msgspec.structs.replace(
+            self._config, models=self._models.wanted, adapters=self._adapters.wanted
+        )
         self._connection = _Connection(self._handle_message, first=config)
         self._last_message_at = time.monotonic()
         return self._connection
@@ -167,16 +207,23 @@ class RemoteEngine:
                 self._dispatcher.deliver(message)
             case Heartbeat():
                 self._dispatcher.note_stats(message.stats)
+            case ModelUnloaded():
+                self._models.unloaded(message.model)
+            case CacheReset():
+                self._models.cache_reset(message.num_blocks)
             case AdapterLoaded() | AdapterFailed() | AdapterUnloaded():
                 self._adapters.handle(message)
             case Loading():
                 self._states[message.model].progress = message.progress
+            case LoadFailed() if self._models.failed(message.model, message.message):
+                pass  # whoever asked for it is told
             case LoadFailed():
                 log.error("model failed", extra={"model": message.model, "reason": message.message})
                 self._states[message.model] = ModelState("failed", reason=message.message)
             case Loaded():
                 self._loaded[message.model.name] = message.model
                 self._states[message.model.name] = ModelState("ready", 1.0)
+                self._models.loaded(message.model.name)
             case Ready():
                 self._supervisor.came_up()
                 self.ready.set()
@@ -197,6 +244,9 @@ class RemoteEngine:
         )
         self._dispatcher.fail_all(error)
         self._adapters.engine_ended(error)
+        for name in [name for name in self._states if self._models.is_being_added(name)]:
+            del self._states[name]
+        self._models.engine_ended(error)
         reasons = [state.reason for state in self._states.values() if state.reason]
         if is_final and self._on_fatal is not None and not self._closing:
             self._on_fatal(reasons[0] if reasons else f"engine exited with code {exit_code}")

@@ -21,6 +21,11 @@ class EngineAdapters:
         """One more model that adapters may change."""
         self._models[name] = scheduler, runner, preparing
 
+    def remove_model(self, name: str) -> None:
+        """Its adapters go with it."""
+        del self._models[name]
+        self._base_of = {i: base for i, base in self._base_of.items() if base != name}
+
     def has(self, model: str, adapter_id: int) -> bool:
         """May a sequence of the model be added with it? 0, no adapter, always."""
         is_loaded = self._base_of.get(adapter_id) == model and adapter_id not in self._leaving

@@ -19,6 +19,11 @@ class Arbiter:
         self._used_s[model] = 0.0
         self._last_turn[model] = 0
 
+    def remove(self, model: str) -> None:
+        """It is not chosen any more."""
+        del self._used_s[model], self._last_turn[model]
+        self._ready.discard(model)
+
     def pick(self, ready: list[str]) -> str:
         """The model to step now; `ready` are those with work, at least one.
 

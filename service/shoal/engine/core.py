@@ -51,9 +51,11 @@ class EngineCore:
         self._config = config
         num_models = max(1, len(config.models), len(models))
         self._budget = KVBudget(config.kv_cache_bytes, num_models)
+        self._own_bytes: dict[str, int] = {}  # of models whose blocks are not shared
         self._models: dict[str, _Model] = {}
         self._arbiter = Arbiter([])
         self._unknown: list[Submit] = []  # for a model that is not served; to be refused
+        self._last_words: list[StepOutputs] = []  # of models that are gone
         self._adapters = EngineAdapters()
         for name, model in models.items():
             self.add_model(name, model)
@@ -66,10 +68,36 @@ class EngineCore:
         self._adapters.add_model(name, served.scheduler, served.runner, served.preparing)
         return served.loaded
 
+    def remove_model(self, name: str) -> None:
+        """Serves a model and its adapters no more: its sequences fail. Unknown names are
+        ignored."""
+        if (model := self._models.pop(name, None)) is None:
+            return
+        if model.scheduler.has_finished:
+            self._last_words.append(model.outputs())
+        self._unknown += model.scheduler.submits
+        self._arbiter.remove(name)
+        self._adapters.remove_model(name)
+        if model.account is None:
+            self._budget.put_in(self._own_bytes.pop(name))
+        else:
+            self._budget.close(model.account)
+
+    @property
+    def kv_bytes_of_one_more(self) -> int:
+        """KV memory that a model which comes now would be sure of."""
+        return self._budget.share_of_one_more()
+
+    def reset_cache(self, name: str) -> int:
+        """Forgets the prefix cache of a model, of all for an empty name. Returns how many blocks
+        it had."""
+        models = [model for key, model in self._models.items() if name in ("", key)]
+        return sum(model.scheduler.reset_cache() for model in models)
+
     def _open_account(self, model: LoadedRunner) -> Account | None:
         """None for a model whose KV blocks are memory of its own."""
         if (memory := model.kv_memory) is None:
-            self._budget.take_out()
+            self._own_bytes[model.loaded.name] = self._budget.take_out()
             return None
         num_blocks = -(-model.loaded.max_model_len // self._config.block_size)
         return self._budget.open(
@@ -87,7 +115,7 @@ class EngineCore:
         """Would `step` do something?"""
         for model in self._models.values():
             model.preparing.poll()
-        return bool(self._unknown) or any(
+        return bool(self._unknown or self._last_words) or any(
             model.scheduler.has_work or model.scheduler.has_finished
             for model in self._models.values()
         )
@@ -125,6 +153,8 @@ class EngineCore:
 
     def step(self) -> StepOutputs | None:
         """Steps one model, or reports what finished without a step. None if idle."""
+        if self._last_words:
+            return self._last_words.pop()
         if self._unknown:
             return _refuse_model(self._unknown.pop())
         now = self._clock()
@@ -165,7 +195,9 @@ class _Model:
         sure_blocks = num_blocks if account is None else min(num_blocks, account.share)
         self.loaded = loaded = _fit(model.loaded, sure_blocks, config)
         self.runner = model.runner
-        self._account = account
+        self.account = account
+        if account is not None:
+            account.least = -(-loaded.max_model_len // config.block_size)
         self._speed = SpeedMeter()
         self.scheduler = Scheduler(
             Limits(
@@ -189,7 +221,7 @@ class _Model:
         scheduler = self.scheduler
         started_s = clock()
         plan = scheduler.plan(started_s)
-        if self._account is not None and self._account.is_short:
+        if self.account is not None and self.account.is_short:
             make_way()
             if not plan.seq_ids:
                 released, plan = plan.released, scheduler.plan(started_s)

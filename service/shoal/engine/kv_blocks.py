@@ -38,22 +38,29 @@ class KVBlocks:
         return len(seq.block_ids) < self.blocks_for(seq.max_computed_tokens)
 
     def find_prefix(self, seq: Sequence) -> list[CachedBlock]:
-        """Cached blocks the sequence can start from; at least one token is left to compute. None
-        for prompt log-probabilities: those need every position computed."""
-        if not (self._is_shared(seq) and seq.prompt_logprobs is None):
+        """Cached blocks the sequence can start from; at least one token is left to compute."""
+        if not self._is_shared(seq):
             return []
-        num_usable = (seq.num_tokens - 1) // self.block_size
+        num_usable = self._num_usable(seq)
         salt = seq.cache_salt
         self.cache.extend_keys(seq.block_keys, seq.token_ids, salt, num_usable)
         return self.cache.find(seq.block_keys[:num_usable], salt)
 
+    def _num_usable(self, seq: Sequence) -> int:
+        """Blocks that need not be computed if the cache has them. A log-probability needs the
+        position before it computed."""
+        num_tokens = seq.num_tokens - 1
+        if seq.prompt_logprobs is not None:
+            num_tokens = min(num_tokens, max(0, seq.submit.output.prompt_logprobs_start - 1))
+        return num_tokens // self.block_size
+
     def should_wait_for_prefix(self, seq: Sequence, num_prefix_blocks: int) -> bool:
         """Is a running sequence about to compute at least half of what `seq` would have to? So
         the copies of one prompt wait for the first, and the prompt is computed once."""
-        if not (self._is_shared(seq) and seq.prompt_logprobs is None and self._pending):
+        if not (self._is_shared(seq) and self._pending):
             return False
         num_pending = 0
-        for key in seq.block_keys[num_prefix_blocks : (seq.num_tokens - 1) // self.block_size]:
+        for key in seq.block_keys[num_prefix_blocks : self._num_usable(seq)]:
             if key.digest not in self._pending:
                 break
             num_pending += 1
@@ -122,6 +129,16 @@ class KVBlocks:
         read, since the fault may lie in either."""
         for block_id in seq.block_ids:
             self._forget(block_id)
+
+    def reset_cache(self) -> int:
+        """Forgets all cached blocks and gives back the memory of those that nobody uses. Returns
+        how many were cached."""
+        cached = self.cache.block_ids()
+        for block_id in cached:
+            self._forget(block_id)
+        if self._account is not None:
+            self._account.release(self.pool.give_back(self.pool.num_blocks))
+        return len(cached)
 
     def expect(self, seq: Sequence, sign: int) -> None:
         """The sequence arrived (1) or ended (-1): what it may need at most counts as demand."""

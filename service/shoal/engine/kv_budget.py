@@ -45,6 +45,8 @@ class Account:
     """Gives the memory of these blocks back to the system."""
     pool: Pool = field(init=False)
     """Weak too."""
+    least: int = 0
+    """Blocks of its longest sequence: its share does not shrink below."""
     demand: int = 0
     """Blocks that its sequences, waiting ones too, may need at most."""
     is_short: bool = False
@@ -95,6 +97,23 @@ class KVBudget:
         self._num_to_come = num_models
         self._unassigned_bytes = total_bytes
 
+    def share_of_one_more(self) -> int:
+        """Bytes that a model which comes unannounced would be sure of: an even share, as far as
+        nobody's longest sequence needs it."""
+        excess_bytes = sum(_spare(account) * account.block_bytes for account in self.accounts)
+        even_bytes = self.total_bytes // (len(self.accounts) + 1)
+        return min(even_bytes, self._unassigned_bytes + excess_bytes)
+
+    def close(self, account: Account) -> None:
+        """Its model is gone, and its blocks with it."""
+        self.accounts.remove(account)
+        self._unassigned_bytes += account.share * account.block_bytes
+
+    def put_in(self, num_bytes: int) -> None:
+        """A model that had memory of its own is gone: this was its part."""
+        self.total_bytes += num_bytes
+        self._unassigned_bytes += num_bytes
+
     def open(
         self, block_bytes: int, longest_bytes: int, release: Callable[[list[int]], None]
     ) -> Account:
@@ -110,17 +129,34 @@ class KVBudget:
         self.accounts.append(account)
         return account
 
-    def take_out(self) -> None:
-        """A model comes that has memory of its own: its even share is shared no more."""
+    def take_out(self) -> int:
+        """A model comes that has memory of its own: its even share is shared no more. Returns how
+        much that is."""
         even_bytes = self._even_bytes()
         self._unassigned_bytes -= even_bytes
         self.total_bytes -= even_bytes
+        return even_bytes
 
     def _even_bytes(self) -> int:
-        """Of what is left, for the model that comes now."""
+        """Of what is left, for the model that comes now; the others give to one that was not
+        announced."""
+        if self._num_to_come <= 0:
+            even_bytes = self.share_of_one_more()
+            self._collect(even_bytes)
+            return even_bytes
         even_bytes = self._unassigned_bytes // max(1, self._num_to_come)
         self._num_to_come -= 1
         return even_bytes
+
+    def _collect(self, num_bytes: int) -> None:
+        """Shrinks shares, the most generous first, until so much is unassigned."""
+        for account in sorted(self.accounts, key=_spare_bytes, reverse=True):
+            missing_bytes = num_bytes - self._unassigned_bytes
+            if missing_bytes <= 0:
+                return
+            count = min(_spare(account), -(-missing_bytes // account.block_bytes))
+            account.share -= count
+            self._unassigned_bytes += count * account.block_bytes
 
     @property
     def free_bytes(self) -> int:
@@ -148,3 +184,12 @@ def _num_idle(account: Account) -> int:
 
 def _excess_bytes(account: Account) -> int:
     return (account.pool.num_backed - account.share) * account.block_bytes
+
+
+def _spare(account: Account) -> int:
+    """Blocks of its share that its longest sequence does not need."""
+    return max(0, account.share - account.least)
+
+
+def _spare_bytes(account: Account) -> int:
+    return _spare(account) * account.block_bytes

@@ -1,4 +1,5 @@
-"""Loads models in a thread beside the engine's loop, which serves each as soon as it is ready.
+"""Loads models in a thread beside the engine's loop, which serves each as soon as it is ready:
+first those of the config, then what is asked for while the engine runs.
 
 One after the other, in the order of the config: what comes first answers at once, whatever else is
 to come, and at no time do two models unpack their weights.
@@ -28,12 +29,12 @@ class LoadError(Exception):
 
 
 Event = Loading | LoadFailed | LoadedRunner | LoadError | None
-"""LoadError: the engine cannot go on. None: every model is either loaded or has failed."""
+"""LoadError: the engine cannot go on. None: every model of the config is loaded or has failed."""
 
 
 class Loader:
-    """One thread that loads all models of a config. Each gets an even share of the KV budget that
-    is left."""
+    """One thread that loads all models of a config, each with an even share of the KV budget that
+    is left, and later those that are added."""
 
     def __init__(self, config: EngineConfig, load: Load, on_event: Callable[[], None]) -> None:
         """`on_event` is called in the thread after each event."""
@@ -41,15 +42,33 @@ class Loader:
         self._load = load
         self._on_event = on_event
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._added: queue.SimpleQueue[tuple[ModelSource, int]] = queue.SimpleQueue()
+        self.has_started = False
+        """Have the last `events` told that the config is done?"""
+        self._num_open = 1  # what has not ended: the config, each model that was added
         threading.Thread(target=self._run, name="loader", daemon=True).start()
 
+    def add(self, source: ModelSource, kv_bytes: int) -> None:
+        """One more model, with so much of the KV budget; ends in LoadedRunner or LoadFailed."""
+        self._num_open += 1
+        self._added.put((source, kv_bytes))
+
+    @property
+    def is_busy(self) -> bool:
+        """Will there be more events?"""
+        return self._num_open > 0
+
     def events(self) -> Iterator[Event]:
-        """What happened since the last call. Nothing follows a LoadError or None."""
+        """What happened since the last call. Nothing follows a LoadError."""
         while True:
             try:
-                yield self._events.get_nowait()
+                event = self._events.get_nowait()
             except queue.Empty:
                 return
+            if event is None or (self.has_started and not isinstance(event, Loading)):
+                self._num_open -= 1
+            yield event
+            self.has_started = self.has_started or event is None
 
     def _tell(self, event: Event) -> None:
         self._events.put(event)
@@ -73,7 +92,16 @@ class Loader:
             else:
                 has_loaded = True
                 left_bytes -= share
-        self._tell(None if has_loaded else failure)
+        if failure is not None and not has_loaded:
+            self._tell(failure)
+            return
+        self._tell(None)
+        while True:
+            source, kv_bytes = self._added.get()
+            try:
+                self._tell(self._load_one(source, kv_bytes))
+            except LoadError as error:
+                self._tell(LoadFailed(source.name, str(error)))
 
     def _load_one(self, source: ModelSource, kv_bytes: int) -> LoadedRunner:
         reported = 0.0

@@ -27,6 +27,7 @@ from shoal.protocol.messages import (
     AdapterFailed,
     AdapterLoaded,
     AdapterSource,
+    CacheReset,
     EngineConfig,
     EngineFailed,
     FromEngine,
@@ -34,11 +35,15 @@ from shoal.protocol.messages import (
     LoadAdapter,
     Loaded,
     LoadFailed,
+    LoadModel,
+    ModelUnloaded,
     Ready,
+    ResetCache,
     Shutdown,
     Submit,
     ToEngine,
     UnloadAdapter,
+    UnloadModel,
 )
 from shoal.protocol.step import LoadedRunner
 
@@ -181,29 +186,45 @@ def _first_frames(link: Link) -> tuple[EngineConfig, list[ToEngine]]:
     return messages[0], messages[1:]
 
 
-def _take_loaded(link: Link, core: EngineCore, loader: Loader, config: EngineConfig) -> bool:
-    """Passes on what the loader has done since the last call, and loads a model's adapters with it;
-    returns True at its end. Raises LoadError for a model or an adapter that must load, and when no
-    model could be loaded."""
+def _take_loaded(link: Link, core: EngineCore, loader: Loader, config: EngineConfig) -> None:
+    """Passes on what the loader has done since the last call, and loads the adapters of the config
+    with their models. Raises LoadError for a model or an adapter that must load, and when no model
+    could be loaded."""
     for event in loader.events():
         if isinstance(event, LoadedRunner):
             link.send(Loaded(core.add_model(event.loaded.name, event)))
-            _load_adapters(link, core, config, event.loaded.name)
+            if loader.has_started:
+                _settle_memory()
+            else:
+                _load_adapters(link, core, config, event.loaded.name)
         elif isinstance(event, LoadError):
             raise event
         elif event is not None:
             link.send(event)
-            if isinstance(event, LoadFailed):
+            if isinstance(event, LoadFailed) and not loader.has_started:
                 _load_adapters(link, core, config, event.model)  # each is answered: no base
         else:
-            # All objects so far live as long as the process: the garbage collector need not visit
-            # them again. From here on it runs only where it delays no request, see _serve.
-            gc.collect()
-            gc.freeze()
+            # From here on the garbage collector runs only where it delays no request, see _serve.
             gc.disable()
+            _settle_memory()
             link.send(Ready())
-            return True
-    return False
+
+
+def _settle_memory() -> None:
+    """All objects so far live as long as their model: the garbage collector need not visit them
+    again."""
+    gc.collect()
+    gc.freeze()
+
+
+def _unload_model(link: Link, core: EngineCore, name: str) -> None:
+    core.remove_model(name)
+    gc.unfreeze()
+    _settle_memory()
+    from shoal.runner.load import give_back_memory  # late, as in _real_loader
+
+    give_back_memory()
+    link.send(ModelUnloaded(name))
 
 
 def _load_adapters(link: Link, core: EngineCore, config: EngineConfig, model: str) -> None:
@@ -242,11 +263,10 @@ def _serve(
     heartbeat_s = config.heartbeat_s
     num_steps = 0
     last_beat_s = link.last_sent_s
-    loads = True
     while True:
-        if loads:
-            loads = not _take_loaded(link, core, loader, config)
-        if _handle_messages(link, core, messages):
+        if loader.is_busy:
+            _take_loaded(link, core, loader, config)
+        if _handle_messages(link, core, loader, messages):
             return
         for unloaded in core.take_unloaded():
             link.send(unloaded)
@@ -269,7 +289,9 @@ def _serve(
         messages = link.receive(max(heartbeat_s - quiet_s, 0.0))
 
 
-def _handle_messages(link: Link, core: EngineCore, messages: list[ToEngine]) -> bool:
+def _handle_messages(
+    link: Link, core: EngineCore, loader: Loader, messages: list[ToEngine]
+) -> bool:
     """True if one of them is Shutdown."""
     for message in messages:
         if isinstance(message, Submit):
@@ -278,6 +300,12 @@ def _handle_messages(link: Link, core: EngineCore, messages: list[ToEngine]) -> 
             core.abort(message.seq_ids)
             if not core.has_work:  # no step follows that would tell the new numbers
                 link.send(Heartbeat(core.stats()))
+        elif isinstance(message, LoadModel):
+            loader.add(message.source, core.kv_bytes_of_one_more)
+        elif isinstance(message, UnloadModel):
+            _unload_model(link, core, message.model)
+        elif isinstance(message, ResetCache):
+            link.send(CacheReset(core.reset_cache(message.model)))
         elif isinstance(message, LoadAdapter):
             link.send(_load_adapter(core, message.source))
         elif isinstance(message, UnloadAdapter):

@@ -91,6 +91,15 @@ class Scheduler:
     def num_used_blocks(self) -> int:
         return self._blocks.pool.num_used
 
+    @property
+    def submits(self) -> list[Submit]:
+        """Of all sequences, running and waiting."""
+        return [seq.submit for seq in self._sequences.values()]
+
+    def reset_cache(self) -> int:
+        """Forgets the prefix cache; returns how many blocks it had."""
+        return self._blocks.reset_cache()
+
     def has_adapter(self, adapter_id: int) -> bool:
         """Has any sequence, running or waiting, this adapter?"""
         return any(seq.submit.adapter_id == adapter_id for seq in self._sequences.values())
@@ -105,6 +114,7 @@ class Scheduler:
             self.refuse(submit.seq_id, code)
             return
         seq = make_sequence(submit, self.limits.max_model_len, self._num_arrived, now)
+        seq.num_ahead = len(self._waiting)
         self._num_arrived += 1
         self._sequences[seq.seq_id] = seq
         self._waiting.add(seq)
@@ -248,7 +258,7 @@ class Scheduler:
         self._leave_row(seq)
         seq.num_preemptions += 1
         if seq.prompt_logprobs is not None:
-            seq.prompt_logprobs = [None]
+            seq.start_prompt_logprobs()
         self._waiting.put_back(seq)
 
     def _admit(self, plan: StepPlan, budget: int, now: float) -> None:
@@ -310,6 +320,7 @@ class Scheduler:
             seq_ids.append(seq.seq_id)
             sampled.append(token_id)
             may_end = token_id in seq.stop_ids or len(token_ids) >= seq.max_num_tokens
+            may_end = may_end or seq.watches_loops
             if seq.seq_id in result.forced or seq.seq_id in result.ended:
                 self._apply_grammar(seq, result, applied)
             elif may_end and (finished := finish_after(seq, token_id)) is not None:
@@ -340,6 +351,7 @@ class Scheduler:
             num_cached_tokens=seq.num_cached_tokens,
             queue_s=seq.admitted_s - seq.arrival_s,
             prefill_s=now - seq.admitted_s,
+            num_ahead=seq.num_ahead,
         )
         if seq.prompt_logprobs is not None:
             applied.prompt_logprobs[seq.seq_id] = seq.prompt_logprobs

@@ -25,11 +25,15 @@ class Sequence:
     """Prompt and output together; the smaller of max_tokens' and the context's limit."""
     stop_ids: frozenset[int]
     """End and stop ids together: most tokens are none of them."""
+    watches_loops: bool
+    """Does it end when its output repeats itself?"""
     token_ids: list[int]
     """Prompt, then output."""
     cache_salt: str
     """Cached blocks are shared between sequences of one salt: the request's own, and the adapter,
     whose keys and values are no other's."""
+    num_ahead: int = 0
+    """Sequences that were waiting when it arrived."""
     num_computed_tokens: int = 0
     """Tokens whose keys and values are in the blocks."""
     block_ids: list[int] = field(default_factory=list)
@@ -50,6 +54,10 @@ class Sequence:
     """First time it left the waiting queue."""
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     """Those computed so far, while they are requested and not yet sent."""
+
+    def start_prompt_logprobs(self) -> None:
+        """None are computed yet. The first position has no log-probability."""
+        self.prompt_logprobs = [None] if self.submit.output.prompt_logprobs_start == 0 else []
 
     @property
     def num_tokens(self) -> int:
@@ -74,8 +82,7 @@ def make_sequence(submit: Submit, max_model_len: int, arrival: int, now: float) 
     """The state of a sequence that just arrived."""
     num_prompt_tokens = len(submit.prompt_token_ids)
     cache_salt = f"{submit.adapter_id} {submit.cache_salt}"
-    wants_prompt_logprobs = submit.output.prompt_logprobs is not None
-    return Sequence(
+    seq = Sequence(
         seq_id=submit.seq_id,
         submit=submit,
         arrival=arrival,
@@ -83,12 +90,14 @@ def make_sequence(submit: Submit, max_model_len: int, arrival: int, now: float) 
         num_prompt_tokens=num_prompt_tokens,
         max_num_tokens=min(num_prompt_tokens + submit.stop.max_tokens, max_model_len),
         stop_ids=frozenset(submit.stop.all_stop_ids),
+        watches_loops=submit.stop.loop_min_repeats > 0,
         token_ids=list(submit.prompt_token_ids),
         cache_salt=cache_salt,
         last_cached=cache_salt,
-        # The first position has no log-probability.
-        prompt_logprobs=[None] if wants_prompt_logprobs else None,
     )
+    if submit.output.prompt_logprobs is not None:
+        seq.start_prompt_logprobs()
+    return seq
 
 
 def new_row(seq: Sequence) -> NewRow:

@@ -1,4 +1,4 @@
-"""Why and when a sequence ends: end and stop ids, lengths, deadlines, and what never starts.
+"""Why and when a sequence ends: end and stop ids, lengths, loops, deadlines, what never starts.
 
 Decisions only; the scheduler acts on them. Stop strings are matched on the text side.
 """
@@ -22,7 +22,8 @@ def refusal(submit: Submit, vocab_size: int, max_model_len: int) -> str | None:
     from the model, not the caller: one beyond the vocabulary is simply never sampled."""
     prompt = submit.prompt_token_ids
     biased = [token_id for token_id, _ in submit.sampling.logit_bias]
-    token_ids = [*prompt, *biased, *submit.stop.stop_token_ids]
+    allowed, breakers = submit.sampling.allowed_token_ids, submit.sampling.dry_breaker_ids
+    token_ids = [*prompt, *biased, *allowed, *breakers, *submit.stop.stop_token_ids]
     if not prompt or min(token_ids) < 0 or max(token_ids) >= vocab_size:
         return "invalid_value"
     if len(prompt) + min(submit.stop.max_tokens, 1) > max_model_len:
@@ -35,6 +36,12 @@ def finish_after(seq: Sequence, token_id: int) -> Finished | None:
     if token_id in seq.stop_ids and seq.num_output_tokens > seq.submit.stop.min_tokens:
         is_end = token_id in seq.submit.stop.end_token_ids
         return Finished(FinishReason.STOP, stop_reason=None if is_end else token_id)
+    stop = seq.submit.stop
+    if seq.watches_loops and seq.num_output_tokens > stop.min_tokens:
+        most = stop.loop_min_repeats * stop.loop_max_period
+        output = seq.token_ids[max(seq.num_prompt_tokens, seq.num_tokens - most) :]
+        if is_looping(output, stop.loop_min_repeats, stop.loop_max_period):
+            return Finished(FinishReason.LENGTH, stop_reason="loop")
     if len(seq.token_ids) >= seq.max_num_tokens:
         return Finished(FinishReason.LENGTH)
     return None
@@ -54,6 +61,16 @@ def finish_after_forced(
     if ends and num_taken == len(forced) and (finished or _CUT).reason is FinishReason.LENGTH:
         finished = Finished(FinishReason.STOP)
     return forced[:num_taken], finished
+def is_looping(token_ids: list[int], min_repeats: int, max_period: int) -> bool:
+    """Do the tokens end with the same block of at most `max_period`, `min_repeats` times?"""
+    last = token_ids[-1]
+    for period in range(1, min(max_period, len(token_ids) // min_repeats) + 1):
+        if token_ids[-1 - period] != last:
+            continue
+        length = period * min_repeats
+        if token_ids[period - length :] == token_ids[-length:-period]:
+            return True
+    return False
 
 
 def finish_at_deadline(seq: Sequence) -> Finished:

@@ -1,9 +1,9 @@
 """Every message between the HTTP server and the engine.
 
-Server to engine: `EngineConfig` (once, first), `Submit`, `Abort`, `LoadAdapter`, `UnloadAdapter`,
-`Shutdown`.
-Engine to server: `Loading`, `LoadFailed`, `Loaded`, `Ready`, `AdapterLoaded`, `AdapterFailed`,
-`AdapterUnloaded`, `StepOutputs`, `Heartbeat`, `EngineFailed`.
+Server to engine: `EngineConfig` (once, first), `Submit`, `Abort`, `LoadModel`, `UnloadModel`,
+`LoadAdapter`, `UnloadAdapter`, `ResetCache`, `Shutdown`.
+Engine to server: `Loading`, `LoadFailed`, `Loaded`, `Ready`, `ModelUnloaded`, `AdapterLoaded`,
+`AdapterFailed`, `AdapterUnloaded`, `CacheReset`, `StepOutputs`, `Heartbeat`, `EngineFailed`.
 """
 
 import msgspec
@@ -101,6 +101,26 @@ class Abort(_Message, frozen=True):
     seq_ids: list[int]
 
 
+class LoadModel(_Message, frozen=True):
+    """Load one more model beside those that are served; answered by `Loading`, then `Loaded` or
+    `LoadFailed`."""
+
+    source: ModelSource
+
+
+class UnloadModel(_Message, frozen=True):
+    """Free a model and its adapters; answered by `ModelUnloaded`. Its sequences fail."""
+
+    model: str
+
+
+class ResetCache(_Message, frozen=True):
+    """Forget the prefix caches; answered by `CacheReset`."""
+
+    model: str = ""
+    """Empty: of all models."""
+
+
 class LoadAdapter(_Message, frozen=True):
     """Load an adapter; answered by `AdapterLoaded` or `AdapterFailed`."""
 
@@ -134,6 +154,8 @@ class Started(msgspec.Struct, frozen=True, array_like=True):
     num_cached_tokens: int
     queue_s: float
     prefill_s: float
+    num_ahead: int = 0
+    """Sequences of its model that were waiting when it arrived."""
 
 
 class Finished(msgspec.Struct, frozen=True, array_like=True):
@@ -141,10 +163,10 @@ class Finished(msgspec.Struct, frozen=True, array_like=True):
 
     reason: FinishReason
     stop_reason: int | str | None = None
-    """The stop id that matched, "max_time", or None."""
+    """The stop id that matched, "loop", "max_time", or None."""
     error_code: str | None = None
-    """With reason "error": numerical_error, request_timeout, server_is_overloaded,
-    grammar_error."""
+    """With reason "error": numerical_error, no_token_left, request_timeout,
+    server_is_overloaded, grammar_error."""
     error_message: str | None = None
     """What was wrong with the request, where its caller can do something."""
 
@@ -180,7 +202,7 @@ class StepOutputs(_Message, frozen=True):
     stats: EngineStats
     logprobs: dict[int, TokenLogprobs] = {}
     prompt_logprobs: dict[int, list[TokenLogprobs | None]] = {}
-    """For the whole prompt, sent once; None for the first position, which has no logprob."""
+    """From `prompt_logprobs_start` on, sent once; None for the first position, which has none."""
     started: dict[int, Started] = {}
     finished: dict[int, Finished] = {}
     forced: dict[int, list[int]] = {}
@@ -253,6 +275,19 @@ class Loaded(_Message, frozen=True):
     model: LoadedModel
 
 
+class ModelUnloaded(_Message, frozen=True):
+    """The model is served no more and its memory free."""
+
+    model: str
+
+
+class CacheReset(_Message, frozen=True):
+    """The prefix caches are empty."""
+
+    num_blocks: int
+    """KV blocks that they had."""
+
+
 class Ready(_Message, frozen=True):
     """Every model is either loaded, or was reported as failed."""
 
@@ -270,8 +305,27 @@ class EngineFailed(_Message, frozen=True):
     message: str
 
 
-ToEngine = EngineConfig | Submit | Abort | LoadAdapter | UnloadAdapter | Shutdown
+ToEngine = (
+    EngineConfig
+    | Submit
+    | Abort
+    | LoadModel
+    | UnloadModel
+    | LoadAdapter
+    | UnloadAdapter
+    | ResetCache
+    | Shutdown
+)
 AdapterEvent = AdapterLoaded | AdapterFailed | AdapterUnloaded
 FromEngine = (
-    Loading | LoadFailed | Loaded | Ready | AdapterEvent | StepOutputs | Heartbeat | EngineFailed
+    Loading
+    | LoadFailed
+    | Loaded
+    | Ready
+    | ModelUnloaded
+    | AdapterEvent
+    | CacheReset
+    | StepOutputs
+    | Heartbeat
+    | EngineFailed
 )

@@ -19,8 +19,9 @@ class FinishReason(StrEnum):
 
 
 class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
-    """How the next token is sampled, applied in this order: logit_bias, min_tokens, penalties,
-    temperature, top_k, top_p, typical_p, min_p."""
+    """How the next token is sampled, applied in this order: logit_bias, allowed_token_ids,
+    min_tokens, penalties, no_repeat_ngram_size, DRY, temperature, top_k, top_p, typical_p, min_p.
+    """
 
     seed: int
     """64-bit; together with the position it is the entire random state of a sequence."""
@@ -36,6 +37,16 @@ class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     """(token id, bias); a bias of -100 or less bans the token."""
+    allowed_token_ids: tuple[int, ...] = ()
+    """Only these are sampled; empty = all."""
+    no_repeat_ngram_size: int = 0
+    """No n-gram of this size occurs twice in prompt and output; 0 = off."""
+    dry_multiplier: float = 0.0
+    """Of the DRY penalty; 0 = off."""
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_breaker_ids: tuple[int, ...] = ()
+    """Tokens that end a repetition."""
     grammar: str | None = None
     """What the output must look like, as llguidance reads it; of the allowed tokens those that it
     does not allow are banned, and the sequence ends with it."""
@@ -65,6 +76,10 @@ class StopParams(msgspec.Struct, frozen=True, array_like=True):
     stop_token_ids: tuple[int, ...] = ()
     deadline_s: float | None = None
     """Seconds after Submit at which the sequence is ended, running or waiting."""
+    loop_min_repeats: int = 0
+    """End when the output closes with the same block of tokens so many times; 0 = off."""
+    loop_max_period: int = 0
+    """Most tokens of such a block."""
 
     @property
     def all_stop_ids(self) -> tuple[int, ...]:
@@ -77,4 +92,6 @@ class OutputParams(msgspec.Struct, frozen=True, array_like=True):
     logprobs: int | None = None
     """None = off, 0 = of the sampled token, k = also of the k most likely tokens."""
     prompt_logprobs: int | None = None
-    """The same for every prompt token; the request then does not read the prefix cache."""
+    """The same for prompt tokens; those that are reported do not come from the prefix cache."""
+    prompt_logprobs_start: int = 0
+    """The first prompt token that is reported."""

@@ -21,12 +21,14 @@ _SPARE_BLOCKS = 8
 
 @dataclass(slots=True)
 class PromptLogits:
-    """A row that reports log-probabilities of its prompt: each of its tokens has logits."""
+    """A row that reports log-probabilities of its prompt: its tokens have logits."""
 
     index: int
     row: Row
     first: int
-    """Row of the logits that its first token has."""
+    """Row of the logits that the first of these tokens has."""
+    position: int
+    """Where that token lies in the prompt."""
 
 
 class Batch:
@@ -118,11 +120,15 @@ class Batch:
         chosen: list[int] = []  # [E] logits of each; below zero those in `best_only`, from its end
         self.prompts: list[PromptLogits] = []
         for index, row in enumerate(self.rows):
-            in_prompt = plan.num_computed_tokens[index] < row.new.num_prompt_tokens - 1
-            has_prompt_logits = in_prompt and row.new.output.prompt_logprobs is not None
+            num_computed, output = plan.num_computed_tokens[index], row.new.output
+            # The token before the first that is reported.
+            position = max(num_computed, output.prompt_logprobs_start - 1)
+            first = starts[index] + position - num_computed
+            in_prompt = position < row.new.num_prompt_tokens - 1 and first < starts[index + 1]
+            has_prompt_logits = in_prompt and output.prompt_logprobs is not None
             if has_prompt_logits:
-                self.prompts.append(PromptLogits(index, row, len(full)))
-                full.extend(range(starts[index], starts[index + 1]))
+                self.prompts.append(PromptLogits(index, row, len(full), position))
+                full.extend(range(first, starts[index + 1]))
             if not is_at_end[index]:
                 continue
             self.output_rows.append(index)

@@ -123,6 +123,11 @@ def _load(
     return LoadedRunner(runner, loaded, built.num_blocks, built.kv_memory)
 
 
+def give_back_memory() -> None:
+    """What models that are gone have freed, to the system."""
+    release_freed_memory()
+
+
 def check_model(files: ModelFiles, config: EngineConfig) -> list[str]:
     """Reads and checks all that `load_runner` would, and builds nothing; returns remarks for the
     operator. Raises ModelFolderError or ConfigError."""

@@ -139,9 +139,10 @@ class ModelRunner:
         tokens: list[int | None] = token_ids.tolist()
         # A sum is finite only if every part is: one look at all rows.
         if (batch.sampled and -1 in tokens) or not isfinite(head.best_logits.sum()):
-            is_bad = (token_ids < 0) | ~np.isfinite(head.best_logits[batch.logit_rows])
-            for i in np.flatnonzero(is_bad).tolist():
-                result.errors[batch.seq_ids[batch.output_rows[i]]] = "numerical_error"
+            is_finite = np.isfinite(head.best_logits[batch.logit_rows])
+            for i in np.flatnonzero((token_ids < 0) | ~is_finite).tolist():
+                code = "no_token_left" if is_finite[i] else "numerical_error"
+                result.errors[batch.seq_ids[batch.output_rows[i]]] = code
                 tokens[i] = None
         for i, state in batch.tracked:
             if (token_id := tokens[i]) is not None:
@@ -196,9 +197,10 @@ class ModelRunner:
     ) -> None:
         """Log-probabilities of the prompt tokens that follow those of these chunks."""
         for prompt in batch.prompts:
-            row, start = prompt.row, plan.num_computed_tokens[prompt.index]
-            end = min(start + plan.num_new_tokens[prompt.index], row.new.num_prompt_tokens - 1)
-            following = self._rows.tokens(row, start + 1, end + 1).tolist()
+            row, index = prompt.row, prompt.index
+            end = plan.num_computed_tokens[index] + plan.num_new_tokens[index]
+            end = min(end, row.new.num_prompt_tokens - 1)
+            following = self._rows.tokens(row, prompt.position + 1, end + 1).tolist()
             num_top = [row.new.output.prompt_logprobs or 0] * len(following)
             logits = head.logits[prompt.first : prompt.first + len(following)]
             reports = self._sampler.logprobs(logits, following, num_top)

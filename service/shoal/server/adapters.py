@@ -3,7 +3,7 @@ while the server runs.
 """
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,10 +21,10 @@ class AdapterRegistry:
     def __init__(self, client: EngineClient, models: Mapping[str, TextModel]) -> None:
         self._client = client
         self._models = models
-        self._bases: Mapping[str, str] = dict.fromkeys(models, "")  # name -> path
+        self._bases: dict[str, str] = dict.fromkeys(models, "")  # name -> path
         self._adapters: dict[str, TextModel] = {}
         self._expected: dict[str, AdapterSource] = {}
-        self._taken: Collection[str] = ()
+        self._taken: set[str] = set()
         self._last_id = 0
 
     def configure(self, models: Sequence[ModelSource], adapters: Sequence[AdapterSource]) -> None:
@@ -34,6 +34,19 @@ class AdapterRegistry:
         self._taken = {name for model in models for name in (model.name, *model.aliases)}
         self._expected = {adapter.name: adapter for adapter in adapters}
         self._last_id = max((adapter.adapter_id for adapter in adapters), default=0)
+
+    def add_base(self, source: ModelSource) -> None:
+        """One more model that adapters may change."""
+        self._bases[source.name] = source.path
+        self._taken.add(source.name)
+
+    def remove_base(self, name: str) -> None:
+        """The model goes, and its adapters with it."""
+        self._bases.pop(name, None)
+        self._taken.discard(name)
+        for adapter in [a for a in self._adapters.values() if a.base == name]:
+            del self._adapters[adapter.name]
+            self._client.forget_adapter(adapter.adapter_id)
 
     def is_expected(self, name: str) -> bool:
         """Will there be an adapter of this name once its base is loaded?"""

@@ -11,12 +11,15 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from shoal.errors import InvalidRequest, ShoalError
-from shoal.server.api import admin, health, models, tokenize
+from shoal.server.api import admin, embeddings, health, models, requests, tokenize, usage
+from shoal.server.api.admin_models import admin_models_router
 from shoal.server.api.chat.route import router as chat_router
 from shoal.server.api.completions.route import router as completions_router
+from shoal.server.api.scoring import choices, perplexity
 from shoal.server.errors import error_body, error_headers
 from shoal.server.json import APIResponse
 from shoal.server.middleware import AccessMiddleware, ContextMiddleware
+from shoal.server.model_admin import ModelAdmin
 from shoal.server.openapi import complete
 from shoal.server.services import Services
 
@@ -44,11 +47,17 @@ def create_app(services: Services) -> FastAPI:
         chat_router,
         models.router,
         tokenize.router,
+        choices.router,
+        perplexity.router,
+        embeddings.router,
+        requests.router,
+        usage.router,
         health.router,
     ):
         app.include_router(router)
     if services.admin_keys:
         app.include_router(admin.router)
+        app.include_router(admin_models_router(ModelAdmin(services)))
     app.openapi = _completed(app.openapi, services)  # type: ignore[method-assign]  # as FastAPI documents it
     app.add_exception_handler(ShoalError, _handle_shoal_error)
     app.add_exception_handler(HTTPException, _handle_http_exception)

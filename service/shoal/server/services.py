@@ -11,12 +11,14 @@ from fastapi import Request
 
 from shoal.bridge.engine_client import EngineClient, ModelState
 from shoal.config import Settings
-from shoal.errors import InvalidRequest, ModelNotFound, Unavailable
+from shoal.errors import AuthenticationFailed, InvalidRequest, ModelNotFound, Unavailable
 from shoal.metrics import Metrics
 from shoal.protocol.messages import LoadedModel
 from shoal.server.adapters import AdapterRegistry
 from shoal.server.admission import Admission
 from shoal.server.auth import KeyRing
+from shoal.server.running import RunningGenerations
+from shoal.server.usage import UsageLedger
 from shoal.text.text_model import TextModel
 
 
@@ -45,16 +47,25 @@ class Services:
     metrics: Metrics
     failed: dict[str, str] = field(default_factory=dict)
     """Models of models_dir whose tokenizer or template failed to load, with the reason."""
+    added: set[str] = field(default_factory=set)
+    """Models that were added while the server runs: it is ready without them."""
+    loading: set[str] = field(default_factory=set)
+    """Names of models whose folder is being looked at."""
     configured: tuple[str, ...] = ()
     """Names of all models, in the order of the settings; empty = those of `models`."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Other names of models -> the name each is served by."""
     version: str = field(default_factory=shoal_version)
     draining: bool = False
+    """The server is shutting down."""
+    drained: bool = False
+    """An admin lets it take no new work, until that is undone."""
     open_requests: set["asyncio.Task[object]"] = field(default_factory=set)
     """Tasks of running generations; shutdown waits for them."""
     loop_beat: float = field(default_factory=time.monotonic)
     """Monotonic time at which the event loop was last known to run."""
+    running: RunningGenerations = field(default_factory=RunningGenerations)
+    usage: UsageLedger = field(default_factory=UsageLedger)
     adapters: AdapterRegistry = field(init=False)
     admin_keys: KeyRing = field(init=False)
 
@@ -84,10 +95,13 @@ class Services:
         reasons = {name: self.failure_of(name) for name in self.states()}
         return {name: reason for name, reason in reasons.items() if reason is not None}
 
+    def all_names(self) -> tuple[str, ...]:
+        """Every model, in configured order."""
+        return self.configured or tuple(self.models)
+
     def served_names(self) -> list[str]:
         """Models that did not fail, in configured order; includes those still loading."""
-        names = self.configured or tuple(self.models)
-        return [name for name in names if self.failure_of(name) is None]
+        return [name for name in self.all_names() if self.failure_of(name) is None]
 
     @property
     def default_model(self) -> str:
@@ -134,6 +148,8 @@ class Services:
         name = self.adapters.ready_base(name) or name
         loaded = self.client.loaded.get(name)
         if loaded is None:
+            if name not in self.client.states:
+                raise ModelNotFound(f"the model {name!r} was unloaded", param="model")
             if self.client.states[name].state != "failed":
                 raise _is_loading(name)
             raise Unavailable(
@@ -157,3 +173,12 @@ def services_of(request: Request) -> Services:
     """The services of the app that handles this request."""
     services: Services = request.app.state.services
     return services
+
+
+def is_admin(request: Request) -> bool:
+    """Does the request come with an admin key?"""
+    admin_keys = services_of(request).admin_keys
+    try:
+        return bool(admin_keys) and bool(admin_keys.tenant(request.headers))
+    except AuthenticationFailed:
+        return False

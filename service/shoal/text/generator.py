@@ -45,6 +45,8 @@ class Timings:
     first_token: float | None = None
     queue_s: float = 0.0
     prefill_s: float = 0.0
+    num_ahead: int = 0
+    """Sequences that were waiting when its first one arrived."""
 
 
 class SequenceText:
@@ -52,7 +54,7 @@ class SequenceText:
 
     __slots__ = (
         "_detokenizer", "_generation", "_hidden_names", "_num_chars", "_stops", "index",
-        "num_tokens", "open", "seq_id",
+        "open", "seq_id", "token_ids",
     )  # fmt: skip
 
     def __init__(self, generation: "Generation", index: int, seq_id: int) -> None:
@@ -69,7 +71,7 @@ class SequenceText:
         self._num_chars = 0  # code points of output text, stop strings included
         self.index = index
         self.seq_id = seq_id
-        self.num_tokens = 0
+        self.token_ids: list[int] = []
         self.open = True
 
     def push(
@@ -103,6 +105,12 @@ class SequenceText:
         self._generation.fail(error)  # while still open, so that the sequence is aborted
         self.open = False
 
+    def cancel(self) -> None:
+        """Ends with what it has."""
+        delta = Delta(self.index)
+        self._finish(delta, Finished(FinishReason.LENGTH, stop_reason="cancelled"))
+        self._generation.add(delta)
+
     def _add_token(
         self,
         delta: Delta,
@@ -111,7 +119,7 @@ class SequenceText:
         finished: Finished | None,
     ) -> None:
         task = self._generation.task
-        self.num_tokens += 1
+        self.token_ids.append(token_id)
         delta.token_ids.append(token_id)
         if logprobs is not None:
             delta.logprobs.append(logprobs)
@@ -125,7 +133,7 @@ class SequenceText:
             return
         piece = self._detokenizer.push(token_id)
         self._num_chars += len(piece)
-        if self.num_tokens <= task.stop.min_tokens:
+        if len(self.token_ids) <= task.stop.min_tokens:
             delta.text += piece
             return
         # Stop strings also match special tokens that are hidden from the caller.
@@ -190,7 +198,7 @@ class Generation:
                         prompt_token_ids=task.prompts[prompt_index].token_ids,
                         sampling=task.sampling_of(sample_index),
                         stop=task.stop,
-                        output=task.output,
+                        output=task.output_of(prompt_index),
                         priority=task.priority,
                         tenant=task.tenant,
                         cache_salt=task.cache_salt,
@@ -256,6 +264,21 @@ class Generation:
             self._client.abort(still_open)
         self._num_open = 0
 
+    def token_ids(self, index: int) -> list[int]:
+        """Those of one sequence so far."""
+        return self._sequences[index].token_ids
+
+    def cancel(self) -> int | None:
+        """Ends the sequences that still run with what they have. Returns how many tokens the
+        request has generated, None if it is over already."""
+        running = [sequence for sequence in self._sequences if sequence.open]
+        if not running:
+            return None
+        for sequence in running:
+            sequence.cancel()
+        self._client.abort([sequence.seq_id for sequence in running])
+        return self.usage.completion_tokens
+
     # --- called by the sequences ---------------------------------------------------------------
 
     def add(self, delta: Delta) -> None:
@@ -283,6 +306,7 @@ class Generation:
             self.timings.first_token = time.monotonic()
             self.timings.queue_s = started.queue_s
             self.timings.prefill_s = started.prefill_s
+            self.timings.num_ahead = started.num_ahead
 
     def sequence_stopped(self, sequence: SequenceText) -> None:
         """A stop string matched, so the engine must stop computing this sequence."""
@@ -305,6 +329,11 @@ def _to_error(finished: Finished) -> ShoalError:
     match finished.error_code:
         case "numerical_error":
             return NumericalError("the model produced numbers that are not finite")
+        case "no_token_left":
+            return InvalidRequest(
+                "no token is left to sample: the options in use ban every one",
+                hint="look at logit_bias, allowed_token_ids, min_tokens and no_repeat_ngram_size",
+            )
         case "model_not_found":
             return ModelNotFound("the adapter was unloaded", param="model")
         case "request_timeout":

@@ -6,6 +6,8 @@ validate it again.
 
 from dataclasses import dataclass
 
+import msgspec
+
 from shoal.errors import ContextLengthExceeded, InvalidRequest
 from shoal.protocol.messages import LoadedModel
 from shoal.protocol.params import OutputParams, SamplingParams, StopParams
@@ -21,6 +23,10 @@ class Prompt:
 
     token_ids: list[int]
     text: str | None = None
+    num_truncated: int = 0
+    """Tokens that were cut from its start, because the request asked for it."""
+    logprobs_start: int = 0
+    """The first of its tokens whose log-probability is reported, if any are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,14 @@ class GenerationTask:
         if sample_index == 0:
             return self.sampling
         seed = (self.sampling.seed + sample_index * 0x9E3779B97F4A7C15) & _MASK_64
-        return _with_seed(self.sampling, seed)
+        return msgspec.structs.replace(self.sampling, seed=seed)
+
+    def output_of(self, prompt_index: int) -> OutputParams:
+        """What the sequences of this prompt report."""
+        start = self.prompts[prompt_index].logprobs_start
+        if start == 0:
+            return self.output
+        return msgspec.structs.replace(self.output, prompt_logprobs_start=start)
 
 
 def fit_max_tokens(
@@ -83,6 +96,14 @@ def fit_max_tokens(
             hint="shorten the prompt or lower max_tokens",
         )
     return limit - longest if max_tokens is None else max_tokens
+
+
+def keep_last(prompt: Prompt, num_tokens: int) -> Prompt:
+    """The prompt's last tokens; the same prompt if it has no more."""
+    num_truncated = max(0, len(prompt.token_ids) - num_tokens)
+    if num_truncated == 0:
+        return prompt
+    return Prompt(prompt.token_ids[num_truncated:], num_truncated=num_truncated)
 
 
 def check_token_ids(token_ids: list[int], loaded: LoadedModel, *, param: str) -> None:
@@ -106,8 +127,3 @@ def start_prompt(model: TextModel, token_ids: list[int], *, param: str) -> list[
             f"{param} is empty and model {model.name} has no token to start from", param=param
         )
     return [model.start_token_id]
-
-
-def _with_seed(sampling: SamplingParams, seed: int) -> SamplingParams:
-    fields = {name: getattr(sampling, name) for name in sampling.__struct_fields__}
-    return SamplingParams(**{**fields, "seed": seed})

@@ -11,6 +11,7 @@ from shoal.checkpoint.files import TokenizerFiles
 from shoal.checkpoint.token_text import TokenText
 from shoal.checkpoint.tokenizer_library import open_library
 from shoal.text.detokenizer import CleanUpDetokenizer, Detokenizer, clean_up, make_detokenizer
+from shoal.text.token_search import TokenSearch
 
 _LONG_TEXT = 4096  # characters
 
@@ -37,6 +38,12 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Number of ids, added tokens included (the highest id + 1)."""
         return max(self.library.get_vocab(with_added_tokens=True).values()) + 1
+
+    @cached_property
+    def search(self) -> TokenSearch:
+        """Which tokens have a text. Slow at first: not on the event loop."""
+        token_bytes = [self.bytes_of(token_id) for token_id in range(self.vocab_size)]
+        return TokenSearch(token_bytes, self._text.byte_ids)
 
     @cached_property
     def special_names(self) -> dict[int, str]:

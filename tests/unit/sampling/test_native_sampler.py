@@ -68,6 +68,6 @@ def test_a_row_that_bans_every_token_fails_alone() -> None:
         new_row(1, PROMPT, [1], temperature=1.0, min_tokens=2, stop_token_ids=tuple(range(VOCAB))),
     ]
     result = runner.run(plan((0, 0, 4), (1, 0, 4), new=rows))
-    assert result.errors == {1: "numerical_error"}
+    assert result.errors == {1: "no_token_left"}
     assert result.token_ids[0] is not None
     assert result.token_ids[1] is None

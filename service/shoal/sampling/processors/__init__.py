@@ -1,10 +1,24 @@
 """The registry of logits processors. They are applied in its order; allow-masks come last."""
 
 from shoal.protocol.step import NewRow
-from shoal.sampling.processors import bias, min_tokens, penalties
+from shoal.sampling.processors import (
+    allowed_tokens,
+    bias,
+    dry,
+    min_tokens,
+    no_repeat_ngram,
+    penalties,
+)
 from shoal.sampling.processors.base import Build, LogitsProcessor
 
-REGISTRY: tuple[Build, ...] = (bias.build, min_tokens.build, penalties.build)
+REGISTRY: tuple[Build, ...] = (
+    bias.build,
+    allowed_tokens.build,
+    min_tokens.build,
+    penalties.build,
+    no_repeat_ngram.build,
+    dry.build,
+)
 
 
 def build_processors(new: NewRow, num_token_ids: int) -> tuple[LogitsProcessor, ...]:

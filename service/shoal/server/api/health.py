@@ -98,12 +98,17 @@ def _readiness(services: Services) -> APIResponse:
         }
         for name, state in states.items()
     }
+    awaited = [state for name, state in states.items() if name not in services.added]
     if services.draining:
         status = "shutting_down"
-    elif not states or any(state.state == "loading" for state in states.values()):
+    elif services.drained:
+        status = "draining"
+    elif any(state.state == "loading" for state in awaited):
         status = "loading"
-    elif all(state.state == "failed" for state in states.values()):
+    elif states and all(state.state == "failed" for state in states.values()):
         status = "failed"
+    elif not any(state.state == "ready" for state in states.values()):
+        status = "loading" if states else "no_model"
     elif services.client.silent_s > MAX_ENGINE_SILENCE_S:
         status = "engine_silent"
     else:

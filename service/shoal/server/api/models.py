@@ -16,13 +16,14 @@ async def list_models(request: Request) -> dict[str, Any]:
     model's name; those still loading have ready false. Models of models_dir that cannot be loaded
     are listed under `failed`."""
     services = services_of(request)
-    default = services.default_model
-    names = sorted(services.served_names(), key=lambda name: name != default)
+    served = services.served_names()
+    default = services.default_model if served else None
+    names = sorted(served, key=lambda name: name != default)
     failed = [{"id": name, "reason": reason} for name, reason in services.failures().items()]
     return {
         "object": "list",
         "data": [
-            _model_object(services, model_id, name)
+            model_object(services, model_id, name)
             for name in names
             for model_id in (name, *_aliases(services, name))
         ]
@@ -40,14 +41,14 @@ async def retrieve_model(request: Request, model_id: str) -> dict[str, Any]:
     name = services.aliases.get(model_id, model_id)
     if name not in services.served_names():
         name = services.find_model(name).name  # raises: not there, or why it failed
-    return _model_object(services, model_id, name)
+    return model_object(services, model_id, name)
 
 
 def _aliases(services: Services, name: str) -> list[str]:
     return [alias for alias, model in services.aliases.items() if model == name]
 
 
-def _model_object(services: Services, model_id: str, name: str) -> dict[str, Any]:
+def model_object(services: Services, model_id: str, name: str) -> dict[str, Any]:
     """`model_id`: the model's name, or an alias. What loads knows little of itself yet."""
     model, loaded = services.models.get(name), services.client.loaded.get(name)
     can_chat = model is not None and model.chat.source is not None
@@ -77,7 +78,7 @@ def adapter_object(services: Services, adapter: TextModel) -> dict[str, Any]:
     """An adapter is listed as its base is, with a name, a state and parameters of its own."""
     loaded = services.client.adapters.get(adapter.adapter_id)
     return {
-        **_model_object(services, adapter.name, adapter.base),
+        **model_object(services, adapter.name, adapter.base),
         "created": adapter.created,
         "parent": adapter.parent,
         "ready": loaded is not None,

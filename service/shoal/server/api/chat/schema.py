@@ -10,7 +10,8 @@ from shoal.protocol.messages import LoadedModel
 from shoal.protocol.params import OutputParams
 from shoal.server.api.chat.messages import ChatPrompt, chat_prompt
 from shoal.server.api.generation.fields import GenerationFields, Int
-from shoal.server.api.generation.params import sampling_params, stop_params
+from shoal.server.api.generation.params import sampling_params, stop_params, truncated
+from shoal.server.api.generation.sampler_fields import with_samplers
 from shoal.server.api.generation.structured import with_grammar
 from shoal.server.context import RequestContext
 from shoal.text.task import GenerationTask, fit_max_tokens
@@ -85,15 +86,19 @@ async def make_task(
     settings: Settings,
 ) -> GenerationTask:
     """Renders the template, tokenizes and checks. Raises InvalidRequest."""
-    prompts = (await chat_prompt(request, model, loaded),)
     requested = request.max_completion_tokens or request.max_tokens
+    rendered = await chat_prompt(request, model, loaded)
+    prompts = truncated((rendered,), request, loaded, requested or 1)
     max_tokens = fit_max_tokens(loaded, prompts, requested, param="messages")
     return GenerationTask(
         request_id=context.request_id,
         model=model,
         prompts=prompts,
         sampling=await with_grammar(
-            sampling_params(request, model, loaded), request, model, lambda: _last_text(request)
+            await with_samplers(sampling_params(request, model, loaded), request, model, loaded),
+            request,
+            model,
+            lambda: _last_text(request),
         ),
         stop=stop_params(request, model, loaded, max_tokens, settings.request_timeout),
         output=OutputParams(logprobs=request.top_logprobs if request.logprobs else None),

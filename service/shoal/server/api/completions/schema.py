@@ -14,7 +14,9 @@ from shoal.server.api.generation.params import (
     off_loop,
     sampling_params,
     stop_params,
+    truncated,
 )
+from shoal.server.api.generation.sampler_fields import with_samplers
 from shoal.server.api.generation.structured import with_grammar
 from shoal.server.context import RequestContext
 from shoal.server.errors import FieldProblem
@@ -39,6 +41,21 @@ PromptItems = Annotated[
 ]
 
 
+def prompt_list(value: Any) -> list[str] | list[list[int]]:
+    """Several prompts, whichever way they or the only one were written. Raises FieldProblem."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list) or not value:
+        raise FieldProblem("must be a string, or a non-empty array of strings or token ids")
+    if all(isinstance(item, str) for item in value):
+        return value
+    if all(map(_is_id, value)):
+        return [list(map(int, value))]
+    if all(isinstance(item, list) and item and all(map(_is_id, item)) for item in value):
+        return [list(map(int, item)) for item in value]
+    raise FieldProblem("must hold only strings, only token ids, or only arrays of token ids")
+
+
 class CompletionRequest(GenerationFields):
     """Body of a completions request."""
 
@@ -55,17 +72,7 @@ class CompletionRequest(GenerationFields):
     @field_validator("prompt", mode="before")
     @classmethod
     def _to_prompt_list(cls, value: Any) -> list[str] | list[list[int]]:
-        if isinstance(value, str):
-            return [value]
-        if not isinstance(value, list) or not value:
-            raise FieldProblem("must be a string, or a non-empty array of strings or token ids")
-        if all(isinstance(item, str) for item in value):
-            return value
-        if all(map(_is_id, value)):
-            return [list(map(int, value))]
-        if all(isinstance(item, list) and item and all(map(_is_id, item)) for item in value):
-            return [list(map(int, item)) for item in value]
-        raise FieldProblem("must hold only strings, only token ids, or only arrays of token ids")
+        return prompt_list(value)
 
     @field_validator("logprobs", mode="before")
     @classmethod
@@ -141,7 +148,9 @@ async def make_task(
     """Tokenizes, and validates against the model. Raises InvalidRequest."""
     if request.suffix:
         raise NotSupportedByModel(f"model {model.name} cannot fill in a suffix", param="suffix")
-    prompts = await _prompts(request, model, loaded)
+    prompts = truncated(
+        await _prompts(request, model, loaded), request, loaded, request.wanted_tokens
+    )
     max_tokens = fit_max_tokens(loaded, prompts, request.wanted_tokens, param="prompt")
     shown = request.logprobs if request.candidates == request.n else request.logprobs or 0
     return GenerationTask(
@@ -149,7 +158,7 @@ async def make_task(
         model=model,
         prompts=prompts,
         sampling=await with_grammar(
-            sampling_params(request, model, loaded),
+            await with_samplers(sampling_params(request, model, loaded), request, model, loaded),
             request,
             model,
             lambda: _copy_text(prompts, model),
@@ -175,7 +184,8 @@ async def _prompts(
     prompts: list[Prompt] = []
     for item in request.prompt:
         if isinstance(item, str):
-            check_prompt_chars(len(item), loaded, param="prompt")
+            if request.truncate_prompt_tokens is None:
+                check_prompt_chars(len(item), loaded, param="prompt")
             token_ids = await off_loop(
                 len(item),
                 lambda text=item: model.tokenizer.encode(  # type: ignore[misc]

@@ -3,42 +3,31 @@
 Types are strict: strings and booleans are not accepted as numbers; 1.0 is accepted as 1.
 """
 
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from shoal.config import Settings
 from shoal.errors import InvalidRequest, UnsupportedParameter
+from shoal.server.api.generation.number_types import Int as Int
+from shoal.server.api.generation.sampler_fields import SamplerFields
 from shoal.server.api.generation.structured import StructuredFields
 from shoal.server.errors import FieldProblem
 
 MAX_STOPS = 32
 MAX_STOP_CHARS = 1000
-MAX_BIASES = 1024
 MAX_STOP_IDS = 256
 MAX_IGNORED_NAMES = 20
-INCLUDABLE = ("seed", "timings", "sampling")
-_NOT_INCLUDABLE = ("usage_cost", "token_ids", "trace", "queue")
+INCLUDABLE = ("seed", "timings", "sampling", "queue", "token_ids")
+_NOT_INCLUDABLE = ("usage_cost", "trace")
 
-
-def _to_integer(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Int = Annotated[int, BeforeValidator(_to_integer)]
 
 # Known fields that are not supported, with the values that have no effect and are accepted.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "no_repeat_ngram_size": (0,),
-    "dry_multiplier": (0,),
-    "stop_on_loop": (False,),
-    "allowed_token_ids": ([],),
-    "truncate_prompt_tokens": (),
     "lora": (),
     "adapter": (),
     "stream_options.include_progress": (False,),
 }
-_MEANINGLESS_WHEN_OFF = frozenset({"dry_base", "dry_allowed_length", "dry_sequence_breakers"})
 
 
 class StreamOptions(BaseModel):
@@ -55,7 +44,7 @@ class StreamOptions(BaseModel):
         return without_nulls(value)
 
 
-class GenerationFields(StructuredFields, BaseModel):
+class GenerationFields(SamplerFields, StructuredFields):
     """Sampling, stopping and output fields, in the order of the API's table."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
@@ -67,7 +56,6 @@ class GenerationFields(StructuredFields, BaseModel):
     stream: bool = False
     stream_options: StreamOptions | None = None
     stop: tuple[str, ...] = Field((), description="A string or up to 32 strings.")
-    logit_bias: dict[int, float] = Field({}, description="Token id to -100..100; -100 bans.")
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     seed: Int | None = Field(None, ge=-(2**63), le=2**63 - 1)
@@ -77,6 +65,9 @@ class GenerationFields(StructuredFields, BaseModel):
     typical_p: float | None = Field(None, gt=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0, le=10)
     min_tokens: Int = Field(0, ge=0)
+    truncate_prompt_tokens: Int | None = Field(
+        None, ge=-1, description="Keep the last so many prompt tokens; -1 = as many as fit."
+    )
     stop_token_ids: list[Int] = Field([], max_length=MAX_STOP_IDS)
     ignore_eos: bool = False
     include_stop_str_in_output: bool = False
@@ -87,7 +78,7 @@ class GenerationFields(StructuredFields, BaseModel):
     cache_prompt: bool = True
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = False
-    include: list[str] = Field([], description="Any of seed, timings, sampling.")
+    include: list[str] = Field([], description=f"Any of {', '.join(INCLUDABLE)}.")
     strict: bool = Field(False, description="Refuse unknown fields.")
 
     @field_validator("stop", mode="before")
@@ -102,23 +93,12 @@ class GenerationFields(StructuredFields, BaseModel):
             raise FieldProblem(f"strings must have 1 to {MAX_STOP_CHARS} characters")
         return tuple(stops)
 
-    @field_validator("logit_bias", mode="before")
+    @field_validator("truncate_prompt_tokens")
     @classmethod
-    def _bias_map(cls, value: Any) -> dict[int, float]:
-        if not isinstance(value, dict):
-            raise FieldProblem("must be an object from token id to bias")
-        if len(value) > MAX_BIASES:
-            raise FieldProblem(f"may hold at most {MAX_BIASES} entries; got {len(value)}")
-        biases: dict[int, float] = {}
-        for key, bias in value.items():
-            if not (key.isascii() and key.isdecimal() and len(key) <= 10):
-                raise FieldProblem("keys must be token ids")
-            if isinstance(bias, bool) or not isinstance(bias, (int, float)):
-                raise FieldProblem(f"value of {key} must be a number")
-            if not -100 <= bias <= 100:
-                raise FieldProblem(f"values must be between -100 and 100; got {bias}")
-            biases[int(key)] = float(bias)
-        return biases
+    def _keeps_some(cls, value: int | None) -> int | None:
+        if value == 0:
+            raise FieldProblem("must be -1 or at least 1; got 0")
+        return value
 
     @field_validator("include")
     @classmethod
@@ -160,7 +140,7 @@ class GenerationFields(StructuredFields, BaseModel):
                     raise UnsupportedParameter(
                         f"{name} is not supported by this server", param=name
                     )
-            elif name not in _MEANINGLESS_WHEN_OFF and printable(name) not in unknown:
+            elif printable(name) not in unknown:
                 unknown.append(printable(name))
         if unknown and self.strict:
             raise InvalidRequest(

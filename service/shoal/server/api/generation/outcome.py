@@ -20,6 +20,7 @@ def record_outcome(
         completion_tokens=usage.completion_tokens,
         cached_tokens=usage.cached_tokens,
     )
+    services.usage.record(context.tenant, model, usage)
     metrics.prompt_tokens.labels(model).inc(usage.prompt_tokens)
     metrics.cached_tokens.labels(model).inc(usage.cached_tokens)
     metrics.request_seconds.labels(model).observe(now - timings.submitted)

@@ -80,6 +80,7 @@ class GenerationResponse(Response):
         disconnect = asyncio.create_task(self._watch_disconnect(receive))
         outcome: ShoalError | None = None
         self._services.open_requests.add(task)
+        self._services.running.add(context.request_id, context.tenant, self._generation)
         try:
             if self._stream:
                 # In a separate task, which each chunk resumes directly; resuming this one goes
@@ -102,6 +103,7 @@ class GenerationResponse(Response):
             self._generation.close()
             self._reservation.release(None if outcome else self._generation.usage.completion_tokens)
             self._services.open_requests.discard(task)
+            self._services.running.remove(context.request_id, self._generation)
             record_outcome(self._services, self._generation, context, outcome)
 
     async def _send_whole(self, send: Send) -> None:

@@ -14,6 +14,8 @@ from shoal.text.task import GenerationTask
 from shoal.text.tokenizer import Tokenizer
 
 MIN_LOGPROB = -9999.0
+_LONG = frozenset({"seed", "logit_bias", "allowed_token_ids", "dry_breaker_ids"})
+"""Sampling parameters that `ext.sampling` leaves out: lists of ids, and what has its own entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,13 @@ def ext_dict(
         ext["timings"] = _timings(generation)
     if "sampling" in include:
         ext["sampling"] = _sampling(task)
+    if "queue" in include:
+        ext["queue"] = {"position_at_arrival": generation.timings.num_ahead}
+    if "token_ids" in include:
+        indices = range(task.num_sequences) if chosen is None else chosen
+        ext["token_ids"] = [generation.token_ids(index) for index in indices]
+    if "truncated" in include:
+        ext["truncated"] = [prompt.num_truncated for prompt in task.prompts]
     return ext
 
 
@@ -114,7 +123,7 @@ def _timings(generation: Generation) -> dict[str, float]:
 
 
 def _sampling(task: GenerationTask) -> dict[str, Any]:
-    names = (name for name in task.sampling.__struct_fields__ if name not in ("seed", "logit_bias"))
+    names = (name for name in task.sampling.__struct_fields__ if name not in _LONG)
     return {
         **{name: getattr(task.sampling, name) for name in names},
         "max_tokens": task.stop.max_tokens,

@@ -1,7 +1,7 @@
 """The steps common to generation routes: reserve capacity, build the task, submit, respond."""
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from fastapi import Request
 
@@ -18,7 +18,22 @@ from shoal.text.generator import Generation
 from shoal.text.task import GenerationTask
 from shoal.text.text_model import TextModel
 
-Fields = TypeVar("Fields", bound=GenerationFields)
+
+class RequestFields(Protocol):
+    """What a request has that starts a generation."""
+
+    model: str | None
+    max_time: float | None
+
+    @property
+    def stream(self) -> bool: ...
+
+    def check_extra_fields(self) -> list[str]: ...
+
+    def check_limits(self, settings: Settings) -> None: ...
+
+
+Fields = TypeVar("Fields", bound=RequestFields)
 MakeTask = Callable[
     [Fields, TextModel, LoadedModel, RequestContext, Settings], Awaitable[GenerationTask]
 ]
@@ -68,13 +83,13 @@ def _reserve(
     services: Services,
     context: RequestContext,
     base: str,
-    fields: GenerationFields,
+    fields: RequestFields,
     num_sequences: int,
 ) -> Reservation:
     """Reserves capacity before any work is done; adapters share that of their base. Raises
     Unavailable or RateLimited."""
     try:
-        if services.draining:
+        if services.draining or services.drained:
             raise shutting_down()
         wait_s = services.admission.expected_wait_s(base)
         if fields.max_time is not None and wait_s > fields.max_time:
@@ -93,7 +108,9 @@ def _count_rejection(services: Services, model: str, error: BaseException) -> No
         services.metrics.rejected.labels(model, str(error.code)).inc()
 
 
-def _render_options(fields: GenerationFields, fingerprint: str) -> RenderOptions:
+def _render_options(fields: RequestFields, fingerprint: str) -> RenderOptions:
+    if not isinstance(fields, GenerationFields):
+        return RenderOptions(fingerprint)
     stream_options = fields.stream_options
     return RenderOptions(
         fingerprint=fingerprint,
@@ -101,5 +118,5 @@ def _render_options(fields: GenerationFields, fingerprint: str) -> RenderOptions
         continuous_usage=stream_options is not None and stream_options.continuous_usage_stats,
         return_token_ids=fields.return_token_ids,
         tokens_as_ids=fields.return_tokens_as_token_ids,
-        include=tuple(fields.include),
+        include=(*fields.include, *(("truncated",) if fields.truncate_prompt_tokens else ())),
     )
