@@ -9,6 +9,7 @@ from shoal.errors import InvalidRequest
 from shoal.protocol.messages import LoadedModel
 from shoal.protocol.params import OutputParams
 from shoal.server.api.chat.messages import ChatPrompt, chat_prompt
+from shoal.server.api.chat.tools import answer_parts
 from shoal.server.api.generation.fields import GenerationFields, Int
 from shoal.server.api.generation.params import sampling_params, stop_params
 from shoal.server.context import RequestContext
@@ -17,11 +18,8 @@ from shoal.text.text_model import TextModel
 
 # OpenAI fields that are not supported, with the values that have no effect and are accepted.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
     "functions": ([],),
-    "function_call": ("none", "auto"),
+    "function_call": ("none", "auto", {}),
     "store": (False,),
     "metadata": ({},),
     "service_tier": ("auto", "default"),
@@ -53,7 +51,7 @@ class ChatRequest(ChatPrompt, GenerationFields):
         return self
 
     def extra_fields(self) -> list[tuple[str, Any]]:
-        extras = super().extra_fields()
+        extras = super().extra_fields() + self.extra_tool_fields()
         for message in self.messages:
             nested = (message.model_extra or {}).items()
             extras += [(f"messages.{name}", value) for name, value in nested]
@@ -84,7 +82,11 @@ async def make_task(
     settings: Settings,
 ) -> GenerationTask:
     """Renders the template, tokenizes and checks. Raises InvalidRequest."""
-    prompts = (await chat_prompt(request, model, loaded),)
+    prompt = await chat_prompt(request, model, loaded)
+    prompts = (prompt,)
+    parts = answer_parts(
+        request, model, prompt.text or "", skip_special_tokens=request.skip_special_tokens
+    )
     requested = request.max_completion_tokens or request.max_tokens
     max_tokens = fit_max_tokens(loaded, prompts, requested, param="messages")
     return GenerationTask(
@@ -103,4 +105,7 @@ async def make_task(
         tenant=context.tenant,
         cache_salt=request.cache_salt or context.tenant,
         use_prefix_cache=request.cache_prompt,
+        make_parser=parts.make_parser,
+        shown_tokens=parts.shown_tokens,
+        make_counter=parts.make_counter,
     )
