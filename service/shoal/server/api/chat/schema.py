@@ -12,6 +12,7 @@ from shoal.server.api.chat.messages import ChatPrompt, chat_prompt
 from shoal.server.api.chat.tools import answer_parts
 from shoal.server.api.generation.fields import GenerationFields, Int
 from shoal.server.api.generation.params import sampling_params, stop_params
+from shoal.server.api.generation.structured import with_grammar
 from shoal.server.context import RequestContext
 from shoal.text.task import GenerationTask, fit_max_tokens
 from shoal.text.text_model import TextModel
@@ -93,7 +94,9 @@ async def make_task(
         request_id=context.request_id,
         model=model,
         prompts=prompts,
-        sampling=sampling_params(request, model, loaded),
+        sampling=await with_grammar(
+            sampling_params(request, model, loaded), request, model, lambda: _last_text(request)
+        ),
         stop=stop_params(request, model, loaded, max_tokens, settings.request_timeout),
         output=OutputParams(logprobs=request.top_logprobs if request.logprobs else None),
         n=request.n,
@@ -109,3 +112,9 @@ async def make_task(
         shown_tokens=parts.shown_tokens,
         make_counter=parts.make_counter,
     )
+
+
+def _last_text(request: ChatRequest) -> str | None:
+    """The user's, which a string with x-copy comes from."""
+    texts = (message.content for message in reversed(request.messages) if message.role == "user")
+    return next(texts, None)
