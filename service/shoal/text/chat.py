@@ -67,7 +67,7 @@ class Chat:
     @cached_property
     def tool_support(self) -> ToolSupport:
         """What the template makes of tools. Raises NotSupportedByModel without a template."""
-        template = self._template(has_tools=True)
+        template = self._templates.get("tool_use") or self._template(has_tools=False)
 
         def render(
             messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None

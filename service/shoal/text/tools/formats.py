@@ -5,6 +5,7 @@ calls) and forced (rules of a Lark grammar; `grammar.py` has the rest).
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -67,7 +68,7 @@ class ToolFormat(Protocol):
         end, and rules that it needs."""
         ...
 
-    def bare_head(self, names: str) -> str:
+    def bare_pattern(self, names: str) -> str:
         """Regular expression: how calls without a mark begin. `names`: of the functions, as one."""
         ...
 
@@ -145,12 +146,13 @@ class JsonFormat:
             rules = [f"calls: block{more}", f"block: {space}object {space}{end}"]
         rules.append("object: " + " | ".join(f"object_{i}" for i in range(len(functions))))
         for i, function in enumerate(functions):
-            head = f'{{"name": {json.dumps(function.name)}, "{self.arguments}": '
-            rules.append(f'object_{i}: {json.dumps(head)} arguments_{i} "}}"')
+            head = f'{{"name": "{function.name}", "{self.arguments}": '
+            begin = json.dumps(head) if self.begin else bare_head(head)
+            rules.append(f'object_{i}: {begin} arguments_{i} "}}"')
             rules.append(json_rule(f"arguments_{i}", function.schema))
         return rules
 
-    def bare_head(self, names: str) -> str:
+    def bare_pattern(self, names: str) -> str:
         return rf'\{{\s*"name"\s*:\s*"({names})"'
 
     def template_id(self, call_id: str) -> str:
@@ -189,7 +191,7 @@ class PythonicFormat:
 
     def write(self, calls: Sequence[Call]) -> OwnText:
         texts = ", ".join(
-            f"{call.name}({', '.join(f'{key}={value!r}' for key, value in _pairs(call))})"
+            f"{call.name}({', '.join(f'{key}={_python(value)}' for key, value in _pairs(call))})"
             for call in calls
         )
         return OwnText(ours(self.begin + "["), theirs(texts), ours("]" + self.end))
@@ -197,14 +199,19 @@ class PythonicFormat:
     def rules(self, functions: Sequence[Forced], mark: Mark, *, parallel: bool) -> list[str]:
         more = ' (", " call)*' if parallel else ""
         end = f" {mark(self.end)}" if self.end else ""
-        rules = [f'calls: "[" call{more} "]"{end}']
-        rules.append("call: " + " | ".join(f"call_{i}" for i in range(len(functions))))
+        rules = [f'calls: first{more} "]"{end}']
+        names = [function.name for function in functions]
+        # The bracket is one with the name: by itself it could as well begin a free text.
+        for rule, bracket in (("first", "["), ("call", "")):
+            heads = [f"{bracket}{name}(" for name in names]
+            begins = map(bare_head if bracket and not self.begin else json.dumps, heads)
+            calls = (f'{begin} keywords_{i} ")"' for i, begin in enumerate(begins))
+            rules.append(f"{rule}: {' | '.join(calls)}")
         for i, function in enumerate(functions):
-            rules.append(f'call_{i}: "{function.name}(" keywords_{i} ")"')
             rules += keyword_rules(f"keywords_{i}", function.schema)
         return rules
 
-    def bare_head(self, names: str) -> str:
+    def bare_pattern(self, names: str) -> str:
         return rf"\[\s*({names})\("
 
     def template_id(self, call_id: str) -> str:
@@ -213,6 +220,21 @@ class PythonicFormat:
 
 def _pairs(call: Call) -> list[tuple[str, Any]]:
     return list(call.arguments.items()) if isinstance(call.arguments, dict) else []
+
+
+def bare_head(text: str) -> str:
+    """Lark: a text that begins a message. Lines before it are one with it, as with a free text."""
+    return rf"/\n{{0,2}}{re.escape(text).replace('/', chr(92) + '/')}/"
+
+
+def _python(value: Any) -> str:
+    """A JSON value as a Python literal, its texts in the quotes of JSON."""
+    if isinstance(value, dict):
+        items = (f"{_dumped(key)}: {_python(item)}" for key, item in value.items())
+        return f"{{{', '.join(items)}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_python, value))}]"
+    return _dumped(value) if isinstance(value, str) else repr(value)
 
 
 def _dumped(value: Any) -> str:

@@ -12,14 +12,14 @@ from typing import Any, Literal
 from shoal.text.reasoning import ReasoningMarks
 from shoal.text.tokenizer import Tokenizer
 from shoal.text.tools.formats import Forced, Mark, ToolFormat
-from shoal.text.tools.schema import ANY_OBJECT, NO_ARGUMENTS, closed, json_rule
+from shoal.text.tools.schema import ANY_OBJECT, NO_ARGUMENTS, closed
 from shoal.text.tools.tool import Tool, ToolChoice
 
 Thinking = Literal["no", "possible", "opened"]
 """Whether reasoning comes first: `opened`, where the prompt began it."""
 
 
-def tool_grammar(
+def message_grammar(
     tool_format: ToolFormat,
     tools: Sequence[Tool],
     choice: ToolChoice,
@@ -29,8 +29,8 @@ def tool_grammar(
     thinking: Thinking = "no",
     content: Mapping[str, Any] | None = None,
 ) -> str:
-    """The grammar of a message under `auto` or `required`. `content`: a JSON Schema that text
-    without calls must follow. Raises InvalidRequest for a schema that the format cannot force."""
+    """The grammar of a message. `content`: a JSON Schema that text without calls must follow, with
+    llguidance's options. Raises InvalidRequest for a schema that the format cannot force."""
     mark = _marks_of(tokenizer)
     lines = ["%llguidance {}", r"TEXT: /(.|\n)*/"]
     start = "answer"
@@ -40,7 +40,9 @@ def tool_grammar(
         start = begun if thinking == "opened" else f"{mark(reasoning.begin)} {begun} | answer"
         lines.append(r"GAP: /\n{0,2}/")
     lines.append(f"start: {start}")
-    functions = [_forced(tool, choice) for tool in tools if choice.name in (None, tool.name)]
+    if not tools:
+        return "\n".join([*lines, f"answer: %json {json.dumps(content)}"])
+    functions = [forced(tool, choice) for tool in tools if choice.name in (None, tool.name)]
     parallel = choice.parallel and choice.name is None
     lines += tool_format.rules(functions, mark, parallel=parallel)
     if choice.mode == "required":
@@ -59,11 +61,12 @@ def tool_grammar(
         avoided = _avoided(tool_format, functions, reasoning if thinking == "possible" else None)
         lines += [f"FREE: {' & '.join(['TEXT', *avoided])}", "content: FREE"]
     else:
-        lines.append(json_rule("content", content))
+        lines.append(f"content: %json {json.dumps(content)}")
     return "\n".join([*lines, f"answer: {' | '.join(answers)}"])
 
 
-def _forced(tool: Tool, choice: ToolChoice) -> Forced:
+def forced(tool: Tool, choice: ToolChoice) -> Forced:
+    """What the arguments of a call of this tool must be."""
     if choice.mode == "auto" and not tool.strict:
         return Forced(tool.name, ANY_OBJECT)
     return Forced(tool.name, closed(dict(tool.parameters)) if tool.parameters else NO_ARGUMENTS)
@@ -75,7 +78,7 @@ def _avoided(
     """What free text does not begin with: what something else begins with."""
     heads = []
     if tool_format.bare_begin:
-        heads.append(tool_format.bare_head("|".join(function.name for function in functions)))
+        heads.append(tool_format.bare_pattern("|".join(function.name for function in functions)))
     if reasoning is not None:
         heads.append("".join(f"\\{char}" if char in "[]/" else char for char in reasoning.begin))
     return [rf"~/\s*{head}(.|\n)*/" for head in heads]

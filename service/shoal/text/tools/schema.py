@@ -6,8 +6,14 @@ from typing import Any
 
 from shoal.errors import InvalidRequest
 
-_SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""As chat templates write JSON."""
+_OPTIONS = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "lenient": False,
+    "coerce_one_of": False,
+}
+"""Of llguidance: JSON as chat templates write it, nothing of a schema is left out."""
 _COMBINING = ("$ref", "allOf", "anyOf", "oneOf", "not", "if", "patternProperties",
               "unevaluatedProperties", "dependentSchemas")  # fmt: skip
 _SHARED = ("$defs", "definitions")
@@ -36,7 +42,7 @@ def closed(schema: Any) -> Any:
 
 def json_rule(name: str, schema: Mapping[str, Any]) -> str:
     """A rule for JSON that follows the schema."""
-    return f"{name}: %json {json.dumps({**schema, 'x-guidance': _SPACING})}"
+    return f"{name}: %json {json.dumps({**schema, 'x-guidance': _OPTIONS})}"
 
 
 def keyword_rules(name: str, schema: Mapping[str, Any]) -> list[str]:
@@ -86,5 +92,5 @@ def _value_rule(name: str, schema: Any) -> str:
     if schema == {}:
         return f'{name}: "True" | "False" | "None" | %json {{}}'
     if isinstance(schema, dict):
-        schema = {**schema, "x-guidance": _SPACING}
+        schema = {**schema, "x-guidance": _OPTIONS}
     return f"{name}: %json {json.dumps(schema)}"

@@ -31,11 +31,12 @@ _OTHERS = ("[ARGS]", "<function=", "<tool_calls>", "<arg_key>", "<parameter")
 
 
 def format_of(template: str, added_tokens: Iterable[str]) -> ToolFormat | None:
-    """The format of a model whose template writes tools; None: none that is known."""
+    """The format of a model whose template writes tools; None: none that is known. The template
+    counts first: vocabularies also have tokens that a model was never taught."""
     if any(text in template for text in _OTHERS):
         return None
-    evidence = "\0".join((template, *added_tokens))
-    for texts, tool_format in _SHOWN_BY:
-        if all(text in evidence for text in texts):
-            return tool_format
+    for evidence in (template, "\0".join(added_tokens)):
+        for texts, tool_format in _SHOWN_BY:
+            if all(text in evidence for text in texts):
+                return tool_format
     return None

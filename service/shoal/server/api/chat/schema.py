@@ -2,17 +2,17 @@
 
 from typing import Any, Self
 
+import msgspec
 from pydantic import Field, model_validator
 
 from shoal.config import Settings
 from shoal.errors import InvalidRequest
 from shoal.protocol.messages import LoadedModel
 from shoal.protocol.params import OutputParams
+from shoal.server.api.chat.answer import plan_answer
 from shoal.server.api.chat.messages import ChatPrompt, chat_prompt
-from shoal.server.api.chat.tools import answer_parts
 from shoal.server.api.generation.fields import GenerationFields, Int
 from shoal.server.api.generation.params import sampling_params, stop_params
-from shoal.server.api.generation.structured import with_grammar
 from shoal.server.context import RequestContext
 from shoal.text.task import GenerationTask, fit_max_tokens
 from shoal.text.text_model import TextModel
@@ -85,18 +85,22 @@ async def make_task(
     """Renders the template, tokenizes and checks. Raises InvalidRequest."""
     prompt = await chat_prompt(request, model, loaded)
     prompts = (prompt,)
-    parts = answer_parts(
-        request, model, prompt.text or "", skip_special_tokens=request.skip_special_tokens
-    )
     requested = request.max_completion_tokens or request.max_tokens
     max_tokens = fit_max_tokens(loaded, prompts, requested, param="messages")
+    answer = await plan_answer(
+        request,
+        model,
+        prompt.text or "",
+        request.grammar_spec(),
+        copy_text=_last_text(request),
+        skip_special_tokens=request.skip_special_tokens,
+    )
+    sampling = sampling_params(request, model, loaded)
     return GenerationTask(
         request_id=context.request_id,
         model=model,
         prompts=prompts,
-        sampling=await with_grammar(
-            sampling_params(request, model, loaded), request, model, lambda: _last_text(request)
-        ),
+        sampling=msgspec.structs.replace(sampling, grammar=answer.grammar),
         stop=stop_params(request, model, loaded, max_tokens, settings.request_timeout),
         output=OutputParams(logprobs=request.top_logprobs if request.logprobs else None),
         n=request.n,
@@ -108,9 +112,9 @@ async def make_task(
         tenant=context.tenant,
         cache_salt=request.cache_salt or context.tenant,
         use_prefix_cache=request.cache_prompt,
-        make_parser=parts.make_parser,
-        shown_tokens=parts.shown_tokens,
-        make_counter=parts.make_counter,
+        make_parser=answer.make_parser,
+        shown_tokens=answer.shown_tokens,
+        make_counter=answer.make_counter,
     )
 
 

@@ -1,11 +1,7 @@
-"""The tools of a chat: request fields, and what they mean for its prompt, its answer's grammar and
-its answer's parts.
-"""
+"""The fields of a chat about its tools. What they mean for the answer stands in `answer.py`."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Literal, Self
 
 import orjson
@@ -14,16 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from shoal.errors import InvalidRequest, UnsupportedParameter
 from shoal.server.api.generation.fields import without_nulls
 from shoal.server.errors import FieldProblem
-from shoal.text.message import MakeParser, PlainParser
-from shoal.text.reasoning import (
-    MakeCounter,
-    ReasoningCounter,
-    ReasoningMarks,
-    ReasoningParser,
-    is_opened,
-)
-from shoal.text.text_model import TextModel
-from shoal.text.tools.grammar import Thinking, tool_grammar
 from shoal.text.tools.tool import Tool, ToolChoice
 
 MAX_TOOLS = 128
@@ -172,59 +158,3 @@ def _tool_choice(value: Any) -> ToolChoice:
     raise FieldProblem(
         'must be none, auto, required or {"type": "function", "function": {"name": ...}}'
     )
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerParts:
-    """How the text of an answer becomes the parts of a message, and what it may look like."""
-
-    make_parser: MakeParser = PlainParser
-    shown_tokens: Mapping[int, str] = field(default_factory=dict)
-    make_counter: MakeCounter | None = None
-    grammar: str | None = None
-    """Lark, for calls that are forced or may come."""
-
-
-def answer_parts(
-    fields: ToolFields,
-    model: TextModel,
-    prompt: str,
-    *,
-    skip_special_tokens: bool = True,
-    content_schema: Mapping[str, Any] | None = None,
-) -> AnswerParts:
-    """`prompt`: the rendered chat, which may have begun the reasoning. `content_schema`: of an
-    answer without calls. Raises InvalidRequest for tools that cannot be forced."""
-    tools, choice, marks = fields.checked_tools(), fields.choice, model.chat.reasoning
-    thinking: Thinking = "no"
-    if marks is not None and not prompt.rstrip().endswith(marks.end):
-        thinking = "opened" if is_opened(marks, prompt) else "possible"
-    parts = AnswerParts()
-    texts: tuple[str, ...] = ()
-    if tools:
-        tool_format = model.chat.tool_support.format
-        names = frozenset(tool.name for tool in tools)
-        grammar = tool_grammar(
-            tool_format, tools, choice, model.tokenizer,
-            reasoning=marks, thinking=thinking, content=content_schema,
-        )  # fmt: skip
-        parts = AnswerParts(partial(tool_format.parser, names), grammar=grammar)
-        texts += tool_format.marks
-    if marks is not None and thinking != "no":
-        opened = thinking == "opened"
-        parts = AnswerParts(
-            partial(_reasoning_parser, marks, parts.make_parser, opened),
-            make_counter=partial(ReasoningCounter, marks, opened=opened),
-            grammar=parts.grammar,
-        )
-        texts += marks
-    if not (texts and skip_special_tokens):
-        return parts
-    special = model.tokenizer.special_names
-    return replace(parts, shown_tokens={i: name for i, name in special.items() if name in texts})
-
-
-def _reasoning_parser(
-    marks: ReasoningMarks, make_inner: MakeParser, opened: bool
-) -> ReasoningParser:
-    return ReasoningParser(marks, make_inner(), opened=opened)
