@@ -9,7 +9,8 @@ HERMES = (
     "Answer with <tool_call></tool_call>.<|end|>\n"
     "{% elif messages[0].role == 'system' %}<|system|>\n{{ messages[0].content }}<|end|>\n"
     "{% endif %}{% for m in messages %}{% if m.role == 'assistant' and m.tool_calls %}"
-    "<|assistant|>\n{{ m.content }}{% for call in m.tool_calls %}{% set f = call.function %}\n<tool_call>\n"
+    "<|assistant|>\n{{ m.content }}{% for call in m.tool_calls %}{% set f = call.function %}\n"
+    "<tool_call>\n"
     '{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson }}}\n</tool_call>{% endfor %}'
     "<|end|>\n{% elif m.role == 'tool' %}<|user|>\n<tool_response>\n{{ m.content }}\n"
     "</tool_response><|end|>\n{% elif m.role != 'system' %}"

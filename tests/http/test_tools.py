@@ -1,17 +1,20 @@
 """Tools over HTTP: calls in answers, streamed and whole, what is refused, prompts, reasoning."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from tokenizers import AddedToken
 
 from shoal.protocol.params import SamplingParams
 from tests.fakes import tool_templates as templates
 from tests.fakes.http_app import Served
+from tests.fakes.text_folder import byte_tokenizer
 from tests.http.building import error_of, nothing_left, records, refused, serve_script
 from tests.http.test_chat import with_template
+from tests.unit.text.building import wrap
 
 WEATHER: dict[str, Any] = {
     "type": "function",
@@ -27,7 +30,8 @@ WEATHER: dict[str, Any] = {
 }
 SAYS = (
     'Let me look.\n<tool_call>\n{"name": "get_weather", "arguments": {"city": "Zürich"}}\n'
-    '</tool_call>\n<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+    '</tool_call>\n<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n'
+    "</tool_call>"
 )
 USER = {"role": "user", "content": "Weather?"}
 CALL = {
@@ -60,12 +64,9 @@ async def test_calls_of_an_answer_have_the_documented_shape(tmp_path: Path) -> N
         assert choice["finish_reason"] == "tool_calls"
         assert len({call.pop("id") for call in calls}) == 2
         assert calls == [
-            {
-                "type": "function",
-                "function": {"name": "get_weather", "arguments": json.dumps(arguments, ensure_ascii=False)},
-            }
-            for arguments in ({"city": "Zürich"}, {"city": "Rome"})
-        ]  # fmt: skip
+            {"type": "function", "function": {"name": "get_weather", "arguments": arguments}}
+            for arguments in ('{"city": "Zürich"}', '{"city": "Rome"}')
+        ]
         nothing_left(served)
 
 
@@ -120,8 +121,10 @@ async def test_text_without_a_call_is_content(tmp_path: Path) -> None:
 
 async def test_without_tools_or_with_none_nothing_is_a_call(tmp_path: Path) -> None:
     async with serve_script(tmp_path, SAYS) as (served, _):
-        for fields in ({"tool_choice": "none"}, {"tools": []}, {"tools": [], "tool_choice": "auto"},
-                       {"tools": None, "tool_choice": "none", "parallel_tool_calls": False}):  # fmt: skip
+        for fields in (
+            {"tool_choice": "none"}, {"tools": []}, {"tools": [], "tool_choice": "auto"},
+            {"tools": None, "tool_choice": "none", "parallel_tool_calls": False},
+        ):  # fmt: skip
             choice = message_of(await chat(served, **fields))
             assert choice["message"]["content"] == SAYS
             assert choice["finish_reason"] == "stop"
@@ -129,24 +132,28 @@ async def test_without_tools_or_with_none_nothing_is_a_call(tmp_path: Path) -> N
 
 async def test_a_call_that_is_cut_keeps_its_part_and_the_reason(tmp_path: Path) -> None:
     async with serve_script(tmp_path, SAYS.removeprefix("Let me look.\n")) as (served, _):
-        choice = message_of(await chat(served, max_tokens=55))
+        choice = message_of(await chat(served, max_tokens=53))
         (call,) = choice["message"]["tool_calls"]
         assert call["function"]["arguments"] == '{"ci'
         assert choice["finish_reason"] == "length"
 
 
 async def test_special_tokens_that_mark_calls_are_read_and_not_shown(tmp_path: Path) -> None:
-    says = (
-        [ord(c) for c in "Hi"]
-        + [257]
-        + [ord(c) for c in '[{"name": "get_weather", "arguments": {}}]']
-    )
-    async with serve_script(tmp_path, lambda p, s: says) as (served, _):
-        # The byte tokenizer's <|user|> plays the mark of the format.
-        with_template(served, templates.GRANITE.replace("<|tool_call|>", "<|user|><|tool_call|>"))
-        assert message_of(await chat(served))["message"]["content"].startswith("Hi[{")
-        choice = message_of(await chat(served, skip_special_tokens=False))
-        assert choice["message"]["content"].startswith("Hi<|user|>[{")
+    library = byte_tokenizer()
+    library.add_special_tokens([AddedToken("[TOOL_CALLS]", special=True)])
+    call = b'[{"name": "get_weather", "arguments": {"city": "\xc3\xa9"}}]'
+    says = [*"Hé ".encode(), 257, 261, *call]
+    async with serve_script(tmp_path, lambda prompt, sampling: says) as (served, _):
+        model = served.services.models["tiny"]
+        served.services.models["tiny"] = replace(model, tokenizer=wrap(library))
+        with_template(served, templates.MISTRAL)
+        message = message_of(await chat(served))["message"]
+        assert message["content"] == "Hé"
+        assert message["tool_calls"][0]["function"]["arguments"] == '{"city": "é"}'
+        plain = message_of(await chat(served, tools=[]))["message"]
+        assert plain["content"] == "Hé " + call.decode()
+        stopped = message_of(await chat(served, stop="[TOOL_CALLS]"))
+        assert (stopped["message"]["content"], stopped["stop_reason"]) == ("Hé ", "[TOOL_CALLS]")
 
 
 # --- prompts -------------------------------------------------------------------------------------
