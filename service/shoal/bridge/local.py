@@ -89,6 +89,12 @@ class LocalEngine:
             self._core.abort(known)
 
     async def start(self) -> None:
+        loop = asyncio.get_running_loop()
+
+        def wake() -> None:
+            loop.call_soon_threadsafe(self._work.set)
+
+        self._core.wake = wake
         self._task = asyncio.create_task(self._run(), name="local-engine")
 
     async def close(self) -> None:

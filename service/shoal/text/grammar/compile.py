@@ -45,7 +45,7 @@ async def compile_grammar(spec: GrammarSpec, model: TextModel, copy_text: str | 
     except SchemaProblem as problem:
         where = f" at {problem.path.lstrip('.')}" if problem.path else ""
         raise InvalidRequest(
-            f"{spec.param} cannot be used{where}: {problem.message}"[:900],
+            " ".join(f"{spec.param} cannot be used{where}: {problem.message}".split())[:900],
             code="invalid_schema",
             param=spec.param,
         ) from None
