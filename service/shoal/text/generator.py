@@ -35,6 +35,7 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int = 0
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -53,8 +54,8 @@ class SequenceText:
     """A SequenceSink that turns one sequence's tokens into text deltas."""
 
     __slots__ = (
-        "_detokenizer", "_generation", "_hidden_names", "_num_chars", "_stops", "index",
-        "open", "seq_id", "token_ids",
+        "_counter", "_detokenizer", "_generation", "_hidden_names", "_num_chars", "_stops",
+        "index", "open", "seq_id", "token_ids",
     )  # fmt: skip
 
     def __init__(self, generation: "Generation", index: int, seq_id: int) -> None:
@@ -65,9 +66,13 @@ class SequenceText:
         self._detokenizer = tokenizer.detokenizer(
             prompt.token_ids, skip_special_tokens=task.skip_special_tokens
         )
+        self._counter = task.make_counter() if task.make_counter is not None else None
         self._stops = StopMatcher(task.stop_strings, keep_match=task.include_stop)
         has_hidden = bool(task.stop_strings) and task.skip_special_tokens
         self._hidden_names = tokenizer.special_names if has_hidden else {}
+        if has_hidden and task.shown_tokens:
+            names = self._hidden_names.items()
+            self._hidden_names = {i: name for i, name in names if i not in task.shown_tokens}
         self._num_chars = 0  # code points of output text, stop strings included
         self.index = index
         self.seq_id = seq_id
@@ -121,6 +126,9 @@ class SequenceText:
         task = self._generation.task
         self.token_ids.append(token_id)
         delta.token_ids.append(token_id)
+        if self._counter is not None:
+            raw = task.model.tokenizer.bytes_of(token_id)
+            self._generation.usage.reasoning_tokens += self._counter.push(raw)
         if logprobs is not None:
             delta.logprobs.append(logprobs)
             delta.offsets.append(self._num_chars)
@@ -132,6 +140,8 @@ class SequenceText:
         if ends_here and not task.include_stop:
             return
         piece = self._detokenizer.push(token_id)
+        if token_id in task.shown_tokens:
+            piece = self._show(token_id)
         self._num_chars += len(piece)
         if len(self.token_ids) <= task.stop.min_tokens:
             delta.text += piece
@@ -144,6 +154,16 @@ class SequenceText:
             self.open = False
             delta.finish_reason, delta.stop_reason = "stop", matched
             self._generation.sequence_stopped(self)
+
+    def _show(self, token_id: int) -> str:
+        """The name of a special token, and what was held back before it."""
+        task = self._generation.task
+        before = self._detokenizer.finish()
+        self._detokenizer = task.model.tokenizer.detokenizer(
+            task.prompts[self.index // task.best_of].token_ids,
+            skip_special_tokens=task.skip_special_tokens,
+        )
+        return before + task.shown_tokens[token_id]
 
     def _finish(self, delta: Delta, finished: Finished) -> ShoalError | None:
         """Completes the last delta; returns an error if the sequence failed."""

@@ -2,28 +2,26 @@
 
 from typing import Any, Self
 
+import msgspec
 from pydantic import Field, model_validator
 
 from shoal.config import Settings
 from shoal.errors import InvalidRequest
 from shoal.protocol.messages import LoadedModel
 from shoal.protocol.params import OutputParams
+from shoal.server.api.chat.answer import plan_answer
 from shoal.server.api.chat.messages import ChatPrompt, chat_prompt
 from shoal.server.api.generation.fields import GenerationFields, Int
 from shoal.server.api.generation.params import sampling_params, stop_params, truncated
 from shoal.server.api.generation.sampler_fields import with_samplers
-from shoal.server.api.generation.structured import with_grammar
 from shoal.server.context import RequestContext
 from shoal.text.task import GenerationTask, fit_max_tokens
 from shoal.text.text_model import TextModel
 
 # OpenAI fields that are not supported, with the values that have no effect and are accepted.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
     "functions": ([],),
-    "function_call": ("none", "auto"),
+    "function_call": ("none", "auto", {}),
     "store": (False,),
     "metadata": ({},),
     "service_tier": ("auto", "default"),
@@ -55,7 +53,7 @@ class ChatRequest(ChatPrompt, GenerationFields):
         return self
 
     def extra_fields(self) -> list[tuple[str, Any]]:
-        extras = super().extra_fields()
+        extras = super().extra_fields() + self.extra_tool_fields()
         for message in self.messages:
             nested = (message.model_extra or {}).items()
             extras += [(f"messages.{name}", value) for name, value in nested]
@@ -87,19 +85,25 @@ async def make_task(
 ) -> GenerationTask:
     """Renders the template, tokenizes and checks. Raises InvalidRequest."""
     requested = request.max_completion_tokens or request.max_tokens
-    rendered = await chat_prompt(request, model, loaded)
-    prompts = truncated((rendered,), request, loaded, requested or 1)
+    prompt = await chat_prompt(request, model, loaded)
+    prompts = truncated((prompt,), request, loaded, requested or 1)
     max_tokens = fit_max_tokens(loaded, prompts, requested, param="messages")
+    answer = await plan_answer(
+        request,
+        model,
+        prompt.text or "",
+        request.grammar_spec(),
+        copy_text=_last_text(request),
+        skip_special_tokens=request.skip_special_tokens,
+    )
+    sampling = await with_samplers(
+        sampling_params(request, model, loaded), request, model, loaded
+    )
     return GenerationTask(
         request_id=context.request_id,
         model=model,
         prompts=prompts,
-        sampling=await with_grammar(
-            await with_samplers(sampling_params(request, model, loaded), request, model, loaded),
-            request,
-            model,
-            lambda: _last_text(request),
-        ),
+        sampling=msgspec.structs.replace(sampling, grammar=answer.grammar),
         stop=stop_params(request, model, loaded, max_tokens, settings.request_timeout),
         output=OutputParams(logprobs=request.top_logprobs if request.logprobs else None),
         n=request.n,
@@ -111,6 +115,9 @@ async def make_task(
         tenant=context.tenant,
         cache_salt=request.cache_salt or context.tenant,
         use_prefix_cache=request.cache_prompt,
+        make_parser=answer.make_parser,
+        shown_tokens=answer.shown_tokens,
+        make_counter=answer.make_counter,
     )
 
 
