@@ -9,6 +9,7 @@ Engine to server: `Loading`, `LoadFailed`, `Loaded`, `Ready`, `AdapterLoaded`, `
 import msgspec
 
 from shoal.protocol.params import FinishReason, OutputParams, SamplingParams, StopParams
+from shoal.protocol.trace import TokenTrace
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -144,6 +145,8 @@ class Finished(msgspec.Struct, frozen=True, array_like=True):
     """The stop id that matched, "max_time", or None."""
     error_code: str | None = None
     """With reason "error": numerical_error, request_timeout, server_is_overloaded."""
+    cpu_s: float = 0.0
+    """CPU time of the whole sequence."""
 
 
 class EngineStats(msgspec.Struct, frozen=True, array_like=True):
@@ -180,6 +183,11 @@ class StepOutputs(_Message, frozen=True):
     """For the whole prompt, sent once; None for the first position, which has no logprob."""
     started: dict[int, Started] = {}
     finished: dict[int, Finished] = {}
+    traces: dict[int, TokenTrace] = {}
+    cpu_s: float = 0.0
+    """CPU time of this step, of all threads of the engine."""
+    seq_cpu_s: list[float] = []
+    """CPU time of each of `seq_ids` so far: its share of every step, by tokens computed."""
 
 
 class Loading(_Message, frozen=True):

@@ -75,3 +75,5 @@ class OutputParams(msgspec.Struct, frozen=True, array_like=True):
     """None = off, 0 = of the sampled token, k = also of the k most likely tokens."""
     prompt_logprobs: int | None = None
     """The same for every prompt token; the request then does not read the prefix cache."""
+    trace: int | None = None
+    """None = off, k = how each token came about, with its k most likely alternatives."""

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from shoal.protocol.messages import AdapterLoaded, AdapterSource, LoadedModel, TokenLogprobs
 from shoal.protocol.params import OutputParams, SamplingParams, StopParams
+from shoal.protocol.trace import TokenTrace
 
 
 @dataclass(slots=True)
@@ -77,6 +78,7 @@ class StepResult:
     token at each position, so a prompt of n tokens gives n - 1 entries over all its chunks."""
     errors: dict[int, str] = field(default_factory=dict)
     """Rows that failed individually, with an error code such as numerical_error."""
+    traces: dict[int, TokenTrace] = field(default_factory=dict)
 
 
 class Runner(Protocol):

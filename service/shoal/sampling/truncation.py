@@ -5,7 +5,7 @@ row in a fixed order, and a longer head than a row needs changes nothing in its 
 logits have their best at 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from shoal.sampling.draw import first_above
 
 _HEADS = (256, 1024)
 """Lengths of the sorted head that are tried before a whole row is sorted."""
+Observe = Callable[[str, Int64, Float64], None]
+"""Told each step's name, and the ids [R, size] with the probabilities it left, best first."""
 _NO_LIMIT = 1 << 31
 """A top_k of any size must fit an array; no vocabulary is as large."""
 
@@ -62,6 +64,11 @@ def draw_truncated(
     return tokens
 
 
+def observe_truncations(scaled: Float32, params: SamplingParams, observe: Observe) -> None:
+    """Every truncation of one row scaled [1, width], by its place in the whole order."""
+    _Head(scaled, [params], scaled.shape[1], observe)
+
+
 def _head_sizes(row_params: Sequence[SamplingParams], width: int) -> list[int]:
     """Lengths to try; top_k of all rows bounds the first where it can."""
     first = max(params.top_k or width for params in row_params)
@@ -71,7 +78,13 @@ def _head_sizes(row_params: Sequence[SamplingParams], width: int) -> list[int]:
 class _Head:
     """The best tokens of each row, and which of them the truncations keep."""
 
-    def __init__(self, scaled: Float32, row_params: list[SamplingParams], size: int) -> None:
+    def __init__(
+        self,
+        scaled: Float32,
+        row_params: list[SamplingParams],
+        size: int,
+        observe: Observe = lambda name, ids, probs: None,
+    ) -> None:
         self.ids, values = best_tokens(scaled, size)
         self.probs = np.exp(values.astype(np.float64))  # not normalised: the best has 1
         top_k = np.array([min(params.top_k, _NO_LIMIT) for params in row_params])
@@ -82,6 +95,7 @@ class _Head:
         # 1. top_k
         has_top_k = (top_k > 0) & (top_k <= size)
         self.probs[np.arange(size) >= np.where(has_top_k, top_k, size)[:, None]] = 0
+        observe("top_k", self.ids, self.probs)
         # 2. top_p (nucleus, Holtzman et al., 2020): the fewest that reach that share
         sums = np.cumsum(self.probs, axis=1)
         is_whole = has_top_k | (size == scaled.shape[1])
@@ -90,6 +104,7 @@ class _Head:
             masses = np.exp(scaled).sum(axis=1).astype(np.float64)
             targets = np.where(is_whole, targets, top_p * masses)
         self.probs[:, 1:][(sums[:, :-1] >= targets[:, None]) & (top_p < 1.0)[:, None]] = 0
+        observe("top_p", self.ids, self.probs)
         # A top_k beyond this head leaves the mass that top_p is a share of unknown.
         is_known = (top_k <= size) | (top_p >= 1.0)
         is_reached = (top_p < 1.0) & (sums[:, -1] >= targets)
@@ -98,8 +113,10 @@ class _Head:
         # 3. typical_p
         for row in np.flatnonzero(typical & self.is_decided):
             keep_typical(self.probs[row], row_params[row].typical_p)
+        observe("typical_p", self.ids, self.probs)
         # 4. min_p (Nguyen et al., 2024): out goes what is less likely than that share of the best
         self.probs[self.probs < (min_p * self.probs.max(axis=1))[:, None]] = 0
+        observe("min_p", self.ids, self.probs)
 
     def draw(self, uniforms: Float64) -> Int64:
         """Token ids [R]; meaningless for rows that are not decided."""
