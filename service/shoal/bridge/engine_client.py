@@ -21,6 +21,7 @@ from shoal.protocol.messages import (
     Submit,
     TokenLogprobs,
 )
+from shoal.protocol.trace import TokenTrace
 
 log = logging.getLogger("shoal.bridge")
 
@@ -35,7 +36,11 @@ class SequenceSink(Protocol):
         prompt_logprobs: list[TokenLogprobs | None] | None,
         started: Started | None,
         finished: Finished | None,
-    ) -> None: ...
+        trace: TokenTrace | None = None,
+        cpu_s: float = 0.0,
+    ) -> None:
+        """`cpu_s`: CPU time of the sequence so far."""
+        ...
 
     def fail(self, error: ShoalError) -> None:
         """The sequence ended without a `Finished` message: crash, restart or shutdown."""
@@ -139,7 +144,9 @@ class Dispatcher:
             self._observer.on_step(outputs)
         sinks, started, finished = self._sinks, outputs.started, outputs.finished
         logprobs, prompt_logprobs = outputs.logprobs, outputs.prompt_logprobs
-        for seq_id, token_id in zip(outputs.seq_ids, outputs.token_ids, strict=True):
+        traces = outputs.traces
+        columns = zip(outputs.seq_ids, outputs.token_ids, outputs.seq_cpu_s, strict=True)
+        for seq_id, token_id, cpu_s in columns:
             if (sink := sinks.get(seq_id)) is not None:
                 end = finished.get(seq_id)
                 try:
@@ -149,6 +156,8 @@ class Dispatcher:
                         prompt_logprobs.get(seq_id),
                         started.get(seq_id),
                         end,
+                        traces.get(seq_id),
+                        cpu_s,
                     )
                 except Exception:  # a failing sink must not affect other sequences
                     _fail_sequence(seq_id, sink)
@@ -157,7 +166,14 @@ class Dispatcher:
         for seq_id, end in finished.items():
             if (sink := sinks.pop(seq_id, None)) is not None:  # finished without a new token
                 try:
-                    sink.push(None, None, prompt_logprobs.get(seq_id), started.get(seq_id), end)
+                    sink.push(
+                        None,
+                        None,
+                        prompt_logprobs.get(seq_id),
+                        started.get(seq_id),
+                        end,
+                        cpu_s=end.cpu_s,
+                    )
                 except Exception:  # same reason
                     _fail_sequence(seq_id, sink)
 

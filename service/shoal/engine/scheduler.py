@@ -10,6 +10,8 @@ last one. Knows integers only: no tensors, text, sockets or other models.
 from collections import Counter
 from dataclasses import dataclass, field
 
+import msgspec
+
 from shoal.engine.block_pool import ensure
 from shoal.engine.kv_blocks import KVBlocks
 from shoal.engine.kv_budget import Account
@@ -30,6 +32,8 @@ class Applied:
     token_ids: list[int] = field(default_factory=list)
     prompt_logprobs: dict[int, list[TokenLogprobs | None]] = field(default_factory=dict)
     started: dict[int, Started] = field(default_factory=dict)
+    cpu_s: list[float] = field(default_factory=list)
+    """Of each sequence, so far."""
 
 
 class Scheduler:
@@ -269,13 +273,16 @@ class Scheduler:
 
     # --- apply ---------------------------------------------------------------------------------
 
-    def apply(self, plan: StepPlan, result: StepResult, now: float) -> Applied:
-        """Records what the runner computed for the last plan."""
+    def apply(self, plan: StepPlan, result: StepResult, now: float, cpu_s: float = 0.0) -> Applied:
+        """Records what the runner computed for the last plan, and shares out its CPU time by
+        tokens."""
+        token_cpu_s = cpu_s / max(plan.num_tokens, 1)
         applied = Applied()
         seq_ids, sampled = applied.seq_ids, applied.token_ids
         block_size = self.limits.block_size
         rows = zip(self._planned, plan.num_new_tokens, result.token_ids, strict=True)
         for seq, num_new_tokens, token_id in rows:
+            seq.cpu_s += num_new_tokens * token_cpu_s
             if token_id is None and seq.seq_id in result.errors:
                 self._fail(seq, result.errors[seq.seq_id])
                 continue
@@ -296,6 +303,7 @@ class Scheduler:
             token_ids.append(token_id)
             seq_ids.append(seq.seq_id)
             sampled.append(token_id)
+            applied.cpu_s.append(seq.cpu_s)
             may_end = token_id in seq.stop_ids or len(token_ids) >= seq.max_num_tokens
             if may_end and (finished := finish_after(seq, token_id)) is not None:
                 self._finish(seq, finished)
@@ -333,7 +341,7 @@ class Scheduler:
         self._finish(seq, failed(code))
 
     def _finish(self, seq: Sequence, finished: Finished) -> None:
-        self._finished[seq.seq_id] = finished
+        self._finished[seq.seq_id] = msgspec.structs.replace(finished, cpu_s=seq.cpu_s)
         self._drop(seq)
 
     def _drop(self, seq: Sequence) -> None:

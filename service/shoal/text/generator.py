@@ -21,6 +21,7 @@ from shoal.errors import (
 )
 from shoal.protocol.messages import Finished, Started, Submit, TokenLogprobs
 from shoal.protocol.params import FinishReason
+from shoal.protocol.trace import TokenTrace
 from shoal.text.delta import Delta
 from shoal.text.stops import StopMatcher
 from shoal.text.task import GenerationTask
@@ -33,6 +34,8 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int = 0
     cached_tokens: int = 0
+    cpu_seconds: float = 0.0
+    """Of the engine; what it spent on a sequence after its last output is not in it."""
 
 
 @dataclass(slots=True)
@@ -49,7 +52,7 @@ class SequenceText:
     """A SequenceSink that turns one sequence's tokens into text deltas."""
 
     __slots__ = (
-        "_detokenizer", "_generation", "_hidden_names", "_num_chars", "_stops", "index",
+        "_cpu_s", "_detokenizer", "_generation", "_hidden_names", "_num_chars", "_stops", "index",
         "num_tokens", "open", "seq_id",
     )  # fmt: skip
 
@@ -65,6 +68,7 @@ class SequenceText:
         has_hidden = bool(task.stop_strings) and task.skip_special_tokens
         self._hidden_names = tokenizer.special_names if has_hidden else {}
         self._num_chars = 0  # code points of output text, stop strings included
+        self._cpu_s = 0.0
         self.index = index
         self.seq_id = seq_id
         self.num_tokens = 0
@@ -77,10 +81,16 @@ class SequenceText:
         prompt_logprobs: list[TokenLogprobs | None] | None,
         started: Started | None,
         finished: Finished | None,
+        trace: TokenTrace | None = None,
+        cpu_s: float = 0.0,
     ) -> None:
         if not self.open:
             return
+        self._generation.usage.cpu_seconds += cpu_s - self._cpu_s
+        self._cpu_s = cpu_s
         delta = Delta(self.index, prompt_logprobs=prompt_logprobs)
+        if trace is not None:
+            delta.traces.append(trace)
         if started is not None:
             self._generation.sequence_started(self.index, started)
         if token_id is not None:

@@ -44,6 +44,8 @@ class Listener:
         prompt_logprobs: list[TokenLogprobs | None] | None,
         started: Started | None,
         finished: Finished | None,
+        trace: TokenTrace | None = None,
+        cpu_s: float = 0.0,
     ) -> None:
         self.calls.append((token_id, logprobs, prompt_logprobs, started, finished))
         self.heard.set()
@@ -71,8 +73,9 @@ class Listener:
 
 def step_outputs(seq_ids: list[int], token_ids: list[int], **fields: Any) -> StepOutputs:
     return StepOutputs(
-        "fake", seq_ids, token_ids, len(seq_ids), len(seq_ids), 0.01, stats(), **fields
-    )
+        "fake", seq_ids, token_ids, len(seq_ids), len(seq_ids), 0.01, stats(),
+        **{"seq_cpu_s": [0.0] * len(seq_ids), **fields},
+    )  # fmt: skip
 
 
 def stats(model: str = "fake", **fields: Any) -> EngineStats:

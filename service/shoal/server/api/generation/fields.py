@@ -16,8 +16,8 @@ MAX_STOP_CHARS = 1000
 MAX_BIASES = 1024
 MAX_STOP_IDS = 256
 MAX_IGNORED_NAMES = 20
-INCLUDABLE = ("seed", "timings", "sampling")
-_NOT_INCLUDABLE = ("usage_cost", "token_ids", "trace", "queue")
+INCLUDABLE = ("seed", "timings", "sampling", "usage_cost", "trace")
+_NOT_INCLUDABLE = ("token_ids", "queue")
 
 
 def _to_integer(value: Any) -> Any:
@@ -92,7 +92,7 @@ class GenerationFields(BaseModel):
     cache_prompt: bool = True
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = False
-    include: list[str] = Field([], description="Any of seed, timings, sampling.")
+    include: list[str] = Field([], description=f"Any of {', '.join(INCLUDABLE)}.")
     strict: bool = Field(False, description="Refuse unknown fields.")
 
     @field_validator("stop", mode="before")

@@ -10,6 +10,7 @@ import orjson
 
 from shoal.protocol.messages import TokenLogprobs
 from shoal.server import sse
+from shoal.server.energy import Price
 from shoal.text.generator import Generation, Usage
 from shoal.text.task import GenerationTask
 from shoal.text.tokenizer import Tokenizer
@@ -27,6 +28,8 @@ class RenderOptions:
     return_token_ids: bool = False
     tokens_as_ids: bool = False
     include: tuple[str, ...] = ()
+    price: Price | None = None
+    """Of CPU time, for usage_cost."""
     created: int = field(default_factory=lambda: int(time.time()))
     unique: str = field(default_factory=lambda: uuid.uuid4().hex)
     """Unique part of the response id."""
@@ -67,11 +70,11 @@ def usage_dict(usage: Usage) -> dict[str, Any]:
 
 
 def ext_dict(
-    generation: Generation, include: tuple[str, ...], chosen: list[int] | None = None
+    generation: Generation, options: RenderOptions, chosen: list[int] | None = None
 ) -> dict[str, Any]:
-    """The `ext` object with the parts in `include`. `chosen`: indices of the sequences that
-    were returned as choices, in order; None = all."""
-    task, ext = generation.task, dict[str, Any]()
+    """The `ext` object with the parts in `include`, but for the trace. `chosen`: indices of the
+    sequences that were returned as choices, in order; None = all."""
+    task, include, ext = generation.task, options.include, dict[str, Any]()
     if "seed" in include:
         indices = range(task.num_sequences) if chosen is None else chosen
         ext["seed"] = [_signed(task.sampling_of(index % task.best_of).seed) for index in indices]
@@ -79,6 +82,8 @@ def ext_dict(
         ext["timings"] = _timings(generation)
     if "sampling" in include:
         ext["sampling"] = _sampling(task)
+    if "usage_cost" in include and options.price is not None:
+        ext["usage_cost"] = options.price.receipt(generation.usage.cpu_seconds)
     return ext
 
 
@@ -91,7 +96,7 @@ def closing_event(head: dict[str, Any], options: RenderOptions, generation: Gene
     if with_usage:
         record["usage"] = usage_dict(generation.usage)
     if options.include:
-        record["ext"] = ext_dict(generation, options.include)
+        record["ext"] = ext_dict(generation, options)
     return sse.event(dump(record))
 
 
