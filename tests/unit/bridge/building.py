@@ -22,6 +22,7 @@ from shoal.protocol.messages import (
     StepOutputs,
     TokenLogprobs,
 )
+from shoal.protocol.trace import TokenTrace
 
 FAKE_ENGINE = Path(__file__).parents[2] / "fakes" / "engine_process.py"
 
