@@ -144,9 +144,8 @@ class Dispatcher:
             self._observer.on_step(outputs)
         sinks, started, finished = self._sinks, outputs.started, outputs.finished
         logprobs, prompt_logprobs = outputs.logprobs, outputs.prompt_logprobs
-        traces = outputs.traces
-        columns = zip(outputs.seq_ids, outputs.token_ids, outputs.seq_cpu_s, strict=True)
-        for seq_id, token_id, cpu_s in columns:
+        traces, cpu_s = outputs.traces, outputs.seq_cpu_s
+        for seq_id, token_id in zip(outputs.seq_ids, outputs.token_ids, strict=True):
             if (sink := sinks.get(seq_id)) is not None:
                 end = finished.get(seq_id)
                 try:
@@ -157,7 +156,7 @@ class Dispatcher:
                         started.get(seq_id),
                         end,
                         traces.get(seq_id),
-                        cpu_s,
+                        cpu_s.get(seq_id, 0.0),
                     )
                 except Exception:  # a failing sink must not affect other sequences
                     _fail_sequence(seq_id, sink)
@@ -172,7 +171,7 @@ class Dispatcher:
                         prompt_logprobs.get(seq_id),
                         started.get(seq_id),
                         end,
-                        cpu_s=end.cpu_s,
+                        cpu_s=cpu_s.get(seq_id, 0.0),
                     )
                 except Exception:  # same reason
                     _fail_sequence(seq_id, sink)

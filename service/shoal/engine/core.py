@@ -235,7 +235,7 @@ class _Model:
             finished=self.scheduler.take_finished(),
             traces=result.traces,
             cpu_s=cpu_s,
-            seq_cpu_s=applied.cpu_s,
+            seq_cpu_s=self.scheduler.take_cpu_s(),
         )
 
     def stats(self) -> EngineStats:

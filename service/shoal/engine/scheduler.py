@@ -10,8 +10,6 @@ last one. Knows integers only: no tensors, text, sockets or other models.
 from collections import Counter
 from dataclasses import dataclass, field
 
-import msgspec
-
 from shoal.engine.block_pool import ensure
 from shoal.engine.kv_blocks import KVBlocks
 from shoal.engine.kv_budget import Account
@@ -32,8 +30,6 @@ class Applied:
     token_ids: list[int] = field(default_factory=list)
     prompt_logprobs: dict[int, list[TokenLogprobs | None]] = field(default_factory=dict)
     started: dict[int, Started] = field(default_factory=dict)
-    cpu_s: list[float] = field(default_factory=list)
-    """Of each sequence, so far."""
 
 
 class Scheduler:
@@ -59,6 +55,7 @@ class Scheduler:
         self._tenants: Counter[str] = Counter()  # rows of each tenant in that plan
         self._released: list[int] = []  # left their rows since the last plan
         self._finished: dict[int, Finished] = {}  # since the last `take_finished`
+        self._cpu_s: dict[int, float] = {}  # of those that got a token or finished since then
         self._num_arrived = 0
 
     @property
@@ -126,6 +123,11 @@ class Scheduler:
         """Sequences that finished since the last call."""
         finished, self._finished = self._finished, {}
         return finished
+
+    def take_cpu_s(self) -> dict[int, float]:
+        """CPU time of the sequences that got a token or finished since the last call."""
+        cpu_s, self._cpu_s = self._cpu_s, {}
+        return cpu_s
 
     @property
     def num_blocks(self) -> int:
@@ -303,7 +305,7 @@ class Scheduler:
             token_ids.append(token_id)
             seq_ids.append(seq.seq_id)
             sampled.append(token_id)
-            applied.cpu_s.append(seq.cpu_s)
+            self._cpu_s[seq.seq_id] = seq.cpu_s
             may_end = token_id in seq.stop_ids or len(token_ids) >= seq.max_num_tokens
             if may_end and (finished := finish_after(seq, token_id)) is not None:
                 self._finish(seq, finished)
@@ -341,7 +343,8 @@ class Scheduler:
         self._finish(seq, failed(code))
 
     def _finish(self, seq: Sequence, finished: Finished) -> None:
-        self._finished[seq.seq_id] = msgspec.structs.replace(finished, cpu_s=seq.cpu_s)
+        self._finished[seq.seq_id] = finished
+        self._cpu_s[seq.seq_id] = seq.cpu_s
         self._drop(seq)
 
     def _drop(self, seq: Sequence) -> None:

@@ -145,8 +145,6 @@ class Finished(msgspec.Struct, frozen=True, array_like=True):
     """The stop id that matched, "max_time", or None."""
     error_code: str | None = None
     """With reason "error": numerical_error, request_timeout, server_is_overloaded."""
-    cpu_s: float = 0.0
-    """CPU time of the whole sequence."""
 
 
 class EngineStats(msgspec.Struct, frozen=True, array_like=True):
@@ -186,8 +184,9 @@ class StepOutputs(_Message, frozen=True):
     traces: dict[int, TokenTrace] = {}
     cpu_s: float = 0.0
     """CPU time of this step, of all threads of the engine."""
-    seq_cpu_s: list[float] = []
-    """CPU time of each of `seq_ids` so far: its share of every step, by tokens computed."""
+    seq_cpu_s: dict[int, float] = {}
+    """CPU time so far of the sequences that got a token or finished: their share of every step, by
+    tokens computed."""
 
 
 class Loading(_Message, frozen=True):

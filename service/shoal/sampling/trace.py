@@ -5,7 +5,6 @@ processors, temperature, truncations and random numbers.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shoal.protocol.messages import TokenLogprobs
 from shoal.protocol.params import SamplingParams
@@ -17,7 +16,7 @@ from shoal.sampling.random import MASK_64, uniforms
 from shoal.sampling.sampler import SamplingState, mask_logits
 from shoal.sampling.truncation import is_truncated, observe_truncations
 
-Bool = NDArray[np.bool_]
+_FLOAT32 = np.finfo(np.float32)
 
 
 def trace_token(
@@ -51,15 +50,14 @@ def trace_token(
 
 def _rank(logits: Float32, token_id: int) -> int:
     own = logits[token_id]
-    return int((logits > own).sum() + (logits[:token_id] == own).sum()) + 1
+    return int(np.count_nonzero(logits > own) + np.count_nonzero(logits[:token_id] == own)) + 1
 
 
 def _entropy(logits: Float32) -> float:
-    values = logits.astype(np.float64)
-    values -= values.max()
+    values = np.maximum(logits - logits.max(), _FLOAT32.min)  # 0 times -inf would be no number
     masses = np.exp(values)
-    total = masses.sum()
-    return float(np.log(total) - (masses * values)[masses > 0].sum() / total)
+    total = masses.sum(dtype=np.float64)
+    return float(np.log(total) - (masses * values).sum(dtype=np.float64) / total)
 
 
 def _uniform(params: SamplingParams, position: int) -> float:
@@ -70,47 +68,68 @@ def _uniform(params: SamplingParams, position: int) -> float:
 class _Steps:
     """What is left of the tokens of a row, step by step."""
 
-    def __init__(self, best_id: int, masses: Float64) -> None:
-        """`masses`: in proportion to the probabilities."""
+    def __init__(self, num_left: int, mass: float) -> None:
+        """`mass`: of the tokens that are left, in any unit."""
         self.found: list[TraceStep] = []
         self.removed_by: str | None = None
-        self._best_id = best_id
-        self._masses = masses
-        self._is_left: Bool = masses >= 0
+        self.mass = mass
+        self._num_left = num_left
 
-    def add(self, name: str, is_left: Bool, masses: Float64 | None = None) -> None:
-        """A step that left these tokens; `masses` where it also changed them."""
-        gone = self._masses[self._is_left & ~is_left].sum()
-        total = self._masses[self._is_left].sum()
-        removed = float(gone / total) if total > 0 else 0.0
-        self.found.append(TraceStep(name, int(is_left.sum()), removed))
-        if self.removed_by is None and not is_left[self._best_id]:
+    def add(self, name: str, num_left: int, mass: float, *, has_best: bool) -> None:
+        """A step that left so many tokens, which had this mass before it."""
+        removed = 0.0
+        if num_left != self._num_left and self.mass > 0:
+            removed = max(0.0, 1 - mass / self.mass)
+        self.found.append(TraceStep(name, num_left, removed))
+        if self.removed_by is None and not has_best:
             self.removed_by = name
-        self._is_left = is_left
-        self._masses = self._masses if masses is None else masses
+        self._num_left, self.mass = num_left, mass
 
 
 def _steps(logits: Float32, state: SamplingState) -> _Steps:
     """The sampler's steps on logits [num_token_ids], which stay as they are."""
-    row, params = logits.copy(), state.params
-    steps = _Steps(int(row.argmax()), _masses(row))
+    params = state.params
+    if state.takes_best:
+        return _Steps(len(logits), 0.0)
+    row, best_id = logits.copy(), int(logits.argmax())
+    masses = _masses(row)
+    steps = _Steps(len(row), _sum(masses))
+
+    def add_processor(name: str) -> None:
+        nonlocal masses
+        is_left = row > -np.inf
+        steps.add(
+            name,
+            np.count_nonzero(is_left),
+            _sum(masses * is_left),
+            has_best=bool(is_left[best_id]),
+        )
+        masses = _masses(row)
+        steps.mass = _sum(masses)
+
     for processor in state.processors:
         if type(processor).apply is not LogitsProcessor.apply:
             processor.apply(row)
-            steps.add(processor.name, row > -np.inf, _masses(row))
+            add_processor(processor.name)
     for processor in state.processors:
         if (mask := processor.allow_mask) is not None:
             mask_logits(row, mask)
-            steps.add(processor.name, row > -np.inf)
-    if params.greedy:
-        return steps
-    scaled = row[None]
+            add_processor(processor.name)
+    if not params.greedy:
+        _add_draw(steps, row[None], params, best_id)
+    return steps
+
+
+def _add_draw(steps: _Steps, scaled: Float32, params: SamplingParams, best_id: int) -> None:
+    """Temperature and truncations of processed logits [1, num_token_ids], which are overwritten."""
     scale(scaled, np.array([params.temperature], np.float32))
-    masses = np.exp(scaled[0].astype(np.float64))
     if params.temperature != 1.0:
-        steps.add("temperature", masses > 0, masses)
+        masses = np.exp(scaled[0])
+        num_left = np.count_nonzero(masses)  # far tokens have no share left in a float
+        steps.add("temperature", num_left, steps.mass, has_best=bool(masses[best_id] > 0))
+        steps.mass = _sum(masses)
     is_on = {
-        "top_k": 0 < params.top_k < len(row),
+        "top_k": 0 < params.top_k < scaled.shape[1],
         "top_p": params.top_p < 1,
         "typical_p": params.typical_p < 1,
         "min_p": params.min_p > 0,
@@ -118,19 +137,21 @@ def _steps(logits: Float32, state: SamplingState) -> _Steps:
 
     def observe(name: str, ids: Int64, probs: Float64) -> None:
         if is_on[name]:
-            is_left = np.zeros(len(row), np.bool_)
-            is_left[ids[0][probs[0] > 0]] = True
-            steps.add(name, is_left)
+            has_best = bool((probs[ids == best_id] > 0).any())
+            steps.add(name, np.count_nonzero(probs), float(probs.sum()), has_best=has_best)
 
     if is_truncated(params):
         observe_truncations(scaled, params, observe)
-    return steps
 
 
-def _masses(logits: Float32) -> Float64:
+def _masses(logits: Float32) -> Float32:
     """In proportion to the probabilities; all 0 where every token is banned."""
     best = logits.max()
     if not np.isfinite(best):
-        return np.zeros(len(logits), np.float64)
-    masses: Float64 = np.exp((logits - best).astype(np.float64))
+        return np.zeros_like(logits)
+    masses: Float32 = np.exp(logits - best)
     return masses
+
+
+def _sum(masses: Float32) -> float:
+    return float(masses.sum(dtype=np.float64))

@@ -74,9 +74,8 @@ class Listener:
 
 def step_outputs(seq_ids: list[int], token_ids: list[int], **fields: Any) -> StepOutputs:
     return StepOutputs(
-        "fake", seq_ids, token_ids, len(seq_ids), len(seq_ids), 0.01, stats(),
-        **{"seq_cpu_s": [0.0] * len(seq_ids), **fields},
-    )  # fmt: skip
+        "fake", seq_ids, token_ids, len(seq_ids), len(seq_ids), 0.01, stats(), **fields
+    )
 
 
 def stats(model: str = "fake", **fields: Any) -> EngineStats:

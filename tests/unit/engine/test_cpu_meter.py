@@ -28,7 +28,9 @@ class Working:
 
 def make_core(runner: Working) -> EngineCore:
     model = LoadedRunner(runner, loaded_model("m"), num_blocks=64)
-    return EngineCore({"m": model}, EngineConfig(()), lambda: 0.0, lambda: runner.cpu_s)
+    return EngineCore(
+        {"m": model}, EngineConfig((), block_size=4), lambda: 0.0, lambda: runner.cpu_s
+    )
 
 
 def submit(seq_id: int, num_prompt: int, max_tokens: int) -> Submit:
@@ -42,11 +44,8 @@ def run(core: EngineCore) -> tuple[dict[int, float], float]:
     total = 0.0
     while (outputs := core.step()) is not None:
         total += outputs.cpu_s
-        assert len(outputs.seq_cpu_s) == len(outputs.seq_ids)
-        for seq_id, cpu_s in zip(outputs.seq_ids, outputs.seq_cpu_s, strict=True):
-            if (end := outputs.finished.get(seq_id)) is not None:
-                assert end.cpu_s == cpu_s
-        ends |= {seq_id: end.cpu_s for seq_id, end in outputs.finished.items()}
+        assert outputs.seq_cpu_s.keys() == {*outputs.seq_ids, *outputs.finished}
+        ends |= {seq_id: outputs.seq_cpu_s[seq_id] for seq_id in outputs.finished}
     return ends, total
 
 

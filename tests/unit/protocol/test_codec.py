@@ -58,7 +58,7 @@ FROM_ENGINE = [
                 [-2.0],
             )
         },
-        cpu_s=0.5, seq_cpu_s=[1.5],
+        cpu_s=0.5, seq_cpu_s={1: 1.5, 5: 0.0},
     ),
     Heartbeat([STATS]),
     EngineFailed("invalid_model_folder", "no such folder"),
