@@ -80,7 +80,7 @@ class _Steps:
         removed = 0.0
         if num_left != self._num_left and self.mass > 0:
             removed = max(0.0, 1 - mass / self.mass)
-        self.found.append(TraceStep(name, num_left, removed))
+        self.found.append(TraceStep(name, int(num_left), removed))
         if self.removed_by is None and not has_best:
             self.removed_by = name
         self._num_left, self.mass = num_left, mass

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -59,7 +60,9 @@ def trace(
     position = np.array([POSITION], np.int32)
     token_id = int(sampler.sample(logits[None], [state], position)[0])
     (report,) = sampler.logprobs(logits[None], [token_id], [k])
-    return trace_token(logits, state, POSITION, report, num_token_ids=VOCAB)
+    found = trace_token(logits, state, POSITION, report, num_token_ids=VOCAB)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(found), type=TokenTrace) == found
+    return found
 
 
 @pytest.mark.parametrize("name", SETTINGS)
