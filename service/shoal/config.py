@@ -128,6 +128,9 @@ class Settings(BaseSettings):
     max_batch_prompts: int = Field(256, ge=1, description="Most prompts in one request.")
     max_sequences: int = Field(512, ge=1, description="Most prompts x n in one request.")
     max_logprobs: int = Field(20, ge=0, le=100, description="Most alternatives per token.")
+    max_trace_tokens: int = Field(
+        1024, ge=1, description="Most tokens that a request with a trace may generate."
+    )
     max_messages: int = Field(1024, ge=1, description="Most chat messages in one request.")
     request_timeout: float = Field(
         600.0, gt=0, description="Seconds after which any request is ended."
@@ -142,6 +145,17 @@ class Settings(BaseSettings):
     )
     tenant_max_queue: int = Field(
         0, ge=0, description="Sequences one tenant may have in flight per model; 0 = no own limit."
+    )
+
+    # --- cost ---------------------------------------------------------------------------------
+    cost_per_cpu_hour: float | None = Field(
+        None, ge=0, description="Price of an hour of one core, for usage_cost; unset = no amounts."
+    )
+    currency: str = Field("USD", min_length=1, max_length=8, description="Of cost_per_cpu_hour.")
+    watts_per_core: float = Field(
+        4.0,
+        gt=0,
+        description="Power of a busy core, for usage_cost where the machine does not tell (RAPL).",
     )
 
     # --- streams and connections --------------------------------------------------------------

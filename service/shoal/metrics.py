@@ -19,6 +19,7 @@ class _StepMetrics(NamedTuple):
     batch_size: Histogram
     step_seconds: Histogram
     generation_tokens: Counter
+    cpu_seconds: Counter
 
 
 class Metrics:
@@ -49,6 +50,7 @@ class Metrics:
             "cached_prompt_tokens_total", "Prompt tokens found in the prefix cache"
         )
         self.generation_tokens = counter("generation_tokens_total", "Tokens generated")
+        self.cpu_seconds = counter("cpu_seconds_total", "CPU time of the engine's steps")
         self.preemptions = counter("preemptions_total", "Sequences preempted for lack of KV blocks")
         self.running = gauge("requests_running", "Sequences in the batch")
         self.waiting = gauge("requests_waiting", "Sequences waiting for a row")
@@ -82,11 +84,13 @@ class Metrics:
                 self.batch_size.labels(model),
                 self.step_seconds.labels(model),
                 self.generation_tokens.labels(model),
+                self.cpu_seconds.labels(model),
             )
         step_metrics.batch_size.observe(outputs.batch_size)
         step_metrics.step_seconds.observe(outputs.step_s)
         num_forced = sum(map(len, outputs.forced.values()))
         step_metrics.generation_tokens.inc(len(outputs.token_ids) + num_forced)
+        step_metrics.cpu_seconds.inc(outputs.cpu_s)
         before = self._last_preemptions.get(model, 0)
         if stats.num_preemptions != before:
             # A restarted engine starts counting at zero.

@@ -48,7 +48,7 @@ RANGES: list[tuple[str, list[Any], list[Any]]] = [
     ("cache_prompt", [True, False, None], [1, "no"]),
     ("return_token_ids", [True, False, None], [1, "no"]),
     ("return_tokens_as_token_ids", [True, False, None], [1, "no"]),
-    ("include", [[], ["seed"], ["seed", "timings", "sampling"], None],
+    ("include", [[], ["seed"], ["seed", "timings", "sampling"], ["usage_cost", "trace"], None],
      [["unheard_of"], "seed", [1], ["x" * 5000]]),
     ("strict", [True, False, None], [1, "no"]),
     ("max_tokens", [1, 3, 3.0, None], [-1, "3", True, 1.5, 2000, BIG, 1e30]),
@@ -310,7 +310,7 @@ async def test_what_chat_does_not_offer_is_said_so(tmp_path: Path, field: str, v
         refused(await ask(served, "chat", {field: value}), 400, "unsupported_parameter", field)
 
 
-@pytest.mark.parametrize("item", ["usage_cost", "token_ids", "trace", "queue"])
+@pytest.mark.parametrize("item", ["token_ids", "queue"])
 async def test_ext_items_that_are_not_offered_are_said_so(tmp_path: Path, item: str) -> None:
     async with serve_script(tmp_path, "abc") as (served, _):
         refused(await served.complete(include=[item]), 400, "unsupported_parameter", "include")

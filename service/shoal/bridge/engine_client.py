@@ -22,6 +22,7 @@ from shoal.protocol.messages import (
     Submit,
     TokenLogprobs,
 )
+from shoal.protocol.trace import TokenTrace
 
 log = logging.getLogger("shoal.bridge")
 
@@ -37,8 +38,10 @@ class SequenceSink(Protocol):
         started: Started | None,
         finished: Finished | None,
         forced: Sequence[int] = (),
+        trace: TokenTrace | None = None,
+        cpu_s: float = 0.0,
     ) -> None:
-        """`forced`: further tokens behind `token_id`."""
+        """`forced`: further tokens behind `token_id`. `cpu_s`: CPU time of the sequence so far."""
         ...
 
     def fail(self, error: ShoalError) -> None:
@@ -166,6 +169,7 @@ class Dispatcher:
         sinks, started, finished = self._sinks, outputs.started, outputs.finished
         logprobs, prompt_logprobs = outputs.logprobs, outputs.prompt_logprobs
         forced = outputs.forced
+        traces, cpu_s = outputs.traces, outputs.seq_cpu_s
         for seq_id, token_id in zip(outputs.seq_ids, outputs.token_ids, strict=True):
             if (sink := sinks.get(seq_id)) is not None:
                 end = finished.get(seq_id)
@@ -176,7 +180,9 @@ class Dispatcher:
                         prompt_logprobs.get(seq_id),
                         started.get(seq_id),
                         end,
-                        *([forced[seq_id]] if seq_id in forced else []),
+                        forced.get(seq_id, ()),
+                        traces.get(seq_id),
+                        cpu_s.get(seq_id, 0.0),
                     )
                 except Exception:  # a failing sink must not affect other sequences
                     _fail_sequence(seq_id, sink)
@@ -185,7 +191,14 @@ class Dispatcher:
         for seq_id, end in finished.items():
             if (sink := sinks.pop(seq_id, None)) is not None:  # finished without a new token
                 try:
-                    sink.push(None, None, prompt_logprobs.get(seq_id), started.get(seq_id), end)
+                    sink.push(
+                        None,
+                        None,
+                        prompt_logprobs.get(seq_id),
+                        started.get(seq_id),
+                        end,
+                        cpu_s=cpu_s.get(seq_id, 0.0),
+                    )
                 except Exception:  # same reason
                     _fail_sequence(seq_id, sink)
 

@@ -71,7 +71,7 @@ class GenerationParams(Extras, total=False):
     cache_prompt: bool | None
     return_token_ids: bool | None
     return_tokens_as_token_ids: bool | None
-    include: Sequence[Literal["seed", "timings", "sampling"]] | None
+    include: Sequence[Literal["seed", "timings", "sampling", "usage_cost", "trace"]] | None
     strict: bool | None
 
 

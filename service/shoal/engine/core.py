@@ -5,6 +5,7 @@ A step is plan, run, apply, for the model whose turn it is. Knows no process, so
 """
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -12,6 +13,7 @@ import msgspec
 from shoal.engine.adapters import EngineAdapters
 from shoal.engine.arbiter import Arbiter
 from shoal.engine.block_pool import ensure
+from shoal.engine.cpu_meter import CpuMeter
 from shoal.engine.kv_budget import Account, KVBudget
 from shoal.engine.limits import Limits
 from shoal.engine.preparing import Preparing
@@ -43,11 +45,14 @@ class EngineCore:
         models: Mapping[str, LoadedRunner],
         config: EngineConfig,
         clock: Callable[[], float],
+        cpu_clock: Callable[[], float] = time.process_time,
     ) -> None:
-        """`models`: by name, the first ones. `clock`: seconds, monotonic."""
+        """`models`: by name, the first ones. `clock`: seconds, monotonic. `cpu_clock`: CPU seconds
+        of all threads of the process."""
         self._clock = clock
         self.wake: Callable[[], None] = lambda: None
         """Called, perhaps in another thread, when an idle engine has work again by itself."""
+        self._cpu = CpuMeter(cpu_clock)
         self._config = config
         num_models = max(1, len(config.models), len(models))
         self._budget = KVBudget(config.kv_cache_bytes, num_models)
@@ -157,6 +162,7 @@ class EngineCore:
             return self._last_words.pop()
         if self._unknown:
             return _refuse_model(self._unknown.pop())
+        self._cpu.begin()
         now = self._clock()
         for model in self._models.values():
             model.scheduler.expire(now)
@@ -165,10 +171,13 @@ class EngineCore:
                 return model.outputs()
         ready = [name for name, model in self._models.items() if model.scheduler.has_work]
         if not ready:
+            self._cpu.rest()
             return None
         name = self._arbiter.pick(ready)
-        outputs = self._models[name].step(self._clock, self._make_way)
+        outputs = self._models[name].step(self._clock, self._cpu.take, self._make_way)
         self._arbiter.charge(name, outputs.step_s)
+        if not self.has_work:
+            self._cpu.rest()
         return outputs
 
     def _make_way(self) -> None:
@@ -214,7 +223,12 @@ class _Model:
         )
         self.preparing = Preparing(self.scheduler, model.runner)
 
-    def step(self, clock: Callable[[], float], make_way: Callable[[], None]) -> StepOutputs:
+    def step(
+        self,
+        clock: Callable[[], float],
+        take_cpu_s: Callable[[], float],
+        make_way: Callable[[], None],
+    ) -> StepOutputs:
         """Plan, run, apply. `make_way` is called when other models use this one's share. An
         exception of the runner fails the sequences of this step only; InvariantError afterwards
         means that the bookkeeping is damaged."""
@@ -233,11 +247,11 @@ class _Model:
             _log.exception("step of %s failed, %d rows", self.loaded.name, len(plan.seq_ids))
             scheduler.fail_step(plan, "internal_error")
             scheduler.check()
-            return self.outputs(plan, step_s=clock() - started_s)
-        ended_s = clock()
-        applied = scheduler.apply(plan, result, ended_s)
+            return self.outputs(plan, step_s=clock() - started_s, cpu_s=take_cpu_s())
+        ended_s, cpu_s = clock(), take_cpu_s()
+        applied = scheduler.apply(plan, result, ended_s, cpu_s)
         self._speed.record(plan.num_tokens, started_s, ended_s, has_more=scheduler.has_work)
-        return self.outputs(plan, applied, result, step_s=ended_s - started_s)
+        return self.outputs(plan, applied, result, step_s=ended_s - started_s, cpu_s=cpu_s)
 
     def outputs(
         self,
@@ -245,6 +259,7 @@ class _Model:
         applied: Applied = _NOTHING_APPLIED,
         result: StepResult = _NO_RESULT,
         step_s: float = 0.0,
+        cpu_s: float = 0.0,
     ) -> StepOutputs:
         """One step's outputs, and the sequences that finished since the last ones."""
         return StepOutputs(
@@ -260,6 +275,9 @@ class _Model:
             started=applied.started,
             forced=applied.forced,
             finished=self.scheduler.take_finished(),
+            traces=result.traces,
+            cpu_s=cpu_s,
+            seq_cpu_s=self.scheduler.take_cpu_s(),
         )
 
     def stats(self) -> EngineStats:

@@ -64,6 +64,7 @@ class Scheduler:
         self._tenants: Counter[str] = Counter()  # rows of each tenant in that plan
         self._released: list[int] = []  # left their rows since the last plan
         self._finished: dict[int, Finished] = {}  # since the last `take_finished`
+        self._cpu_s: dict[int, float] = {}  # of those that got a token or finished since then
         self._num_arrived = 0
 
     @property
@@ -141,6 +142,11 @@ class Scheduler:
         """Sequences that finished since the last call."""
         finished, self._finished = self._finished, {}
         return finished
+
+    def take_cpu_s(self) -> dict[int, float]:
+        """CPU time of the sequences that got a token or finished since the last call."""
+        cpu_s, self._cpu_s = self._cpu_s, {}
+        return cpu_s
 
     @property
     def num_blocks(self) -> int:
@@ -292,13 +298,16 @@ class Scheduler:
 
     # --- apply ---------------------------------------------------------------------------------
 
-    def apply(self, plan: StepPlan, result: StepResult, now: float) -> Applied:
-        """Records what the runner computed for the last plan."""
+    def apply(self, plan: StepPlan, result: StepResult, now: float, cpu_s: float = 0.0) -> Applied:
+        """Records what the runner computed for the last plan, and shares out its CPU time by
+        tokens."""
+        token_cpu_s = cpu_s / max(plan.num_tokens, 1)
         applied = Applied()
         seq_ids, sampled = applied.seq_ids, applied.token_ids
         block_size = self.limits.block_size
         rows = zip(self._planned, plan.num_new_tokens, result.token_ids, strict=True)
         for seq, num_new_tokens, token_id in rows:
+            seq.cpu_s += num_new_tokens * token_cpu_s
             if token_id is None and seq.seq_id in result.errors:
                 self._fail(seq, result.errors[seq.seq_id])
                 continue
@@ -319,6 +328,7 @@ class Scheduler:
             token_ids.append(token_id)
             seq_ids.append(seq.seq_id)
             sampled.append(token_id)
+            self._cpu_s[seq.seq_id] = seq.cpu_s
             may_end = token_id in seq.stop_ids or len(token_ids) >= seq.max_num_tokens
             may_end = may_end or seq.watches_loops
             if seq.seq_id in result.forced or seq.seq_id in result.ended:
@@ -372,6 +382,7 @@ class Scheduler:
 
     def _finish(self, seq: Sequence, finished: Finished) -> None:
         self._finished[seq.seq_id] = finished
+        self._cpu_s[seq.seq_id] = seq.cpu_s
         self._drop(seq)
 
     def _drop(self, seq: Sequence) -> None:

@@ -50,6 +50,8 @@ class Sequence:
     num_charged_tokens: int = 0
     """Tokens already charged to the tenant, or found in the cache; recomputing them is free."""
     num_preemptions: int = 0
+    cpu_s: float = 0.0
+    """Its share of the CPU time of every step so far."""
     admitted_s: float | None = None
     """First time it left the waiting queue."""
     prompt_logprobs: list[TokenLogprobs | None] | None = None

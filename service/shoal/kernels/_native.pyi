@@ -32,6 +32,7 @@ class Model:
         targets: _Float32 | None,
         hidden: _Float32 | None,
         adapter_ids: _Int32 | None,
+        lens_indices: _Int32 | None,
         /,
     ) -> None: ...
     def load_adapter(

@@ -120,7 +120,8 @@ def _missing(spec: Any) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class HeadResult:
-    """What the head found for the L logit rows; None for what was not requested."""
+    """What the head found for L rows: those of the logit indices, then with a lens those of its
+    tokens, first all after the first layer. None for what was not requested."""
 
     logits: Float32 | None
     """[first rows that requested them, vocab_size]"""
@@ -129,7 +130,8 @@ class HeadResult:
     top_logits: Float32 | None
     """[L, k]"""
     log_sum_exp: Float32 | None
-    """[L], over the whole vocabulary; a logit minus this is its log-probability."""
+    """[L], or with a lens of its rows only, over the whole vocabulary; a logit minus this is its
+    log-probability."""
     target_logits: Float32 | None
     """[L]: logit of the target id."""
     hidden: Float32 | None
@@ -239,7 +241,7 @@ class NativeModel:
             out = np.empty((len(logit_indices), self.spec.vocab_size), np.float32)
         self._model.step(
             token_ids, positions, slots, row_starts, context_lens, block_tables, logit_indices,
-            out, None, None, None, None, None, None, adapter_ids,
+            out, None, None, None, None, None, None, adapter_ids, None,
         )  # fmt: skip
         return out
 
@@ -259,7 +261,7 @@ class NativeModel:
         ids = np.empty((len(logit_indices), 1), np.int32)
         self._model.step(
             token_ids, positions, slots, row_starts, context_lens, block_tables, logit_indices,
-            None, ids, None, None, None, None, None, adapter_ids,
+            None, ids, None, None, None, None, None, adapter_ids, None,
         )  # fmt: skip
         return ids[:, 0]
 
@@ -279,27 +281,31 @@ class NativeModel:
         target_ids: Int32 | None = None,
         hidden: bool = False,
         adapter_ids: Int32 | None = None,
+        lens_indices: Int32 | None = None,
     ) -> HeadResult:
         """The same step with several requests served by one pass over the head's weights.
 
         The first `num_logits` rows get full logits, every row gets the `top` best ids and logits,
         the log-sum-exp, the logit of its target id and its hidden state, each if requested.
+        `lens_indices`: tokens whose residual also passes the head as each layer leaves it (the
+        logit lens, nostalgebraist, 2020); the log-sum-exp is then of these rows only.
         """
-        rows, vocab_size = len(logit_indices), self.spec.vocab_size
+        num_lens_rows = 0 if lens_indices is None else len(lens_indices) * len(self.spec.layers)
+        rows, vocab_size = len(logit_indices) + num_lens_rows, self.spec.vocab_size
         if num_logits > rows or top > self.num_token_ids:
             raise ValueError("num_logits exceeds the rows or top exceeds the token ids")
         result = HeadResult(
             logits=np.empty((num_logits, vocab_size), np.float32) if num_logits else None,
             top_ids=np.empty((rows, top), np.int32) if top else None,
             top_logits=np.empty((rows, top), np.float32) if top else None,
-            log_sum_exp=np.empty(rows, np.float32) if log_sum_exp else None,
+            log_sum_exp=np.empty(num_lens_rows or rows, np.float32) if log_sum_exp else None,
             target_logits=np.empty(rows, np.float32) if target_ids is not None else None,
             hidden=np.empty((rows, self.spec.hidden_size), np.float32) if hidden else None,
         )
         self._model.step(
             token_ids, positions, slots, row_starts, context_lens, block_tables, logit_indices,
             result.logits, result.top_ids, result.top_logits, result.log_sum_exp, target_ids,
-            result.target_logits, result.hidden, adapter_ids,
+            result.target_logits, result.hidden, adapter_ids, lens_indices,
         )  # fmt: skip
         return result
 

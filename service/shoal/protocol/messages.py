@@ -9,6 +9,7 @@ Engine to server: `Loading`, `LoadFailed`, `Loaded`, `Ready`, `ModelUnloaded`, `
 import msgspec
 
 from shoal.protocol.params import FinishReason, OutputParams, SamplingParams, StopParams
+from shoal.protocol.trace import TokenTrace
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -207,6 +208,12 @@ class StepOutputs(_Message, frozen=True):
     finished: dict[int, Finished] = {}
     forced: dict[int, list[int]] = {}
     """Further tokens of a sequence in `seq_ids`, which a grammar forced after the sampled one."""
+    traces: dict[int, TokenTrace] = {}
+    cpu_s: float = 0.0
+    """CPU time of this step, of all threads of the engine."""
+    seq_cpu_s: dict[int, float] = {}
+    """CPU time so far of the sequences that got a token or finished: their share of every step, by
+    tokens computed."""
 
 
 class Loading(_Message, frozen=True):

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from shoal.protocol.messages import AdapterLoaded, AdapterSource, LoadedModel, TokenLogprobs
 from shoal.protocol.params import OutputParams, SamplingParams, StopParams
+from shoal.protocol.trace import TokenTrace
 
 
 @dataclass(slots=True)
@@ -82,6 +83,7 @@ class StepResult:
     """Tokens that a row's grammar forces after the sampled one; the row knows them already."""
     ended: set[int] = field(default_factory=set)
     """Rows whose grammar allows nothing after these tokens."""
+    traces: dict[int, TokenTrace] = field(default_factory=dict)
 
 
 class Runner(Protocol):

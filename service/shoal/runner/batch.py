@@ -63,6 +63,7 @@ class Batch:
             block_tables=rows.tables(self._row_indices, int(context_lens.max()), _SPARE_BLOCKS),
             logit_indices=logit_indices,
             adapter_ids=self._adapter_ids(),
+            lens_indices=self._lens_indices(row_starts),
         )
         """The arrays of the step; `advance` changes them."""
         self._sampled: Int32 | None = None
@@ -109,6 +110,11 @@ class Batch:
         """[R] None where no row has an adapter."""
         ids = [row.new.adapter_id for row in self.rows]
         return np.array(ids, np.int32) if any(ids) else None
+
+    def _lens_indices(self, row_starts: Int32) -> Int32 | None:
+        """[N] the last token of each row with a trace; None where no row has one."""
+        rows = [self.output_rows[i] for i in self.traced]
+        return row_starts[1:][rows] - np.int32(1) if rows else None
 
     def _choose_logits(self, plan: StepPlan, starts: list[int], is_at_end: list[bool]) -> Int32:
         """[L] token indices. Those whose logits are needed in full come first, so that the others
@@ -160,6 +166,10 @@ class Batch:
         self.reported_logit_rows = as_logit_rows([logits[i] for i in self.reported])
         self.reported_seq_ids = [rows[i].new.seq_id for i in self.reported]
         self.num_top_logprobs = [rows[i].new.output.logprobs or 0 for i in self.reported]
+        self.traced = [i for i, row in enumerate(rows) if row.new.output.trace is not None]
+        """Which of the E report a trace."""
+        self.traced_logit_rows = as_logit_rows([logits[i] for i in self.traced])
+        self.traced_rows = [rows[i] for i in self.traced]
 
 
 def as_logit_rows(indices: list[int]) -> LogitRows:

@@ -25,6 +25,19 @@ class StepInputs:
     block_tables: Int32  # [R, B] block ids in order, padded with 0
     logit_indices: Int32  # [L] positions in T whose logits are wanted, each once
     adapter_ids: Int32 | None = None  # [R] the adapter of each row, 0 = none; None = none has one
+    lens_indices: Int32 | None = None  # [N] positions in T that the lens looks at; None = none
+
+
+@dataclass(slots=True)
+class Lens:
+    """The logit lens: what the head finds in the residual of N tokens after each layer."""
+
+    best_ids: Int32  # [layers, N] among the ids the tokenizer knows
+    logprobs: Float32  # [layers, N] of the best id, over all columns of the head
+
+    def of(self, row: int) -> tuple[list[int], list[float]]:
+        """(best ids, their log-probabilities) after each layer, of one token."""
+        return self.best_ids[:, row].tolist(), self.logprobs[:, row].tolist()
 
 
 @dataclass(slots=True)
@@ -34,6 +47,7 @@ class HeadOutputs:
     best_ids: Int32  # [L] among the ids the tokenizer knows; of equal logits the lower id
     best_logits: Float32  # [L] not finite where any logit is NaN or the best one is infinite
     logits: Float32  # [at least those wanted, columns of the head, padded ones included]
+    lens: Lens | None = None  # of `lens_indices`
 
 
 class Backend(Protocol):
@@ -60,8 +74,17 @@ class AdaptableBackend(Backend, Protocol):
 
 
 @runtime_checkable
+class LensBackend(Backend, Protocol):
+    """One that also looks at the tokens of `lens_indices`."""
+
+    def forward_lens(self, inputs: StepInputs) -> tuple[Float32, Lens]:
+        """The same step with its lens."""
+        ...
+
+
+@runtime_checkable
 class BestBackend(Backend, Protocol):
-    """One that can find the best token without writing logits."""
+    """One that can find the best token without writing logits, and has a lens."""
 
     def forward_best(self, inputs: StepInputs, num_logits: int) -> HeadOutputs:
         """The same step; logits of the first `num_logits` of the L tokens only."""

@@ -243,6 +243,7 @@ def _torch_backend(model: _Model, config: EngineConfig, kv_bytes: int) -> _Built
         device=device,
         num_blocks=num_blocks,
         block_size=config.block_size,
+        num_token_ids=model.num_token_ids,
     )
     name = str(dtype).removeprefix("torch.")
     weight_bytes = num_parameters(model.weights) * dtype.itemsize

@@ -18,6 +18,7 @@ from shoal.runner.inputs import (
     BestBackend,
     HeadOutputs,
     Int32,
+    LensBackend,
     StepInputs,
 )
 from shoal.runner.rows import Rows
@@ -25,6 +26,7 @@ from shoal.sampling.grammars import Grammars
 from shoal.sampling.masks import MaskFiller
 from shoal.sampling.numpy_sampler import NumpySampler
 from shoal.sampling.sampler import Sampler
+from shoal.sampling.trace import trace_token
 
 ReadAdapter = Callable[[Path], Sequence[AdapterMatrix]]
 """An adapter of this model in a folder. Raises ModelFolderError."""
@@ -123,10 +125,14 @@ class ModelRunner:
     def _forward(self, inputs: StepInputs, num_full_logits: int) -> HeadOutputs:
         if self._best_backend is not None:
             return self._best_backend.forward_best(inputs, num_full_logits)
-        logits = self._backend.forward(inputs)
+        lens = None
+        if inputs.lens_indices is not None and isinstance(self._backend, LensBackend):
+            logits, lens = self._backend.forward_lens(inputs)
+        else:
+            logits = self._backend.forward(inputs)
         known = logits[:, : self._num_token_ids]
         best = known.argmax(axis=1)  # a NaN counts as best
-        return HeadOutputs(best.astype(np.int32), known[np.arange(len(best)), best], logits)
+        return HeadOutputs(best.astype(np.int32), known[np.arange(len(best)), best], logits, lens)
 
     def _sample(self, batch: Batch, head: HeadOutputs, result: StepResult) -> None:
         token_ids = head.best_ids[batch.logit_rows]
@@ -144,6 +150,8 @@ class ModelRunner:
                 code = "no_token_left" if is_finite[i] else "numerical_error"
                 result.errors[batch.seq_ids[batch.output_rows[i]]] = code
                 tokens[i] = None
+        if batch.traced:  # before the processors accept what was sampled
+            self._trace(batch, head, token_ids, result)
         for i, state in batch.tracked:
             if (token_id := tokens[i]) is not None:
                 state.accept(token_id)
@@ -191,6 +199,24 @@ class ModelRunner:
         for seq_id, logprobs in zip(batch.reported_seq_ids, reports, strict=True):
             if seq_id not in result.errors:
                 result.logprobs[seq_id] = logprobs
+
+    def _trace(self, batch: Batch, head: HeadOutputs, token_ids: Int32, result: StepResult) -> None:
+        """How tokens came about; nothing for a row that failed."""
+        logits = head.logits[batch.traced_logit_rows]
+        chosen = np.maximum(token_ids[batch.traced], 0).tolist()
+        nums_top = [row.new.output.trace or 0 for row in batch.traced_rows]
+        reports = self._sampler.logprobs(logits, chosen, nums_top)
+        positions = batch.inputs.context_lens[[batch.output_rows[i] for i in batch.traced]]
+        for n, (row, report) in enumerate(zip(batch.traced_rows, reports, strict=True)):
+            if row.new.seq_id not in result.errors:
+                result.traces[row.new.seq_id] = trace_token(
+                    logits[n],
+                    row.state,
+                    int(positions[n]),
+                    report,
+                    num_token_ids=self._num_token_ids,
+                    lens=None if head.lens is None else head.lens.of(n),
+                )
 
     def _report_prompts(
         self, plan: StepPlan, batch: Batch, head: HeadOutputs, result: StepResult

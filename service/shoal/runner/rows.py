@@ -29,7 +29,8 @@ class Row:
     @property
     def needs_logits(self) -> bool:
         """Is more wanted of its last logits than the best token?"""
-        return not self.state.takes_best or self.new.output.logprobs is not None
+        output = self.new.output
+        return not self.state.takes_best or output.logprobs is not None or output.trace is not None
 
 
 class Rows:

@@ -5,7 +5,7 @@ row in a fixed order, and a longer head than a row needs changes nothing in its 
 logits have their best at 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from shoal.sampling.draw import first_above
 
 _HEADS = (256, 1024)
 """Lengths of the sorted head that are tried before a whole row is sorted."""
+Observe = Callable[[str, Int64, Float64], None]
+"""Told each step's name, and the probabilities it left of these ids, best first."""
 _NO_LIMIT = 1 << 31
 """A top_k of any size must fit an array; no vocabulary is as large."""
 
@@ -62,6 +64,19 @@ def draw_truncated(
     return tokens
 
 
+def observe_truncations(scaled: Float32, params: SamplingParams, observe: Observe) -> None:
+    """Every truncation of one row scaled [1, width], with all that each step leaves."""
+    for size in _head_sizes([params], scaled.shape[1]):
+        seen: list[tuple[str, Float64]] = []
+        head = _Head(
+            scaled, [params], size, lambda name, probs, seen=seen: seen.append((name, probs.copy()))
+        )
+        if head.is_complete[0]:
+            break
+    for name, probs in seen:
+        observe(name, head.ids[0], probs[0])
+
+
 def _head_sizes(row_params: Sequence[SamplingParams], width: int) -> list[int]:
     """Lengths to try; top_k of all rows bounds the first where it can."""
     first = max(params.top_k or width for params in row_params)
@@ -71,7 +86,13 @@ def _head_sizes(row_params: Sequence[SamplingParams], width: int) -> list[int]:
 class _Head:
     """The best tokens of each row, and which of them the truncations keep."""
 
-    def __init__(self, scaled: Float32, row_params: list[SamplingParams], size: int) -> None:
+    def __init__(
+        self,
+        scaled: Float32,
+        row_params: list[SamplingParams],
+        size: int,
+        observe: Callable[[str, Float64], None] = lambda name, probs: None,
+    ) -> None:
         self.ids, values = best_tokens(scaled, size)
         self.probs = np.exp(values.astype(np.float64))  # not normalised: the best has 1
         top_k = np.array([min(params.top_k, _NO_LIMIT) for params in row_params])
@@ -82,6 +103,7 @@ class _Head:
         # 1. top_k
         has_top_k = (top_k > 0) & (top_k <= size)
         self.probs[np.arange(size) >= np.where(has_top_k, top_k, size)[:, None]] = 0
+        observe("top_k", self.probs)
         # 2. top_p (nucleus, Holtzman et al., 2020): the fewest that reach that share
         sums = np.cumsum(self.probs, axis=1)
         is_whole = has_top_k | (size == scaled.shape[1])
@@ -90,16 +112,21 @@ class _Head:
             masses = np.exp(scaled).sum(axis=1).astype(np.float64)
             targets = np.where(is_whole, targets, top_p * masses)
         self.probs[:, 1:][(sums[:, :-1] >= targets[:, None]) & (top_p < 1.0)[:, None]] = 0
+        observe("top_p", self.probs)
         # A top_k beyond this head leaves the mass that top_p is a share of unknown.
         is_known = (top_k <= size) | (top_p >= 1.0)
         is_reached = (top_p < 1.0) & (sums[:, -1] >= targets)
         is_cut = ~typical & (self.probs[:, -1] < min_p)
         self.is_decided = is_whole | (is_known & (is_reached | is_cut))
+        # What is decided by min_p alone may lack tokens that top_p leaves.
+        self.is_complete = self.is_decided & (is_whole | is_reached | (top_p >= 1.0))
         # 3. typical_p
         for row in np.flatnonzero(typical & self.is_decided):
             keep_typical(self.probs[row], row_params[row].typical_p)
+        observe("typical_p", self.probs)
         # 4. min_p (Nguyen et al., 2024): out goes what is less likely than that share of the best
         self.probs[self.probs < (min_p * self.probs.max(axis=1))[:, None]] = 0
+        observe("min_p", self.probs)
 
     def draw(self, uniforms: Float64) -> Int64:
         """Token ids [R]; meaningless for rows that are not decided."""

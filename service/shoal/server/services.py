@@ -17,6 +17,7 @@ from shoal.protocol.messages import LoadedModel
 from shoal.server.adapters import AdapterRegistry
 from shoal.server.admission import Admission
 from shoal.server.auth import KeyRing
+from shoal.server.energy import Price
 from shoal.server.running import RunningGenerations
 from shoal.server.usage import UsageLedger
 from shoal.text.text_model import TextModel
@@ -68,9 +69,11 @@ class Services:
     usage: UsageLedger = field(default_factory=UsageLedger)
     adapters: AdapterRegistry = field(init=False)
     admin_keys: KeyRing = field(init=False)
+    price: Price = field(init=False)
 
     def __post_init__(self) -> None:
         self.adapters = AdapterRegistry(self.client, self.models)
+        self.price = Price(self.settings)
         self.admin_keys = KeyRing(self.settings.admin_keys, setting="admin_keys")
 
     def states(self) -> dict[str, ModelState]:

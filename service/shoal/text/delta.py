@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from shoal.protocol.messages import TokenLogprobs
+from shoal.protocol.trace import TokenTrace
 
 
 @dataclass(slots=True)
@@ -17,6 +18,8 @@ class Delta:
     offsets: list[int] = field(default_factory=list)
     """Code points of output text before each token; recorded only with logprobs."""
     prompt_logprobs: list[TokenLogprobs | None] | None = None
+    traces: list[TokenTrace] = field(default_factory=list)
+    """One per sampled token when a trace was requested."""
     finish_reason: str | None = None
     stop_reason: int | str | None = None
 
@@ -26,6 +29,7 @@ class Delta:
         self.token_ids += later.token_ids
         self.logprobs += later.logprobs
         self.offsets += later.offsets
+        self.traces += later.traces
         self.prompt_logprobs = self.prompt_logprobs or later.prompt_logprobs
         self.finish_reason = later.finish_reason
         self.stop_reason = later.stop_reason

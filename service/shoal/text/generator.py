@@ -23,6 +23,7 @@ from shoal.errors import (
 )
 from shoal.protocol.messages import Finished, Started, Submit, TokenLogprobs
 from shoal.protocol.params import FinishReason
+from shoal.protocol.trace import TokenTrace
 from shoal.text.delta import Delta
 from shoal.text.stops import StopMatcher
 from shoal.text.task import GenerationTask
@@ -36,6 +37,8 @@ class Usage:
     completion_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    cpu_seconds: float = 0.0
+    """Of the engine; what it spent on a sequence after its last output is not in it."""
 
 
 @dataclass(slots=True)
@@ -54,8 +57,8 @@ class SequenceText:
     """A SequenceSink that turns one sequence's tokens into text deltas."""
 
     __slots__ = (
-        "_counter", "_detokenizer", "_generation", "_hidden_names", "_num_chars", "_stops",
-        "index", "open", "seq_id", "token_ids",
+        "_counter", "_cpu_s", "_detokenizer", "_generation", "_hidden_names", "_num_chars",
+        "_stops", "index", "open", "seq_id", "token_ids",
     )  # fmt: skip
 
     def __init__(self, generation: "Generation", index: int, seq_id: int) -> None:
@@ -74,6 +77,7 @@ class SequenceText:
             names = self._hidden_names.items()
             self._hidden_names = {i: name for i, name in names if i not in task.shown_tokens}
         self._num_chars = 0  # code points of output text, stop strings included
+        self._cpu_s = 0.0
         self.index = index
         self.seq_id = seq_id
         self.token_ids: list[int] = []
@@ -87,10 +91,16 @@ class SequenceText:
         started: Started | None,
         finished: Finished | None,
         forced: Sequence[int] = (),
+        trace: TokenTrace | None = None,
+        cpu_s: float = 0.0,
     ) -> None:
         if not self.open:
             return
+        self._generation.usage.cpu_seconds += cpu_s - self._cpu_s
+        self._cpu_s = cpu_s
         delta = Delta(self.index, prompt_logprobs=prompt_logprobs)
+        if trace is not None:
+            delta.traces.append(trace)
         if started is not None:
             self._generation.sequence_started(self.index, started)
         if token_id is not None:

@@ -22,6 +22,7 @@ from shoal.protocol.messages import (
     StepOutputs,
     TokenLogprobs,
 )
+from shoal.protocol.trace import TokenTrace
 
 FAKE_ENGINE = Path(__file__).parents[2] / "fakes" / "engine_process.py"
 
@@ -44,6 +45,8 @@ class Listener:
         prompt_logprobs: list[TokenLogprobs | None] | None,
         started: Started | None,
         finished: Finished | None,
+        trace: TokenTrace | None = None,
+        cpu_s: float = 0.0,
     ) -> None:
         self.calls.append((token_id, logprobs, prompt_logprobs, started, finished))
         self.heard.set()

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
 from typing import Any
 
 from shoal.engine.core import EngineCore
@@ -102,6 +104,7 @@ class Engine:
             },
             self.config,
             self.clock,
+            partial(next, count()),  # a second of CPU time a step
         )
 
     @property

@@ -24,6 +24,7 @@ from shoal.protocol.messages import (
     TokenLogprobs,
 )
 from shoal.protocol.params import FinishReason, OutputParams, SamplingParams, StopParams
+from shoal.protocol.trace import TokenTrace, TraceStep
 
 STATS = EngineStats("m", 1, 2, 3, 4, 5, 6, 7.5)
 TO_ENGINE = [
@@ -51,6 +52,13 @@ FROM_ENGINE = [
         prompt_logprobs={1: [None, TokenLogprobs(4, -1.0, [], [])]},
         started={1: Started(16, 0.1, 0.2)},
         finished={1: Finished(FinishReason.STOP, 2), 5: Finished(FinishReason.LENGTH, "max_time")},
+        traces={
+            1: TokenTrace(
+                2, -0.25, 1, 1.5, [2], [-0.25], [TraceStep("top_k", 9, 0.5)], "top_k", 0.75, [4],
+                [-2.0],
+            )
+        },
+        cpu_s=0.5, seq_cpu_s={1: 1.5, 5: 0.0},
     ),
     Heartbeat([STATS]),
     EngineFailed("invalid_model_folder", "no such folder"),

@@ -7,7 +7,7 @@ import numpy as np
 
 from shoal.protocol.params import OutputParams, SamplingParams, StopParams
 from shoal.protocol.step import NewRow, StepPlan
-from shoal.runner.inputs import Float32, HeadOutputs, StepInputs
+from shoal.runner.inputs import Float32, HeadOutputs, Lens, StepInputs
 from shoal.runner.model_runner import ModelRunner
 from shoal.sampling.sampler import Sampler
 
@@ -44,6 +44,9 @@ class EchoBackend:
                 logits[line] = np.nan
         return logits
 
+    def forward_lens(self, inputs: StepInputs) -> tuple[Float32, Lens]:
+        return self.forward(inputs), look(inputs)
+
 
 @dataclass(slots=True)
 class EchoBestBackend(EchoBackend):
@@ -57,7 +60,15 @@ class EchoBestBackend(EchoBackend):
         self.asked.append((num_logits, len(logits)))
         best = logits[:, :VOCAB].argmax(axis=1)
         values = logits[np.arange(len(best)), best]
-        return HeadOutputs(best.astype(np.int32), values, logits[:num_logits].copy())
+        lens = None if inputs.lens_indices is None else look(inputs)
+        return HeadOutputs(best.astype(np.int32), values, logits[:num_logits].copy(), lens)
+
+
+def look(inputs: StepInputs) -> Lens:
+    """Of two layers; which token it looked at, and where that stood."""
+    assert inputs.lens_indices is not None
+    found = inputs.token_ids[inputs.lens_indices] * 100 + inputs.positions[inputs.lens_indices]
+    return Lens(np.stack([found, found + 1]), np.stack([found, found + 1]).astype(np.float32) / -8)
 
 
 def next_token(known: list[int]) -> int:

@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.protocol.params import OutputParams
+from shoal.runner.inputs import Float32, StepInputs
 from tests.unit.runner.building import (
     BLOCK_SIZE,
     VOCAB,
     EchoBackend,
+    EchoBestBackend,
     make_runner,
     new_row,
     next_token,
@@ -232,3 +234,43 @@ def test_only_rows_that_ask_get_logprobs() -> None:
     assert list(result.logprobs) == [2]
     assert result.logprobs[2].token_id == result.token_ids[1]
     assert result.logprobs[2].top_ids == []
+
+
+@pytest.mark.parametrize("backend_class", [EchoBackend, EchoBestBackend])
+def test_rows_with_a_trace_look_through_the_lens_at_their_last_token(backend_class: Any) -> None:
+    """Wherever it lies in the step; no other row is looked at."""
+    runner = make_runner(backend := backend_class())
+    traced = OutputParams(trace=2)
+    rows = [
+        new_row(1, [9, 8, 7], [0]),
+        new_row(2, [5, 6], [1], output=traced),
+        new_row(3, [4, 4, 4, 2], [2], output=traced),
+        new_row(4, [1, 2, 3, 4], [3], output=traced),
+    ]
+    first = runner.run(plan((1, 0, 3), (2, 0, 2), (3, 0, 4), (4, 0, 2), new=rows))
+    assert sorted(first.traces) == [2, 3]  # the fourth has tokens left to compute
+    assert first.traces[2].lens_ids == [601, 602]
+    assert first.traces[3].lens_ids == [203, 204]
+    assert first.traces[3].lens_logprobs == [-203 / 8, -204 / 8]
+    assert first.traces[2].token_id == first.token_ids[1]
+    assert first.traces[2].top_ids[0] == first.token_ids[1]
+    assert len(first.traces[2].top_ids) == 2
+    backend.spoil = {int(first.token_ids[1] or 0)}
+    steps = plan((1, 3, 1), (2, 2, 1), (3, 4, 1), (4, 2, 2), blocks={3: [4], 4: []})
+    second = runner.run(steps)
+    assert sorted(second.traces) == [3, 4]  # the second failed
+    assert second.errors == {2: "numerical_error"}
+    assert second.traces[4].lens_ids == [403, 404]
+
+
+def test_a_backend_without_a_lens_gives_a_trace_without_one() -> None:
+    class Blind:
+        name = "blind"
+
+        def forward(self, inputs: StepInputs) -> Float32:
+            return np.zeros((len(inputs.logit_indices), VOCAB + 3), np.float32)
+
+    result = make_runner(Blind()).run(  # type: ignore[arg-type]
+        plan((1, 0, 1), new=[new_row(1, [9], [0], output=OutputParams(trace=1))])
+    )
+    assert (result.traces[1].lens_ids, result.traces[1].rank) == ([], 1)

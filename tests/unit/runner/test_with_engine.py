@@ -12,11 +12,13 @@ from shoal.engine.core import EngineCore
 from shoal.protocol.messages import EngineConfig, Finished, Submit, TokenLogprobs
 from shoal.protocol.params import OutputParams, SamplingParams, StopParams
 from shoal.protocol.step import LoadedRunner, StepPlan, StepResult
+from shoal.protocol.trace import TokenTrace
 from shoal.runner.model_runner import ModelRunner
 from tests.fakes.fake_runner import loaded_model
 from tests.unit.runner.building import BLOCK_SIZE, VOCAB, EchoBackend, EchoBestBackend
 
 MAX_TOKENS = 64
+_OUTPUT = ("logprobs", "prompt_logprobs", "trace")
 WISHES: list[dict[str, Any]] = [
     {"temperature": 0.0},
     {"temperature": 0.0},
@@ -26,6 +28,8 @@ WISHES: list[dict[str, Any]] = [
     {"temperature": 2.0, "frequency_penalty": 1.5, "logit_bias": ((4, 2.0), (5, -100.0))},
     {"temperature": 1.0, "min_tokens": 9, "stop_token_ids": tuple(range(0, VOCAB, 2))},
     {"temperature": 0.0, "prompt_logprobs": 1},
+    {"temperature": 0.0, "trace": 2},
+    {"temperature": 2.0, "top_p": 0.9, "presence_penalty": 1.0, "trace": 1, "prompt_logprobs": 0},
 ]
 
 
@@ -34,6 +38,7 @@ class Answer:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=list)
+    traces: list[TokenTrace] = field(default_factory=list)
     finished: Finished | None = None
 
 
@@ -61,7 +66,7 @@ class Disturbed:
 
 def make_submit(seq_id: int, prompt: list[int], max_tokens: int, kind: int) -> Submit:
     wish = dict(WISHES[kind])
-    output = {key: wish.pop(key) for key in ("logprobs", "prompt_logprobs") if key in wish}
+    output = {key: wish.pop(key) for key in _OUTPUT if key in wish}
     stop = {key: wish.pop(key) for key in ("min_tokens", "stop_token_ids") if key in wish}
     return Submit(
         seq_id=seq_id,
@@ -93,7 +98,10 @@ def serve(
     disturbed = Disturbed(runner, fails or {})
     loaded = loaded_model("echo", VOCAB, MAX_TOKENS)
     core = EngineCore(
-        {"echo": LoadedRunner(disturbed, loaded, num_blocks)}, engine_config, lambda: 0.0
+        {"echo": LoadedRunner(disturbed, loaded, num_blocks)},
+        engine_config,
+        lambda: 0.0,
+        lambda: 0.0,
     )
     answers = {submit.seq_id: Answer() for _, submit in arrivals}
     last_arrival = max(step for step, _ in arrivals)
@@ -111,6 +119,8 @@ def serve(
             answers[seq_id].tokens.append(token_id)
         for seq_id, logprobs in outputs.logprobs.items():
             answers[seq_id].logprobs.append(logprobs)
+        for seq_id, trace in outputs.traces.items():
+            answers[seq_id].traces.append(trace)
         for seq_id, of_prompt in outputs.prompt_logprobs.items():
             answers[seq_id].prompt_logprobs += of_prompt
         for seq_id, finished in outputs.finished.items():
@@ -159,6 +169,7 @@ def test_every_request_gets_what_it_gets_alone(data: Any) -> None:
         else:  # aborted, or in a step that failed
             assert answer.tokens == alone.tokens[: len(answer.tokens)]
             assert answer.logprobs == alone.logprobs[: len(answer.logprobs)]
+            assert answer.traces == alone.traces[: len(answer.traces)]
 
 
 def test_steps_that_only_decode_continue_and_outgrow_the_spare_blocks() -> None:

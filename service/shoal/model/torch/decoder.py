@@ -3,7 +3,7 @@
 Reads top to bottom; the parts are in `layers.py`, the cache in `attention.py`. Knows no family.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -65,8 +65,10 @@ class Decoder:
         cache: Sequence[KVLayer | ConvLayer],
         logit_indices: Tensor,  # [L]
         adapter_tokens: AdapterTokens | None = None,
+        on_layer: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
-        """Logits [L, vocab] of the wanted tokens; keys and values of all are written."""
+        """Logits [L, vocab] of the wanted tokens; keys and values of all are written. `on_layer` is
+        given the residual [T, hidden] that each layer leaves."""
         self.adapters.tokens = adapter_tokens or {}
         spec = self._spec
         x = F.embedding(token_ids, self._embedding)  # [T, embedding_size or hidden]
@@ -80,7 +82,14 @@ class Decoder:
         rotations = self._rotary.at(positions)
         for layer, cache_layer in zip(self._layers, cache, strict=True):
             x = layer(x, rotations, batch, cache_layer)
-        x = self._final_norm(x[logit_indices])
+            if on_layer is not None:
+                on_layer(x)
+        return self.head(x[logit_indices])
+
+    def head(self, x: Tensor) -> Tensor:
+        """Logits [n, vocab] of residuals [n, hidden]."""
+        spec = self._spec
+        x = self._final_norm(x)
         if self._head_projection is not None:
             x = F.linear(x, self._head_projection)
         logits = self._head(x)

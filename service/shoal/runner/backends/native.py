@@ -16,7 +16,7 @@ from shoal.kernels.native import AdaptedLinears, Dtype, KVDtype
 from shoal.model.adapter import AdapterMatrix
 from shoal.model.spec import DecoderSpec, Role
 from shoal.protocol.step import KVMemory
-from shoal.runner.inputs import Float32, HeadOutputs, StepInputs
+from shoal.runner.inputs import Float32, HeadOutputs, Lens, StepInputs
 
 _NO_IDS: NDArray[np.int32] = np.empty(0, np.int32)
 
@@ -85,7 +85,8 @@ class NativeBackend:
         )
 
     def forward_best(self, inputs: StepInputs, num_logits: int) -> HeadOutputs:
-        """Best ids of all L tokens; logits [num_logits, vocab_size] of the first ones only."""
+        """Best ids of all L tokens; logits [num_logits, vocab_size] of the first ones only; the
+        lens of those that have one."""
         if len(inputs.logit_indices) == 0:
             self.forward(inputs)
             return HeadOutputs(_NO_IDS, self._no_logits[:, 0], self._no_logits)
@@ -99,12 +100,23 @@ class NativeBackend:
             inputs.logit_indices,
             num_logits=num_logits,
             top=1,
+            log_sum_exp=inputs.lens_indices is not None,
             adapter_ids=inputs.adapter_ids,
+            lens_indices=inputs.lens_indices,
         )
         assert head.top_ids is not None, "the best ids were requested"
         assert head.top_logits is not None, "the best logits were requested"
         logits = self._no_logits if head.logits is None else head.logits
-        return HeadOutputs(head.top_ids[:, 0], head.top_logits[:, 0], logits)
+        best_ids, best = head.top_ids[:, 0], head.top_logits[:, 0]
+        if inputs.lens_indices is None:
+            return HeadOutputs(best_ids, best, logits)
+        assert head.log_sum_exp is not None, "it was requested"
+        num_rows, shape = len(inputs.logit_indices), (-1, len(inputs.lens_indices))
+        lens = Lens(
+            best_ids[num_rows:].reshape(shape),
+            (best[num_rows:] - head.log_sum_exp).reshape(shape),
+        )
+        return HeadOutputs(best_ids[:num_rows], best[:num_rows], logits, lens)
 
 
 _LINEAR_OF = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "up"}

@@ -1,6 +1,6 @@
 """Plain PyTorch as a backend: the reference on a CPU, the fast path on a GPU."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from shoal.model.torch.attention import (
 from shoal.model.torch.decoder import Decoder
 from shoal.model.torch.short_conv import ConvLayer
 from shoal.runner.backends.torch_conv import conv_batch
-from shoal.runner.inputs import Float32, Int32, StepInputs
+from shoal.runner.inputs import Float32, Int32, Lens, StepInputs
 
 
 class TorchBackend:
@@ -38,7 +38,11 @@ class TorchBackend:
         device: str,
         num_blocks: int,
         block_size: int,
+        num_token_ids: int | None = None,
     ) -> None:
+        """`num_token_ids`: rows of the vocabulary that are tokens, the others are padding that a
+        lens never shows; None = all."""
+        self._num_token_ids = num_token_ids
         self._vocab_size = spec.vocab_size
         self._decoder = Decoder(spec, weights, dtype, device)
         self._windows = {layer.attention.window for layer in spec.layers if layer.attends}
@@ -71,7 +75,24 @@ class TorchBackend:
         logits: Float32 = self._run(inputs).float().cpu().numpy()
         return logits
 
-    def _run(self, inputs: StepInputs) -> Tensor:
+    @torch.inference_mode()
+    def forward_lens(self, inputs: StepInputs) -> tuple[Float32, Lens]:
+        """The same step with its lens."""
+        assert inputs.lens_indices is not None, "a lens looks at tokens"
+        lens_indices = self._tensor(inputs.lens_indices)
+        best_ids: list[NDArray[np.int64]] = []
+        logprobs: list[Float32] = []
+
+        def look(x: Tensor) -> None:
+            logits = self._decoder.head(x[lens_indices]).float()
+            best = logits[:, : self._num_token_ids].cpu().numpy().argmax(axis=1)
+            best_ids.append(best)
+            logprobs.append(logits.log_softmax(1).cpu().numpy()[np.arange(len(best)), best])
+
+        logits: Float32 = self._run(inputs, look).float().cpu().numpy()
+        return logits, Lens(np.stack(best_ids).astype(np.int32), np.stack(logprobs))
+
+    def _run(self, inputs: StepInputs, on_layer: Callable[[Tensor], None] | None = None) -> Tensor:
         batch = attention_batch(inputs, self._windows, self._block_size, self._device)
         batch.convs = {
             size: conv_batch(inputs, conv, self._block_size, self._device)
@@ -84,6 +105,7 @@ class TorchBackend:
             self.cache,
             self._tensor(inputs.logit_indices),
             self._adapter_tokens(inputs),
+            on_layer,
         )
 
     def load_adapter(self, adapter_id: int, matrices: Sequence[AdapterMatrix]) -> None:

@@ -23,6 +23,11 @@ class LogitsProcessor:
         """The sequence's next output token; called once for each, in their order."""
 
     @property
+    def name(self) -> str:
+        """In a trace: its module's."""
+        return type(self).__module__.rpartition(".")[2]
+
+    @property
     def allow_mask(self) -> UInt32 | None:
         """The tokens that may come next, [ceil(num_token_ids / 32)] words: token i is bit i % 32
         of word i // 32, counted from the lowest. None allows all."""

@@ -108,5 +108,5 @@ def build(new: NewRow, num_token_ids: int, grammars: Grammars | None) -> Grammar
         grammars.matcher(text),
         new.stop.end_token_ids,
         num_token_ids,
-        takes=new.output.logprobs is None,
+        takes=new.output.logprobs is None and new.output.trace is None,
     )

@@ -71,31 +71,34 @@ void step(Model& model, const Int32s& token_ids, const Int32s& positions, const 
           std::optional<Array<float, 2>> logits, std::optional<Array<std::int32_t, 2>> top_ids,
           std::optional<Array<float, 2>> top_values, std::optional<Array<float, 1>> log_sum_exp,
           std::optional<Int32s> target_ids, std::optional<Array<float, 1>> targets,
-          std::optional<Array<float, 2>> hidden, std::optional<Int32s> adapter_ids) {
+          std::optional<Array<float, 2>> hidden, std::optional<Int32s> adapter_ids,
+          std::optional<Int32s> lens_indices) {
   const auto tokens = token_ids.shape(0), rows = context_lens.shape(0);
   const auto logit_rows = logit_indices.shape(0);
+  const auto lens_rows = lens_indices ? lens_indices->shape(0) : 0;
+  const auto head_rows = logit_rows + lens_rows * model.config.layers.size();
   const auto vocab_size = static_cast<std::size_t>(model.config.vocab_size);
   const auto num_token_ids = static_cast<std::size_t>(model.config.num_token_ids);
   const auto hidden_size = static_cast<std::size_t>(model.config.hidden_size);
   require(positions.shape(0) == tokens && slots.shape(0) == tokens &&
               row_starts.shape(0) == rows + 1 && block_tables.shape(0) == rows,
           "step arrays differ in length");
-  require(!logits || (logits->shape(0) <= logit_rows && logits->shape(1) == vocab_size),
-          "logits must be [at most the logit indices, vocab_size]");
-  require(!top_ids || (top_ids->shape(0) == logit_rows && top_ids->shape(1) > 0 &&
+  require(!logits || (logits->shape(0) <= head_rows && logits->shape(1) == vocab_size),
+          "logits must be [at most the rows of the head, vocab_size]");
+  require(!top_ids || (top_ids->shape(0) == head_rows && top_ids->shape(1) > 0 &&
                        top_ids->shape(1) <= num_token_ids),
-          "top_ids must be [logit indices, 1..num_token_ids]");
-  require(!top_values || (top_ids && top_values->shape(0) == logit_rows &&
+          "top_ids must be [rows of the head, 1..num_token_ids]");
+  require(!top_values || (top_ids && top_values->shape(0) == head_rows &&
                           top_values->shape(1) == top_ids->shape(1)),
           "top_values must be shaped like top_ids");
-  require(!log_sum_exp || log_sum_exp->shape(0) == logit_rows,
-          "log_sum_exp must be [logit indices]");
+  require(!log_sum_exp || log_sum_exp->shape(0) <= head_rows,
+          "log_sum_exp must be [at most the rows of the head]");
   require(!targets == !target_ids &&
               (!targets ||
                (targets->shape(0) == logit_rows && target_ids->shape(0) == logit_rows)),
           "targets and target_ids must be [logit indices]");
-  require(!hidden || (hidden->shape(0) == logit_rows && hidden->shape(1) == hidden_size),
-          "hidden must be [logit indices, hidden_size]");
+  require(!hidden || (hidden->shape(0) == head_rows && hidden->shape(1) == hidden_size),
+          "hidden must be [rows of the head, hidden_size]");
   require(!adapter_ids || adapter_ids->shape(0) == rows, "adapter_ids must be [rows]");
   StepInputs in{};
   in.num_tokens = static_cast<int>(tokens);
@@ -109,6 +112,8 @@ void step(Model& model, const Int32s& token_ids, const Int32s& positions, const 
   in.context_lens = context_lens.data();
   in.block_tables = block_tables.data();
   in.logit_indices = logit_indices.data();
+  in.num_lens_rows = static_cast<int>(lens_rows);
+  in.lens_indices = data_or_null(lens_indices);
   in.target_ids = target_ids ? target_ids->data() : nullptr;
   in.adapter_ids = data_or_null(adapter_ids);
   StepOutputs out{};
@@ -118,6 +123,7 @@ void step(Model& model, const Int32s& token_ids, const Int32s& positions, const 
   out.top_ids = data_or_null(top_ids);
   out.top_values = data_or_null(top_values);
   out.log_sum_exp = data_or_null(log_sum_exp);
+  out.num_log_sum_exp = log_sum_exp ? static_cast<int>(log_sum_exp->shape(0)) : 0;
   out.targets = data_or_null(targets);
   out.hidden = data_or_null(hidden);
   const nb::gil_scoped_release unlocked;
@@ -132,7 +138,8 @@ void bind_model(nb::module_& module) {
       .def("set_weight", &set_weight, nb::arg(), nb::arg(), nb::arg(), nb::arg().none())
       .def("step", &step, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
            nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg().none(),
-           nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg().none())
+           nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg().none(),
+           nb::arg().none())
       .def("copy_block", &Model::copy_block)
       .def("release_block", &Model::release_block)
       .def("load_adapter", &load_adapter)

@@ -58,7 +58,7 @@ void Model::head_task(Worker& worker, const PreparedRows& rows, int task) {
     if (row < out_.num_logits)
       std::memcpy(out_.logits + static_cast<std::size_t>(row) * config.vocab_size + first_id,
                   logits, sizeof(float) * count);
-    if (out_.log_sum_exp) {
+    if (row >= in_.num_logit_rows - out_.num_log_sum_exp) {
       const std::size_t at = static_cast<std::size_t>(chunk) * in_.num_logit_rows + row;
       chunk_max_[at] = kernels_->max(logits, groups);
       chunk_sum_[at] = kernels_->sum_exp(logits, chunk_max_[at], groups);
@@ -102,7 +102,8 @@ void Model::keep_top(Worker& worker, int row, const float* logits, int count, in
 void Model::finish_head() {
   for (int r = 0; r < in_.num_logit_rows; ++r) {
     finish_top(r);
-    if (!out_.log_sum_exp) continue;
+    const int first = in_.num_logit_rows - out_.num_log_sum_exp;
+    if (r < first) continue;
     const std::size_t rows = in_.num_logit_rows, chunks = chunk_max_.size() / rows;
     float max = chunk_max_[r];
     for (std::size_t c = 1; c < chunks; ++c) max = std::max(max, chunk_max_[c * rows + r]);
@@ -110,7 +111,7 @@ void Model::finish_head() {
     for (std::size_t c = 0; c < chunks; ++c)
       sum += static_cast<double>(chunk_sum_[c * rows + r]) *
              std::exp(static_cast<double>(chunk_max_[c * rows + r]) - max);
-    out_.log_sum_exp[r] = static_cast<float>(max + std::log(sum));
+    out_.log_sum_exp[r - first] = static_cast<float>(max + std::log(sum));
   }
 }
 

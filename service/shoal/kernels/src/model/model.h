@@ -28,26 +28,29 @@ constexpr int kScratchPanels = 32;  // panels of it; also the chunks of the voca
 
 // Tokens of all rows one after the other. Every pointer is read before step() returns.
 struct StepInputs {
-  int num_tokens, num_rows, table_width, num_logit_rows;
+  int num_tokens, num_rows, table_width, num_logit_rows, num_lens_rows;
   const std::int32_t *token_ids, *positions, *slots;  // [num_tokens]
   const std::int32_t *row_starts;                     // [num_rows + 1]
   const std::int32_t *context_lens;   // [num_rows], this step's tokens included
   const std::int32_t *block_tables;   // [num_rows, table_width]
-  const std::int32_t *logit_indices;  // [num_logit_rows]: tokens whose logits are computed
+  const std::int32_t* logit_indices;  // [num_logit_rows]: tokens whose logits are computed
+  const std::int32_t* lens_indices;   // [num_lens_rows]: also of their residual after each layer
   const std::int32_t *target_ids;     // [num_logit_rows] or null
   const std::int32_t* adapter_ids;    // [num_rows] or null; 0 = none
 };
 
-// Where results go; null for what is not requested.
+// Where results go; null for what is not requested. R rows: the logit rows, then those of the lens,
+// first all of them after the first layer.
 struct StepOutputs {
-  float* logits;  // [num_logits, vocab_size]: of the first num_logits logit rows
+  float* logits;  // [num_logits, vocab_size]: of the first num_logits of the R rows
   int num_logits;
-  int top;  // best ids per logit row, among the token ids
-  std::int32_t* top_ids;  // [num_logit_rows, top], best first; of equal logits the lower id
+  int top;  // best ids per row, among the token ids
+  std::int32_t* top_ids;  // [R, top], best first; of equal logits the lower id
   float* top_values;      // the same
-  float* log_sum_exp;     // [num_logit_rows], over the whole vocabulary
+  float* log_sum_exp;     // [num_log_sum_exp], over the whole vocabulary, of the last of the R rows
+  int num_log_sum_exp;
   float* targets;         // [num_logit_rows]: logit of target_ids
-  float* hidden;          // [num_logit_rows, hidden_size]: after the last norm
+  float* hidden;          // [R, hidden_size]: after the last norm
 };
 
 // How weights are kept. int8 and int4: integers in groups of 32, with int4 the embedding and the
@@ -132,6 +135,7 @@ class Model {
   void check(const StepInputs& in) const;
   void plan(const StepInputs& in, const StepOutputs& out);
   void copy_integers();
+  void make_room_for(int rows);
   int plan_attention();
   // step.cpp
   void run(int worker);
@@ -140,6 +144,7 @@ class Model {
   void embed(int worker, int token);
   void project_embeddings(int worker, int& stage);
   void finish_embedding(int worker, int token);
+  void keep_residuals(int worker, int& stage, int layer);
   void finish_branch(const Layer& layer, const Norm& post_norm, int row);
   void add_branch(int worker, int& stage, const Input& input, const Layer& layer,
                   const PackedMatrix& weights, const Norm& post_norm);
@@ -232,7 +237,8 @@ class Model {
   Region inner_;  // per token with an adapter: what its A gives
   int inner_width_ = 0;
 
-  // The step under way; threads read only this, never the caller's arrays.
+  // The step under way; threads read only this, never the caller's arrays. The rows of the lens are
+  // among its logit rows: their residuals lie behind those of the tokens.
   StepInputs in_{};
   StepOutputs out_{};
   std::vector<std::int32_t> integers_;

@@ -1,6 +1,7 @@
 // One step, as every worker of the pool runs it: the same stages in the same order. Which worker
 // does a task never matters: a task writes what no other task of its stage touches.
 #include <algorithm>
+#include <cstring>
 
 #include "model/model.h"
 
@@ -13,7 +14,10 @@ void Model::run(int worker) {
     for (int t = 8 * i; t < std::min(tokens, 8 * i + 8); ++t) embed(worker, t);
   });
   if (config.embedding_size) project_embeddings(worker, stage);
-  for (const Layer& layer : layers_) run_layer(worker, stage, layer);
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    run_layer(worker, stage, layers_[i]);
+    if (in_.num_lens_rows > 0) keep_residuals(worker, stage, static_cast<int>(i));
+  }
   if (in_.num_logit_rows > 0) run_head(worker, stage);
 }
 
@@ -92,6 +96,16 @@ void Model::finish_embedding(int worker, int token) {
     for (int i = 0; i < config.hidden_size; ++i) x[i] += position[i];
   }
   if (embedding_norm_.exists()) apply_norm(embedding_norm_, x, config.hidden_size, x);
+}
+
+// The residual of the lens rows as this layer leaves it, for the head.
+void Model::keep_residuals(int worker, int& stage, int layer) {
+  float* const x = x_.as<float>();
+  const std::size_t stride = hidden_stride_;
+  const std::size_t first = in_.num_tokens + static_cast<std::size_t>(layer) * in_.num_lens_rows;
+  pool_.stage(worker, stage++, in_.num_lens_rows, [&](int i) {
+    std::memcpy(x + (first + i) * stride, x + in_.lens_indices[i] * stride, sizeof(float) * stride);
+  });
 }
 
 // What has been computed of a branch into the residual, see add_branch.

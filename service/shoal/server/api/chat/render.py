@@ -12,6 +12,7 @@ from shoal.server.api.generation.serialize import (
     token_text,
     usage_dict,
 )
+from shoal.server.api.generation.trace import trace_entries, traces_of_choices
 from shoal.server.json import dumps
 from shoal.text.delta import Delta
 from shoal.text.generator import Generation, Usage
@@ -35,6 +36,7 @@ class ChatRenderer(sse.OpenAIStream):
         self._options = options
         self._usage = usage
         self._logprobs = logprobs
+        self._traces = "trace" in options.include
         self._started: set[int] = set()
         self._messages = MessageReader(task.make_parser)
         self._id = f"chatcmpl-{options.unique}"
@@ -47,7 +49,7 @@ class ChatRenderer(sse.OpenAIStream):
         self._before_index = b"data: " + dumps(self._head)[:-1] + b',"choices":[{"index":'
         self._plain_end = b'}],"usage":null}\n\n' if options.include_usage else b"}]}\n\n"
         self._text_only = task.make_parser is PlainParser and not (
-            logprobs or options.return_token_ids or options.continuous_usage
+            logprobs or options.return_token_ids or options.continuous_usage or self._traces
         )
 
     def chunk(self, delta: Delta) -> bytes:
@@ -81,7 +83,11 @@ class ChatRenderer(sse.OpenAIStream):
             "usage": usage_dict(generation.usage),
         }
         if self._options.include:
-            answer["ext"] = ext_dict(generation, self._options.include)
+            answer["ext"] = ext_dict(generation, self._options)
+        if self._traces:
+            answer["ext"]["trace"] = traces_of_choices(
+                self._task.model.tokenizer, deltas, as_id=self._options.tokens_as_ids
+            )
         return dumps(answer)
 
     def _whole_choice(self, delta: Delta) -> dict[str, Any]:
@@ -128,6 +134,10 @@ class ChatRenderer(sse.OpenAIStream):
             choice["stop_reason"] = end[1]
         if tokens is not None and self._options.return_token_ids:
             choice["token_ids"] = tokens.token_ids
+        if tokens is not None and self._traces:
+            choice["trace"] = trace_entries(
+                self._task.model.tokenizer, tokens.traces, as_id=self._options.tokens_as_ids
+            )
         record: dict[str, Any] = {**self._head, "choices": [choice]}
         if self._options.continuous_usage:
             record["usage"] = usage_dict(self._usage)
@@ -136,7 +146,7 @@ class ChatRenderer(sse.OpenAIStream):
         return sse.event(dumps(record))
 
     def _has_token_data(self, delta: Delta) -> bool:
-        shown = self._logprobs or self._options.return_token_ids
+        shown = self._logprobs or self._options.return_token_ids or self._traces
         return (shown or delta.finish_reason is None) and bool(delta.token_ids)
 
     def _logprobs_dict(self, delta: Delta) -> dict[str, Any]:

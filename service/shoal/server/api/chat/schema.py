@@ -14,6 +14,7 @@ from shoal.server.api.chat.messages import ChatPrompt, chat_prompt
 from shoal.server.api.generation.fields import GenerationFields, Int
 from shoal.server.api.generation.params import sampling_params, stop_params, truncated
 from shoal.server.api.generation.sampler_fields import with_samplers
+from shoal.server.api.generation.trace import trace_alternatives
 from shoal.server.context import RequestContext
 from shoal.text.task import GenerationTask, fit_max_tokens
 from shoal.text.text_model import TextModel
@@ -105,7 +106,12 @@ async def make_task(
         prompts=prompts,
         sampling=msgspec.structs.replace(sampling, grammar=answer.grammar),
         stop=stop_params(request, model, loaded, max_tokens, settings.request_timeout),
-        output=OutputParams(logprobs=request.top_logprobs if request.logprobs else None),
+        output=OutputParams(
+            logprobs=request.top_logprobs if request.logprobs else None,
+            trace=trace_alternatives(
+                request, request.top_logprobs, max_tokens * request.n, settings
+            ),
+        ),
         n=request.n,
         best_of=request.n,
         stop_strings=request.stop,

@@ -13,6 +13,7 @@ from shoal.server.api.generation.serialize import (
     top_texts,
     usage_dict,
 )
+from shoal.server.api.generation.trace import trace_entries, traces_of_choices
 from shoal.server.json import dumps
 from shoal.text.delta import Delta
 from shoal.text.generator import Generation, Usage
@@ -37,6 +38,7 @@ class CompletionRenderer(sse.OpenAIStream):
         self._usage = usage
         self._logprobs = logprobs
         self._prompt_logprobs = prompt_logprobs
+        self._traces = "trace" in options.include
         self._started: set[int] = set()
         self._head = {
             "id": f"cmpl-{options.unique}",
@@ -52,6 +54,7 @@ class CompletionRenderer(sse.OpenAIStream):
             and not task.echo
             and not options.return_token_ids
             and not options.continuous_usage
+            and not self._traces
         )
 
     def chunk(self, delta: Delta) -> bytes:
@@ -67,7 +70,12 @@ class CompletionRenderer(sse.OpenAIStream):
                 dumps(delta.stop_reason),
                 self._plain_end,
             )
-        record = {**self._head, "choices": [self._choice(delta, delta.index)]}
+        choice = self._choice(delta, delta.index)
+        if self._traces:
+            choice["trace"] = trace_entries(
+                self._task.model.tokenizer, delta.traces, as_id=self._options.tokens_as_ids
+            )
+        record = {**self._head, "choices": [choice]}
         if self._options.continuous_usage:
             record["usage"] = usage_dict(self._usage)
         elif self._options.include_usage:
@@ -88,7 +96,11 @@ class CompletionRenderer(sse.OpenAIStream):
         }
         if self._options.include:
             chosen = [delta.index for delta in best]
-            answer["ext"] = ext_dict(generation, self._options.include, chosen)
+            answer["ext"] = ext_dict(generation, self._options, chosen)
+        if self._traces:
+            answer["ext"]["trace"] = traces_of_choices(
+                self._task.model.tokenizer, best, as_id=self._options.tokens_as_ids
+            )
         return dumps(answer)
 
     def _choice(self, delta: Delta, shown_index: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from shoal.server.api.generation.params import (
 )
 from shoal.server.api.generation.sampler_fields import with_samplers
 from shoal.server.api.generation.structured import with_grammar
+from shoal.server.api.generation.trace import trace_alternatives
 from shoal.server.context import RequestContext
 from shoal.server.errors import FieldProblem
 from shoal.text.task import GenerationTask, Prompt, check_token_ids, fit_max_tokens, start_prompt
@@ -164,7 +165,13 @@ async def make_task(
             lambda: _copy_text(prompts, model),
         ),
         stop=stop_params(request, model, loaded, max_tokens, settings.request_timeout),
-        output=OutputParams(logprobs=shown, prompt_logprobs=_prompt_logprobs(request)),
+        output=OutputParams(
+            logprobs=shown,
+            prompt_logprobs=_prompt_logprobs(request),
+            trace=trace_alternatives(
+                request, request.logprobs, max_tokens * request.num_sequences, settings
+            ),
+        ),
         n=request.n,
         best_of=request.candidates,
         stop_strings=request.stop,

@@ -18,8 +18,7 @@ MAX_STOPS = 32
 MAX_STOP_CHARS = 1000
 MAX_STOP_IDS = 256
 MAX_IGNORED_NAMES = 20
-INCLUDABLE = ("seed", "timings", "sampling", "queue", "token_ids")
-_NOT_INCLUDABLE = ("usage_cost", "trace")
+INCLUDABLE = ("seed", "timings", "sampling", "usage_cost", "trace", "queue", "token_ids")
 
 
 # Known fields that are not supported, with the values that have no effect and are accepted.

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from shoal.errors import ClientGone, InternalError, ShoalError
 from shoal.server.admission import Reservation
 from shoal.server.api.generation.outcome import record_outcome
+from shoal.server.api.generation.params import off_loop
 from shoal.server.context import context_of
 from shoal.server.middleware import send_error
 from shoal.server.services import Services
@@ -24,6 +25,8 @@ from shoal.text.delta import Delta
 from shoal.text.generator import Generation
 
 log = logging.getLogger("shoal.server")
+
+_CHARS_PER_TRACE = 1000
 
 
 class Renderer(Protocol):
@@ -116,7 +119,11 @@ class GenerationResponse(Response):
                     collected[delta.index] = delta
                 else:
                     so_far.merge(delta)
-        body = self._renderer.body([collected[index] for index in sorted(collected)], generation)
+        whole = [collected[index] for index in sorted(collected)]
+        num_traces = sum(len(delta.traces) for delta in whole)
+        body = await off_loop(
+            num_traces * _CHARS_PER_TRACE, lambda: self._renderer.body(whole, generation)
+        )
         decode_ms = round((time.monotonic() - self._first_token_time()) * 1000, 1)
         await send(
             {

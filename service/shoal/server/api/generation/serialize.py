@@ -8,6 +8,7 @@ from typing import Any
 
 from shoal.protocol.messages import TokenLogprobs
 from shoal.server import sse
+from shoal.server.energy import Price
 from shoal.server.json import dumps
 from shoal.text.generator import Generation, Usage
 from shoal.text.task import GenerationTask
@@ -28,6 +29,8 @@ class RenderOptions:
     return_token_ids: bool = False
     tokens_as_ids: bool = False
     include: tuple[str, ...] = ()
+    price: Price | None = None
+    """Of CPU time, for usage_cost."""
     created: int = field(default_factory=lambda: int(time.time()))
     unique: str = field(default_factory=lambda: uuid.uuid4().hex)
     """Unique part of the response id."""
@@ -68,11 +71,11 @@ def usage_dict(usage: Usage) -> dict[str, Any]:
 
 
 def ext_dict(
-    generation: Generation, include: tuple[str, ...], chosen: list[int] | None = None
+    generation: Generation, options: RenderOptions, chosen: list[int] | None = None
 ) -> dict[str, Any]:
-    """The `ext` object with the parts in `include`. `chosen`: indices of the sequences that
-    were returned as choices, in order; None = all."""
-    task, ext = generation.task, dict[str, Any]()
+    """The `ext` object with the parts in `include`, but for the trace. `chosen`: indices of the
+    sequences that were returned as choices, in order; None = all."""
+    task, include, ext = generation.task, options.include, dict[str, Any]()
     if "seed" in include:
         indices = range(task.num_sequences) if chosen is None else chosen
         ext["seed"] = [_signed(task.sampling_of(index % task.best_of).seed) for index in indices]
@@ -87,6 +90,8 @@ def ext_dict(
         ext["token_ids"] = [generation.token_ids(index) for index in indices]
     if "truncated" in include:
         ext["truncated"] = [prompt.num_truncated for prompt in task.prompts]
+    if "usage_cost" in include and options.price is not None:
+        ext["usage_cost"] = options.price.receipt(generation.usage.cpu_seconds)
     return ext
 
 
@@ -99,7 +104,7 @@ def closing_event(head: dict[str, Any], options: RenderOptions, generation: Gene
     if with_usage:
         record["usage"] = usage_dict(generation.usage)
     if options.include:
-        record["ext"] = ext_dict(generation, options.include)
+        record["ext"] = ext_dict(generation, options)
     return sse.event(dumps(record))
 
 

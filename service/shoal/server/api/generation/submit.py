@@ -62,7 +62,7 @@ async def start_generation(
         generation = Generation(
             services.client, task, buffer_chunks=services.settings.stream_buffer_chunks
         )
-        options = _render_options(fields, services.fingerprint(loaded, model.adapter_hash))
+        options = _render_options(fields, services, loaded, model)
         renderer = make_renderer(generation, options)
         generation.submit()
     except BaseException as error:
@@ -108,15 +108,18 @@ def _count_rejection(services: Services, model: str, error: BaseException) -> No
         services.metrics.rejected.labels(model, str(error.code)).inc()
 
 
-def _render_options(fields: RequestFields, fingerprint: str) -> RenderOptions:
+def _render_options(
+    fields: RequestFields, services: Services, loaded: LoadedModel, model: TextModel
+) -> RenderOptions:
     if not isinstance(fields, GenerationFields):
-        return RenderOptions(fingerprint)
+        return RenderOptions(services.fingerprint(loaded, model.adapter_hash))
     stream_options = fields.stream_options
     return RenderOptions(
-        fingerprint=fingerprint,
+        fingerprint=services.fingerprint(loaded, model.adapter_hash),
         include_usage=stream_options is not None and stream_options.include_usage,
         continuous_usage=stream_options is not None and stream_options.continuous_usage_stats,
         return_token_ids=fields.return_token_ids,
         tokens_as_ids=fields.return_tokens_as_token_ids,
         include=(*fields.include, *(("truncated",) if fields.truncate_prompt_tokens else ())),
+        price=services.price,
     )
