@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from shoal.engine.prefix_cache import BlockKey
 from shoal.protocol.messages import Submit, TokenLogprobs
+from shoal.protocol.step import NewRow
 
 
 @dataclass(slots=True, eq=False)
@@ -19,6 +20,8 @@ class Sequence:
     arrival: int
     """Order of arrival, unique within a scheduler."""
     arrival_s: float
+    waiting_since_s: float
+    """When it arrived, or last made way for another tenant."""
     num_prompt_tokens: int
     max_num_tokens: int
     """Prompt and output together; the smaller of max_tokens' and the context's limit."""
@@ -45,6 +48,11 @@ class Sequence:
     num_charged_tokens: int = 0
     """Tokens already charged to the tenant, or found in the cache; recomputing them is free."""
     num_preemptions: int = 0
+    """For lack of blocks."""
+    goes_first: bool = False
+    """It was preempted for lack of blocks and has no row again yet."""
+    num_yields: int = 0
+    """Times it made way for another tenant."""
     admitted_s: float | None = None
     """First time it left the waiting queue."""
     prompt_logprobs: list[TokenLogprobs | None] | None = None
@@ -79,6 +87,7 @@ def make_sequence(submit: Submit, max_model_len: int, arrival: int, now: float) 
         submit=submit,
         arrival=arrival,
         arrival_s=now,
+        waiting_since_s=now,
         num_prompt_tokens=num_prompt_tokens,
         max_num_tokens=min(num_prompt_tokens + submit.stop.max_tokens, max_model_len),
         stop_ids=frozenset(submit.stop.all_stop_ids),
@@ -87,4 +96,19 @@ def make_sequence(submit: Submit, max_model_len: int, arrival: int, now: float) 
         last_cached=cache_salt,
         # The first position has no log-probability.
         prompt_logprobs=[None] if wants_prompt_logprobs else None,
+    )
+
+
+def new_row(seq: Sequence) -> NewRow:
+    """What the runner needs to know of a sequence that got a row."""
+    submit = seq.submit
+    return NewRow(
+        seq_id=seq.seq_id,
+        token_ids=seq.token_ids.copy(),
+        num_prompt_tokens=seq.num_prompt_tokens,
+        block_ids=seq.block_ids.copy(),
+        sampling=submit.sampling,
+        stop=submit.stop,
+        output=submit.output,
+        adapter_id=submit.adapter_id,
     )
