@@ -156,10 +156,9 @@ class Scheduler:
         for seq in self._yielding.rows_to_yield(self._running, now):
             self._put_back(seq)
         plan = StepPlan(released=self._released)
-        self._yielding.choose_at_rest(self._running, now)
+        self._yielding.limit(self._running, now)
         self._fill(plan, now)
-        if not plan.seq_ids:  # those at rest are all there is
-            self._yielding.at_rest = set()
+        if not plan.seq_ids and self._yielding.lift():
             self._fill(plan, now)
         self._released = []
         self._continuation.end()
@@ -183,16 +182,16 @@ class Scheduler:
             self._preempt(self._running[-1])
 
     def _plan_decodes(self, plan: StepPlan) -> list[Sequence]:
-        """Rows for all sequences with one token to compute; returns the others. None for tenants at
-        rest."""
+        """Rows for the sequences with one token to compute; returns the others. Neither those that
+        sit out."""
         decoding, prefilling = [], []
         running, block_size = self._running, self.limits.block_size
-        at_rest = self._yielding.at_rest
+        sits_out = self._yielding.sits_out
         index = 0
         while index < len(running):  # preemption shortens it, but only behind `index`
             seq = running[index]
             index += 1
-            if seq.submit.tenant in at_rest:
+            if sits_out(seq):
                 continue
             num_computed = seq.num_computed_tokens
             if len(seq.token_ids) - num_computed > 1:
@@ -212,7 +211,9 @@ class Scheduler:
 
     def _plan_prefill(self, plan: StepPlan, seq: Sequence, budget: int) -> int:
         """A row that computes as many of the remaining tokens as the budget allows; how many."""
-        num_new_tokens = min(seq.num_tokens - seq.num_computed_tokens, budget)
+        num_new_tokens = self._yielding.prompt_tokens(
+            seq, min(seq.num_tokens - seq.num_computed_tokens, budget)
+        )
         if num_new_tokens == 0:
             return 0
         self._planned.append(seq)
@@ -359,6 +360,7 @@ class Scheduler:
 
     def _drop(self, seq: Sequence) -> None:
         del self._sequences[seq.seq_id]
+        self._waiting.shares.leave(seq, self._now)
         self._deadlines.remove(seq.seq_id)
         self._blocks.expect(seq, -1)
         if seq.seq_id in self._waiting:
@@ -371,14 +373,14 @@ class Scheduler:
         # Plans that continue charge the tenant, not the sequence: what it computed was paid for.
         seq.num_charged_tokens = max(seq.num_charged_tokens, seq.num_computed_tokens)
         self._running.remove(seq)
-        self._waiting.shares.leave_row(seq, self._now)
+        self._waiting.shares.leave_row(seq)
         self._blocks.release(seq)
         self._released.append(seq.seq_id)
 
     def check(self) -> None:
         """Raises InvariantError unless all bookkeeping agrees. Call it between steps."""
         self._waiting.check()
-        self._waiting.shares.check(self._running)
+        self._waiting.shares.check(self._running, self._sequences.values())
         self._blocks.check(self._running)
         running = {seq.seq_id for seq in self._running}
         ensure(len(running) == len(self._running), "a sequence has two rows")

@@ -5,7 +5,8 @@ each tenant's sequences computed, divided by its weight, and serve the smallest 
 nothing of blocks, budgets or queues.
 """
 
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 
 from shoal.engine.block_pool import ensure
 from shoal.engine.sequence import Sequence
@@ -16,7 +17,7 @@ OUTPUT_WEIGHT = 2
 
 _MAX_IDLE_TENANTS = 1024
 _EXPECTED_S = 1.0
-"""A tenant whose last row ended less than this ago is expected to come again."""
+"""A tenant whose last sequence ended less than this ago is expected to come again."""
 
 
 class TenantShares:
@@ -30,8 +31,9 @@ class TenantShares:
         self._served: dict[str, float] = {}
         self._level = 0.0
         self._rows: dict[str, int] = {}
-        self._weights: dict[str, float] = {}  # of tenants with rows
-        self._left_s: dict[str, float] = {}  # tenants without rows, the one that left last behind
+        self._open: dict[str, int] = {}  # sequences, waiting or with rows
+        self._weights: dict[str, float] = {}  # of tenants with such
+        self._left_s: dict[str, float] = {}  # tenants without, the one that left last behind
 
     def served(self, tenant: str) -> float:
         return self._served.get(tenant, self._level)
@@ -53,42 +55,55 @@ class TenantShares:
                 if count > self._level or name == tenant
             }
 
-    # --- rows ----------------------------------------------------------------------------------
+    # --- what is open --------------------------------------------------------------------------
 
-    def rows(self, tenant: str, weight: float) -> float:
-        """Rows of a tenant of this weight, for its weight."""
-        return self._rows.get(tenant, 0) / weight
+    def arrive(self, seq: Sequence) -> None:
+        """A new sequence."""
+        tenant = seq.submit.tenant
+        self._open[tenant] = self._open.get(tenant, 0) + 1
+        self._weights[tenant] = seq.submit.weight
+        self._left_s.pop(tenant, None)
+
+    def leave(self, seq: Sequence, now: float) -> None:
+        """It is over."""
+        tenant = seq.submit.tenant
+        self._open[tenant] -= 1
+        if not self._open[tenant]:
+            del self._open[tenant], self._weights[tenant]
+            self._left_s[tenant] = now
 
     def enter_row(self, seq: Sequence) -> None:
         tenant = seq.submit.tenant
         self._rows[tenant] = self._rows.get(tenant, 0) + 1
-        self._weights[tenant] = seq.submit.weight
-        self._left_s.pop(tenant, None)
 
-    def leave_row(self, seq: Sequence, now: float | None = None) -> None:
-        """`now`: its tenant may come again."""
+    def leave_row(self, seq: Sequence) -> None:
         tenant = seq.submit.tenant
         self._rows[tenant] -= 1
         if not self._rows[tenant]:
-            del self._rows[tenant], self._weights[tenant]
-            if now is not None:
-                self._left_s[tenant] = now
+            del self._rows[tenant]
+
+    def num_rows(self, tenant: str) -> int:
+        return self._rows.get(tenant, 0)
 
     def num_reserved(self, seq: Sequence, max_rows: int, now: float) -> int:
         """Rows that a waiting sequence leaves free if its tenant has some: one for each tenant
-        that had one a moment ago, or a row would have to make way when it comes again."""
-        while self._left_s and next(iter(self._left_s.values())) < now - _EXPECTED_S:
-            del self._left_s[next(iter(self._left_s))]
+        that was there a moment ago, or a row would have to make way when it comes again."""
         if seq.submit.tenant not in self._rows:
             return 0
-        return min(len(self._left_s), max_rows // 8)
+        return min(len(self._expected(now)), max_rows // 8)
+
+    def _expected(self, now: float) -> Collection[str]:
+        """Tenants that may soon come again."""
+        while self._left_s and next(iter(self._left_s.values())) < now - _EXPECTED_S:
+            del self._left_s[next(iter(self._left_s))]
+        return self._left_s.keys()
 
     def heaviest(self, seq: Sequence) -> str | None:
         """The tenant that gives up a row for a waiting sequence: of those served no less than the
         sequence's own, the one with the most rows for its weight. None unless it then still has
         at least as many for its weight as the other, so that no row ever changes back."""
         tenant, weight = seq.submit.tenant, seq.submit.weight
-        wanted = self.rows(tenant, weight) + 1 / weight
+        wanted = (self.num_rows(tenant) + 1) / weight
         served = self.served(tenant)
         rows = {
             name: num_rows / self._weights[name]
@@ -97,16 +112,31 @@ class TenantShares:
         }
         return max(rows, key=lambda name: (rows[name], self.served(name)), default=None)
 
-    def much_heavier(self, seq: Sequence) -> set[str]:
-        """Tenants that were served more than the sequence's own and have twice its rows."""
-        tenant, weight = seq.submit.tenant, seq.submit.weight
-        rows = 2 * (self.rows(tenant, weight) + 1 / weight)
-        served = self.served(tenant)
-        return {
+    def much_heavier(self, seq: Sequence) -> list[str]:
+        """Tenants that were served more than the sequence's own and have far more open."""
+        submit = seq.submit
+        num_open = self._open[submit.tenant] / submit.weight
+        return self._far_above(num_open, self.served(submit.tenant))
+
+    def heavy_ones(self, now: float) -> list[str]:
+        """Tenants with much open, while there are others with far less for their weight that were
+        served less, or were there a moment ago."""
+        if self._expected(now):
+            return self._far_above(0.0, -1.0)
+        if len(self._open) < 2:
+            return []
+        least = min(
+            (num_open / self._weights[name], self.served(name))
+            for name, num_open in self._open.items()
+        )
+        return self._far_above(*least)
+
+    def _far_above(self, least_open: float, served: float) -> list[str]:
+        return [
             name
-            for name, num_rows in self._rows.items()
-            if num_rows / self._weights[name] >= rows and self.served(name) > served
-        }
+            for name, num_open in self._open.items()
+            if num_open / self._weights[name] >= 2 * least_open + 2 and self.served(name) > served
+        ]
 
     # --- what is computed ----------------------------------------------------------------------
 
@@ -137,12 +167,13 @@ class TenantShares:
         self._served[tenant] = self.served(tenant) + cost / seq.submit.weight
         seq.num_charged_tokens = end
 
-    def check(self, running: list[Sequence]) -> None:
-        """Raises InvariantError unless the rows of each tenant are counted."""
-        rows: dict[str, int] = {}
-        for seq in running:
-            rows[seq.submit.tenant] = rows.get(seq.submit.tenant, 0) + 1
+    def check(self, running: Iterable[Sequence], sequences: Iterable[Sequence]) -> None:
+        """Raises InvariantError unless rows and sequences of each tenant are counted."""
+        rows = Counter(seq.submit.tenant for seq in running)
         ensure(rows == self._rows, "the rows of a tenant are not counted")
+        num_open = Counter(seq.submit.tenant for seq in sequences)
+        ensure(num_open == self._open, "the sequences of a tenant are not counted")
+        ensure(self._weights.keys() == num_open.keys(), "a tenant has no weight")
 
 
 def decode_costs(seqs: list[Sequence]) -> dict[str, float]:

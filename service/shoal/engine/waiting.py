@@ -14,8 +14,9 @@ AGEING_S = 5.0
 
 
 class WaitingQueue:
-    """Sequences without a row. Those preempted for lack of blocks go first, in the order they once
-    were admitted; one that made way for another tenant is the next of its own."""
+    """Sequences without a row. Those preempted for lack of blocks go before others that were
+    served as much, in the order they once were admitted; one that made way for another tenant is
+    the next of its own."""
 
     def __init__(self) -> None:
         self.shares = TenantShares()
@@ -36,6 +37,7 @@ class WaitingQueue:
         """A sequence that just arrived."""
         if seq.submit.tenant not in self._num_waiting:
             self.shares.join(seq.submit.tenant, self._num_waiting)
+        self.shares.arrive(seq)
         self._enter(seq)
         self._fifo(seq).append(seq)
 
@@ -54,7 +56,14 @@ class WaitingQueue:
 
     def peek(self, now: float) -> Sequence:
         """The next in order; the queue is not empty."""
-        return self._preempted[0] if self._preempted else self._choose(now)
+        if not self._preempted:
+            return self._choose(now)
+        first, served = self._preempted[0], self.shares.served
+        if self._levels:
+            seq = self._choose(now)
+            if served(seq.submit.tenant) < served(first.submit.tenant):
+                return seq
+        return first
 
     def remove(self, seq: Sequence) -> None:
         self._ids.remove(seq.seq_id)
@@ -100,8 +109,8 @@ class WaitingQueue:
         return min(heads, key=self._share_so_far)
 
     def _share_so_far(self, seq: Sequence) -> tuple[float, float, int]:
-        submit, shares = seq.submit, self.shares
-        return shares.served(submit.tenant), shares.rows(submit.tenant, submit.weight), seq.arrival
+        tenant, shares = seq.submit.tenant, self.shares
+        return shares.served(tenant), shares.num_rows(tenant) / seq.submit.weight, seq.arrival
 
     def check(self) -> None:
         """Raises InvariantError unless counts and queues agree."""

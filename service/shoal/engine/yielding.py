@@ -5,6 +5,8 @@ A row that yields is computed again later, mostly from the prefix cache. Bounded
 hands only towards equal rows, and a sequence yields a few times in its life at most.
 """
 
+from collections import Counter
+
 from shoal.engine.limits import Limits
 from shoal.engine.sequence import Sequence
 from shoal.engine.waiting import WaitingQueue
@@ -23,8 +25,13 @@ class Yielding:
         self.num_yields = 0
         self.lacks_blocks = False
         """The next in order found no blocks in the last plan."""
-        self.at_rest: set[str] = set()
-        """Tenants of which a plan computes nothing."""
+        # Of a plan, the last one or the one in work:
+        self._at_rest: set[str] = set()  # tenants of which it computes nothing
+        self._num_tokens: dict[str, int] = {}  # prompt tokens that each heavy tenant has left
+        self._seen: Counter[str] = Counter()  # rows of each
+        self._turn = 0
+        self._max_rows = max(1, limits.max_rows // 8)
+        self._max_tokens = max(1, limits.token_budget // 8)
 
     def may_yield(self, running: list[Sequence], now: float) -> bool:
         """Would a row make way for the next in order?"""
@@ -82,23 +89,54 @@ class Yielding:
                 return row
         return None
 
-    def choose_at_rest(self, running: list[Sequence], now: float) -> None:
-        """Where a step computes prompts of tenants that have far fewer rows than others and were
-        served less, the others sit it out, so that it is short; never two steps one after the
-        other."""
-        if self.at_rest:
-            self.at_rest = set()
-            return
+    # --- short steps ---------------------------------------------------------------------------
+
+    def limit(self, running: list[Sequence], now: float) -> None:
+        """Before a plan: while lighter tenants are there, each much heavier one gets an eighth of a
+        step, its rows in turn; nothing of a step that computes prompts of lighter ones, but not
+        twice in a row."""
         starting = [seq for seq in running if seq.num_tokens - seq.num_computed_tokens > 1]
         if len(self._waiting) and len(running) < self._limits.max_rows:
             starting.append(self._waiting.peek(now))
-        self.at_rest = {name for seq in starting for name in self._shares.much_heavier(seq)}
+        rested, self._at_rest = self._at_rest, set()
+        if not rested:
+            self._at_rest = {name for seq in starting for name in self._shares.much_heavier(seq)}
+        if not self._at_rest:
+            self._turn += self._max_rows
+        self._seen.clear()
+        self._num_tokens = dict.fromkeys(self._shares.heavy_ones(now), self._max_tokens)
+        self._num_tokens.update(dict.fromkeys(self._at_rest, 0))
+
+    def lift(self) -> bool:
+        """Limits nobody in this plan after all; False if there were no limits."""
+        was_limited = bool(self._num_tokens)
+        self._at_rest, self._num_tokens = set(), {}
+        return was_limited
+
+    def sits_out(self, seq: Sequence) -> bool:
+        """Does a row do nothing in this plan? To be asked once for every row, in order."""
+        tenant = seq.submit.tenant
+        if tenant not in self._num_tokens:
+            return False
+        index = self._seen[tenant]
+        self._seen[tenant] += 1
+        num_rows = self._shares.num_rows(tenant)
+        max_rows = 0 if tenant in self._at_rest else self._max_rows
+        return (index - self._turn) % num_rows >= max_rows
+
+    def prompt_tokens(self, seq: Sequence, wanted: int) -> int:
+        """How many of these prompt tokens a plan computes."""
+        tenant = seq.submit.tenant
+        if tenant in self._num_tokens:
+            wanted = min(wanted, self._num_tokens[tenant])
+            self._num_tokens[tenant] -= wanted
+        return wanted
 
     def may_start(self, seq: Sequence, num_running: int, now: float) -> bool:
         """May a waiting sequence, the next in order, have one of the free rows?"""
+        if self._num_tokens.get(seq.submit.tenant) == 0:
+            return False
         if seq.goes_first:
             return num_running < self._limits.max_rows
-        if seq.submit.tenant in self.at_rest:
-            return False
         num_reserved = self._shares.num_reserved(seq, self._limits.max_rows, now)
         return num_running + num_reserved < self._limits.max_rows

@@ -13,8 +13,8 @@ from shoal.protocol.step import LoadedRunner, StepPlan, StepResult
 from tests.fakes.fake_runner import loaded_model
 from tests.unit.engine.building import Clock, make_submit
 
-STEP_S, TOKEN_S = 0.001, 0.0001
-"""What a step costs, and each of its tokens: 64 rows take 7 times as long as one."""
+STEP_S, ROW_S, TOKEN_S = 0.0004, 0.0002, 0.00014
+"""What a step costs, each row that decodes, each prompt token: minnow on one core."""
 
 
 @dataclass
@@ -41,7 +41,9 @@ class LengthRunner:
         self._num_known: dict[int, int] = {}
 
     def run(self, plan: StepPlan) -> StepResult:
-        self._clock.now += STEP_S + TOKEN_S * plan.num_tokens
+        num_decodes = plan.num_new_tokens.count(1)
+        num_prompt = plan.num_tokens - num_decodes
+        self._clock.now += STEP_S + ROW_S * num_decodes + TOKEN_S * num_prompt
         for new in plan.new_rows:
             self._num_known[new.seq_id] = len(new.token_ids)
         token_ids: list[int | None] = []

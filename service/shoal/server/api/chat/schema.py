@@ -99,8 +99,5 @@ async def make_task(
         stop_strings=request.stop,
         include_stop=request.include_stop_str_in_output,
         skip_special_tokens=request.skip_special_tokens,
-        priority=request.priority,
-        tenant=context.tenant,
-        cache_salt=request.cache_salt or context.tenant,
         use_prefix_cache=request.cache_prompt,
     )
