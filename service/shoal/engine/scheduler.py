@@ -149,7 +149,7 @@ class Scheduler:
         self._blocks.end_shortage()
         if (
             self._continuation
-            and not (self._may_admit or self._yielding.may_yield(self._running, now))
+            and not (self._may_admit or self._yielding.interferes(self._running, now))
             and (plan := self._continuation.next()) is not None
         ):
             return plan

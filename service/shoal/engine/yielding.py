@@ -33,8 +33,10 @@ class Yielding:
         self._max_rows = max(1, limits.max_rows // 8)
         self._max_tokens = max(1, limits.token_budget // 8)
 
-    def may_yield(self, running: list[Sequence], now: float) -> bool:
-        """Would a row make way for the next in order?"""
+    def interferes(self, running: list[Sequence], now: float) -> bool:
+        """Would a row make way or sit out in a plan made now?"""
+        if self._shares.heavy_ones(now):
+            return True
         if not len(self._waiting):
             return False
         return self._row_for(self._waiting.peek(now), running, []) is not None
@@ -101,10 +103,10 @@ class Yielding:
         rested, self._at_rest = self._at_rest, set()
         if not rested:
             self._at_rest = {name for seq in starting for name in self._shares.much_heavier(seq)}
-        if not self._at_rest:
-            self._turn += self._max_rows
         self._seen.clear()
         self._num_tokens = dict.fromkeys(self._shares.heavy_ones(now), self._max_tokens)
+        if self._num_tokens and not self._at_rest:
+            self._turn += self._max_rows
         self._num_tokens.update(dict.fromkeys(self._at_rest, 0))
 
     def lift(self) -> bool:

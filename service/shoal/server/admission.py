@@ -1,7 +1,7 @@
 """Admission control: a request reserves capacity before any work and releases it when it ends.
 
-A model has places for `max_batch_size` running and `max_queue` waiting sequences. Alone a tenant may
-take them all; beside others it may take what eight ninths of theirs leave, so whoever floods the
+A model has places for `max_batch_size` running and `max_queue` waiting sequences. Alone a tenant
+may take them all; beside others what eight ninths of theirs leave, so whoever floods the
 queue leaves room for others, and all converge to equal shares. Requests beyond that are rejected
 at once, with a Retry-After computed from the measured throughput.
 """
