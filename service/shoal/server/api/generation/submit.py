@@ -41,7 +41,7 @@ async def start_generation(
     context.model = model.name
     context.tenant = split_tenant(context.key, context.tenant, fields.user)
     ignored = fields.check_extra_fields()
-    if fields.priority < context.key.max_priority:
+    if "priority" in fields.model_fields_set and fields.priority < context.key.max_priority:
         ignored = [*ignored, "priority"][:MAX_IGNORED_NAMES]
     fields.check_limits(services.settings)
     reservation = _reserve(services, context, model.base, fields, num_sequences)
