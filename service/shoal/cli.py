@@ -34,6 +34,7 @@ def build_app(with_serve_flags: bool = True) -> "typer.Typer":
     from shoal.commands.check import check
     from shoal.commands.complete import complete
     from shoal.commands.doctor import doctor
+    from shoal.commands.keys import keys
     from shoal.commands.models import models
     from shoal.commands.pull import pull
     from shoal.commands.train import train
@@ -66,4 +67,5 @@ def build_app(with_serve_flags: bool = True) -> "typer.Typer":
         app.command("serve", help=serve.DESCRIPTION)(lambda: None)
     for command in (chat, complete, bench, models, pull, check, doctor, train):
         app.command()(command)
+    app.add_typer(keys, name="keys")
     return app

@@ -37,7 +37,18 @@ class Settings(BaseSettings):
     api_keys: Annotated[list[str], NoDecode] = Field(
         default_factory=list,
         repr=False,
-        description="Accepted keys, each KEY, NAME:KEY or NAME:sha256:HEX; the name is the tenant.",
+        description="Accepted keys, each KEY, NAME:KEY or NAME:sha256:HEX; the name is the tenant. "
+        "Other users of the machine can see flags: prefer keys_file.",
+    )
+    keys_file: Path | None = Field(
+        None,
+        description="TOML file of keys with roles, rights and limits, see `shoal keys`; read again "
+        "at SIGHUP and /admin/keys/reload.",
+    )
+    tenant_header: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9-]{1,64}$",
+        description="Header in which keys of role gateway name the user they call for.",
     )
     admin_keys: Annotated[list[str], NoDecode] = Field(
         default_factory=list,
@@ -144,7 +155,10 @@ class Settings(BaseSettings):
         262_144, ge=1, description="Prompt tokens that may wait, per model."
     )
     tenant_max_queue: int = Field(
-        0, ge=0, description="Sequences one tenant may have in flight per model; 0 = no own limit."
+        0,
+        ge=0,
+        description="Sequences one tenant may have in flight per model; 0 = its share while others "
+        "have some too.",
     )
 
     # --- cost ---------------------------------------------------------------------------------
@@ -173,7 +187,10 @@ class Settings(BaseSettings):
         30.0, ge=0, description="Seconds to wait for running requests at shutdown."
     )
 
-    # --- logs ---------------------------------------------------------------------------------
+    # --- metrics and logs -----------------------------------------------------------------------
+    tenant_metrics: bool = Field(
+        False, description="Count requests and tokens by tenant: the first 50, then as other."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log line written."
     )
@@ -192,9 +209,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _require_auth_beyond_loopback(self) -> Self:
-        if not (self.host in LOOPBACK_HOSTS or self.api_keys or self.allow_unauthenticated):
+        has_keys = self.api_keys or self.keys_file
+        if not (self.host in LOOPBACK_HOSTS or has_keys or self.allow_unauthenticated):
             raise ValueError(
-                f"host {self.host} can be reached from other machines: set api_keys, "
+                f"host {self.host} can be reached from other machines: set keys_file or api_keys, "
                 "or allow_unauthenticated to serve anyone"
             )
         return self

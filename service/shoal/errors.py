@@ -97,11 +97,16 @@ class RateLimited(ShoalError):
     code = "rate_limit_exceeded"
 
     def __init__(
-        self, message: str, *, limit: int, code: str, retry_after_s: float | None = None
+        self,
+        message: str,
+        *,
+        limit: int,
+        code: str | None = None,
+        retry_after_s: float | None = None,
     ) -> None:
         super().__init__(message, code=code, retry_after_s=retry_after_s)
         self.limit = limit
-        """The caller's limit, in concurrent sequences."""
+        """The caller's limit."""
 
 
 class ClientGone(ShoalError):

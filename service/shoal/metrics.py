@@ -10,6 +10,8 @@ from shoal.protocol.messages import StepOutputs
 _SECONDS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
+MAX_TENANTS = 50
+"""Tenants with a label of their own; those that come later share "other"."""
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -22,11 +24,22 @@ class _StepMetrics(NamedTuple):
     cpu_seconds: Counter
 
 
+class _TenantMetrics(NamedTuple):
+    """What is counted for each tenant."""
+
+    requests: Counter
+    prompt_tokens: Counter
+    generation_tokens: Counter
+
+
 class Metrics:
     """The metrics of one server process, in their own registry."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, by_tenant: bool = False) -> None:
+        """`by_tenant`: also count what each tenant uses."""
         self.registry = CollectorRegistry()
+        self._tenants: set[str] = set()
+        self._last_yields: dict[str, int] = {}
         self._last_preemptions: dict[str, int] = {}
         self._step_metrics: dict[str, _StepMetrics] = {}
         by_model = ("model",)
@@ -52,6 +65,15 @@ class Metrics:
         self.generation_tokens = counter("generation_tokens_total", "Tokens generated")
         self.cpu_seconds = counter("cpu_seconds_total", "CPU time of the engine's steps")
         self.preemptions = counter("preemptions_total", "Sequences preempted for lack of KV blocks")
+        self.yields = counter("yields_total", "Sequences that made way for a lighter tenant")
+        self.by_tenant: _TenantMetrics | None = None
+        if by_tenant:
+            labels = ("model", "tenant")
+            self.by_tenant = _TenantMetrics(
+                counter("tenant_requests_total", "Requests of a tenant", labels),
+                counter("tenant_prompt_tokens_total", "Prompt tokens of a tenant", labels),
+                counter("tenant_generation_tokens_total", "Tokens generated for it", labels),
+            )
         self.running = gauge("requests_running", "Sequences in the batch")
         self.waiting = gauge("requests_waiting", "Sequences waiting for a row")
         self.queue_tokens = gauge("queue_tokens", "Prompt tokens waiting")
@@ -96,6 +118,24 @@ class Metrics:
             # A restarted engine starts counting at zero.
             self.preemptions.labels(model).inc(max(0, stats.num_preemptions - before))
             self._last_preemptions[model] = stats.num_preemptions
+        if stats.num_yields != (yields := self._last_yields.get(model, 0)):
+            self.yields.labels(model).inc(max(0, stats.num_yields - yields))
+            self._last_yields[model] = stats.num_yields
+
+    def count_request(
+        self, model: str, tenant: str, prompt_tokens: int, output_tokens: int
+    ) -> None:
+        """A generation of a tenant is over. Does nothing unless tenants are counted."""
+        if self.by_tenant is None:
+            return
+        if tenant not in self._tenants:
+            if len(self._tenants) < MAX_TENANTS:
+                self._tenants.add(tenant)
+            else:
+                tenant = "other"
+        self.by_tenant.requests.labels(model, tenant).inc()
+        self.by_tenant.prompt_tokens.labels(model, tenant).inc(prompt_tokens)
+        self.by_tenant.generation_tokens.labels(model, tenant).inc(output_tokens)
 
     def render(self) -> bytes:
         """Prometheus text format."""

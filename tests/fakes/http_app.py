@@ -70,7 +70,7 @@ async def serve(
         loaded = loaded_model(name, VOCAB_SIZE, max_model_len)
         models[name] = LoadedRunner(fake, loaded, num_blocks)
     core = EngineCore(models, config, now_s)
-    metrics = Metrics()
+    metrics = Metrics(by_tenant=checked.tenant_metrics)
     engine = LocalEngine(core, observer=metrics)
     services = Services(
         settings=checked,

@@ -328,7 +328,7 @@ def test_the_wait_is_tokens_ahead_over_measured_speed(tokens_per_s: float) -> No
         place.reserve("m", "", 1)
     tokens_ahead = 8 * (100 + 40)
     assert refusal.value.retry_after_s == pytest.approx(tokens_ahead / tokens_per_s, rel=0.02)
-    assert place.expected_wait_s("m") == refusal.value.retry_after_s
+    assert place.expected_wait_s("m", "") == refusal.value.retry_after_s
 
 
 def test_the_wait_is_bounded_and_never_unknown() -> None:

@@ -25,6 +25,8 @@ EXIT_WINDOW_S = 300.0
 MAX_PAUSE_S = 60.0
 STOP_WAIT_S = 2.0
 SOCKET_BUFFER_BYTES = 4 << 20
+_SECRETS = frozenset({"SHOAL_API_KEYS", "SHOAL_ADMIN_KEYS", "SHOAL_API_KEY", "OPENAI_API_KEY"})
+"""Variables that hold keys, which no engine needs."""
 
 
 class Supervisor:
@@ -131,9 +133,10 @@ def _child_environment() -> dict[str, str]:
     one heap: what loading a model took for a moment can then be given back to the system."""
     package_parent = str(Path(__file__).resolve().parents[2])
     path = os.environ.get("PYTHONPATH")
+    inherited = {name: value for name, value in os.environ.items() if name not in _SECRETS}
     return {
         "MALLOC_ARENA_MAX": "1",
-        **os.environ,
+        **inherited,
         "PYTHONPATH": f"{package_parent}{os.pathsep}{path}" if path else package_parent,
         "PYTHONFAULTHANDLER": "1",
     }

@@ -291,6 +291,7 @@ class _Model:
             num_used_blocks=scheduler.num_used_blocks,
             num_preemptions=scheduler.num_preemptions,
             tokens_per_s=self._speed.tokens_per_s,
+            num_yields=scheduler.num_yields,
         )
 
 

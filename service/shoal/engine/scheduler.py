@@ -1,16 +1,18 @@
 """Plans steps of one model and applies their results: continuous batching over paged KV blocks.
 
 Each step every running sequence that has one token left to compute gets it (decode); what is
-left of the token budget goes to prefills, oldest first, then to sequences that join. When
-blocks run out the sequence admitted last is put back and recomputed later, so the oldest
-always advances. While all rows decode and nobody joins or leaves, the next plan continues the
-last one. Knows integers only: no tensors, text, sockets or other models.
+left of the token budget goes to prefills and to sequences that join, those of the least-served
+tenant first. When blocks run out the sequence admitted last is put back and recomputed later, so
+the oldest always advances; when rows run out, one of a tenant with many makes way. While all rows
+decode and nobody joins or leaves, the next plan continues the last one. Knows integers only: no
+tensors, text, sockets or other models.
 """
 
-from collections import Counter
 from dataclasses import dataclass, field
+from math import inf
 
 from shoal.engine.block_pool import ensure
+from shoal.engine.continuing import Continuation
 from shoal.engine.kv_blocks import KVBlocks
 from shoal.engine.kv_budget import Account
 from shoal.engine.limits import Limits
@@ -24,6 +26,7 @@ from shoal.engine.stopping import (
     refusal,
 )
 from shoal.engine.waiting import WaitingQueue
+from shoal.engine.yielding import Yielding
 from shoal.protocol.messages import Finished, Started, Submit, TokenLogprobs
 from shoal.protocol.params import FinishReason
 from shoal.protocol.step import StepPlan, StepResult
@@ -60,8 +63,9 @@ class Scheduler:
         self._sequences: dict[int, Sequence] = {}  # waiting and running
         self._deadlines = Deadlines()
         self._planned: list[Sequence] = []  # rows of the last plan, in its order
-        self._to_continue: StepPlan | None = None  # the last plan, if the next one may continue it
-        self._tenants: Counter[str] = Counter()  # rows of each tenant in that plan
+        self._continuation = Continuation(self._blocks, self._waiting.shares)
+        self._yielding = Yielding(limits, self._waiting)
+        self._now = 0.0  # of the last plan
         self._released: list[int] = []  # left their rows since the last plan
         self._finished: dict[int, Finished] = {}  # since the last `take_finished`
         self._cpu_s: dict[int, float] = {}  # of those that got a token or finished since then
@@ -87,6 +91,10 @@ class Scheduler:
     @property
     def num_waiting_tokens(self) -> int:
         return self._waiting.num_tokens
+
+    @property
+    def num_yields(self) -> int:
+        return self._yielding.num_yields
 
     @property
     def num_used_blocks(self) -> int:
@@ -162,46 +170,36 @@ class Scheduler:
     def plan(self, now: float) -> StepPlan:
         """The next step. It has rows whenever a sequence remains and the blocks of this model's
         share are not used by others, who `make_way`."""
+        self._now = now
         self._blocks.end_shortage()
-        if (plan := self._continue()) is not None:
+        if (
+            self._continuation
+            and not (self._may_admit or self._yielding.interferes(self._running, now))
+            and (plan := self._continuation.next()) is not None
+        ):
             return plan
+        for seq in self._yielding.rows_to_yield(self._running, now):
+            self._put_back(seq)
         plan = StepPlan(released=self._released)
-        prefilling = self._plan_decodes(plan)
-        budget = self.limits.token_budget - len(plan.seq_ids)
-        for seq in prefilling:
-            if budget == 0:
-                break
-            budget -= self._plan_prefill(plan, seq, budget)
-        self._admit(plan, budget, now)
+        self._yielding.limit(self._running, now)
+        self._fill(plan, now)
+        if not plan.seq_ids and self._yielding.lift():
+            self._fill(plan, now)
         self._released = []
-        self._to_continue = None
+        self._continuation.end()
         if len(self._planned) == len(self._running) and all(map(_is_decoding, self._planned)):
-            self._to_continue = plan
-            self._tenants = Counter(seq.submit.tenant for seq in self._planned)
+            self._continuation.start(plan, self._planned)
         return plan
 
-    def _continue(self) -> StepPlan | None:
-        """The same rows, one more token of each. None where rows may join or have left, or one
-        would not get its block."""
-        last, block_size = self._to_continue, self.limits.block_size
-        if last is None or self._may_admit:
-            return None
-        at_block_boundary = [
-            seq for seq in self._planned if seq.num_computed_tokens % block_size == 0
-        ]
-        if len(at_block_boundary) > self._blocks.pool.num_available:
-            return None
-        for seq in at_block_boundary:
-            self._blocks.grow(seq)
-        self._waiting.shares.charge_continued(self._tenants)
-        self._to_continue = StepPlan(
-            seq_ids=last.seq_ids,
-            num_computed_tokens=[count + 1 for count in last.num_computed_tokens],
-            num_new_tokens=last.num_new_tokens,
-            new_block_ids={seq.seq_id: seq.block_ids[-1:] for seq in at_block_boundary},
-            continues=True,
-        )
-        return self._to_continue
+    def _fill(self, plan: StepPlan, now: float) -> None:
+        """Rows for decodes, then for prompts, those of the least-served tenant first."""
+        prefilling = self._plan_decodes(plan)
+        budget = self.limits.token_budget - len(plan.seq_ids)
+        served = self._waiting.shares.served
+        for seq in sorted(prefilling, key=lambda seq: served(seq.submit.tenant)):
+            budget = self._admit(plan, budget, now, lighter_than=served(seq.submit.tenant))
+            budget -= self._plan_prefill(plan, seq, budget)
+        self._admit(plan, budget, now)
 
     def make_way(self) -> None:
         """Another model is short of blocks: gives up what is used beyond this model's share."""
@@ -209,14 +207,17 @@ class Scheduler:
             self._preempt(self._running[-1])
 
     def _plan_decodes(self, plan: StepPlan) -> list[Sequence]:
-        """Rows for all sequences with one token to compute, and blocks for all known tokens;
-        returns the other sequences."""
+        """Rows for the sequences with one token to compute, and blocks for all known tokens;
+        returns the other sequences. Neither those that sit out."""
         decoding, prefilling = [], []
         running, block_size = self._running, self.limits.block_size
+        sits_out = self._yielding.sits_out
         index = 0
         while index < len(running):  # preemption shortens it, but only behind `index`
             seq = running[index]
             index += 1
+            if sits_out(seq):
+                continue
             num_tokens = len(seq.token_ids)
             if num_tokens > len(seq.block_ids) * block_size:
                 num_blocks = len(seq.block_ids)
@@ -236,7 +237,11 @@ class Scheduler:
 
     def _plan_prefill(self, plan: StepPlan, seq: Sequence, budget: int) -> int:
         """A row that computes as many of the remaining tokens as the budget allows; how many."""
-        num_new_tokens = min(seq.num_tokens - seq.num_computed_tokens, budget)
+        num_new_tokens = self._yielding.prompt_tokens(
+            seq, min(seq.num_tokens - seq.num_computed_tokens, budget)
+        )
+        if num_new_tokens == 0:
+            return 0
         self._planned.append(seq)
         plan.seq_ids.append(seq.seq_id)
         plan.num_computed_tokens.append(seq.num_computed_tokens)
@@ -261,19 +266,32 @@ class Scheduler:
         if seq.num_preemptions == self.limits.max_preemptions:
             self._finish(seq, failed("server_is_overloaded"))
             return
-        self._leave_row(seq)
         seq.num_preemptions += 1
+        seq.goes_first = True
+        self._put_back(seq)
+
+    def _put_back(self, seq: Sequence) -> None:
+        """A running sequence waits again, and is recomputed later."""
+        self._leave_row(seq)
         if seq.prompt_logprobs is not None:
             seq.start_prompt_logprobs()
         self._waiting.put_back(seq)
 
-    def _admit(self, plan: StepPlan, budget: int, now: float) -> None:
-        """Admits waiting sequences while there are rows, tokens and blocks for them. Stops at the
-        first that finds no blocks: nobody overtakes it, so it cannot starve."""
+    def _admit(self, plan: StepPlan, budget: int, now: float, lighter_than: float = inf) -> int:
+        """Admits waiting sequences of tenants served less than `lighter_than` while there are rows,
+        tokens and blocks for them; what is left of the budget. Stops at the first that finds no
+        blocks: nobody overtakes it, so it cannot starve."""
         held: list[Sequence] = []
-        max_rows = self.limits.max_rows
+        max_rows, served = self.limits.max_rows, self._waiting.shares.served
         while budget > 0 and len(self._waiting) and len(self._running) < max_rows > len(held):
             seq = self._waiting.pop(now)
+            if (
+                served(seq.submit.tenant) >= lighter_than
+                or not self._yielding.may_start(seq, len(self._running), now)
+                or (held and seq.num_yields)  # it made way for those that wait for a prefix
+            ):
+                held.append(seq)
+                break
             prefix = self._blocks.find_prefix(seq)
             if self._blocks.should_wait_for_prefix(seq, len(prefix)):
                 held.append(seq)
@@ -281,6 +299,7 @@ class Scheduler:
             # Reserve the next block of each running sequence, or admission would cause preemption.
             num_reserved = sum(map(self._blocks.may_grow, self._running))
             if not self._blocks.admit(seq, prefix, num_reserved):
+                self._yielding.lacks_blocks = True
                 held.append(seq)
                 break
             self._enter_row(seq, now)
@@ -288,13 +307,15 @@ class Scheduler:
             budget -= self._plan_prefill(plan, seq, budget)
         for seq in reversed(held):
             self._waiting.put_back(seq)
+        return budget
 
     def _enter_row(self, seq: Sequence, now: float) -> None:
         if seq.admitted_s is None:
             seq.admitted_s = now
             seq.num_cached_tokens = seq.num_charged_tokens = seq.num_computed_tokens
+        seq.goes_first = False
         self._running.append(seq)
-        self._waiting.shares.admit(seq.submit.tenant)
+        self._waiting.shares.enter_row(seq)
 
     # --- apply ---------------------------------------------------------------------------------
 
@@ -387,6 +408,7 @@ class Scheduler:
 
     def _drop(self, seq: Sequence) -> None:
         del self._sequences[seq.seq_id]
+        self._waiting.shares.leave(seq, self._now)
         self._deadlines.remove(seq.seq_id)
         self._blocks.expect(seq, -1)
         if seq.seq_id in self._waiting:
@@ -395,16 +417,18 @@ class Scheduler:
             self._leave_row(seq)
 
     def _leave_row(self, seq: Sequence) -> None:
-        self._to_continue = None
+        self._continuation.end()
         # Plans that continue charge the tenant, not the sequence: what it computed was paid for.
         seq.num_charged_tokens = max(seq.num_charged_tokens, seq.num_computed_tokens)
         self._running.remove(seq)
+        self._waiting.shares.leave_row(seq)
         self._blocks.release(seq)
         self._released.append(seq.seq_id)
 
     def check(self) -> None:
         """Raises InvariantError unless all bookkeeping agrees. Call it between steps."""
         self._waiting.check()
+        self._waiting.shares.check(self._running, self._sequences.values())
         self._blocks.check(self._running)
         running = {seq.seq_id for seq in self._running}
         ensure(len(running) == len(self._running), "a sequence has two rows")

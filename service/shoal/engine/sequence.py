@@ -20,6 +20,8 @@ class Sequence:
     arrival: int
     """Order of arrival, unique within a scheduler."""
     arrival_s: float
+    waiting_since_s: float
+    """When it arrived, or last made way for another tenant."""
     num_prompt_tokens: int
     max_num_tokens: int
     """Prompt and output together; the smaller of max_tokens' and the context's limit."""
@@ -50,6 +52,11 @@ class Sequence:
     num_charged_tokens: int = 0
     """Tokens already charged to the tenant, or found in the cache; recomputing them is free."""
     num_preemptions: int = 0
+    """For lack of blocks."""
+    goes_first: bool = False
+    """It was preempted for lack of blocks and has no row again yet."""
+    num_yields: int = 0
+    """Times it made way for another tenant."""
     cpu_s: float = 0.0
     """Its share of the CPU time of every step so far."""
     admitted_s: float | None = None
@@ -89,6 +96,7 @@ def make_sequence(submit: Submit, max_model_len: int, arrival: int, now: float) 
         submit=submit,
         arrival=arrival,
         arrival_s=now,
+        waiting_since_s=now,
         num_prompt_tokens=num_prompt_tokens,
         max_num_tokens=min(num_prompt_tokens + submit.stop.max_tokens, max_model_len),
         stop_ids=frozenset(submit.stop.all_stop_ids),
@@ -103,7 +111,7 @@ def make_sequence(submit: Submit, max_model_len: int, arrival: int, now: float) 
 
 
 def new_row(seq: Sequence) -> NewRow:
-    """What the runner is told of a sequence that gets a row."""
+    """What the runner needs to know of a sequence that got a row."""
     submit = seq.submit
     return NewRow(
         seq_id=seq.seq_id,

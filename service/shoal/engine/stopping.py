@@ -61,6 +61,8 @@ def finish_after_forced(
     if ends and num_taken == len(forced) and (finished or _CUT).reason is FinishReason.LENGTH:
         finished = Finished(FinishReason.STOP)
     return forced[:num_taken], finished
+
+
 def is_looping(token_ids: list[int], min_repeats: int, max_period: int) -> bool:
     """Do the tokens end with the same block of at most `max_period`, `min_repeats` times?"""
     last = token_ids[-1]

@@ -94,6 +94,8 @@ class Submit(_Message, frozen=True):
     use_prefix_cache: bool = True
     adapter_id: int = 0
     """Of a loaded adapter of the model; 0 = the model as it is."""
+    weight: float = 1.0
+    """The tenant's share beside others', above 0."""
 
 
 class Abort(_Message, frozen=True):
@@ -184,6 +186,8 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     num_preemptions: int
     tokens_per_s: float
     """Tokens computed per second (prefill and decode), moving average."""
+    num_yields: int = 0
+    """Rows that made way for another tenant."""
 
 
 class StepOutputs(_Message, frozen=True):

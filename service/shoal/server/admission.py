@@ -1,22 +1,37 @@
 """Admission control: a request reserves capacity before any work and releases it when it ends.
 
-A model admits `max_batch_size` running and `max_queue` waiting sequences. Requests beyond that are
-rejected at once, with a Retry-After computed from the measured throughput.
+A model has places for `max_batch_size` running and `max_queue` waiting sequences. Alone a tenant
+may take them all; beside others what eight ninths of theirs leave, so whoever floods the
+queue leaves room for others, and all converge to equal shares. Requests beyond that are rejected
+at once, with a Retry-After computed from the measured throughput.
 """
 
 import random
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
 from shoal.errors import InvalidRequest, RateLimited, Unavailable
 from shoal.protocol.messages import EngineStats
+from shoal.server.keys import ANYONE, Key
+from shoal.server.rate_limits import KeyUse, RateLimits
 
 DEFAULT_OUTPUT_TOKENS = 128.0
 """Assumed output length until a request has finished."""
 UNKNOWN_WAIT_S = 2.0
 MAX_WAIT_S = 120.0
+_OTHERS_PART = 8 / 9
+"""Of n tenants that flood a queue of P places each gets P / (1 + 8/9 (n - 1)), together at most
+9/8 P; the one that comes first alone gets P and leaves P / 9 to the next."""
+
+
+@dataclass(slots=True)
+class _Held:
+    """What one tenant has of a model."""
+
+    weight: float
+    sequences: int = 0
+    waiting_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -25,12 +40,16 @@ class _Load:
 
     sequences: int = 0
     waiting_tokens: int = 0
-    by_tenant: Counter[str] = field(default_factory=Counter)
+    by_tenant: dict[str, _Held] = field(default_factory=dict)
     mean_output: float = DEFAULT_OUTPUT_TOKENS
+
+    def held_by(self, tenant: str) -> _Held:
+        return self.by_tenant.get(tenant) or _Held(1.0)
 
 
 class Admission:
-    """Counts admitted sequences and waiting prompt tokens per model and tenant."""
+    """Counts admitted sequences and waiting prompt tokens per model and tenant, and what each key
+    uses."""
 
     def __init__(
         self,
@@ -40,6 +59,7 @@ class Admission:
         max_queue: int,
         max_queue_tokens: int,
         tenant_max_queue: int,
+        rate_limits: RateLimits | None = None,
     ) -> None:
         """`stats` is a live view of the engine's statistics."""
         self._stats = stats
@@ -48,77 +68,132 @@ class Admission:
         self._max_queue_tokens = max_queue_tokens
         self._tenant_max = tenant_max_queue
         self._loads: dict[str, _Load] = {}
+        self.rate_limits = rate_limits or RateLimits()
 
-    def reserve(self, model: str, tenant: str, num_sequences: int) -> "Reservation":
-        """Reserves capacity for a request. Raises Unavailable (server full), RateLimited (tenant
-        limit reached) or InvalidRequest (one request exceeds the tenant limit)."""
+    def reserve(
+        self, model: str, tenant: str, num_sequences: int, key: Key = ANYONE
+    ) -> "Reservation":
+        """Reserves capacity for a request of this key. Raises Unavailable (server full),
+        RateLimited (a limit of the key or tenant) or InvalidRequest (one request exceeds the
+        tenant's limit)."""
         load = self._loads.setdefault(model, _Load())
-        if self._tenant_max and num_sequences > self._tenant_max:
+        use = self.rate_limits.of(key)
+        use.start()
+        try:
+            self._check_tenant(model, load, tenant, num_sequences, key)
+            self._check_room(model, load, tenant, num_sequences)
+        except BaseException:
+            use.give_back()
+            raise
+        held = load.by_tenant.setdefault(tenant, _Held(key.weight))
+        held.weight = key.weight
+        held.sequences += num_sequences
+        load.sequences += num_sequences
+        return Reservation(self, model, tenant, num_sequences, use)
+
+    def _check_tenant(
+        self, model: str, load: _Load, tenant: str, num_sequences: int, key: Key
+    ) -> None:
+        limit = key.limits.max_queue or self._tenant_max
+        if not limit:
+            return
+        if num_sequences > limit:
             raise InvalidRequest(
                 f"the request asks for {num_sequences} sequences; you may have "
-                f"{self._tenant_max} in flight on this model",
+                f"{limit} in flight on this model",
                 param="n",
             )
-        if self._tenant_max and load.by_tenant[tenant] + num_sequences > self._tenant_max:
-            raise RateLimited(
-                f"you may have {self._tenant_max} sequences in flight on this model",
-                limit=self._tenant_max,
-                code="tenant_queue_full",
-                retry_after_s=self._wait_s(model, load),
-            )
-        over = load.sequences + num_sequences > self._max_sequences
-        if over and load.sequences > 0:  # an idle model admits a request of any permitted size
-            raise self._overloaded(model, load)
-        load.sequences += num_sequences
-        load.by_tenant[tenant] += num_sequences
-        return Reservation(self, model, tenant, num_sequences)
+        if load.held_by(tenant).sequences + num_sequences > limit:
+            raise self._tenant_queue_full(model, load, tenant, limit)
+
+    def _check_room(self, model: str, load: _Load, tenant: str, num_sequences: int) -> None:
+        mine = load.held_by(tenant).sequences
+        room = self._max_sequences - _OTHERS_PART * (load.sequences - mine)
+        if mine + num_sequences <= room or load.sequences == 0:
+            return  # an idle model admits a request of any permitted size
+        num_tenants = len(load.by_tenant) + (tenant not in load.by_tenant)
+        if num_tenants > 1 and mine * num_tenants >= self._max_sequences:
+            raise self._tenant_queue_full(model, load, tenant, mine)
+        raise self._overloaded(model, load, tenant)
 
     def in_flight(self, model: str) -> int:
         """Sequences admitted and not yet released."""
         return self._loads[model].sequences if model in self._loads else 0
 
-    def expected_wait_s(self, model: str) -> float:
-        """Seconds a new request would wait to start; 0 if the batch has room."""
+    def expected_wait_s(self, model: str, tenant: str, key: Key = ANYONE) -> float:
+        """Seconds a new request would wait to start; 0 if a row is free for it, or nothing has been
+        measured yet."""
         load = self._loads.get(model)
-        if load is None or load.sequences <= self._max_batch_size:
+        if load is None or self._speed(model) <= 0:
             return 0.0
-        return self._wait_s(model, load)
+        if load.held_by(tenant).sequences < self._rows_of(load, tenant, key.weight):
+            return 0.0
+        return self._wait_s(model, load, tenant)
 
-    def _overloaded(self, model: str, load: _Load) -> Unavailable:
+    def _rows_of(self, load: _Load, tenant: str, weight: float) -> float:
+        """Rows a tenant gets: its share, or all that others leave."""
+        others = [held for name, held in load.by_tenant.items() if name != tenant]
+        left = self._max_batch_size - sum(held.sequences for held in others)
+        share = weight / (weight + sum(held.weight for held in others))
+        return max(1.0, left, share * self._max_batch_size)
+
+    def _speed(self, model: str) -> float:
+        stats = self._stats.get(model)
+        return stats.tokens_per_s if stats is not None else 0.0
+
+    def _wait_s(self, model: str, load: _Load, tenant: str) -> float:
+        """The tenant's tokens ahead in the queue divided by its part of the measured throughput."""
+        if (speed := self._speed(model)) <= 0:
+            return UNKNOWN_WAIT_S
+        held = load.held_by(tenant)
+        rows = self._rows_of(load, tenant, held.weight)
+        waiting = max(1.0, held.sequences - rows)
+        tokens_ahead = held.waiting_tokens + waiting * load.mean_output
+        part = min(1.0, rows / self._max_batch_size)
+        return min(MAX_WAIT_S, tokens_ahead / (speed * part))
+
+    def _overloaded(self, model: str, load: _Load, tenant: str) -> Unavailable:
         return Unavailable(
             "the server is at capacity; try again later",
-            retry_after_s=self._wait_s(model, load),
+            retry_after_s=self._wait_s(model, load, tenant),
         )
 
-    def _wait_s(self, model: str, load: _Load) -> float:
-        """Tokens ahead in the queue divided by the measured throughput."""
-        stats = self._stats.get(model)
-        if stats is None or stats.tokens_per_s <= 0:
-            return UNKNOWN_WAIT_S
-        waiting = max(0, load.sequences - self._max_batch_size)
-        tokens_ahead = load.waiting_tokens + max(1, waiting) * load.mean_output
-        return min(MAX_WAIT_S, tokens_ahead / stats.tokens_per_s)
+    def _tenant_queue_full(self, model: str, load: _Load, tenant: str, limit: int) -> RateLimited:
+        return RateLimited(
+            f"you may have {limit} sequences in flight on this model now",
+            limit=limit,
+            code="tenant_queue_full",
+            retry_after_s=self._wait_s(model, load, tenant),
+        )
 
     # --- called by reservations ----------------------------------------------------------------
 
     def add_tokens(self, reservation: "Reservation", num_tokens: int) -> None:
-        load = self._loads[reservation.model]
-        over = load.waiting_tokens + num_tokens > self._max_queue_tokens
-        if (
-            over and load.waiting_tokens > 0
-        ):  # an empty queue accepts any prompt that fits the context
-            raise self._overloaded(reservation.model, load)
+        load, tenant = self._loads[reservation.model], reservation.tenant
+        held = load.by_tenant[tenant]
+        others = load.waiting_tokens - held.waiting_tokens
+        room = self._max_queue_tokens - _OTHERS_PART * others
+        # An empty queue accepts any prompt that fits the context.
+        if held.waiting_tokens + num_tokens > room and load.waiting_tokens > 0:
+            raise self._overloaded(reservation.model, load, tenant)
+        reservation.use.take_prompt(num_tokens)
+        held.waiting_tokens += num_tokens
         load.waiting_tokens += num_tokens
 
     def remove_tokens(self, reservation: "Reservation", num_tokens: int) -> None:
-        self._loads[reservation.model].waiting_tokens -= num_tokens
+        load = self._loads[reservation.model]
+        load.waiting_tokens -= num_tokens
+        if (held := load.by_tenant.get(reservation.tenant)) is not None:
+            held.waiting_tokens -= num_tokens
 
     def release(self, reservation: "Reservation", output_tokens: int | None) -> None:
         load = self._loads[reservation.model]
         load.sequences -= reservation.num_sequences
-        load.by_tenant[reservation.tenant] -= reservation.num_sequences
-        if load.by_tenant[reservation.tenant] <= 0:
+        held = load.by_tenant[reservation.tenant]
+        held.sequences -= reservation.num_sequences
+        if held.sequences <= 0:
             del load.by_tenant[reservation.tenant]
+        reservation.use.done()
         if output_tokens is not None:
             mean = output_tokens / reservation.num_sequences
             load.mean_output += 0.1 * (mean - load.mean_output)
@@ -127,16 +202,21 @@ class Admission:
 class Reservation:
     """The capacity reserved by one request; a context manager that releases it once."""
 
-    def __init__(self, admission: Admission, model: str, tenant: str, num_sequences: int) -> None:
+    def __init__(
+        self, admission: Admission, model: str, tenant: str, num_sequences: int, use: KeyUse
+    ) -> None:
         self._admission = admission
         self._waiting_tokens = 0
         self._released = False
         self.model = model
         self.tenant = tenant
         self.num_sequences = num_sequences
+        self.use = use
+        """Of the request's key."""
 
     def add_tokens(self, num_tokens: int) -> None:
-        """Adds the prompt to the waiting tokens. Raises Unavailable when too many are waiting."""
+        """Adds the prompt to the waiting tokens. Raises Unavailable when too many are waiting,
+        RateLimited when the key may not use so many now."""
         self._admission.add_tokens(self, num_tokens)
         self._waiting_tokens += num_tokens
 
@@ -145,13 +225,14 @@ class Reservation:
         self._admission.remove_tokens(self, self._waiting_tokens)
         self._waiting_tokens = 0
 
-    def release(self, output_tokens: int | None = None) -> None:
-        """Releases the capacity. Idempotent. `output_tokens` of a completed request updates the
-        wait estimate."""
+    def release(self, output_tokens: int | None = None, *, completed: bool = True) -> None:
+        """Releases the capacity. Idempotent. The key's limits count `output_tokens`; those of a
+        completed request also update the wait estimate."""
         if not self._released:
             self._released = True
             self.started()
-            self._admission.release(self, output_tokens)
+            self.use.take_output(output_tokens or 0)
+            self._admission.release(self, output_tokens if completed else None)
 
     def __enter__(self) -> Self:
         return self

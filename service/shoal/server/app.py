@@ -11,7 +11,16 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from shoal.errors import InvalidRequest, ShoalError
-from shoal.server.api import admin, embeddings, health, models, requests, tokenize, usage
+from shoal.server.api import (
+    admin,
+    admin_keys,
+    embeddings,
+    health,
+    models,
+    requests,
+    tokenize,
+    usage,
+)
 from shoal.server.api.admin_models import admin_models_router
 from shoal.server.api.chat.route import router as chat_router
 from shoal.server.api.completions.route import router as completions_router
@@ -55,9 +64,10 @@ def create_app(services: Services) -> FastAPI:
         health.router,
     ):
         app.include_router(router)
-    if services.admin_keys:
+    if services.has_admin:
         app.include_router(admin.router)
         app.include_router(admin_models_router(ModelAdmin(services)))
+        app.include_router(admin_keys.router)
     app.openapi = _completed(app.openapi, services)  # type: ignore[method-assign]  # as FastAPI documents it
     app.add_exception_handler(ShoalError, _handle_shoal_error)
     app.add_exception_handler(HTTPException, _handle_http_exception)

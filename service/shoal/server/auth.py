@@ -1,42 +1,51 @@
-"""API keys: stored as SHA-256 only, compared in constant time against all of them."""
+"""Finds the key of a caller: stored as SHA-256 only, compared in constant time against all."""
 
-import hashlib
 import hmac
 from collections.abc import Iterable, Mapping
 
-from shoal.errors import AuthenticationFailed, ConfigError
+from shoal.errors import AuthenticationFailed
+from shoal.server.keys import Key, Role, digest_of, parse_setting
 
 OPEN_PATHS = frozenset(
     {"/livez", "/readyz", "/health", "/health/live", "/health/ready"}
 )  # routes that never need a key
 ADMIN_PREFIX = "/admin/"
-"""Routes that need an admin key, and are there only where one is set."""
+"""Routes that need an admin key, and are there only where one can be set."""
 
 
 class KeyRing:
-    """The accepted API keys, each with its tenant."""
+    """The accepted API keys."""
 
-    def __init__(self, entries: Iterable[str], *, setting: str = "api_keys") -> None:
+    def __init__(
+        self, entries: Iterable[str], *, setting: str = "api_keys", role: Role = "user"
+    ) -> None:
         """Entries are KEY, NAME:KEY or NAME:sha256:HEX. Raises ConfigError that names the
         setting."""
-        self._keys = [_parse(entry, number, setting) for number, entry in enumerate(entries, 1)]
+        self._own = [
+            parse_setting(entry, number, setting, role) for number, entry in enumerate(entries, 1)
+        ]
+        self._keys = tuple(self._own)
 
     def __bool__(self) -> bool:
         return bool(self._keys)
 
-    def tenant(self, headers: Mapping[str, str]) -> str:
-        """Tenant of the request's key. Raises the same AuthenticationFailed in all cases."""
-        presented = hashlib.sha256(_presented_key(headers).encode()).digest()
-        owner: str | None = None
-        for name, digest in self._keys:  # no early exit, so that timing reveals nothing
-            if hmac.compare_digest(presented, digest):
-                owner = name
-        if owner is None:
+    def set_file_keys(self, keys: Iterable[Key]) -> None:
+        """The keys of a file, in place of those it had before."""
+        self._keys = (*self._own, *keys)
+
+    def find(self, headers: Mapping[str, str]) -> Key:
+        """The request's key. Raises the same AuthenticationFailed in all cases."""
+        presented = digest_of(_presented_key(headers))
+        found: Key | None = None
+        for key in self._keys:  # no early exit, so that timing reveals nothing
+            if hmac.compare_digest(presented, key.digest):
+                found = key
+        if found is None:
             raise AuthenticationFailed(
                 "missing or wrong API key",
                 hint="send it as 'Authorization: Bearer KEY'",
             )
-        return owner
+        return found
 
 
 def _presented_key(headers: Mapping[str, str]) -> str:
@@ -44,20 +53,3 @@ def _presented_key(headers: Mapping[str, str]) -> str:
     if scheme.lower() == "bearer":
         return key.strip()
     return headers.get("x-api-key") or headers.get("api-key") or ""
-
-
-def _parse(entry: str, number: int, setting: str) -> tuple[str, bytes]:
-    name, colon, key = entry.partition(":")
-    if not colon:
-        name, key = f"key-{number}", entry
-    if not key:
-        raise ConfigError(f"{setting} entry {number} has no key after its name")
-    if key.startswith("sha256:"):
-        try:
-            digest = bytes.fromhex(key.removeprefix("sha256:"))
-        except ValueError:
-            digest = b""
-        if len(digest) != 32:
-            raise ConfigError(f"{setting} entry {number}: sha256 needs 64 hexadecimal digits")
-        return name, digest
-    return name, hashlib.sha256(key.encode()).digest()

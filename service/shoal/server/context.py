@@ -6,6 +6,8 @@ from typing import Any
 
 from starlette.types import Scope, Send
 
+from shoal.server.keys import ANYONE, Key
+
 _KEY = "shoal.context"
 
 
@@ -18,6 +20,7 @@ class RequestContext:
     """The server's own send function. Chunks after the response start use it to bypass the
     middleware, which does not change them."""
     tenant: str = ""
+    key: Key = ANYONE
     received: float = field(default_factory=time.monotonic)
     model: str = ""
     log_fields: dict[str, Any] = field(default_factory=dict)

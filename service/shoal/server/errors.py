@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from shoal.errors import InvalidRequest, RateLimited, ShoalError
-from shoal.server.admission import jittered
+from shoal.server.admission import MAX_WAIT_S, jittered
 from shoal.server.json import dumps
 
 MAX_MESSAGE_CHARS = 1000
@@ -40,6 +40,8 @@ def error_headers(error: ShoalError) -> dict[str, str]:
         headers["www-authenticate"] = "Bearer"
     if error.retry_after_s is not None:
         wait_s = jittered(error.retry_after_s)
+        if isinstance(error, RateLimited):  # before that it would be refused again
+            wait_s = max(wait_s, min(error.retry_after_s, MAX_WAIT_S))
         headers["retry-after"] = str(max(1, math.ceil(wait_s)))
         headers["retry-after-ms"] = str(math.ceil(wait_s * 1000))
     if isinstance(error, RateLimited):

@@ -5,6 +5,7 @@ Importing this module is the slowest part of startup, so `serve.py` does it whil
 
 import asyncio
 import logging
+import signal
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ import uvicorn
 from shoal.bridge.remote import RemoteEngine
 from shoal.checkpoint.find import ModelSelection
 from shoal.config import Settings
-from shoal.errors import ModelFolderError
+from shoal.errors import ConfigError, ModelFolderError
 from shoal.metrics import Metrics
 from shoal.protocol.messages import AdapterSource, LoadedModel
 from shoal.server.admission import Admission
@@ -61,6 +62,9 @@ async def serve_http(
     )
     services.adapters.configure(selection.sources, adapters)
     server = _Server(_uvicorn_config(settings, services, listener), services, stop)
+    if settings.keys_file is not None and hasattr(signal, "SIGHUP"):
+        reload_keys = _KeysReload(services)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_keys.start)
     texts = asyncio.create_task(_load_texts(services, selection, stop))
     background_tasks = [
         texts,
@@ -120,6 +124,23 @@ class _Server(uvicorn.Server):
             self.force_exit = self.should_exit = True
         self._services.draining = True
         self._loop.call_soon_threadsafe(self._stop.set)
+
+
+class _KeysReload:
+    """Reads the keys file again at a signal."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        try:
+            await self._services.reload_keys()
+        except ConfigError as error:
+            log.error("the keys stay as they were", extra={"reason": error.message})
 
 
 async def _drain_and_stop(server: _Server, services: Services, stop: asyncio.Event) -> None:

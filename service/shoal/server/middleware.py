@@ -17,9 +17,12 @@ from shoal.errors import AuthenticationFailed, InternalError, PermissionDenied, 
 from shoal.server.auth import ADMIN_PREFIX, OPEN_PATHS
 from shoal.server.context import RequestContext, context_of
 from shoal.server.errors import error_bytes, error_headers
+from shoal.server.keys import ANYONE, Key, KeyLimits
 from shoal.server.services import Services
+from shoal.server.tenants import tenant_of
 
 access_log = logging.getLogger("shoal.access")
+NO_LIMITS = KeyLimits()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -84,21 +87,40 @@ class AccessMiddleware:
         self._services = services
         settings = services.settings
         self._check_host = not services.keys and not settings.allow_unauthenticated
+        self._tenant_header = settings.tenant_header
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        context, headers = context_of(scope), Headers(scope=scope)
         try:
-            context_of(scope).tenant = self._tenant(scope)
+            context.key = key = self._key(scope, headers)
         except ShoalError as error:
             await send_error(send, error)
             return
+        client = scope.get("client")
+        address = str(client[0]) if client else ""
+        context.tenant = tenant_of(key, headers, self._tenant_header) if key.name else address
+        if key.limits != NO_LIMITS:
+            send = self._with_limits(send, key)
         await self._app(scope, receive, send)
 
-    def _tenant(self, scope: Scope) -> str:
-        """The caller's tenant. Raises AuthenticationFailed or PermissionDenied."""
-        headers = Headers(scope=scope)
+    def _with_limits(self, send: Send, key: Key) -> Send:
+        """Every answer to a key with limits says what is left of them."""
+        use = self._services.admission.rate_limits.of(key)
+
+        async def send_with_limits(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in use.headers().items():
+                    headers[name] = value
+            await send(message)
+
+        return send_with_limits
+
+    def _key(self, scope: Scope, headers: Headers) -> Key:
+        """The caller's key. Raises AuthenticationFailed or PermissionDenied."""
         if self._check_host and _host_name(headers.get("host", "")) not in LOOPBACK_HOSTS:
             # Protects a local server from DNS rebinding by web pages.
             raise PermissionDenied(
@@ -106,30 +128,28 @@ class AccessMiddleware:
                 hint="set API keys or allow_unauthenticated to serve other names",
             )
         if scope["path"] in OPEN_PATHS:
-            return ""
-        if scope["path"].startswith(ADMIN_PREFIX) and self._services.admin_keys:
+            return ANYONE
+        if scope["path"].startswith(ADMIN_PREFIX) and self._services.has_admin:
             return self._admin(headers)
-        if self._services.keys:
-            return self._key_tenant(headers)
-        client = scope.get("client")
-        return str(client[0]) if client else ""
+        return self._any_key(headers)
 
-    def _key_tenant(self, headers: Headers) -> str:
-        """Whose key it is; an admin's opens every route. Raises AuthenticationFailed."""
-        try:
-            return self._services.keys.tenant(headers)
-        except AuthenticationFailed:
-            if self._services.admin_keys:
-                return self._services.admin_keys.tenant(headers)
-            raise
+    def _any_key(self, headers: Headers) -> Key:
+        """An admin's opens every route. Raises AuthenticationFailed."""
+        services = self._services
+        if services.has_admin:
+            try:
+                return services.admin_keys.find(headers)
+            except AuthenticationFailed:
+                pass
+        return services.keys.find(headers) if services.keys else ANYONE
 
-    def _admin(self, headers: Headers) -> str:
-        """The admin. Raises PermissionDenied for the key of somebody else."""
+    def _admin(self, headers: Headers) -> Key:
+        """The admin's. Raises PermissionDenied for the key of somebody else."""
         try:
-            return self._services.admin_keys.tenant(headers)
+            return self._services.admin_keys.find(headers)
         except AuthenticationFailed:
             if self._services.keys:
-                self._services.keys.tenant(headers)
+                self._services.keys.find(headers)
                 raise PermissionDenied("this key is no admin key") from None
             raise
 

@@ -32,7 +32,7 @@ def run(settings: Settings) -> int:
 async def _serve(settings: Settings) -> int:
     selection = find_models(settings.models, settings.models_dir, settings.default_model)
     adapters = find_adapters(settings.adapters, selection.sources)
-    metrics = Metrics()
+    metrics = Metrics(by_tenant=settings.tenant_metrics)
     fatal: list[str] = []
     stop = asyncio.Event()
 

@@ -2,8 +2,9 @@
 
 import asyncio
 import hashlib
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
@@ -11,16 +12,20 @@ from fastapi import Request
 
 from shoal.bridge.engine_client import EngineClient, ModelState
 from shoal.config import Settings
-from shoal.errors import AuthenticationFailed, InvalidRequest, ModelNotFound, Unavailable
+from shoal.errors import ConfigError, InvalidRequest, ModelNotFound, PermissionDenied, Unavailable
 from shoal.metrics import Metrics
 from shoal.protocol.messages import LoadedModel
 from shoal.server.adapters import AdapterRegistry
 from shoal.server.admission import Admission
 from shoal.server.auth import KeyRing
+from shoal.server.context import context_of
 from shoal.server.energy import Price
+from shoal.server.keys import Key, read_keys_file
 from shoal.server.running import RunningGenerations
 from shoal.server.usage import UsageLedger
 from shoal.text.text_model import TextModel
+
+log = logging.getLogger("shoal.server")
 
 
 def shutting_down() -> Unavailable:
@@ -74,7 +79,29 @@ class Services:
     def __post_init__(self) -> None:
         self.adapters = AdapterRegistry(self.client, self.models)
         self.price = Price(self.settings)
-        self.admin_keys = KeyRing(self.settings.admin_keys, setting="admin_keys")
+        self.admin_keys = KeyRing(self.settings.admin_keys, setting="admin_keys", role="admin")
+        if self.settings.keys_file is not None:
+            self.use_keys(read_keys_file(self.settings.keys_file))
+
+    @property
+    def has_admin(self) -> bool:
+        """Are there admin routes?"""
+        return bool(self.admin_keys) or self.settings.keys_file is not None
+
+    def use_keys(self, keys: Sequence[Key]) -> None:
+        """The keys of the keys file, from now on."""
+        self.keys.set_file_keys(keys)
+        self.admin_keys.set_file_keys(key for key in keys if key.role == "admin")
+
+    async def reload_keys(self) -> int:
+        """Reads the keys file again; how many keys it has. Raises ConfigError for a file that
+        cannot be used: then the keys stay as they were."""
+        if self.settings.keys_file is None:
+            raise ConfigError("this server was started without a keys file")
+        keys = await asyncio.to_thread(read_keys_file, self.settings.keys_file)
+        self.use_keys(keys)
+        log.info("keys file read", extra={"num_keys": len(keys)})
+        return len(keys)
 
     def states(self) -> dict[str, ModelState]:
         """State of every configured model. Of its two sides, engine and text, the later one counts;
@@ -115,17 +142,23 @@ class Services:
             raise Unavailable("no model could be loaded", code="model_loading")
         return served[0]
 
-    def find_model(self, name: str | None) -> TextModel:
-        """The model a request names. Raises InvalidRequest, ModelNotFound, or Unavailable while its
-        text side is loading."""
+    def find_model(self, name: str | None, key: Key) -> TextModel:
+        """The model that a request of this key names. Raises InvalidRequest, ModelNotFound,
+        PermissionDenied, or Unavailable while its text side is loading."""
         if name is None:
             if self.settings.default_model is None and len(self.served_names()) > 1:
                 raise InvalidRequest(
                     "you must name a model", code="missing_required_parameter", param="model",
-                    hint=f"known models: {self._known_names()}",
+                    hint=f"known models: {self._known_names(key)}",
                 )  # fmt: skip
             name = self.default_model
-        name = self.aliases.get(name, name)
+        given, name = name, self.aliases.get(name, name)
+        if self.is_model(name) and not key.may_use(given, name):
+            raise PermissionDenied(
+                f"your key may not use the model {given[:100]!r}",
+                param="model",
+                hint=f"it may use: {self._known_names(key)}",
+            )
         if reason := self.failure_of(name):
             raise ModelNotFound(
                 f"the model {name!r} could not be loaded: {reason[:1000]}", param="model"
@@ -136,14 +169,24 @@ class Services:
             if name in self.configured or self.adapters.is_expected(name):
                 raise _is_loading(name)
             raise ModelNotFound(
-                f"the model {name[:100]!r} does not exist; known models: {self._known_names()}",
+                f"the model {name[:100]!r} does not exist; known models: {self._known_names(key)}",
                 param="model",
             )
         return self.models[name]
 
-    def _known_names(self) -> str:
+    def is_model(self, name: str) -> bool:
+        """Is there, or was there to be, a model or adapter of this name?"""
+        return (
+            name in self.models
+            or name in self.configured
+            or self.adapters.find(name) is not None
+            or self.adapters.is_expected(name)
+        )
+
+    def _known_names(self, key: Key) -> str:
         adapters = [adapter.name for adapter in self.adapters.listed()]
-        return ", ".join([*self.served_names(), *adapters][:10])
+        known = [name for name in (*self.served_names(), *adapters) if key.may_use(name)]
+        return ", ".join(known[:10])
 
     def find_loaded(self, name: str) -> LoadedModel:
         """The engine's description of a model, of an adapter its base's. Raises Unavailable while
@@ -179,9 +222,5 @@ def services_of(request: Request) -> Services:
 
 
 def is_admin(request: Request) -> bool:
-    """Does the request come with an admin key?"""
-    admin_keys = services_of(request).admin_keys
-    try:
-        return bool(admin_keys) and bool(admin_keys.tenant(request.headers))
-    except AuthenticationFailed:
-        return False
+    """Did the request come with an admin's key?"""
+    return context_of(request.scope).key.role == "admin"

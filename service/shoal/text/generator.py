@@ -231,6 +231,7 @@ class Generation:
                         output=task.output_of(prompt_index),
                         priority=task.priority,
                         tenant=task.tenant,
+                        weight=task.weight,
                         cache_salt=task.cache_salt,
                         use_prefix_cache=task.use_prefix_cache,
                         adapter_id=task.model.adapter_id,

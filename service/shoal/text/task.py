@@ -52,6 +52,7 @@ class GenerationTask:
     echo: bool = False
     priority: int = 0
     tenant: str = ""
+    weight: float = 1.0
     cache_salt: str = ""
     use_prefix_cache: bool = True
     make_parser: MakeParser = PlainParser

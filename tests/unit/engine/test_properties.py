@@ -23,6 +23,7 @@ PROMPTS = st.one_of(
     st.builds(lambda n, tail: [5] * n + tail, st.integers(1, 30), st.lists(st.integers(0, 3))),
 )
 MODELS = ("fake", "other")
+WEIGHTS = {"a": 1.0, "b": 3.0, "c": 0.2}
 
 
 class EngineMachine(RuleBasedStateMachine):
@@ -71,7 +72,7 @@ class EngineMachine(RuleBasedStateMachine):
         stop_token_ids=st.sets(st.integers(0, 63), max_size=8).map(tuple),
         model=st.sampled_from(MODELS),
         priority=st.integers(-2, 2),
-        tenant=st.sampled_from("ab"),
+        tenant=st.sampled_from("abc"),
         cache_salt=st.sampled_from(["", "", "s"]),
         use_prefix_cache=st.sampled_from([True, True, False]),
         output=st.sampled_from([OutputParams(), OutputParams(prompt_logprobs=0, logprobs=0)]),
@@ -83,7 +84,8 @@ class EngineMachine(RuleBasedStateMachine):
         if output.logprobs is not None:  # then tokens are sampled one by one
             fields["grammar"] = None
         for _ in range(copies):
-            submit = make_submit(len(self.asked), output=output, **fields)
+            weight = WEIGHTS[fields["tenant"]]
+            submit = make_submit(len(self.asked), output=output, weight=weight, **fields)
             self.asked[submit.seq_id] = submit
             self.engine.add(submit)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from shoal.server.context import context_of
 from shoal.server.services import Services, services_of
 from shoal.text.chat import Chat
 from shoal.text.text_model import TextModel
@@ -15,20 +16,30 @@ router = APIRouter(tags=["Models"])
 async def list_models(request: Request) -> dict[str, Any]:
     """Every configured model, the default first, and after each its aliases, whose `root` is the
     model's name; those still loading have ready false. Models of models_dir that cannot be loaded
-    are listed under `failed`."""
+    are listed under `failed`. A key sees those that it may use."""
     services = services_of(request)
+    key = context_of(request.scope).key
     served = services.served_names()
     default = services.default_model if served else None
     names = sorted(served, key=lambda name: name != default)
-    failed = [{"id": name, "reason": reason} for name, reason in services.failures().items()]
+    failed = [
+        {"id": name, "reason": reason}
+        for name, reason in services.failures().items()
+        if key.may_use(name)
+    ]
     return {
         "object": "list",
         "data": [
             model_object(services, model_id, name)
             for name in names
             for model_id in (name, *_aliases(services, name))
+            if key.may_use(model_id, name)
         ]
-        + [adapter_object(services, adapter) for adapter in services.adapters.listed()],
+        + [
+            adapter_object(services, adapter)
+            for adapter in services.adapters.listed()
+            if key.may_use(adapter.name)
+        ],
         **({"failed": failed} if failed else {}),
     }
 
@@ -37,11 +48,14 @@ async def list_models(request: Request) -> dict[str, Any]:
 async def retrieve_model(request: Request, model_id: str) -> dict[str, Any]:
     """One model by id."""
     services = services_of(request)
+    key = context_of(request.scope).key
+    name = services.aliases.get(model_id, model_id)
+    if not key.may_use(model_id, name):
+        services.find_model(model_id, key)  # raises: not for this key, or not there
     if (adapter := services.adapters.find(model_id)) is not None:
         return adapter_object(services, adapter)
-    name = services.aliases.get(model_id, model_id)
     if name not in services.served_names():
-        name = services.find_model(name).name  # raises: not there, or why it failed
+        name = services.find_model(name, key).name  # raises: not there, or why it failed
     return model_object(services, model_id, name)
 
 

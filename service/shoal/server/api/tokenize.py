@@ -11,6 +11,7 @@ from shoal.server.api.generation.fields import MAX_IGNORED_NAMES, Int, printable
 from shoal.server.api.generation.openapi import json_docs
 from shoal.server.api.generation.params import check_prompt_chars, off_loop
 from shoal.server.body import parse, read_json
+from shoal.server.context import context_of
 from shoal.server.errors import from_validation
 from shoal.server.services import services_of
 from shoal.text.task import check_token_ids
@@ -58,7 +59,7 @@ async def tokenize(request: Request, response: Response) -> dict[str, Any]:
     known = {*TokenizeRequest.model_fields, *(ChatPrompt.model_fields if fields.messages else ())}
     _set_ignored_header(response, body, known)
     services = services_of(request)
-    model = services.find_model(fields.model)
+    model = services.find_model(fields.model, context_of(request.scope).key)
     loaded = services.find_loaded(model.name)
     rendered: str | None = None
     if fields.prompt is not None:
@@ -90,7 +91,7 @@ async def detokenize(request: Request, response: Response) -> dict[str, str]:
     fields = parse(DetokenizeRequest, body)
     _set_ignored_header(response, body, set(DetokenizeRequest.model_fields))
     services = services_of(request)
-    model = services.find_model(fields.model)
+    model = services.find_model(fields.model, context_of(request.scope).key)
     loaded = services.find_loaded(model.name)
     check_token_ids(fields.tokens, loaded, param="tokens")
     return {"prompt": model.tokenizer.decode(fields.tokens, skip_special_tokens=False)}
@@ -99,7 +100,7 @@ async def detokenize(request: Request, response: Response) -> dict[str, str]:
 @router.get("/tokenizer_info", tags=["Tokens"])
 async def tokenizer_info(request: Request, model: str | None = None) -> dict[str, Any]:
     """Special tokens, template and vocabulary size of a model."""
-    found = services_of(request).find_model(model)
+    found = services_of(request).find_model(model, context_of(request.scope).key)
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": found.bos_token,

@@ -97,9 +97,7 @@ async def make_task(
         copy_text=_last_text(request),
         skip_special_tokens=request.skip_special_tokens,
     )
-    sampling = await with_samplers(
-        sampling_params(request, model, loaded), request, model, loaded
-    )
+    sampling = await with_samplers(sampling_params(request, model, loaded), request, model, loaded)
     return GenerationTask(
         request_id=context.request_id,
         model=model,
@@ -117,9 +115,6 @@ async def make_task(
         stop_strings=request.stop,
         include_stop=request.include_stop_str_in_output,
         skip_special_tokens=request.skip_special_tokens,
-        priority=request.priority,
-        tenant=context.tenant,
-        cache_salt=request.cache_salt or context.tenant,
         use_prefix_cache=request.cache_prompt,
         make_parser=answer.make_parser,
         shown_tokens=answer.shown_tokens,

@@ -178,9 +178,6 @@ async def make_task(
         include_stop=request.include_stop_str_in_output,
         skip_special_tokens=request.skip_special_tokens,
         echo=request.echo,
-        priority=request.priority,
-        tenant=context.tenant,
-        cache_salt=request.cache_salt or context.tenant,
         use_prefix_cache=request.cache_prompt,
     )
 

@@ -104,10 +104,7 @@ class GenerationFields(SamplerFields, StructuredFields):
     def _known_items(cls, value: list[str]) -> list[str]:
         for item in value:
             if item not in INCLUDABLE:
-                raise FieldProblem(
-                    f"may hold {', '.join(INCLUDABLE)}; got {item[:40]!r}",
-                    code="unsupported_parameter" if item in _NOT_INCLUDABLE else "invalid_value",
-                )
+                raise FieldProblem(f"may hold {', '.join(INCLUDABLE)}; got {item[:40]!r}")
         return value
 
     @model_validator(mode="after")

@@ -23,6 +23,7 @@ def record_outcome(
     services.usage.record(context.tenant, model, usage)
     metrics.prompt_tokens.labels(model).inc(usage.prompt_tokens)
     metrics.cached_tokens.labels(model).inc(usage.cached_tokens)
+    metrics.count_request(model, context.tenant, usage.prompt_tokens, usage.completion_tokens)
     metrics.request_seconds.labels(model).observe(now - timings.submitted)
     if timings.first_token is not None:
         ttft_s = timings.first_token - timings.submitted

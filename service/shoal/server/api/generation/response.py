@@ -104,7 +104,8 @@ class GenerationResponse(Response):
         finally:
             disconnect.cancel()
             self._generation.close()
-            self._reservation.release(None if outcome else self._generation.usage.completion_tokens)
+            num_tokens = self._generation.usage.completion_tokens
+            self._reservation.release(num_tokens, completed=outcome is None)
             self._services.open_requests.discard(task)
             self._services.running.remove(context.request_id, self._generation)
             record_outcome(self._services, self._generation, context, outcome)

@@ -1,6 +1,7 @@
 """The steps common to generation routes: reserve capacity, build the task, submit, respond."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from fastapi import Request
@@ -9,11 +10,12 @@ from shoal.config import Settings
 from shoal.errors import ShoalError, Unavailable
 from shoal.protocol.messages import LoadedModel
 from shoal.server.admission import Reservation
-from shoal.server.api.generation.fields import GenerationFields
+from shoal.server.api.generation.fields import MAX_IGNORED_NAMES, GenerationFields
 from shoal.server.api.generation.response import GenerationResponse, Renderer
 from shoal.server.api.generation.serialize import RenderOptions
 from shoal.server.context import RequestContext, context_of
 from shoal.server.services import Services, services_of, shutting_down
+from shoal.server.tenants import cache_salt, split_tenant
 from shoal.text.generator import Generation
 from shoal.text.task import GenerationTask
 from shoal.text.text_model import TextModel
@@ -50,14 +52,18 @@ async def start_generation(
 ) -> GenerationResponse:
     """Reserves capacity, builds and submits the task. Raises ShoalError if it is rejected."""
     services, context = services_of(request), context_of(request.scope)
-    model = services.find_model(fields.model)
+    model = services.find_model(fields.model, context.key)
     context.model = model.name
+    context.tenant = split_tenant(context.key, context.tenant, fields.user)
     ignored = fields.check_extra_fields()
+    if "priority" in fields.model_fields_set and fields.priority < context.key.max_priority:
+        ignored = [*ignored, "priority"][:MAX_IGNORED_NAMES]
     fields.check_limits(services.settings)
     reservation = _reserve(services, context, model.base, fields, num_sequences)
     try:
         loaded = services.find_loaded(model.name)
         task = await make_task(fields, model, loaded, context, services.settings)
+        task = _of_tenant(task, fields, context)
         reservation.add_tokens(task.num_prompt_tokens)
         generation = Generation(
             services.client, task, buffer_chunks=services.settings.stream_buffer_chunks
@@ -91,16 +97,29 @@ def _reserve(
     try:
         if services.draining or services.drained:
             raise shutting_down()
-        wait_s = services.admission.expected_wait_s(base)
+        wait_s = services.admission.expected_wait_s(base, context.tenant, context.key)
         if fields.max_time is not None and wait_s > fields.max_time:
             raise Unavailable(
                 f"the request could not start within max_time ({fields.max_time} s)",
                 retry_after_s=wait_s,
             )
-        return services.admission.reserve(base, context.tenant, num_sequences)
+        return services.admission.reserve(base, context.tenant, num_sequences, context.key)
     except ShoalError as error:
         _count_rejection(services, context.model, error)
         raise
+
+
+def _of_tenant(
+    task: GenerationTask, fields: GenerationFields, context: RequestContext
+) -> GenerationTask:
+    """The task as its tenant's key allows it."""
+    return replace(
+        task,
+        tenant=context.tenant,
+        weight=context.key.weight,
+        priority=max(fields.priority, context.key.max_priority),
+        cache_salt=cache_salt(context.tenant, fields.cache_salt),
+    )
 
 
 def _count_rejection(services: Services, model: str, error: BaseException) -> None:
