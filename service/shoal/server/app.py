@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -12,9 +12,11 @@ from starlette.middleware.cors import CORSMiddleware
 
 from shoal.errors import InvalidRequest, ShoalError
 from shoal.server.api import admin, health, models, tokenize
+from shoal.server.api.anthropic.route import router as anthropic_router
 from shoal.server.api.chat.route import router as chat_router
 from shoal.server.api.completions.route import router as completions_router
-from shoal.server.errors import error_body, error_headers
+from shoal.server.error_shapes import error_bytes_at
+from shoal.server.errors import error_headers
 from shoal.server.middleware import AccessMiddleware, ContextMiddleware
 from shoal.server.services import Services
 
@@ -39,6 +41,7 @@ def create_app(services: Services) -> FastAPI:
     for router in (
         completions_router,
         chat_router,
+        anthropic_router,
         models.router,
         tokenize.router,
         health.router,
@@ -87,12 +90,12 @@ def _without_422(generate: Callable[[], dict[str, Any]]) -> Callable[[], dict[st
     return openapi
 
 
-async def _handle_shoal_error(request: Request, error: Exception) -> JSONResponse:
+async def _handle_shoal_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ShoalError)
-    return JSONResponse(error_body(error), error.status, headers=error_headers(error))
+    return _error_response(request, error, error_headers(error))
 
 
-async def _handle_http_exception(request: Request, error: Exception) -> JSONResponse:
+async def _handle_http_exception(request: Request, error: Exception) -> Response:
     """Converts errors raised by the framework to the API's error format."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
@@ -103,4 +106,10 @@ async def _handle_http_exception(request: Request, error: Exception) -> JSONResp
         refusal = InvalidRequest("no such route", code="unknown_url", hint="see /docs")
     else:
         refusal = InvalidRequest("the request cannot be served")
-    return JSONResponse(error_body(refusal), error.status_code, headers=dict(error.headers or {}))
+    refusal.status = error.status_code
+    return _error_response(request, refusal, dict(error.headers or {}))
+
+
+def _error_response(request: Request, error: ShoalError, headers: dict[str, str]) -> Response:
+    body = error_bytes_at(request.scope, error)
+    return Response(body, error.status, headers, media_type="application/json")
