@@ -15,6 +15,7 @@ from shoal.server.api import admin, health, models, tokenize
 from shoal.server.api.anthropic.route import router as anthropic_router
 from shoal.server.api.chat.route import router as chat_router
 from shoal.server.api.completions.route import router as completions_router
+from shoal.server.api.responses.route import router as responses_router
 from shoal.server.error_shapes import error_bytes_at
 from shoal.server.errors import error_headers
 from shoal.server.middleware import AccessMiddleware, ContextMiddleware
@@ -41,6 +42,7 @@ def create_app(services: Services) -> FastAPI:
     for router in (
         completions_router,
         chat_router,
+        responses_router,
         anthropic_router,
         models.router,
         tokenize.router,

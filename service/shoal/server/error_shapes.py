@@ -1,4 +1,4 @@
-"""How each API writes an error: the routes of a dialect answer in its shape, all others in OpenAI's.
+"""How each API writes an error: a dialect's routes in its shape, all others in OpenAI's.
 
 By path, since an error may come from the middleware or the router, before any route is known.
 """

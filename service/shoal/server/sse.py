@@ -1,4 +1,4 @@
-"""Server-sent events: `data:` lines and comments only, as in the OpenAI API; other APIs name theirs."""
+"""Server-sent events: `data:` lines and comments only, as in the OpenAI API; others have names."""
 
 from shoal.errors import ShoalError
 from shoal.server.errors import error_bytes

@@ -9,11 +9,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
+from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from shoal.errors import InvalidRequest, UnsupportedParameter
+from shoal.server.api.chat.messages import chat_prompt
+from shoal.server.api.chat.schema import ChatRequest
 from shoal.server.api.generation.fields import printable, without_nulls
 from shoal.server.errors import FieldProblem
+from shoal.server.services import services_of
 
 NeutralValues = dict[str, tuple[Any, ...]]
 """Known fields that are not supported, with the values that have no effect and are accepted."""
@@ -110,6 +114,17 @@ def joined_text(parts: Any, types: Mapping[str, str], *, between: str = "") -> s
             raise FieldProblem(f"parts of type {part['type']} need a string {types[part['type']]}")
         texts.append(text)
     return between.join(texts)
+
+
+async def count_prompt_tokens(request: Request, response: Response, chat: ChatRequest) -> int:
+    """Tokens of the prompt that the same chat would have. Raises InvalidRequest."""
+    services = services_of(request)
+    model = services.find_model(chat.model)
+    if ignored := chat.check_extra_fields():
+        response.headers["x-ignored-params"] = ",".join(ignored)
+    chat.check_limits(services.settings)
+    prompt = await chat_prompt(chat, model, services.find_loaded(model.name))
+    return len(prompt.token_ids)
 
 
 @contextmanager

@@ -9,15 +9,13 @@ from shoal.errors import ContextLengthExceeded
 from shoal.protocol.messages import LoadedModel
 from shoal.server.api.anthropic.render import MessageRenderer
 from shoal.server.api.anthropic.schema import OUR_NAMES, CountRequest, MessagesRequest
-from shoal.server.api.chat.messages import chat_prompt
 from shoal.server.api.chat.schema import ChatRequest, make_task
-from shoal.server.api.dialect import params_named
+from shoal.server.api.dialect import count_prompt_tokens, params_named
 from shoal.server.api.generation.openapi import generation_docs, json_docs
 from shoal.server.api.generation.response import GenerationResponse
 from shoal.server.api.generation.submit import start_generation
 from shoal.server.body import parse, read_json
 from shoal.server.context import RequestContext
-from shoal.server.services import services_of
 from shoal.text.task import GenerationTask
 from shoal.text.text_model import TextModel
 
@@ -44,15 +42,9 @@ async def create_message(request: Request) -> GenerationResponse:
 async def count_tokens(request: Request, response: Response) -> dict[str, Any]:
     """The number of prompt tokens of a conversation."""
     fields = parse(CountRequest, await read_json(request))
-    services = services_of(request)
     with params_named(OUR_NAMES):
         chat = parse(ChatRequest, fields.chat_body())
-        model = services.find_model(chat.model)
-        if ignored := chat.check_extra_fields():
-            response.headers["x-ignored-params"] = ",".join(ignored)
-        chat.check_limits(services.settings)
-        prompt = await chat_prompt(chat, model, services.find_loaded(model.name))
-    return {"input_tokens": len(prompt.token_ids)}
+        return {"input_tokens": await count_prompt_tokens(request, response, chat)}
 
 
 async def make_task_in_room(

@@ -50,7 +50,7 @@ class CountRequest(DialectFields):
     model: str | None = Field(None, max_length=256)
     messages: list[dict[str, Any]] = Field(min_length=1)
     system: str | list[Any] | None = None
-    tools: list[dict[str, Any]] = []
+    tools: list[dict[str, Any]] = Field([])
     tool_choice: ToolChoice | None = None
     thinking: dict[str, Any] | None = None
     output_config: OutputConfig = OutputConfig()
@@ -114,9 +114,9 @@ class MessagesRequest(CountRequest):
     temperature: float | None = Field(None, ge=0, le=2, description="0 = greedy.")
     top_p: float | None = Field(None, ge=0, le=1)
     top_k: Int | None = Field(None, ge=-1)
-    stop_sequences: list[str] = []
+    stop_sequences: list[str] = Field([])
     stream: bool = False
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, Any] = Field({})
 
     def chat_body(self) -> dict[str, Any]:
         return {
