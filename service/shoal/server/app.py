@@ -12,10 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from shoal.errors import InvalidRequest, ShoalError
 from shoal.server.api import admin, health, models, tokenize
-from shoal.server.api.anthropic.route import router as anthropic_router
-from shoal.server.api.chat.route import router as chat_router
-from shoal.server.api.completions.route import router as completions_router
-from shoal.server.api.responses.route import router as responses_router
+from shoal.server.api.apis import api_routers
 from shoal.server.error_shapes import error_bytes_at
 from shoal.server.errors import error_headers
 from shoal.server.middleware import AccessMiddleware, ContextMiddleware
@@ -40,10 +37,7 @@ def create_app(services: Services) -> FastAPI:
         app.router.routes.clear()
     app.state.services = services
     for router in (
-        completions_router,
-        chat_router,
-        responses_router,
-        anthropic_router,
+        *api_routers(services.settings.apis),
         models.router,
         tokenize.router,
         health.router,

@@ -12,18 +12,24 @@ from typing import Any, ClassVar, Self
 from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from shoal.errors import InvalidRequest, UnsupportedParameter
+from shoal.config import Settings
+from shoal.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
+from shoal.protocol.messages import LoadedModel
 from shoal.server.api.chat.messages import chat_prompt
 from shoal.server.api.chat.schema import ChatRequest
 from shoal.server.api.generation.fields import printable, without_nulls
+from shoal.server.api.generation.submit import Fields, MakeTask
+from shoal.server.context import RequestContext
 from shoal.server.errors import FieldProblem
 from shoal.server.services import services_of
+from shoal.text.task import GenerationTask
+from shoal.text.text_model import TextModel
 
 NeutralValues = dict[str, tuple[Any, ...]]
 """Known fields that are not supported, with the values that have no effect and are accepted."""
 
 # Fields of our own API that would change the shape of the answer.
-_SHAPE_FIELDS: NeutralValues = {
+SHAPE_FIELDS: NeutralValues = {
     "n": (1,),
     "best_of": (1,),
     "echo": (False,),
@@ -55,12 +61,12 @@ class DialectFields(BaseModel):
     @model_validator(mode="after")
     def _refuse_unsupported(self) -> Self:
         for name, value in (self.model_extra or {}).items():
-            refuse_unsupported({**_SHAPE_FIELDS, **self.neutral}, name, value)
+            refuse_unsupported({**SHAPE_FIELDS, **self.neutral}, name, value)
         return self
 
     def extras(self) -> dict[str, Any]:
         """Fields that the schema does not name, without known ones at neutral values."""
-        known = _SHAPE_FIELDS.keys() | self.neutral.keys()
+        known = SHAPE_FIELDS.keys() | self.neutral.keys()
         return {n: value for n, value in (self.model_extra or {}).items() if n not in known}
 
 
@@ -125,6 +131,26 @@ async def count_prompt_tokens(request: Request, response: Response, chat: ChatRe
     chat.check_limits(services.settings)
     prompt = await chat_prompt(chat, model, services.find_loaded(model.name))
     return len(prompt.token_ids)
+
+
+def in_room(make_task: MakeTask[Fields]) -> MakeTask[Fields]:
+    """A max_tokens beyond the context means: until the context is full. For APIs whose answers say
+    that they end there."""
+
+    async def make(
+        fields: Fields,
+        model: TextModel,
+        loaded: LoadedModel,
+        context: RequestContext,
+        settings: Settings,
+    ) -> GenerationTask:
+        try:
+            return await make_task(fields, model, loaded, context, settings)
+        except ContextLengthExceeded:
+            open_ended = fields.model_copy(update={"max_tokens": None})
+            return await make_task(open_ended, model, loaded, context, settings)
+
+    return make
 
 
 @contextmanager

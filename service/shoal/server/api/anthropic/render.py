@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from pydantic_core import from_json
-
 from shoal.errors import ShoalError
 from shoal.server import sse
+from shoal.server.api.arguments import parsed_arguments
 from shoal.server.api.blocks import Block, Blocks, Change, Step
 from shoal.server.api.generation.serialize import RenderOptions, dump
 from shoal.server.error_shapes import anthropic_shape
@@ -81,8 +80,7 @@ class MessageRenderer:
 
     def _start(self) -> bytes:
         self._has_started = True
-        empty = {"content": [], "stop_reason": None, "stop_sequence": None}
-        message = {**self._head, **empty, "usage": self._usage_dict()}
+        message = {**self._head, "content": [], **self._end, "usage": self._usage_dict()}
         return _event({"type": "message_start", "message": message})
 
     def _usage_dict(self) -> dict[str, Any]:
@@ -136,13 +134,3 @@ def _block(block: Block, *, text: str, arguments: dict[str, Any]) -> dict[str, A
             return {"type": "thinking", "thinking": text, "signature": ""}
         case "tool_call":
             return {"type": "tool_use", "id": block.id, "name": block.name, "input": arguments}
-
-
-def parsed_arguments(text: str) -> dict[str, Any]:
-    """The arguments of a tool call as an object: of those that were cut off, the part that is
-    there, as Anthropic's clients read it from a stream."""
-    try:
-        value = from_json(text, allow_partial=True)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -18,7 +18,7 @@ class OutputConfig(Part):
     """How the answer is written."""
 
     format: dict[str, Any] | None = None
-    effort: str | None = Field(None, max_length=32)
+    effort: str | None = Field(default=None, max_length=32)
 
     @field_validator("format")
     @classmethod

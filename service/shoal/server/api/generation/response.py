@@ -31,8 +31,11 @@ class Renderer(Protocol):
 
     stream_headers: Headers
     """Of a stream's response."""
-    ping: bytes
-    """Sent when a stream was silent for a while; clients ignore it."""
+
+    @property
+    def ping(self) -> bytes:
+        """Sent when a stream was silent for a while; clients ignore it."""
+        ...
 
     def chunk(self, delta: Delta) -> bytes:
         """Events of one delta."""

@@ -40,7 +40,7 @@ class EventWriter:
 
     def closed(self, block: Block, item: dict[str, Any], logprobs: list[dict[str, Any]]) -> bytes:
         place = self._place(block)
-        events: list[bytes] = []
+        whole: dict[str, Any]
         match block.kind:
             case "tool_call":
                 whole = {"arguments": block.text, "name": block.name}
@@ -48,7 +48,7 @@ class EventWriter:
                 whole = {"text": block.text, "logprobs": logprobs}
             case "reasoning":
                 whole = {"text": block.text}
-        events.append(self._event(f"{_EVENTS[block.kind]}.done", {**place, **whole}))
+        events = [self._event(f"{_EVENTS[block.kind]}.done", {**place, **whole})]
         if block.kind != "tool_call":
             part = {"part": content_part(block, logprobs)}
             events.append(self._event("response.content_part.done", {**place, **part}))

@@ -7,8 +7,8 @@ from shoal.errors import ShoalError
 from shoal.server import sse
 from shoal.server.api.blocks import Block, Blocks, Change, Step
 from shoal.server.api.generation.serialize import RenderOptions, dump, ext_dict
+from shoal.server.api.logprobs import logprob_entries
 from shoal.server.api.responses.events import EventWriter, item_of
-from shoal.server.api.responses.logprobs import logprob_entries
 from shoal.server.api.responses.schema import ResponseRequest
 from shoal.text.delta import Delta
 from shoal.text.generator import Generation, Usage

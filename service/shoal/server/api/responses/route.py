@@ -1,7 +1,7 @@
 """POST /v1/responses and /v1/responses/input_tokens. Nothing is kept, so no other route finds
 a response."""
 
-from typing import Any, NoReturn
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
@@ -48,6 +48,6 @@ async def count_input_tokens(request: Request, response: Response) -> dict[str, 
 @router.delete("/v1/responses/{response_id}", include_in_schema=False)
 @router.post("/v1/responses/{response_id}/cancel", include_in_schema=False)
 @router.get("/v1/responses/{response_id}/input_items", include_in_schema=False)
-async def find_response(response_id: str) -> NoReturn:
+async def find_response(response_id: str) -> None:
     """Always 404."""
     raise NotFound("no such response: this server is stateless and keeps none", param="response_id")

@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from shoal.errors import UnsupportedParameter
+from shoal.errors import InvalidRequest, UnsupportedParameter
 from shoal.server.api.dialect import DialectFields, NeutralValues, Part, given, nested_extras
 from shoal.server.api.generation.fields import Int
 from shoal.server.api.responses.items import chat_messages
@@ -31,7 +31,7 @@ _NEVER_THERE = frozenset({"reasoning.encrypted_content", "file_search_call.resul
 class TextConfig(Part):
     """How the text of the answer is written."""
 
-    format: dict[str, Any] = Field({"type": "text"})
+    format: dict[str, Any] = Field(default={"type": "text"})
 
     @field_validator("format")
     @classmethod
@@ -44,7 +44,7 @@ class TextConfig(Part):
 class Reasoning(Part):
     """How much the model thinks first."""
 
-    effort: str | None = Field(None, max_length=32)
+    effort: str | None = Field(default=None, max_length=32)
 
 
 class InputRequest(DialectFields):
@@ -131,7 +131,7 @@ class ResponseRequest(InputRequest):
     @model_validator(mode="after")
     def _streams_options(self) -> Self:
         if self.stream_options and not self.stream:
-            raise FieldProblem("stream_options needs stream to be true")
+            raise InvalidRequest("stream_options needs stream to be true", param="stream_options")
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""Log-probabilities of output text as responses show them: bytes are always an array."""
+"""Log-probabilities of output text as the newer chat APIs show them: bytes are always an array."""
 
 from typing import Any
 
