@@ -37,7 +37,9 @@ class GenerateRenderer:
         """One event per token. The text of a delta stands at its last token, and what is held
         back until the end at the last token of all."""
         self._text += delta.text
-        tokens = [(self._token(entry, ""), entry) for entry in delta.logprobs]
+        tokens: list[tuple[dict[str, Any], TokenLogprobs | None]] = [
+            (self._token(entry, ""), entry) for entry in delta.logprobs
+        ]
         self._num_tokens += len(tokens)
         if not tokens:
             if not (delta.text or delta.finish_reason):
