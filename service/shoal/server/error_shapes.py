@@ -6,12 +6,12 @@ By path, since an error may come from the middleware or the router, before any r
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import orjson
 from starlette.types import Scope
 
 from shoal.errors import ShoalError
 from shoal.server.context import context_of
 from shoal.server.errors import MAX_MESSAGE_CHARS, error_body
+from shoal.server.json import dumps
 
 Shape = Callable[[ShoalError, str], dict[str, Any]]
 """The body of an error; the second argument is the request's id."""
@@ -20,14 +20,25 @@ Shape = Callable[[ShoalError, str], dict[str, Any]]
 def error_bytes_at(scope: Scope, error: ShoalError) -> bytes:
     """The error's body as the API of the request's path writes it."""
     path = scope["path"]
-    return orjson.dumps(shape_of(path)(error, context_of(scope).request_id))
+    return dumps(shape_of(path)(error, context_of(scope).request_id))
 
 
 def shape_of(path: str) -> Shape:
+    dialect = _dialect_of(path)
+    return openai_shape if dialect is None else dialect.shape
+
+
+def error_schema_of(path: str) -> tuple[str, dict[str, Any]] | None:
+    """Name and JSON schema of a dialect's errors, for the API's document; None = OpenAI's."""
+    dialect = _dialect_of(path)
+    return None if dialect is None else (dialect.schema_name, dialect.schema)
+
+
+def _dialect_of(path: str) -> "_Dialect | None":
     for dialect in _DIALECTS:
         if path in dialect.paths or (dialect.prefix and path.startswith(dialect.prefix)):
-            return dialect.shape
-    return openai_shape
+            return dialect
+    return None
 
 
 def request_id_headers(path: str) -> tuple[str, ...]:
@@ -86,14 +97,29 @@ def _tgi_type(status: int) -> str:
     return "validation" if status < 500 else "generation"
 
 
+def _object(**properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
+_STRING = {"type": "string"}
+_ANTHROPIC = _object(type=_STRING, error=_object(type=_STRING, message=_STRING), request_id=_STRING)
+
+
 class _Dialect(NamedTuple):
+    schema_name: str
+    schema: dict[str, Any]
     shape: Shape
     prefix: str = ""
     paths: frozenset[str] = frozenset()
 
 
 _DIALECTS = (
-    _Dialect(anthropic_shape, "/v1/messages"),
-    _Dialect(ollama_shape, "/api/"),
-    _Dialect(tgi_shape, paths=frozenset({"/", "/generate", "/generate_stream", "/info"})),
+    _Dialect("AnthropicError", _ANTHROPIC, anthropic_shape, "/v1/messages"),
+    _Dialect("OllamaError", _object(error=_STRING), ollama_shape, "/api/"),
+    _Dialect(
+        "TGIError",
+        _object(error=_STRING, error_type=_STRING),
+        tgi_shape,
+        paths=frozenset({"/", "/generate", "/generate_stream", "/info"}),
+    ),
 )

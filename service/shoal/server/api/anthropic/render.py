@@ -6,8 +6,9 @@ from shoal.errors import ShoalError
 from shoal.server import sse
 from shoal.server.api.arguments import parsed_arguments
 from shoal.server.api.blocks import Block, Blocks, Change, Step
-from shoal.server.api.generation.serialize import RenderOptions, dump
+from shoal.server.api.generation.serialize import RenderOptions
 from shoal.server.error_shapes import anthropic_shape
+from shoal.server.json import dumps
 from shoal.text.delta import Delta
 from shoal.text.generator import Generation, Usage
 from shoal.text.message import MessageReader
@@ -60,7 +61,7 @@ class MessageRenderer:
         for delta in deltas:
             self._read(delta)
         content = [_whole_block(block) for block in self._blocks.all]
-        return dump({**self._head, "content": content, **self._end, "usage": self._usage_dict()})
+        return dumps({**self._head, "content": content, **self._end, "usage": self._usage_dict()})
 
     def _read(self, delta: Delta) -> list[Step]:
         parts = self._messages.read(delta)
@@ -95,7 +96,7 @@ class MessageRenderer:
 
 
 def _event(record: dict[str, Any]) -> bytes:
-    return sse.named_event(record["type"], dump(record))
+    return sse.named_event(record["type"], dumps(record))
 
 
 def _step_event(step: Step) -> bytes:

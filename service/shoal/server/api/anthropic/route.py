@@ -13,10 +13,15 @@ from shoal.server.api.generation.response import GenerationResponse
 from shoal.server.api.generation.submit import start_generation
 from shoal.server.body import parse, read_json
 
+HI = [{"role": "user", "content": "Tell me a story."}]
+
 router = APIRouter()
 
 
-@router.post("/v1/messages", **generation_docs(MessagesRequest, "Anthropic"))
+@router.post(
+    "/v1/messages",
+    **generation_docs(MessagesRequest, "Anthropic", example={"max_tokens": 32, "messages": HI}),
+)
 async def create_message(request: Request) -> GenerationResponse:
     """Anthropic's Messages API."""
     fields = parse(MessagesRequest, await read_json(request))
@@ -32,7 +37,9 @@ async def create_message(request: Request) -> GenerationResponse:
         )
 
 
-@router.post("/v1/messages/count_tokens", **json_docs(CountRequest, "Anthropic"))
+@router.post(
+    "/v1/messages/count_tokens", **json_docs(CountRequest, "Anthropic", example={"messages": HI})
+)
 async def count_tokens(request: Request, response: Response) -> dict[str, Any]:
     """The number of prompt tokens of a conversation."""
     fields = parse(CountRequest, await read_json(request))

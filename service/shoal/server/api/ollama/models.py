@@ -69,7 +69,7 @@ async def running(request: Request) -> dict[str, Any]:
     return {"models": [{**each, "expires_at": _NEVER, "size_vram": 0} for each in models]}
 
 
-@router.post("/api/show", **json_docs(NamedModel, "Ollama"))
+@router.post("/api/show", **json_docs(NamedModel, "Ollama", example={}))
 async def show(request: Request) -> dict[str, Any]:
     """One model: details, template, default options, abilities."""
     fields = parse(NamedModel, await read_json(request))
@@ -95,7 +95,7 @@ async def show(request: Request) -> dict[str, Any]:
     }
 
 
-@router.post("/api/pull", **json_docs(NamedModel, "Ollama"))
+@router.post("/api/pull", **json_docs(NamedModel, "Ollama", example={}))
 async def pull(request: Request) -> dict[str, Any]:
     """Success for a model that is served; others have to be added by the operator."""
     fields = parse(NamedModel, await read_json(request))

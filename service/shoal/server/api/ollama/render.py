@@ -7,9 +7,9 @@ from typing import Any
 from shoal.errors import ShoalError
 from shoal.server.api.arguments import parsed_arguments
 from shoal.server.api.blocks import Block, Blocks, Change
-from shoal.server.api.generation.serialize import dump
 from shoal.server.api.logprobs import logprob_entries
 from shoal.server.error_shapes import ollama_shape
+from shoal.server.json import dumps
 from shoal.server.sse import Headers
 from shoal.text.delta import Delta
 from shoal.text.generator import Generation
@@ -54,13 +54,13 @@ class OllamaRenderer:
         return self._line({**self._content(MessageDelta(), []), **self._end()})
 
     def failed(self, error: ShoalError) -> bytes:
-        return dump(ollama_shape(error, "")) + b"\n"
+        return dumps(ollama_shape(error, "")) + b"\n"
 
     def body(self, deltas: list[Delta], generation: Generation) -> bytes:
         (delta,) = deltas
         parts, calls = self._read(delta)
         content = self._content(parts, calls)
-        return dump({**self._head(), **content, **self._logprobs(delta), **self._end()})
+        return dumps({**self._head(), **content, **self._logprobs(delta), **self._end()})
 
     def _read(self, delta: Delta) -> tuple[MessageDelta, list[Block]]:
         """New parts, and tool calls that are whole now: they are sent in one piece."""
@@ -93,7 +93,7 @@ class OllamaRenderer:
         return {"logprobs": logprob_entries(tokenizer, delta.logprobs)}
 
     def _line(self, content: dict[str, Any]) -> bytes:
-        return dump({**self._head(), "done": False, **content}) + b"\n"
+        return dumps({**self._head(), "done": False, **content}) + b"\n"
 
     def _head(self) -> dict[str, Any]:
         return {"model": self._model, "created_at": now()}

@@ -3,7 +3,6 @@
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
 
 from shoal.errors import UnsupportedParameter
 from shoal.server.api.chat.schema import ChatRequest
@@ -18,14 +17,25 @@ from shoal.server.api.ollama.options import OUR_NAMES
 from shoal.server.api.ollama.render import OllamaRenderer, now
 from shoal.server.api.ollama.schema import OllamaChat, OllamaFields, OllamaGenerate, RawCompletion
 from shoal.server.body import parse, read_json
+from shoal.server.json import APIResponse
 from shoal.server.services import services_of
 from shoal.text.generator import Generation
+
+
+def _docs(schema: type[OllamaFields], **example: Any) -> Any:
+    docs = generation_docs(schema, "Ollama", example={**example, "options": {"num_predict": 32}})
+    docs["responses"][200] = {
+        "description": "Lines of JSON, or with stream=false one object.",
+        "content": {"application/json": {}, "application/x-ndjson": {}},
+    }
+    return docs
+
 
 router = APIRouter()
 router.include_router(models_router)
 
 
-@router.post("/api/chat", **generation_docs(OllamaChat, "Ollama"))
+@router.post("/api/chat", **_docs(OllamaChat, messages=[{"role": "user", "content": "Hi"}]))
 async def chat(request: Request) -> Response:
     """Answers a conversation; streams lines of JSON unless `stream` is false."""
     fields = parse(OllamaChat, await read_json(request))
@@ -37,7 +47,7 @@ async def chat(request: Request) -> Response:
     return await _chat(request, fields, body, is_chat=True)
 
 
-@router.post("/api/generate", **generation_docs(OllamaGenerate, "Ollama"))
+@router.post("/api/generate", **_docs(OllamaGenerate, prompt="Once upon a time"))
 async def generate(request: Request) -> Response:
     """Answers a prompt through the model's template, or with `raw` continues it."""
     fields = parse(OllamaGenerate, await read_json(request))
@@ -84,4 +94,4 @@ def _loaded(request: Request, fields: OllamaFields, content: dict[str, Any]) -> 
     services = services_of(request)
     services.find_loaded(services.find_model(model_name(services, fields.model)).name)
     head = {"model": fields.model, "created_at": now()}
-    return JSONResponse({**head, **content, "done": True, "done_reason": "load"})
+    return APIResponse({**head, **content, "done": True, "done_reason": "load"})

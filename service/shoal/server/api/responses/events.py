@@ -4,7 +4,7 @@ from typing import Any
 
 from shoal.server import sse
 from shoal.server.api.blocks import Block
-from shoal.server.api.generation.serialize import dump
+from shoal.server.json import dumps
 
 _ITEM_PREFIXES = {"text": "msg", "reasoning": "rs", "tool_call": "fc"}
 
@@ -63,7 +63,7 @@ class EventWriter:
     def _event(self, name: str, record: dict[str, Any]) -> bytes:
         numbered = {"type": name, "sequence_number": self._num_events, **record}
         self._num_events += 1
-        return sse.named_event(name, dump(numbered))
+        return sse.named_event(name, dumps(numbered))
 
 
 _EVENTS = {

@@ -6,10 +6,11 @@ from typing import Any
 from shoal.errors import ShoalError
 from shoal.server import sse
 from shoal.server.api.blocks import Block, Blocks, Change, Step
-from shoal.server.api.generation.serialize import RenderOptions, dump, ext_dict
+from shoal.server.api.generation.serialize import RenderOptions, ext_dict
 from shoal.server.api.logprobs import logprob_entries
 from shoal.server.api.responses.events import EventWriter, item_of
 from shoal.server.api.responses.schema import ResponseRequest
+from shoal.server.json import dumps
 from shoal.text.delta import Delta
 from shoal.text.generator import Generation, Usage
 from shoal.text.message import MessageReader
@@ -55,7 +56,7 @@ class ResponseRenderer:
     def body(self, deltas: list[Delta], generation: Generation) -> bytes:
         for delta in deltas:
             self._read(delta)
-        return dump(self._object("incomplete" if self._is_cut else "completed", generation))
+        return dumps(self._object("incomplete" if self._is_cut else "completed", generation))
 
     def _read(self, delta: Delta) -> list[Step]:
         if self._wants_logprobs:

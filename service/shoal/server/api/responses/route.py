@@ -18,7 +18,12 @@ from shoal.server.body import parse, read_json
 router = APIRouter()
 
 
-@router.post("/v1/responses", **generation_docs(ResponseRequest, "Responses"))
+@router.post(
+    "/v1/responses",
+    **generation_docs(
+        ResponseRequest, "Responses", example={"input": "Tell me a story.", "max_output_tokens": 32}
+    ),
+)
 async def create_response(request: Request) -> GenerationResponse:
     """OpenAI's Responses API, stateless."""
     fields = parse(ResponseRequest, await read_json(request))
@@ -34,7 +39,10 @@ async def create_response(request: Request) -> GenerationResponse:
         )
 
 
-@router.post("/v1/responses/input_tokens", **json_docs(InputRequest, "Responses"))
+@router.post(
+    "/v1/responses/input_tokens",
+    **json_docs(InputRequest, "Responses", example={"input": "Tell me a story."}),
+)
 async def count_input_tokens(request: Request, response: Response) -> dict[str, Any]:
     """The number of prompt tokens of a response."""
     fields = parse(InputRequest, await read_json(request))

@@ -6,9 +6,10 @@ from shoal.errors import ShoalError
 from shoal.protocol.messages import TokenLogprobs
 from shoal.server import sse
 from shoal.server.api.completions.render import best_first
-from shoal.server.api.generation.serialize import dump, float32_value, signed
+from shoal.server.api.generation.serialize import float32_value, signed
 from shoal.server.api.tgi.schema import GenerateRequest
 from shoal.server.error_shapes import tgi_shape
+from shoal.server.json import dumps
 from shoal.text.delta import Delta
 from shoal.text.generator import Generation
 from shoal.text.task import GenerationTask
@@ -58,7 +59,7 @@ class GenerateRenderer:
         return b""
 
     def failed(self, error: ShoalError) -> bytes:
-        return sse.event(dump(tgi_shape(error, self._task.request_id)))
+        return sse.event(dumps(tgi_shape(error, self._task.request_id)))
 
     def body(self, deltas: list[Delta], generation: Generation) -> bytes:
         best, *others = best_first(deltas)
@@ -70,7 +71,7 @@ class GenerateRenderer:
                     {"generated_text": self._text + other.text, **self._details(other)}
                     for other in others
                 ]
-        return dump([answer] if self._in_list else answer)
+        return dumps([answer] if self._in_list else answer)
 
     def _event(
         self, number: int, token: dict[str, Any], entry: TokenLogprobs | None, end: Delta | None
@@ -86,7 +87,7 @@ class GenerateRenderer:
                 **self._end(end, self._num_tokens),
                 "input_length": self._task.num_prompt_tokens,
             }
-        return sse.event(dump(record))
+        return sse.event(dumps(record))
 
     def _details(self, delta: Delta) -> dict[str, Any]:
         details = {

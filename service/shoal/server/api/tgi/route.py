@@ -15,22 +15,24 @@ from shoal.server.api.tgi.schema import OUR_NAMES, GenerateRequest
 from shoal.server.body import parse, read_json
 from shoal.server.services import services_of
 
+EXAMPLE = {"inputs": "Once upon a time", "parameters": {"max_new_tokens": 32, "details": True}}
+
 router = APIRouter()
 
 
-@router.post("/generate", **generation_docs(GenerateRequest, "TGI"))
+@router.post("/generate", **generation_docs(GenerateRequest, "TGI", example=EXAMPLE))
 async def generate(request: Request) -> GenerationResponse:
     """Continues a text."""
     return await _answer(request)
 
 
-@router.post("/generate_stream", **generation_docs(GenerateRequest, "TGI"))
+@router.post("/generate_stream", **generation_docs(GenerateRequest, "TGI", example=EXAMPLE))
 async def generate_stream(request: Request) -> GenerationResponse:
     """Continues a text; one event per token."""
     return await _answer(request, stream=True)
 
 
-@router.post("/", **generation_docs(GenerateRequest, "TGI"))
+@router.post("/", **generation_docs(GenerateRequest, "TGI", example=EXAMPLE))
 async def generate_at_root(request: Request) -> GenerationResponse:
     """The same as /generate, with a plain answer in an array; what huggingface_hub calls."""
     return await _answer(request, in_list=True)
