@@ -145,38 +145,36 @@ async def test_our_sampling_options_are_taken_and_unknown_fields_named(tmp_path:
         assert strict.json()["error"]["message"] == "unknown parameter: foo"
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"max_tokens": None}, "max_tokens is required"),
-        ({"max_tokens": 0}, "max_tokens must be at least 1; got 0"),
-        ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking can only be disabled"),
-        ({"n": 2}, "n is not supported by this server"),
-        ({"container": "x"}, "container is not supported by this server"),
-        ({"tools": [{"type": "web_search_20250305", "name": "w"}]}, "only custom ones"),
-        ({"tool_choice": {"type": "tool"}}, "must have a name"),
-        ({"messages": [{"role": "system", "content": "x"}]}, "goes into system"),
-        ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},
-         "blocks of type 'image' are not supported"),
-        ({"messages": [{"role": "user", "content": 5}]}, "content must be a string or an array"),
-        ({"messages": []}, "messages must hold at least 1 entry"),
-        ({"system": [{"type": "image"}]}, "system may hold parts of type text only"),
-        ({"stop_sequences": [""]}, "1 to 1000 characters"),
-    ],
-)  # fmt: skip
-async def test_an_error_has_anthropics_shape(
-    tmp_path: Path, fields: dict[str, Any], message: str
-) -> None:
+ERRORS: list[tuple[dict[str, Any], str]] = [
+    ({"max_tokens": None}, "max_tokens is required"),
+    ({"max_tokens": 0}, "max_tokens must be at least 1; got 0"),
+    ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking can only be disabled"),
+    ({"n": 2}, "n is not supported by this server"),
+    ({"container": "x"}, "container is not supported by this server"),
+    ({"tools": [{"type": "web_search_20250305", "name": "w"}]}, "only custom ones"),
+    ({"tool_choice": {"type": "tool"}}, "must have a name"),
+    ({"messages": [{"role": "system", "content": "x"}]}, "goes into system"),
+    ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},
+     "blocks of type 'image' are not supported"),
+    ({"messages": [{"role": "user", "content": 5}]}, "content must be a string or an array"),
+    ({"messages": []}, "messages must hold at least 1 entry"),
+    ({"system": [{"type": "image"}]}, "system may hold parts of type text only"),
+    ({"stop_sequences": [""]}, "1 to 1000 characters"),
+]  # fmt: skip
+
+
+async def test_an_error_has_anthropics_shape(tmp_path: Path) -> None:
     async with serve_script(tmp_path, "Hello") as (served, _):
-        response = await post(served, **fields)
-    body = response.json()
-    assert response.status_code == 400
-    assert message in body["error"].pop("message")
-    assert body == {
-        "type": "error",
-        "error": {"type": "invalid_request_error"},
-        "request_id": response.headers["request-id"],
-    }
+        for fields, message in ERRORS:
+            response = await post(served, **fields)
+            body = response.json()
+            assert response.status_code == 400, message
+            assert message in body["error"].pop("message")
+            assert body == {
+                "type": "error",
+                "error": {"type": "invalid_request_error"},
+                "request_id": response.headers["request-id"],
+            }
 
 
 async def test_errors_before_a_route_have_its_shape_too(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ async def test_options_are_ours_under_other_names(tmp_path: Path) -> None:
     assert answer.json()["message"]["content"] == "Hel"
     ignored = "options.num_ctx,options.num_gpu,keep_alive"
     assert answer.headers["x-ignored-params"] == ignored
-    (sampling,) = {id(each): each for each in seen}.values() if len(seen) == 1 else [seen[0]]
+    sampling = seen[0]
     assert (sampling.seed, sampling.temperature, sampling.top_k) == (3, 0.5, 7)
     assert (sampling.top_p, sampling.min_p, sampling.typical_p) == (0.5, 0.25, 0.5)
     assert (sampling.repetition_penalty, sampling.presence_penalty) == (1.5, 0.5)
@@ -157,27 +157,27 @@ async def test_a_pull_finds_what_is_served(tmp_path: Path) -> None:
     assert "shoal pull" in other.json()["error"]
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"model": None}, "model is required"),
-        ({"messages": [{"role": "user", "content": "x", "images": ["aaaa"]}]}, "images are not"),
-        ({"messages": [{"role": "robot", "content": "x"}]}, "role must be"),
-        ({"format": "xml"}, "format must be"),
-        ({"think": True}, "does not support thinking"),
-        ({"think": "high"}, "no levels of thinking"),
-        ({"options": {"mirostat": 2}}, "mirostat is not supported"),
-        ({"options": {"repeat_penalty": 1.1, "repeat_last_n": 64}}, "repeat_last_n must be -1"),
-        ({"options": {"temperature": "hot"}}, "temperature must be a number"),
-        ({"n": 2}, "n is not supported"),
-    ],
-)
-async def test_an_error_is_one_text(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+ERRORS: list[tuple[dict[str, Any], str]] = [
+    ({"model": None}, "model is required"),
+    ({"messages": [{"role": "user", "content": "x", "images": ["aaaa"]}]}, "images are not"),
+    ({"messages": [{"role": "robot", "content": "x"}]}, "role must be"),
+    ({"format": "xml"}, "format must be"),
+    ({"think": True}, "does not support thinking"),
+    ({"think": "high"}, "no levels of thinking"),
+    ({"options": {"mirostat": 2}}, "mirostat is not supported"),
+    ({"options": {"repeat_penalty": 1.1, "repeat_last_n": 64}}, "repeat_last_n must be -1"),
+    ({"options": {"temperature": "hot"}}, "temperature must be a number"),
+    ({"n": 2}, "n is not supported"),
+]  # fmt: skip
+
+
+async def test_an_error_is_one_text(tmp_path: Path) -> None:
     async with serve_script(tmp_path, "Hello") as (served, _):
-        response = await chat(served, **fields)
-    assert response.status_code == 400
-    assert list(response.json()) == ["error"]
-    assert message in response.json()["error"]
+        for fields, message in ERRORS:
+            response = await chat(served, **fields)
+            assert response.status_code == 400, message
+            assert list(response.json()) == ["error"]
+            assert message in response.json()["error"]
 
 
 async def test_generate_refuses_what_it_cannot_do(tmp_path: Path) -> None:

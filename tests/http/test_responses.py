@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from tests.fakes.http_app import Served, serve
 from tests.http.building import refused, serve_script
@@ -132,36 +131,34 @@ async def test_our_options_are_taken_and_unknown_fields_named(tmp_path: Path) ->
     assert first.json()["ext"] == {"seed": [7]}
 
 
-@pytest.mark.parametrize(
-    ("fields", "code", "param"),
-    [
-        ({"input": None}, "missing_required_parameter", "input"),
-        ({"input": []}, "invalid_value", "input"),
-        ({"store": True}, "unsupported_parameter", "store"),
-        ({"previous_response_id": "resp_1"}, "unsupported_parameter", "previous_response_id"),
-        ({"conversation": "c"}, "unsupported_parameter", "conversation"),
-        ({"background": True}, "unsupported_parameter", "background"),
-        ({"truncation": "auto"}, "unsupported_parameter", "truncation"),
-        ({"n": 2}, "unsupported_parameter", "n"),
-        ({"tools": [{"type": "web_search"}]}, "unsupported_parameter", "tools.0.type"),
-        ({"include": ["file"]}, "invalid_value", "include"),
-        ({"max_output_tokens": 0}, "invalid_value", "max_output_tokens"),
-        ({"max_output_tokens": 9999}, "context_length_exceeded", "input"),
-        ({"top_logprobs": 99}, "invalid_value", "top_logprobs"),
-        ({"text": {"format": {"type": "x"}}}, "invalid_value", "text.format"),
-        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
-         "unsupported_parameter", "input.0.content"),
-        ({"input": [{"type": "item_reference", "id": "x"}]}, "unsupported_parameter", "input.0"),
-        ({"input": [{"role": "robot", "content": "x"}]}, "invalid_value", "input.0"),
-        ({"input": [{"type": "function_call", "name": "f", "arguments": 1, "call_id": "c"}]},
-         "invalid_value", "input.0.arguments"),
-    ],
-)  # fmt: skip
-async def test_an_error_names_the_field_of_the_request(
-    tmp_path: Path, fields: dict[str, Any], code: str, param: str
-) -> None:
+ERRORS: list[tuple[dict[str, Any], str, str]] = [
+    ({"input": None}, "missing_required_parameter", "input"),
+    ({"input": []}, "invalid_value", "input"),
+    ({"store": True}, "unsupported_parameter", "store"),
+    ({"previous_response_id": "resp_1"}, "unsupported_parameter", "previous_response_id"),
+    ({"conversation": "c"}, "unsupported_parameter", "conversation"),
+    ({"background": True}, "unsupported_parameter", "background"),
+    ({"truncation": "auto"}, "unsupported_parameter", "truncation"),
+    ({"n": 2}, "unsupported_parameter", "n"),
+    ({"tools": [{"type": "web_search"}]}, "unsupported_parameter", "tools.0.type"),
+    ({"include": ["file"]}, "invalid_value", "include"),
+    ({"max_output_tokens": 0}, "invalid_value", "max_output_tokens"),
+    ({"max_output_tokens": 9999}, "context_length_exceeded", "input"),
+    ({"top_logprobs": 99}, "invalid_value", "top_logprobs"),
+    ({"text": {"format": {"type": "x"}}}, "invalid_value", "text.format"),
+    ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
+     "unsupported_parameter", "input.0.content"),
+    ({"input": [{"type": "item_reference", "id": "x"}]}, "unsupported_parameter", "input.0"),
+    ({"input": [{"role": "robot", "content": "x"}]}, "invalid_value", "input.0"),
+    ({"input": [{"type": "function_call", "name": "f", "arguments": 1, "call_id": "c"}]},
+     "invalid_value", "input.0.arguments"),
+]  # fmt: skip
+
+
+async def test_an_error_names_the_field_of_the_request(tmp_path: Path) -> None:
     async with serve_script(tmp_path, "Hello") as (served, _):
-        refused(await post(served, **fields), 400, code, param)
+        for fields, code, param in ERRORS:
+            refused(await post(served, **fields), 400, code, param)
 
 
 async def test_neutral_values_pass(tmp_path: Path) -> None:

@@ -127,31 +127,29 @@ async def test_unknown_parameters_are_named_and_ours_are_taken(tmp_path: Path) -
         assert (await post(served, min_p=5)).status_code == 400
 
 
-@pytest.mark.parametrize(
-    ("top", "parameters", "message"),
-    [
-        ({"inputs": None}, {}, "inputs is required"),
-        ({"inputs": 5}, {}, "inputs must be a string"),
-        ({}, {"watermark": True}, "watermark is not supported"),
-        ({}, {"max_new_tokens": 0}, "must be greater than or equal to 1"),
-        ({}, {"max_new_tokens": 5000}, "maximum context length is 1024 tokens"),
-        ({}, {"best_of": 2}, "best_of above 1 needs do_sample"),
-        ({}, {"grammar": {"type": "xml"}}, "must be json, json_object"),
-        ({}, {"temperature": "hot"}, "temperature must be a number"),
-        ({}, {"echo": True}, "echo is not supported"),
-        ({"n": 3}, {}, "n is not supported"),
-    ],
-)
-async def test_an_error_has_its_shape(
-    tmp_path: Path, top: dict[str, Any], parameters: dict[str, Any], message: str
-) -> None:
+ERRORS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"inputs": None}, {}, "inputs is required"),
+    ({"inputs": 5}, {}, "inputs must be a string"),
+    ({}, {"watermark": True}, "watermark is not supported"),
+    ({}, {"max_new_tokens": 0}, "must be greater than or equal to 1"),
+    ({}, {"max_new_tokens": 5000}, "maximum context length is 1024 tokens"),
+    ({}, {"best_of": 2}, "best_of above 1 needs do_sample"),
+    ({}, {"grammar": {"type": "xml"}}, "must be json, json_object"),
+    ({}, {"temperature": "hot"}, "temperature must be a number"),
+    ({}, {"echo": True}, "echo is not supported"),
+    ({"n": 3}, {}, "n is not supported"),
+]  # fmt: skip
+
+
+async def test_an_error_has_its_shape(tmp_path: Path) -> None:
     async with serve_script(tmp_path, "Hello") as (served, _):
-        for path in ("/generate", "/generate_stream", "/"):
-            response = await post(served, path, top=top, **parameters)
-            assert response.status_code == 400
-            body = response.json()
-            assert message in body.pop("error")
-            assert body == {"error_type": "validation"}
+        for top, parameters, message in ERRORS:
+            for path in ("/generate", "/generate_stream", "/"):
+                response = await post(served, path, top=top, **parameters)
+                assert response.status_code == 400, message
+                body = response.json()
+                assert message in body.pop("error")
+                assert body == {"error_type": "validation"}
 
 
 async def test_other_errors_have_its_shape_too(tmp_path: Path) -> None:
