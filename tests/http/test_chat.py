@@ -93,15 +93,12 @@ async def test_users_cannot_write_control_tokens(tmp_path: Path) -> None:
         {"reasoning_effort": "<|system|>"},
         {"chat_template_kwargs": {"persona": "<|system|>"}},
         {"messages": [{**user("x"), "name": "<|system|>"}]},
-        {"messages": [{**user("x"), "role": "tool", "tool_call_id": "<|system|>"}]},
     ],
 )
 async def test_nothing_else_that_users_send_becomes_control(
     tmp_path: Path, fields: dict[str, Any]
 ) -> None:
-    template = (
-        "{{ reasoning_effort }}{{ persona }}{{ messages[0].name }}{{ messages[0].tool_call_id }}"
-    )
+    template = "{{ reasoning_effort }}{{ persona }}{{ messages[0].name }}"
     async with serve_script(tmp_path, "a") as (served, _):
         with_template(served, template)
         ids = await rendered(served, **{"messages": [user("x")], **fields})

@@ -23,7 +23,9 @@ async def test_models_are_listed_in_the_documented_shape(tmp_path: Path) -> None
         assert first.pop("created") > 1_700_000_000
         assert first == {
             "id": "a", "object": "model", "owned_by": "local", "root": "a", "parent": None,
-            "max_model_len": 1024, "ready": True, "capabilities": ["completion", "chat"],
+            "max_model_len": 1024, "ready": True,
+            "capabilities": ["completion", "chat", "tools"], "tools": "generic",
+            "tool_format": "hermes",
             "defaults": {"temperature": 0.7}, "num_parameters": 0, "dtype": "float32",
             "device": "cpu", "kernels": "fake", "kernels_reason": None, "quantization": "none",
             "quality_loss": None, "weight_bytes": 0,

@@ -35,7 +35,10 @@ class SequenceSink(Protocol):
         prompt_logprobs: list[TokenLogprobs | None] | None,
         started: Started | None,
         finished: Finished | None,
-    ) -> None: ...
+        forced: Sequence[int] = (),
+    ) -> None:
+        """`forced`: further tokens behind `token_id`."""
+        ...
 
     def fail(self, error: ShoalError) -> None:
         """The sequence ended without a `Finished` message: crash, restart or shutdown."""
@@ -143,6 +146,7 @@ class Dispatcher:
             self._observer.on_step(outputs)
         sinks, started, finished = self._sinks, outputs.started, outputs.finished
         logprobs, prompt_logprobs = outputs.logprobs, outputs.prompt_logprobs
+        forced = outputs.forced
         for seq_id, token_id in zip(outputs.seq_ids, outputs.token_ids, strict=True):
             if (sink := sinks.get(seq_id)) is not None:
                 end = finished.get(seq_id)
@@ -153,6 +157,7 @@ class Dispatcher:
                         prompt_logprobs.get(seq_id),
                         started.get(seq_id),
                         end,
+                        *([forced[seq_id]] if seq_id in forced else []),
                     )
                 except Exception:  # a failing sink must not affect other sequences
                     _fail_sequence(seq_id, sink)

@@ -1,13 +1,22 @@
 """A model's chats: from messages to the text and the token ids of a prompt."""
 
+import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from shoal.errors import InvalidRequest, ModelFolderError, NotSupportedByModel
 from shoal.text.chat_template import ChatTemplate
 from shoal.text.chat_tokens import CONTINUE_TAG, ControlTokens, RenderedChat
+from shoal.text.own_text import OwnText
+from shoal.text.reasoning import ReasoningMarks, reasoning_marks
 from shoal.text.tokenizer import Tokenizer
+from shoal.text.tools.history import TemplateInput, template_input
+from shoal.text.tools.support import ToolSupport, find_support
+from shoal.text.tools.table import format_of
+from shoal.text.tools.tool import Tool
 
+_PLAIN_KEY = re.compile("[A-Za-z0-9_-]*")
 _SAMPLE_ROLES = (("user", "assistant", "user"), ("system", "user"), ("tool",))
 
 
@@ -35,6 +44,7 @@ class Chat:
                 self._templates[template_name] = ChatTemplate(source)
             except ModelFolderError as error:
                 self._problems[template_name] = f"chat template {template_name!r}: {error.message}"
+        self._added_tokens = [token.content for token in tokenizer.added_tokens.values()]
         self._control = ControlTokens(tokenizer, self._template_texts())
 
     @property
@@ -47,6 +57,32 @@ class Chat:
         """The template that chats without tools use."""
         template = self._templates.get("default")
         return template.source if template else None
+
+    @cached_property
+    def reasoning(self) -> ReasoningMarks | None:
+        """The marks of the model's reasoning, where its templates or its tokens show some."""
+        sources = (template.source for template in self._templates.values())
+        return reasoning_marks("\0".join((*sources, *self._added_tokens)))
+
+    @cached_property
+    def tool_support(self) -> ToolSupport:
+        """What the template makes of tools. Raises NotSupportedByModel without a template."""
+        template = self._templates.get("tool_use") or self._template(has_tools=False)
+
+        def render(
+            messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None
+        ) -> str:
+            given = {"messages": messages, "tools": tools, "add_generation_prompt": True}
+            variables = {**self._variables, "documents": None, **given}
+            return template.render(variables, max_chars=100_000)
+
+        return find_support(render, format_of(template.source, self._added_tokens))
+
+    def prepare(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool]
+    ) -> TemplateInput:
+        """Messages with calls, results and tools as `render` takes them."""
+        return template_input(messages, tools, self.tool_support)
 
     def render(
         self,
@@ -86,6 +122,10 @@ class Chat:
         marked_inputs = {name: self._marked(value) for name, value in inputs.items()}
         for marked_message, message in zip(marked_inputs["messages"], messages, strict=True):
             marked_message["role"] = message["role"]  # no free text: one of a few words
+            for call in marked_message.get("tool_calls") or ():
+                call["type"] = "function"
+        for tool in marked_inputs["tools"] or ():
+            tool["type"] = "function"
         marked = plain if marked_inputs == inputs else rendered(marked_inputs)
         return self._control.locate(plain, marked)
 
@@ -94,13 +134,19 @@ class Chat:
         return self._control.encode(chat)
 
     def _marked(self, value: Any) -> Any:
-        """Every string in the value, marked; not keys."""
+        """Every string in the value, marked; of the keys those that are no plain names, which only
+        a caller can have written."""
+        if isinstance(value, OwnText):
+            return value.marked(self._control.mark)
         if isinstance(value, str):
             return self._control.mark(value)
         if isinstance(value, list):
             return [self._marked(item) for item in value]
         if isinstance(value, Mapping):
-            return {key: self._marked(item) for key, item in value.items()}
+            return {
+                key if _PLAIN_KEY.fullmatch(key) else self._control.mark(key): self._marked(item)
+                for key, item in value.items()
+            }
         return value
 
     def _template(self, *, has_tools: bool) -> ChatTemplate:

@@ -7,12 +7,14 @@ stays bounded. `close` aborts the sequences that still run.
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from shoal.bridge.engine_client import EngineClient
 from shoal.errors import (
     InternalError,
+    InvalidRequest,
     ModelNotFound,
     NumericalError,
     RequestTimeout,
@@ -33,6 +35,7 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int = 0
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -49,8 +52,8 @@ class SequenceText:
     """A SequenceSink that turns one sequence's tokens into text deltas."""
 
     __slots__ = (
-        "_detokenizer", "_generation", "_hidden_names", "_num_chars", "_stops", "index",
-        "num_tokens", "open", "seq_id",
+        "_counter", "_detokenizer", "_generation", "_hidden_names", "_num_chars", "_stops",
+        "index", "num_tokens", "open", "seq_id",
     )  # fmt: skip
 
     def __init__(self, generation: "Generation", index: int, seq_id: int) -> None:
@@ -61,9 +64,13 @@ class SequenceText:
         self._detokenizer = tokenizer.detokenizer(
             prompt.token_ids, skip_special_tokens=task.skip_special_tokens
         )
+        self._counter = task.make_counter() if task.make_counter is not None else None
         self._stops = StopMatcher(task.stop_strings, keep_match=task.include_stop)
         has_hidden = bool(task.stop_strings) and task.skip_special_tokens
         self._hidden_names = tokenizer.special_names if has_hidden else {}
+        if has_hidden and task.shown_tokens:
+            names = self._hidden_names.items()
+            self._hidden_names = {i: name for i, name in names if i not in task.shown_tokens}
         self._num_chars = 0  # code points of output text, stop strings included
         self.index = index
         self.seq_id = seq_id
@@ -77,6 +84,7 @@ class SequenceText:
         prompt_logprobs: list[TokenLogprobs | None] | None,
         started: Started | None,
         finished: Finished | None,
+        forced: Sequence[int] = (),
     ) -> None:
         if not self.open:
             return
@@ -84,7 +92,11 @@ class SequenceText:
         if started is not None:
             self._generation.sequence_started(self.index, started)
         if token_id is not None:
-            self._add_token(delta, token_id, logprobs, finished)
+            tokens = (token_id, *forced)
+            for place, each_id in enumerate(tokens, 1):
+                if self.open:  # no stop string so far
+                    end = finished if place == len(tokens) else None
+                    self._add_token(delta, each_id, logprobs if place == 1 else None, end)
         if finished is not None and self.open:
             error = self._finish(delta, finished)
             if error is not None:
@@ -106,26 +118,44 @@ class SequenceText:
         task = self._generation.task
         self.num_tokens += 1
         delta.token_ids.append(token_id)
+        if self._counter is not None:
+            raw = task.model.tokenizer.bytes_of(token_id)
+            self._generation.usage.reasoning_tokens += self._counter.push(raw)
         if logprobs is not None:
             delta.logprobs.append(logprobs)
             delta.offsets.append(self._num_chars)
-        ends_here = finished is not None and finished.reason is FinishReason.STOP
+        ends_here = (
+            finished is not None
+            and finished.reason is FinishReason.STOP
+            and token_id in task.stop.all_stop_ids  # else its grammar ends with it
+        )
         if ends_here and not task.include_stop:
             return
         piece = self._detokenizer.push(token_id)
+        if token_id in task.shown_tokens:
+            piece = self._show(token_id)
         self._num_chars += len(piece)
         if self.num_tokens <= task.stop.min_tokens:
-            delta.text = piece
+            delta.text += piece
             return
         # Stop strings also match special tokens that are hidden from the caller.
         hidden = self._hidden_names.get(token_id)
-        delta.text, matched = (
-            self._stops.push(piece) if hidden is None else self._stops.hide(hidden)
-        )
+        text, matched = self._stops.push(piece) if hidden is None else self._stops.hide(hidden)
+        delta.text += text
         if matched is not None:
             self.open = False
             delta.finish_reason, delta.stop_reason = "stop", matched
             self._generation.sequence_stopped(self)
+
+    def _show(self, token_id: int) -> str:
+        """The name of a special token, and what was held back before it."""
+        task = self._generation.task
+        before = self._detokenizer.finish()
+        self._detokenizer = task.model.tokenizer.detokenizer(
+            task.prompts[self.index // task.best_of].token_ids,
+            skip_special_tokens=task.skip_special_tokens,
+        )
+        return before + task.shown_tokens[token_id]
 
     def _finish(self, delta: Delta, finished: Finished) -> ShoalError | None:
         """Completes the last delta; returns an error if the sequence failed."""
@@ -299,6 +329,13 @@ def _to_error(finished: Finished) -> ShoalError:
             return ModelNotFound("the adapter was unloaded", param="model")
         case "request_timeout":
             return RequestTimeout("max_time passed before the request could start")
+        case "grammar_error":
+            return InvalidRequest(
+                finished.error_message
+                or "the grammar of the answer allows no token that the request allows, or is too "
+                "complex to follow: make it simpler, or drop logit_bias and other bans",
+                code="invalid_schema",
+            )
         case "server_is_overloaded":
             return Unavailable("the server ran out of KV cache for this request", retry_after_s=2.0)
         case _:

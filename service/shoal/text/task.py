@@ -4,12 +4,14 @@
 validate it again.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from shoal.errors import ContextLengthExceeded, InvalidRequest
 from shoal.protocol.messages import LoadedModel
 from shoal.protocol.params import OutputParams, SamplingParams, StopParams
 from shoal.text.message import MakeParser, PlainParser
+from shoal.text.reasoning import MakeCounter
 from shoal.text.text_model import TextModel
 
 _MASK_64 = (1 << 64) - 1
@@ -48,6 +50,10 @@ class GenerationTask:
     use_prefix_cache: bool = True
     make_parser: MakeParser = PlainParser
     """Of a chat: finds the parts of each choice's message."""
+    shown_tokens: Mapping[int, str] = field(default_factory=dict)
+    """Special tokens that the parser looks for, by id: in the text even where others are not."""
+    make_counter: MakeCounter | None = None
+    """Counts the tokens of reasoning of each sequence."""
 
     @property
     def num_sequences(self) -> int:

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from shoal.server.services import Services, services_of
+from shoal.text.chat import Chat
 from shoal.text.text_model import TextModel
 
 router = APIRouter(tags=["Models"])
@@ -50,7 +51,7 @@ def _aliases(services: Services, name: str) -> list[str]:
 def _model_object(services: Services, model_id: str, name: str) -> dict[str, Any]:
     """`model_id`: the model's name, or an alias. What loads knows little of itself yet."""
     model, loaded = services.models.get(name), services.client.loaded.get(name)
-    can_chat = model is not None and model.chat.source is not None
+    chat = model.chat if model is not None and model.chat.source is not None else None
     return {
         "id": model_id,
         "object": "model",
@@ -60,7 +61,7 @@ def _model_object(services: Services, model_id: str, name: str) -> dict[str, Any
         "parent": None,
         "max_model_len": loaded.max_model_len if loaded else None,
         "ready": model is not None and loaded is not None,
-        "capabilities": ["completion", *(["chat"] if can_chat else [])],
+        **_abilities(chat),
         "defaults": model.defaults if model else {},
         "num_parameters": loaded.num_parameters if loaded else None,
         "dtype": loaded.dtype if loaded else None,
@@ -70,6 +71,20 @@ def _model_object(services: Services, model_id: str, name: str) -> dict[str, Any
         "quantization": loaded.quantization if loaded else None,
         "quality_loss": loaded.quality_loss if loaded else None,
         "weight_bytes": loaded.weight_bytes if loaded else None,
+    }
+
+
+def _abilities(chat: Chat | None) -> dict[str, Any]:
+    """What the model can do. Tools are native where its own chat template describes them; generic
+    where we do, for a model that may never have learned to call any."""
+    if chat is None:
+        return {"capabilities": ["completion"], "tools": None, "tool_format": None}
+    support = chat.tool_support
+    reasoning = ["reasoning"] if chat.reasoning is not None else []
+    return {
+        "capabilities": ["completion", "chat", "tools", *reasoning],
+        "tools": "native" if support.is_native else "generic",
+        "tool_format": support.format.name,
     }
 
 

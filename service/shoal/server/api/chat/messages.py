@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from shoal.errors import InvalidRequest
 from shoal.protocol.messages import LoadedModel
+from shoal.server.api.chat.calls import ToolCall, check_order
+from shoal.server.api.chat.tools import ToolFields
 from shoal.server.api.generation.fields import without_nulls
 from shoal.server.api.generation.params import INLINE_CHARS, check_prompt_chars, off_loop
 from shoal.server.errors import FieldProblem
@@ -14,19 +16,21 @@ from shoal.text.task import Prompt, start_prompt
 from shoal.text.text_model import TextModel
 
 MAX_TEMPLATE_VARIABLES = 32
+MAX_CALLS = 128
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
 class Message(BaseModel):
-    """One message. Content parts other than text, and tool calls, are rejected."""
+    """One message. Content parts other than text are rejected."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
     role: Role
     content: str | None = None
     name: str | None = Field(None, max_length=256)
-    tool_calls: list[Any] | None = None
-    tool_call_id: str | None = Field(None, max_length=256)
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCall] = Field([], max_length=MAX_CALLS)
+    tool_call_id: str | None = Field(None, min_length=1, max_length=256)
 
     @model_validator(mode="before")
     @classmethod
@@ -47,26 +51,35 @@ class Message(BaseModel):
             texts.append(part["text"])
         return "".join(texts)
 
-    @field_validator("tool_calls")
-    @classmethod
-    def _no_tools(cls, value: list[Any] | None) -> list[Any] | None:
-        if value:
-            raise FieldProblem("is not supported by this server", code="unsupported_parameter")
-        return value
-
     @model_validator(mode="after")
-    def _has_content(self) -> Self:
+    def _fits_its_role(self) -> Self:
         if self.content is None and self.role != "assistant":
             raise FieldProblem(
                 f"of role {self.role} must have content", code="missing_required_parameter"
             )
+        if self.tool_calls and self.role != "assistant":
+            raise FieldProblem(f"of role {self.role} cannot have tool_calls")
+        if self.tool_call_id is None and self.role == "tool":
+            raise FieldProblem(
+                "of role tool must have tool_call_id", code="missing_required_parameter"
+            )
+        if (self.model_extra or {}).get("function_call") is not None:
+            raise FieldProblem(
+                "has function_call, which is not supported by this server",
+                code="unsupported_parameter",
+                hint="use tool_calls",
+            )
         return self
 
+    @property
+    def num_chars(self) -> int:
+        """Of all its texts."""
+        calls = sum(len(call.function.arguments) for call in self.tool_calls)
+        return len(self.content or "") + len(self.reasoning_content or "") + calls
 
-class ChatPrompt(BaseModel):
+
+class ChatPrompt(ToolFields):
     """The fields that define a chat prompt; also accepted by /tokenize."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
 
     messages: list[Message] = Field(min_length=1)
     add_generation_prompt: bool = True
@@ -93,19 +106,26 @@ class ChatPrompt(BaseModel):
 async def render_chat(prompt: ChatPrompt, model: TextModel, loaded: LoadedModel) -> RenderedChat:
     """The rendered prompt. Raises InvalidRequest and its subclasses."""
     _check_continuation(prompt)
-    size = sum(len(message.content or "") for message in prompt.messages)
+    check_order(prompt.messages)
+    tools = prompt.checked_tools()
+    size = sum(message.num_chars for message in prompt.messages) + prompt.num_tool_chars
     check_prompt_chars(size, loaded, param="messages")
-    return await off_loop(
-        size,
-        lambda: model.chat.render(
-            [_template_message(message) for message in prompt.messages],
+
+    def render() -> RenderedChat:
+        messages, template_tools = model.chat.prepare(
+            [_template_message(message) for message in prompt.messages], tools
+        )
+        return model.chat.render(
+            messages,
             given=_template_variables(prompt),
             add_generation_prompt=prompt.add_generation_prompt
             and not prompt.continue_final_message,
             continue_final_message=prompt.continue_final_message,
             max_chars=loaded.max_model_len * 64,
-        ),
-    )
+            tools=template_tools,
+        )
+
+    return await off_loop(size, render)
 
 
 async def chat_token_ids(chat: RenderedChat, model: TextModel) -> list[int]:
@@ -117,8 +137,9 @@ async def chat_token_ids(chat: RenderedChat, model: TextModel) -> list[int]:
 
 async def chat_prompt(prompt: ChatPrompt, model: TextModel, loaded: LoadedModel) -> Prompt:
     """Renders and tokenizes the prompt."""
-    token_ids = await chat_token_ids(await render_chat(prompt, model, loaded), model)
-    return Prompt(start_prompt(model, token_ids, param="messages"))
+    chat = await render_chat(prompt, model, loaded)
+    token_ids = await chat_token_ids(chat, model)
+    return Prompt(start_prompt(model, token_ids, param="messages"), text=chat.text)
 
 
 def _template_variables(prompt: ChatPrompt) -> dict[str, Any]:
@@ -130,11 +151,16 @@ def _template_variables(prompt: ChatPrompt) -> dict[str, Any]:
 
 
 def _template_message(message: Message) -> dict[str, Any]:
+    optional = {
+        "reasoning_content": message.reasoning_content,
+        "tool_calls": [call.checked() for call in message.tool_calls],
+        "name": message.name,
+        "tool_call_id": message.tool_call_id,
+    }
     return {
         "role": "system" if message.role == "developer" else message.role,
         "content": message.content or "",
-        **({"name": message.name} if message.name else {}),
-        **({"tool_call_id": message.tool_call_id} if message.tool_call_id else {}),
+        **{name: value for name, value in optional.items() if value},
     }
 
 
@@ -149,4 +175,8 @@ def _check_continuation(prompt: ChatPrompt) -> None:
     if prompt.messages[-1].role != "assistant":
         raise InvalidRequest(
             "continue_final_message needs an assistant message at the end", param="messages"
+        )
+    if prompt.messages[-1].tool_calls:
+        raise InvalidRequest(
+            "continue_final_message cannot continue a message with tool_calls", param="messages"
         )

@@ -19,7 +19,6 @@ from shoal.text.message import (
     MessageDelta,
     MessageReader,
     PlainParser,
-    ToolCallDelta,
     joined_tool_calls,
 )
 from shoal.text.task import GenerationTask
@@ -62,7 +61,9 @@ class ChatRenderer(sse.OpenAIStream):
             return b"".join(records)
         parts = self._messages.read(delta)
         if not parts.is_empty or self._has_token_data(delta):
-            records.append(self._record(delta.index, _delta_dict(parts), delta))
+            first, *calls = _delta_dicts(parts)
+            records.append(self._record(delta.index, first, delta))
+            records += [self._record(delta.index, call) for call in calls]
         if delta.finish_reason is not None:
             end = (parts.finish_reason, delta.stop_reason)
             records.append(self._record(delta.index, {}, end=end))
@@ -160,28 +161,23 @@ class ChatRenderer(sse.OpenAIStream):
         }
 
 
-def _delta_dict(parts: MessageDelta) -> dict[str, Any]:
-    """The `delta` of a chunk; content is there unless other parts are."""
-    delta: dict[str, Any] = {}
+def _delta_dicts(parts: MessageDelta) -> list[dict[str, Any]]:
+    """The `delta` of each chunk. A call begins in one of its own, without arguments yet."""
+    text: dict[str, Any] = {}
     if parts.reasoning:
-        delta["reasoning_content"] = parts.reasoning
-    if parts.tool_calls:
-        delta["tool_calls"] = [_call_delta(call) for call in parts.tool_calls]
-    if parts.content or not delta:
-        delta["content"] = parts.content
-    return delta
-
-
-def _call_delta(call: ToolCallDelta) -> dict[str, Any]:
-    function = {"arguments": call.arguments}
-    if call.id is None:
-        return {"index": call.index, "function": function}
-    return {
-        "index": call.index,
-        "id": call.id,
-        "type": "function",
-        "function": {"name": call.name, **function},
-    }
+        text["reasoning_content"] = parts.reasoning
+    if parts.content:
+        text["content"] = parts.content
+    deltas = [text] if text else []
+    for call in parts.tool_calls:
+        if call.id is not None:
+            begun = {"name": call.name, "arguments": ""}
+            head = {"index": call.index, "id": call.id, "type": "function", "function": begun}
+            deltas.append({"tool_calls": [head]})
+        if call.arguments:
+            more = {"index": call.index, "function": {"arguments": call.arguments}}
+            deltas.append({"tool_calls": [more]})
+    return deltas or [{"content": ""}]
 
 
 def _message_dict(parts: MessageDelta) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from typing import Any, Self
 
+import msgspec
 from pydantic import Field, model_validator
 
 from shoal.config import Settings
 from shoal.errors import InvalidRequest
 from shoal.protocol.messages import LoadedModel
 from shoal.protocol.params import OutputParams
+from shoal.server.api.chat.answer import plan_answer
 from shoal.server.api.chat.messages import ChatPrompt, chat_prompt
 from shoal.server.api.generation.fields import GenerationFields, Int
 from shoal.server.api.generation.params import sampling_params, stop_params
@@ -17,11 +19,8 @@ from shoal.text.text_model import TextModel
 
 # OpenAI fields that are not supported, with the values that have no effect and are accepted.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
     "functions": ([],),
-    "function_call": ("none", "auto"),
+    "function_call": ("none", "auto", {}),
     "store": (False,),
     "metadata": ({},),
     "service_tier": ("auto", "default"),
@@ -53,7 +52,7 @@ class ChatRequest(ChatPrompt, GenerationFields):
         return self
 
     def extra_fields(self) -> list[tuple[str, Any]]:
-        extras = super().extra_fields()
+        extras = super().extra_fields() + self.extra_tool_fields()
         for message in self.messages:
             nested = (message.model_extra or {}).items()
             extras += [(f"messages.{name}", value) for name, value in nested]
@@ -84,14 +83,24 @@ async def make_task(
     settings: Settings,
 ) -> GenerationTask:
     """Renders the template, tokenizes and checks. Raises InvalidRequest."""
-    prompts = (await chat_prompt(request, model, loaded),)
+    prompt = await chat_prompt(request, model, loaded)
+    prompts = (prompt,)
     requested = request.max_completion_tokens or request.max_tokens
     max_tokens = fit_max_tokens(loaded, prompts, requested, param="messages")
+    answer = await plan_answer(
+        request,
+        model,
+        prompt.text or "",
+        request.grammar_spec(),
+        copy_text=_last_text(request),
+        skip_special_tokens=request.skip_special_tokens,
+    )
+    sampling = sampling_params(request, model, loaded)
     return GenerationTask(
         request_id=context.request_id,
         model=model,
         prompts=prompts,
-        sampling=sampling_params(request, model, loaded),
+        sampling=msgspec.structs.replace(sampling, grammar=answer.grammar),
         stop=stop_params(request, model, loaded, max_tokens, settings.request_timeout),
         output=OutputParams(logprobs=request.top_logprobs if request.logprobs else None),
         n=request.n,
@@ -103,4 +112,13 @@ async def make_task(
         tenant=context.tenant,
         cache_salt=request.cache_salt or context.tenant,
         use_prefix_cache=request.cache_prompt,
+        make_parser=answer.make_parser,
+        shown_tokens=answer.shown_tokens,
+        make_counter=answer.make_counter,
     )
+
+
+def _last_text(request: ChatRequest) -> str | None:
+    """The user's, which a string with x-copy comes from."""
+    texts = (message.content for message in reversed(request.messages) if message.role == "user")
+    return next(texts, None)
