@@ -101,7 +101,7 @@ async def test_system_and_blocks_make_the_same_prompt_as_our_chat(tmp_path: Path
     blocks = [{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}]
     messages = [
         {"role": "user", "content": blocks},
-        {"role": "assistant", "content": [{"type": "thinking", "thinking": "?", "signature": ""},
+        {"role": "assistant", "content": [{"type": "redacted_thinking", "data": "?"},
                                           {"type": "text", "text": "Yes"}]},
         {"role": "user", "content": "More"},
         {"role": "user", "content": "please"},
@@ -116,7 +116,7 @@ async def test_system_and_blocks_make_the_same_prompt_as_our_chat(tmp_path: Path
         for system in ("Be short", [{"type": "text", "text": "Be short"}]):
             asked = {"model": "tiny", "messages": messages, "system": system}
             counted = await served.client.post("/v1/messages/count_tokens", json=asked)
-            assert counted.headers["x-ignored-params"] == "messages.content.thinking"
+            assert counted.headers["x-ignored-params"] == "messages.content.redacted_thinking"
             known = await served.client.post("/tokenize", json={"messages": chat})
             assert counted.json() == {"input_tokens": known.json()["count"]}
 

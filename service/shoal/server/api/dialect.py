@@ -155,13 +155,24 @@ def in_room(make_task: MakeTask[Fields]) -> MakeTask[Fields]:
 
 @contextmanager
 def params_named(names: Mapping[str, str]) -> Iterator[None]:
-    """Errors name the caller's field: `names` maps ours to theirs, first parts of paths."""
+    """Errors name the caller's field. `names` maps ours to theirs: first parts of paths, and with
+    a dot in front parts within them."""
     try:
         yield
     except InvalidRequest as error:
-        if error.param is not None:
-            first, dot, rest = error.param.partition(".")
-            if first in names:
-                # What follows an array of ours need not be at the same place in theirs.
-                error.param = names[first] if rest[:1].isdigit() else names[first] + dot + rest
+        if (ours := error.param) is not None:
+            error.param = theirs = _renamed(ours, names)
+            if error.message.startswith(f"{ours} "):
+                error.message = theirs + error.message.removeprefix(ours)
         raise
+
+
+def _renamed(param: str, names: Mapping[str, str]) -> str:
+    first, dot, rest = param.partition(".")
+    if first in names:
+        # What follows an array of ours need not be at the same place in theirs.
+        param = names[first] if rest[:1].isdigit() else names[first] + dot + rest
+    for ours, theirs in names.items():
+        if ours.startswith("."):
+            param = param.replace(ours, theirs)
+    return param

@@ -54,9 +54,13 @@ def _add(
         case _, "text":
             _add_text(chat, role, _text([block], param))
         case "assistant", "tool_use":
-            if not chat or chat[-1]["role"] != "assistant":
-                chat.append({"role": "assistant", "content": None})
-            chat[-1].setdefault("tool_calls", []).append(_tool_call(block, param))
+            _turn(chat).setdefault("tool_calls", []).append(_tool_call(block, param))
+        case "assistant", "thinking":
+            thinking = _string(block, "thinking", param)
+            turn = _turn(chat)
+            turn["reasoning_content"] = turn.get("reasoning_content", "") + thinking
+        case "assistant", "redacted_thinking":
+            ignored[f"messages.content.{kind}"] = True
         case "user", "tool_result":
             if "is_error" in block:
                 ignored["messages.content.is_error"] = block["is_error"]
@@ -67,8 +71,6 @@ def _add(
                     "content": _text(block.get("content") or "", f"{param}.content"),
                 }
             )
-        case "assistant", "thinking" | "redacted_thinking":
-            ignored[f"messages.content.{kind}"] = True  # a model does not read its old thoughts
         case _:
             raise UnsupportedParameter(
                 f"content blocks of type {str(kind)[:40]!r} are not supported in a message of "
@@ -82,7 +84,14 @@ def _add_text(chat: list[dict[str, Any]], role: str, text: str) -> None:
     if last is None or last["role"] != role or last.get("tool_calls"):
         chat.append({"role": role, "content": text})
     else:
-        last["content"] += "\n" + text
+        last["content"] = text if last["content"] is None else f"{last['content']}\n{text}"
+
+
+def _turn(chat: list[dict[str, Any]]) -> dict[str, Any]:
+    """The assistant's message at the end of the chat."""
+    if not chat or chat[-1]["role"] != "assistant":
+        chat.append({"role": "assistant", "content": None})
+    return chat[-1]
 
 
 def _tool_call(block: dict[str, Any], param: str) -> dict[str, Any]:

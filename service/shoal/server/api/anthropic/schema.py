@@ -10,7 +10,14 @@ from shoal.server.api.dialect import DialectFields, NeutralValues, Part, given, 
 from shoal.server.api.generation.fields import Int
 from shoal.server.errors import FieldProblem
 
-OUR_NAMES = {"stop": "stop_sequences", "response_format": "output_config", "user": "metadata"}
+OUR_NAMES = {
+    "stop": "stop_sequences",
+    "response_format": "output_config.format",
+    "user": "metadata.user_id",
+    ".json_schema.schema": ".schema",
+    ".function.parameters": ".input_schema",
+    ".function.": ".",
+}
 """Our fields -> the request's, for errors."""
 
 
@@ -85,7 +92,8 @@ class CountRequest(DialectFields):
             **nested_extras("output_config", self.output_config.model_extra),
         }
         body.pop("cache_control", None)  # a prefix is always cached
-        if messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls"):
+        last = messages[-1]
+        if last["role"] == "assistant" and last["content"] and not last.get("tool_calls"):
             body["continue_final_message"] = True
         if self.output_config.effort is not None:
             body["reasoning_effort"] = self.output_config.effort

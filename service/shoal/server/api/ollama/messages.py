@@ -43,11 +43,11 @@ def chat_messages(messages: list[OllamaMessage]) -> tuple[list[dict[str, Any]], 
     num_calls = 0
     for index, message in enumerate(messages):
         refuse_images(message.images, f"messages.{index}.images")
-        if message.thinking:
-            ignored["messages.thinking"] = True  # a model does not read its old thoughts
         for name in message.model_extra or {}:
             ignored[f"messages.{name}"] = True
         translated: dict[str, Any] = {"role": message.role, "content": message.content}
+        if message.thinking is not None:
+            translated["reasoning_content"] = message.thinking
         if message.role == "tool":
             translated["tool_call_id"] = message.tool_call_id or _answered(open_calls, message)
         if message.tool_calls:

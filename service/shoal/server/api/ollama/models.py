@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from shoal.errors import InvalidRequest, ModelNotFound, NotSupportedByModel
 from shoal.server.api.dialect import DialectFields
 from shoal.server.api.generation.openapi import json_docs
+from shoal.server.api.models import abilities
 from shoal.server.api.ollama.render import timestamp
 from shoal.server.body import parse, read_json
 from shoal.server.services import Services, services_of
@@ -19,6 +20,7 @@ API_VERSION = "0.12.6"
 _LATEST = ":latest"
 _NEVER = "9999-12-31T23:59:59Z"
 _ARCHITECTURE = "shoal"
+_ABILITIES = {"completion": "completion", "tools": "tools", "reasoning": "thinking"}
 
 router = APIRouter(tags=["Ollama"])
 
@@ -76,13 +78,11 @@ async def show(request: Request) -> dict[str, Any]:
     services = services_of(request)
     model = services.find_model(model_name(services, fields.model))
     loaded = services.find_loaded(model.name)
-    template = model.chat.source or ""
-    abilities = ["completion"]
-    abilities += ["tools"] * ("tools" in template) + ["thinking"] * ("enable_thinking" in template)
+    can = abilities(model.chat if model.chat.source is not None else None)["capabilities"]
     return {
         "modelfile": f"# {model.name}, served by Shoal",
         "parameters": "\n".join(f"{name} {value:g}" for name, value in model.defaults.items()),
-        "template": template,
+        "template": model.chat.source or "",
         "details": _details(services, model),
         "model_info": {
             "general.architecture": _ARCHITECTURE,
@@ -90,7 +90,7 @@ async def show(request: Request) -> dict[str, Any]:
             "general.parameter_count": loaded.num_parameters,
             f"{_ARCHITECTURE}.context_length": loaded.max_model_len,
         },
-        "capabilities": abilities,
+        "capabilities": [_ABILITIES[name] for name in can if name in _ABILITIES],
         "modified_at": timestamp(model.created),
     }
 

@@ -71,7 +71,7 @@ class OllamaFields(DialectFields):
         if "enable_thinking" in source:
             is_given = "think" in self.model_fields_set
             return {"chat_template_kwargs": {"enable_thinking": self.think}} if is_given else {}
-        if self.think:
+        if self.think and model.chat.reasoning is None:
             raise NotSupportedByModel(f"model {model.name} does not support thinking",
                                       param="think")  # fmt: skip
         return {}

@@ -1,5 +1,6 @@
 """Input items of a response in the form of chat messages."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from shoal.errors import InvalidRequest, UnsupportedParameter
@@ -37,7 +38,10 @@ def _add(
             if item.get("role") not in _ROLES:
                 raise InvalidRequest(f"role must be one of {', '.join(_ROLES)}", param=param)
             text = _text(item.get("content"), f"{param}.content")
-            chat.append({"role": item["role"], "content": text})
+            if item["role"] == "assistant" and _is_empty_turn(chat):
+                chat[-1]["content"] = text
+            else:
+                chat.append({"role": item["role"], "content": text})
         case "function_call":
             # The calls of one turn follow its message as items of their own.
             if not chat or chat[-1]["role"] != "assistant":
@@ -47,8 +51,11 @@ def _add(
             call_id = _string(item, "call_id", param)
             output = _text(item.get("output"), f"{param}.output")
             chat.append({"role": "tool", "tool_call_id": call_id, "content": output})
+        case "reasoning" if item.get("content"):
+            thought = _text(item["content"], f"{param}.content", {"reasoning_text": "text"})
+            chat.append({"role": "assistant", "content": None, "reasoning_content": thought})
         case "reasoning":
-            ignored["input.reasoning"] = True  # a model does not read its old thoughts
+            ignored["input.reasoning"] = True  # a summary, or what is encrypted
         case "item_reference":
             raise UnsupportedParameter(
                 "items cannot be referred to: this server is stateless and keeps none; "
@@ -72,8 +79,13 @@ def _string(item: dict[str, Any], name: str, param: str) -> str:
     return value
 
 
-def _text(parts: Any, param: str) -> str:
+def _is_empty_turn(chat: list[dict[str, Any]]) -> bool:
+    """Does it end in the reasoning of a message that is still to come?"""
+    return bool(chat) and "reasoning_content" in chat[-1] and chat[-1]["content"] is None
+
+
+def _text(parts: Any, param: str, types: Mapping[str, str] = _TEXTS) -> str:
     try:
-        return joined_text(parts, _TEXTS)
+        return joined_text(parts, types)
     except FieldProblem as problem:
         raise InvalidRequest(f"{param} {problem}", code=problem.code, param=param) from problem

@@ -16,6 +16,8 @@ OUR_NAMES = {
     "response_format": "text.format",
     "reasoning_effort": "reasoning.effort",
     "logprobs": "top_logprobs",
+    ".json_schema": "",
+    ".function.": ".",
 }
 """Our fields -> the request's, for errors."""
 

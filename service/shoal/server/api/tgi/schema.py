@@ -23,6 +23,8 @@ OUR_NAMES = {
     "model": "parameters.adapter_id",
     "response_format": "parameters.grammar",
     "structured_outputs": "parameters.grammar",
+    ".json_schema.schema": ".value",
+    ".regex": ".value",
     "truncate_prompt_tokens": "parameters.truncate",
     "logprobs": "parameters.top_n_tokens",
     **{name: f"parameters.{name}" for name in ("best_of", "stop", "seed", "typical_p")},
