@@ -5,7 +5,7 @@ ones. Nothing else in Shoal reads the environment, and settings do not change af
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 from pydantic_settings import (
@@ -19,6 +19,8 @@ from pydantic_settings import (
 from shoal.errors import ConfigError
 from shoal.protocol.messages import AdapterSource, EngineConfig, ModelSource
 
+Api = Literal["openai", "responses", "anthropic", "tgi", "ollama"]
+"""APIs that generate text."""
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 _ENGINE = EngineConfig(models=())
 """The engine's defaults are defined in `protocol/messages.py`."""
@@ -60,6 +62,11 @@ class Settings(BaseSettings):
     )
     cors_origins: Annotated[list[str], NoDecode] = Field(
         default_factory=list, description="Origins browsers may call from; empty = none."
+    )
+    apis: Annotated[list[Api], NoDecode] = Field(
+        default_factory=lambda: list(get_args(Api)),
+        description="APIs that generate text, of openai (completions and chat), responses, "
+        "anthropic, tgi, ollama; unset = all.",
     )
     docs: bool = Field(True, description="Serve /docs and /openapi.json.")
 
@@ -202,7 +209,7 @@ class Settings(BaseSettings):
     @classmethod
     def _split_lists(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Environment variables hold lists as comma-separated text."""
-        for name in ("api_keys", "admin_keys", "cors_origins", "models", "adapters"):
+        for name in ("api_keys", "admin_keys", "apis", "cors_origins", "models", "adapters"):
             if isinstance(value := values.get(name), str):
                 values[name] = [part.strip() for part in value.split(",") if part.strip()]
         return values

@@ -5,6 +5,7 @@ from copy import deepcopy
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.responses import Response
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -22,10 +23,10 @@ from shoal.server.api import (
     usage,
 )
 from shoal.server.api.admin_models import admin_models_router
-from shoal.server.api.chat.route import router as chat_router
-from shoal.server.api.completions.route import router as completions_router
+from shoal.server.api.apis import api_routers
 from shoal.server.api.scoring import choices, perplexity
-from shoal.server.errors import error_body, error_headers
+from shoal.server.error_shapes import error_bytes_at
+from shoal.server.errors import error_headers
 from shoal.server.json import APIResponse
 from shoal.server.middleware import AccessMiddleware, ContextMiddleware
 from shoal.server.model_admin import ModelAdmin
@@ -52,8 +53,7 @@ def create_app(services: Services) -> FastAPI:
         app.router.routes.clear()
     app.state.services = services
     for router in (
-        completions_router,
-        chat_router,
+        *api_routers(services.settings.apis),
         models.router,
         tokenize.router,
         choices.router,
@@ -103,12 +103,12 @@ def _completed(
     return openapi
 
 
-async def _handle_shoal_error(request: Request, error: Exception) -> APIResponse:
+async def _handle_shoal_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ShoalError)
-    return APIResponse(error_body(error), error.status, headers=error_headers(error))
+    return _error_response(request, error, error_headers(error))
 
 
-async def _handle_http_exception(request: Request, error: Exception) -> APIResponse:
+async def _handle_http_exception(request: Request, error: Exception) -> Response:
     """Converts errors raised by the framework to the API's error format."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
@@ -119,4 +119,10 @@ async def _handle_http_exception(request: Request, error: Exception) -> APIRespo
         refusal = InvalidRequest("no such route", code="unknown_url", hint="see /docs")
     else:
         refusal = InvalidRequest("the request cannot be served")
-    return APIResponse(error_body(refusal), error.status_code, headers=dict(error.headers or {}))
+    refusal.status = error.status_code
+    return _error_response(request, refusal, dict(error.headers or {}))
+
+
+def _error_response(request: Request, error: ShoalError, headers: dict[str, str]) -> Response:
+    body = error_bytes_at(request.scope, error)
+    return Response(body, error.status, headers, media_type="application/json")

@@ -16,7 +16,8 @@ from shoal.config import LOOPBACK_HOSTS
 from shoal.errors import AuthenticationFailed, InternalError, PermissionDenied, ShoalError
 from shoal.server.auth import ADMIN_PREFIX, OPEN_PATHS
 from shoal.server.context import RequestContext, context_of
-from shoal.server.errors import error_bytes, error_headers
+from shoal.server.error_shapes import error_bytes_at, request_id_headers
+from shoal.server.errors import error_headers
 from shoal.server.keys import ANYONE, Key, KeyLimits
 from shoal.server.services import Services
 from shoal.server.tenants import tenant_of
@@ -47,7 +48,8 @@ class ContextMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                for name in request_id_headers(scope["path"]):
+                    MutableHeaders(scope=message)[name] = request_id
             await send(message)
 
         try:
@@ -57,7 +59,9 @@ class ContextMiddleware:
                 "unhandled error", extra={"request_id": request_id}
             )
             if status == 0:
-                await send_error(send_with_id, InternalError("the server failed on this request"))
+                await send_error(
+                    scope, send_with_id, InternalError("the server failed on this request")
+                )
         finally:
             self._log_request(scope, context, context.log_fields.pop("status", status))
 
@@ -97,7 +101,7 @@ class AccessMiddleware:
         try:
             context.key = key = self._key(scope, headers)
         except ShoalError as error:
-            await send_error(send, error)
+            await send_error(scope, send, error)
             return
         client = scope.get("client")
         address = str(client[0]) if client else ""
@@ -154,11 +158,11 @@ class AccessMiddleware:
             raise
 
 
-async def send_error(send: Send, error: ShoalError) -> None:
-    """Sends a complete error response."""
+async def send_error(scope: Scope, send: Send, error: ShoalError) -> None:
+    """Sends a complete error response, in the shape of the API that was called."""
     headers = [(b"content-type", b"application/json")]
     headers += [(name.encode(), value.encode()) for name, value in error_headers(error).items()]
-    body = error_bytes(error)
+    body = error_bytes_at(scope, error)
     headers.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -4,6 +4,7 @@ from typing import Any
 
 from shoal.errors import ShoalError
 from shoal.server.auth import OPEN_PATHS
+from shoal.server.error_shapes import error_schema_of
 from shoal.server.services import Services
 
 _OF_EVERY_ROUTE = {
@@ -58,7 +59,18 @@ def complete(document: dict[str, Any], services: Services) -> dict[str, Any]:
                 _name_model(operation, services)
             if "{model_id}" in path or _takes_model(operation):
                 _add(operation, _OF_MODELS)
+            if (found := error_schema_of(path)) is not None:
+                name, schemas[found[0]] = found
+                _set_error_schema(operation, name)
     return document
+
+
+def _set_error_schema(operation: dict[str, Any], name: str) -> None:
+    """Every error of a dialect's route is in its shape."""
+    for status, response in operation["responses"].items():
+        if status >= "400":
+            schema = {"$ref": f"#/components/schemas/{name}"}
+            response["content"] = {"application/json": {"schema": schema}}
 
 
 def _takes_model(operation: dict[str, Any]) -> bool:
@@ -101,4 +113,5 @@ def _example_model(services: Services, example: dict[str, Any]) -> str | None:
         for name in names
         if (model := services.models.get(name)) is not None and model.chat.source is not None
     ]
-    return next(iter(can_chat if "messages" in example else names), None)
+    needs_chat = "messages" in example or "input" in example
+    return next(iter(can_chat if needs_chat else names), None)

@@ -1,4 +1,4 @@
-"""Server-sent events: `data:` lines and comments only, as in the OpenAI API."""
+"""Server-sent events: `data:` lines and comments only, as in the OpenAI API; others have names."""
 
 from shoal.errors import ShoalError
 from shoal.server.errors import error_bytes
@@ -17,6 +17,11 @@ HEADERS: Headers = (
 def event(json_bytes: bytes) -> bytes:
     """Encodes one event."""
     return b"data: " + json_bytes + b"\n\n"
+
+
+def named_event(name: str, json_bytes: bytes) -> bytes:
+    """Encodes one event that says what it is."""
+    return b"event: " + name.encode() + b"\ndata: " + json_bytes + b"\n\n"
 
 
 class OpenAIStream:

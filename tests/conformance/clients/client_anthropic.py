@@ -1,9 +1,21 @@
 """anthropic-sdk-python against /v1/messages."""
 
 import anthropic
-from harness import MESSAGES, MODEL, URL, WEATHER, check, check_weather, feature, run
+from harness import (
+    MESSAGES,
+    MODEL,
+    PERSON,
+    URL,
+    WEATHER,
+    check,
+    check_person,
+    check_weather,
+    feature,
+    run,
+)
 
 client = anthropic.Anthropic(base_url=URL, api_key="none", max_retries=0)
+GREEDY = {"temperature": 0}  # newer versions of the client have no argument for it
 TOOL = {
     "name": "get_weather",
     "description": "The weather of a city.",
@@ -57,6 +69,45 @@ def errors() -> None:
     except anthropic.NotFoundError:
         return
     raise AssertionError("no NotFoundError")
+
+
+@feature("anthropic messages: stream equals plain")
+def equal() -> None:
+    asked = {"model": MODEL, "max_tokens": 16, "messages": MESSAGES, "extra_body": GREEDY}
+    plain = client.messages.create(**asked)
+    check(plain._request_id and plain.stop_reason in ("end_turn", "max_tokens"), plain)
+    events = list(client.messages.create(**asked, stream=True))
+    text = "".join(e.delta.text for e in events if e.type == "content_block_delta")
+    check(text == plain.content[0].text, text)
+
+
+@feature("anthropic messages: stop sequence")
+def stop_sequence() -> None:
+    asked = {"model": MODEL, "max_tokens": 40, "messages": MESSAGES, "extra_body": GREEDY}
+    whole = client.messages.create(**asked).content[0].text
+    stop = whole[3:5]
+    answer = client.messages.create(**asked, stop_sequences=[stop])
+    check((answer.stop_reason, answer.stop_sequence) == ("stop_sequence", stop), answer)
+    check(answer.content[0].text == whole[: whole.index(stop)], answer)
+
+
+@feature("tools streamed")
+def tools_streamed() -> None:
+    with client.messages.stream(
+        model=MODEL, max_tokens=100, messages=MESSAGES, tools=[TOOL],
+        tool_choice={"type": "tool", "name": "get_weather"},
+    ) as stream:  # fmt: skip
+        call = stream.get_final_message().content[-1]
+    check_weather(call.name, call.input)
+
+
+@feature("structured output")
+def structured() -> None:
+    answer = client.messages.create(
+        model=MODEL, max_tokens=100, messages=MESSAGES,
+        output_config={"format": {"type": "json_schema", "schema": PERSON}},
+    )  # fmt: skip
+    check_person(answer.content[0].text)
 
 
 run()

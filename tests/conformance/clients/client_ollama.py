@@ -74,4 +74,38 @@ def errors() -> None:
     raise AssertionError("no ResponseError")
 
 
+@feature("chat: stream equals plain")
+def equal() -> None:
+    plain = client.chat(MODEL, MESSAGES, options=SHORT)
+    parts = list(client.chat(MODEL, MESSAGES, options=SHORT, stream=True))
+    check("".join(part.message.content for part in parts) == plain.message.content, parts)
+    check(parts[-1].done_reason == plain.done_reason, parts[-1])
+    check(plain.total_duration > 0, plain)
+
+
+@feature("log-probs")
+def logprobs() -> None:
+    answer = client.chat(MODEL, MESSAGES, options=SHORT, logprobs=True, top_logprobs=2)
+    check(len(answer.logprobs) == answer.eval_count, answer)
+    check(len(answer.logprobs[0].top_logprobs) == 2, answer)
+
+
+@feature("load, ps, pull")
+def loaded() -> None:
+    check(client.generate(MODEL).done_reason == "load", MODEL)
+    check(client.ps().models[0].expires_at is not None, MODEL)
+    check(client.pull(MODEL).status == "success", MODEL)
+
+
+@feature("tool results")
+def tool_results() -> None:
+    call = {"function": {"name": "get_weather", "arguments": {"city": "Rome"}}}
+    history = [
+        *MESSAGES,
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "sunny", "tool_name": "get_weather"},
+    ]
+    check(client.chat(MODEL, history, tools=[WEATHER], options=SHORT).done, history)
+
+
 run()

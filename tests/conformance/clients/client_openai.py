@@ -165,4 +165,82 @@ async def asynchronous() -> None:
     check(answer.choices[0].message.content, answer)
 
 
+@feature("responses: history of items")
+def responses_history() -> None:
+    first = client.responses.create(model=MODEL, input=PROMPT, max_output_tokens=8)
+    items = [{"role": "user", "content": PROMPT}, *first.output,
+             {"role": "user", "content": [{"type": "input_text", "text": "More"}]}]  # fmt: skip
+    again = client.responses.create(
+        model=MODEL, input=items, instructions="Be brief.", max_output_tokens=8
+    )
+    check(again.usage.input_tokens > first.usage.input_tokens, again.usage)
+
+
+@feature("responses: stream equals plain")
+def responses_equal() -> None:
+    asked = {"model": MODEL, "input": "Hello!", "max_output_tokens": 16, "temperature": 0}
+    plain = client.responses.create(**asked)
+    events = list(client.responses.create(**asked, stream=True))
+    text = "".join(e.delta for e in events if e.type == "response.output_text.delta")
+    check(text == plain.output_text == events[-1].response.output_text, text)
+    check([e.sequence_number for e in events] == list(range(len(events))), events)
+
+
+@feature("responses: log-probs")
+def responses_logprobs() -> None:
+    answer = client.responses.create(
+        model=MODEL, input="Hello!", max_output_tokens=4, top_logprobs=3,
+        include=["message.output_text.logprobs"],
+    )  # fmt: skip
+    entries = answer.output[0].content[0].logprobs
+    check(len(entries) == answer.usage.output_tokens, entries)
+    check(len(entries[0].top_logprobs) == 3, entries)
+
+
+@feature("responses: parse into a class")
+def responses_parse() -> None:
+    answer = client.responses.parse(
+        model=MODEL, input="Who?", max_output_tokens=200, temperature=0, text_format=Person
+    )
+    check(isinstance(answer.output_parsed, Person), answer)
+
+
+@feature("responses: tools")
+def responses_tools() -> None:
+    tool = {"type": "function", **WEATHER["function"], "strict": True}
+    asked = {"model": MODEL, "tools": [tool], "max_output_tokens": 100}
+    history = [{"role": "user", "content": "How is the weather in Rome?"}]
+    answer = client.responses.create(input=history, tool_choice="required", **asked)
+    call = answer.output[-1]
+    check(call.type == "function_call", answer)
+    check_weather(call.name, call.arguments)
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
+    after = client.responses.create(input=[*history, call, result], tool_choice="none", **asked)
+    check(after.usage.input_tokens > answer.usage.input_tokens, after)
+
+
+@feature("responses: stream helper with tools")
+def responses_stream_helper() -> None:
+    tool = {"type": "function", **WEATHER["function"], "strict": True}
+    with client.responses.stream(
+        model=MODEL, input="Weather?", tools=[tool], tool_choice="required", max_output_tokens=100
+    ) as stream:
+        answer = stream.get_final_response()
+    check_weather(answer.output[-1].name, answer.output[-1].arguments)
+
+
+@feature("responses: errors")
+def responses_errors() -> None:
+    for body, kind in (
+        ({"model": "nobody"}, openai.NotFoundError),
+        ({"model": MODEL, "previous_response_id": "resp_1"}, openai.BadRequestError),
+    ):
+        try:
+            client.responses.create(input=PROMPT, **body)
+        except kind as error:
+            check(error.param, error)
+            continue
+        raise AssertionError(f"{body} was accepted")
+
+
 run()

@@ -76,7 +76,7 @@ def model_object(services: Services, model_id: str, name: str) -> dict[str, Any]
         "parent": None,
         "max_model_len": loaded.max_model_len if loaded else None,
         "ready": model is not None and loaded is not None,
-        **_abilities(chat),
+        **abilities(chat),
         "defaults": model.defaults if model else {},
         "num_parameters": loaded.num_parameters if loaded else None,
         "dtype": loaded.dtype if loaded else None,
@@ -89,7 +89,7 @@ def model_object(services: Services, model_id: str, name: str) -> dict[str, Any]
     }
 
 
-def _abilities(chat: Chat | None) -> dict[str, Any]:
+def abilities(chat: Chat | None) -> dict[str, Any]:
     """What the model can do. Tools are native where its own chat template describes them; generic
     where we do, for a model that may never have learned to call any."""
     if chat is None:

@@ -200,8 +200,13 @@ def _best(deltas: list[Delta], n: int, best_of: int) -> list[Delta]:
     chosen: list[Delta] = []
     for start in range(0, len(deltas), best_of):
         candidates = deltas[start : start + best_of]
-        chosen += sorted(candidates, key=_mean_logprob, reverse=True)[:n]
+        chosen += best_first(candidates)[:n]
     return chosen
+
+
+def best_first(candidates: list[Delta]) -> list[Delta]:
+    """The candidates of one prompt, the highest mean logprob per token first."""
+    return sorted(candidates, key=_mean_logprob, reverse=True)
 
 
 def _mean_logprob(delta: Delta) -> float:

@@ -110,7 +110,7 @@ class CompletionRequest(GenerationFields):
         return len(self.prompt) * self.candidates
 
     @property
-    def wanted_tokens(self) -> int:
+    def wanted_tokens(self) -> int | None:
         given = [tokens for tokens in (self.max_tokens, self.max_completion_tokens) if tokens
                  is not None]  # fmt: skip
         return given[0] if given else DEFAULT_MAX_TOKENS

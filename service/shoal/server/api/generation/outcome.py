@@ -20,7 +20,13 @@ def record_outcome(
         completion_tokens=usage.completion_tokens,
         cached_tokens=usage.cached_tokens,
     )
-    services.usage.record(context.tenant, model, usage)
+    services.usage.record(
+        context.tenant,
+        model,
+        usage,
+        cpu_seconds=usage.cpu_seconds,
+        cost=services.price.amount(usage.cpu_seconds),
+    )
     metrics.prompt_tokens.labels(model).inc(usage.prompt_tokens)
     metrics.cached_tokens.labels(model).inc(usage.cached_tokens)
     metrics.count_request(model, context.tenant, usage.prompt_tokens, usage.completion_tokens)

@@ -34,8 +34,11 @@ class Renderer(Protocol):
 
     stream_headers: Headers
     """Of a stream's response."""
-    ping: bytes
-    """Sent when a stream was silent for a while; clients ignore it."""
+
+    @property
+    def ping(self) -> bytes:
+        """Sent when a stream was silent for a while; clients ignore it."""
+        ...
 
     def chunk(self, delta: Delta) -> bytes:
         """Events of one delta."""
@@ -93,14 +96,14 @@ class GenerationResponse(Response):
                 await self._send_whole(send)
         except ShoalError as error:
             outcome = error
-            await self._send_error(send, error)
+            await self._send_error(scope, send, error)
         except asyncio.CancelledError:
             outcome = ClientGone("the request was cancelled")
             raise
         except Exception:  # a bug: send an error in the documented format
             log.exception("answer failed", extra={"request_id": context.request_id})
             outcome = InternalError("the server failed on this request")
-            await self._send_error(send, outcome)
+            await self._send_error(scope, send, outcome)
         finally:
             disconnect.cancel()
             self._generation.close()
@@ -175,13 +178,13 @@ class GenerationResponse(Response):
     async def _send_last(self, send: Send, piece: bytes) -> None:
         await send({"type": "http.response.body", "body": piece, "more_body": False})
 
-    async def _send_error(self, send: Send, error: ShoalError) -> None:
+    async def _send_error(self, scope: Scope, send: Send, error: ShoalError) -> None:
         if isinstance(error, ClientGone):
             return
         if self._started:
             await self._send_last(send, self._renderer.failed(error))
         else:
-            await send_error(send, error)
+            await send_error(scope, send, error)
 
     async def _watch_disconnect(self, receive: Receive) -> None:
         """Fails the generation when the client closes the connection."""

@@ -78,7 +78,7 @@ def ext_dict(
     task, include, ext = generation.task, options.include, dict[str, Any]()
     if "seed" in include:
         indices = range(task.num_sequences) if chosen is None else chosen
-        ext["seed"] = [_signed(task.sampling_of(index % task.best_of).seed) for index in indices]
+        ext["seed"] = [signed(task.sampling_of(index % task.best_of).seed) for index in indices]
     if "timings" in include:
         ext["timings"] = _timings(generation)
     if "sampling" in include:
@@ -108,7 +108,7 @@ def closing_event(head: dict[str, Any], options: RenderOptions, generation: Gene
     return sse.event(dumps(record))
 
 
-def _signed(seed: int) -> int:
+def signed(seed: int) -> int:
     """The seed as a signed 64-bit integer, as in a request."""
     return seed - (1 << 64) if seed >= 1 << 63 else seed
 
