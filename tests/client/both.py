@@ -60,7 +60,7 @@ both = pytest.mark.parametrize(
 
 
 async def open_stream(
-    sdk: Sdk, *parts: Any, chat: bool = False, limits: Timeouts | None = None, **fields: Any
+    sdk: Sdk, *parts: Any, chat: bool = False, limits: Timeouts = Timeouts(), **fields: Any
 ) -> Any:
     """A stream of these parts, just opened."""
     server = MockServer()

@@ -15,6 +15,7 @@ _JOINED = {
     "token_ids", "tokens", "token_logprobs", "top_logprobs", "text_offset",
 }  # fmt: skip
 _JOINED_IN_FUNCTION = {"name", "arguments"}
+_JOINED_IN_EXT = {"trace"}
 _NOT_IN_A_RESULT = {"progress"}
 
 
@@ -52,6 +53,8 @@ class Collector(Generic[ChunkT, ResultT]):
         extra = chunk.model_extra or {}
         self.head.update({k: v for k, v in extra.items() if k not in _NOT_IN_A_RESULT})
         self.usage = chunk.usage or self.usage
+        if chunk.ext is not None:
+            _merge(self.head.setdefault("ext", {}), chunk.ext.to_dict(), _JOINED_IN_EXT)
         for choice in chunk.choices:
             piece = choice.model_dump(exclude_none=True, exclude={"index"})
             if "delta" in piece:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import inspect
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -165,6 +166,18 @@ async def run_many_async(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     return [results[index] for index in range(len(work))]
+
+
+def call_tool(call: Callable[[], OutcomeT]) -> OutcomeT:
+    """Calls a tool's function."""
+    return call()
+
+
+async def call_tool_async(call: Callable[[], Any]) -> Any:
+    """The same: a coroutine is awaited, a plain function runs in a thread of its own."""
+    if inspect.iscoroutinefunction(getattr(call, "func", call)):
+        return await call()
+    return await asyncio.to_thread(call)
 
 
 def _checked(concurrency: int) -> int:

@@ -21,8 +21,8 @@ def make_openai(session: Session) -> Any:
     wrapper = getattr(package, f"Default{kind.replace('Client', 'HttpxClient')}")
     library = library_of(wrapper, kind)
     http_client = None
-    if session.user_provided:
-        http_client = session.http
+    if not session.connections.are_ours:
+        http_client = session.connections.http
         if session.library is not library:
             raise TypeError(
                 f"the installed openai package works with {library.__name__}, "

@@ -146,7 +146,8 @@ class BaseStream(Received, Generic[ChunkT, ResultT]):
                 self._done = True
                 break
             chunk = self._parse(event)
-            only_usage = not chunk.choices and chunk.usage is not None and not chunk.model_extra
+            only_usage = not chunk.choices and chunk.usage is not None
+            only_usage = only_usage and not (chunk.ext or chunk.model_extra)
             if not (self._exchange.call.hide_usage and only_usage):
                 return chunk
         return None
@@ -215,4 +216,5 @@ class BaseStream(Received, Generic[ChunkT, ResultT]):
             raise self._interrupted("the stream was closed before its end")
         result = self._collector.result()
         result.with_envelope(self._envelope)
+        result.with_format(self._exchange.call.reader)
         return result

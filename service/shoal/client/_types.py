@@ -7,11 +7,19 @@ Every complete result also carries the HTTP response around it: `.request_id`, `
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationError
+
+from ._errors import ParseFailed, parse_json
+
+if TYPE_CHECKING:
+    from typing import Self
+
+FormatT = TypeVar("FormatT")
 
 Reasons = Literal["stop", "length", "tool_calls", "content_filter"]
 
@@ -94,18 +102,30 @@ class Part(BaseModel):
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
+    def to_dict(self) -> dict[str, Any]:
+        """What the server sent, as JSON values."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
 
 class Result(Received, Part):
     """A complete result."""
 
     _envelope: Envelope = PrivateAttr(default_factory=Envelope)
 
+    @classmethod
+    def from_content(cls, content: bytes) -> Self:
+        """The result in a response's body. Raises ValidationError."""
+        return cls.model_validate_json(content)
+
     def with_envelope(self, envelope: Envelope) -> None:
         """Called once, by the client that received it."""
         self._envelope = envelope
 
+    def with_format(self, response_format: TypeAdapter[Any] | None) -> None:
+        """The same, with the class that the call gave as `response_format`."""
+
     def _ext(self) -> Mapping[str, Any] | None:
-        return (self.model_extra or {}).get("ext")
+        return None
 
 
 class Usage(Part):
@@ -130,6 +150,34 @@ class Logprobs(Part):
     text_offset: list[int] = []
 
 
+class UsageCost(Part):
+    """What an answer cost the server: an estimate, see the server's documentation."""
+
+    cpu_seconds: float | None = None
+    joules_est: float | None = None
+    amount_est: float | None = None
+    currency: str | None = None
+    energy_source: str | None = None
+
+
+class Queue(Part):
+    """Where a request stood when it arrived."""
+
+    position_at_arrival: int | None = None
+
+
+class Ext(Part):
+    """What `include` asked for; None = not asked."""
+
+    seed: list[int] | None = None
+    timings: dict[str, Any] | None = None
+    usage_cost: UsageCost | None = None
+    sampling: dict[str, Any] | None = None
+    queue: Queue | None = None
+    truncated: Any = None  # what truncate_prompt_tokens dropped
+    trace: list[Any] | None = None
+
+
 class Generation(Result):
     """What complete generations share."""
 
@@ -139,12 +187,39 @@ class Generation(Result):
     system_fingerprint: str | None = None
     choices: Sequence[Any]
     usage: Usage | None = None
+    ext: Ext | None = None
 
     @property
     def text(self) -> str:
         """Text of the first choice."""
         text: str = self.choices[0].text if self.choices else ""
         return text
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the first choice ended."""
+        reason: str | None = self.choices[0].finish_reason if self.choices else None
+        return reason
+
+    @property
+    def parsed(self) -> Any:
+        """The first choice as the class given as `response_format`. Raises ParseFailed."""
+        return self.all_parsed(limit=1)[0]
+
+    def all_parsed(self, limit: int | None = None) -> list[Any]:
+        """The same of every choice, or of the first `limit`."""
+        try:
+            return [choice.parsed for choice in self.choices[:limit]]
+        except ParseFailed as error:
+            error.request_id = self.request_id
+            raise
+
+    def with_format(self, response_format: TypeAdapter[Any] | None) -> None:
+        for choice in self.choices:
+            choice.with_format(response_format)
+
+    def _ext(self) -> Mapping[str, Any] | None:
+        return None if self.ext is None else {"timings": self.ext.timings}
 
 
 class Chunk(Part):
@@ -155,6 +230,7 @@ class Chunk(Part):
     model: str = ""
     choices: Sequence[Any]
     usage: Usage | None = None
+    ext: Ext | None = None
 
     def text_of(self, index: int) -> str:
         """New text of a choice, "" if the chunk has none for it."""
@@ -169,7 +245,37 @@ class Choice(Part):
     stop_reason: str | int | None = None
 
 
-class CompletionChoice(Choice):
+class WholeChoice(Choice):
+    """What the choices of complete generations share."""
+
+    _format: TypeAdapter[Any] | None = PrivateAttr(None)
+
+    def with_format(self, response_format: TypeAdapter[Any] | None) -> None:
+        """Called once, by the client that received it."""
+        self._format = response_format
+
+    @property
+    def parsed(self) -> Any:
+        """The text as the class given as `response_format`. Raises ParseFailed."""
+        if self._format is None:
+            raise TypeError("the call gave no class as response_format")
+        text: str = self.text  # type: ignore[attr-defined]  # both kinds of choices have it
+        try:
+            return self._format.validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the whole"
+            why = f"{where}: {first['msg']}"
+            if self.finish_reason == "length" and parse_json(text) is None:
+                why = "it was cut at its length limit; give a higher max_tokens"
+            raise ParseFailed(
+                f"the answer does not fit the response_format: {why}",
+                text=text,
+                finish_reason=self.finish_reason,
+            ) from error
+
+
+class CompletionChoice(WholeChoice):
     text: str = ""
     logprobs: Logprobs | None = None
     token_ids: list[int] | None = None
@@ -181,6 +287,16 @@ class Completion(Generation):
 
     object: str = "text_completion"
     choices: list[CompletionChoice]
+
+
+class ParsedCompletion(Completion, Generic[FormatT]):
+    """The result of `completions.parse`, or of its whole stream."""
+
+    @property
+    def parsed(self) -> FormatT:
+        """The first choice as the class given as `response_format`. Raises ParseFailed."""
+        value: FormatT = super().parsed
+        return value
 
 
 class CompletionChunk(Chunk):
@@ -200,6 +316,13 @@ class ToolCall(Part):
     id: str = ""
     type: str = "function"
     function: FunctionCall = Field(default_factory=FunctionCall)
+
+    def parse_arguments(self) -> dict[str, Any]:
+        """The arguments by name. Raises ValueError if the model wrote no JSON object."""
+        arguments = json.loads(self.function.arguments or "{}")
+        if not isinstance(arguments, dict):
+            raise ValueError(f"arguments of {self.function.name!r} are not a JSON object")
+        return arguments
 
 
 class ToolCallDelta(Part):
@@ -243,7 +366,7 @@ class ChatLogprobs(Part):
     content: list[TokenLogprob] | None = None
 
 
-class ChatChoice(Choice):
+class ChatChoice(WholeChoice):
     message: Message
     logprobs: ChatLogprobs | None = None
 
@@ -257,6 +380,26 @@ class ChatCompletion(Generation):
 
     object: str = "chat.completion"
     choices: list[ChatChoice]
+
+    @property
+    def message(self) -> Message:
+        """The message of the first choice; it can be part of the next call's messages."""
+        return self.choices[0].message
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        """The tools that the first choice calls, in order."""
+        return (self.choices[0].message.tool_calls if self.choices else None) or []
+
+
+class ParsedChatCompletion(ChatCompletion, Generic[FormatT]):
+    """The result of `chat.parse`, or of its whole stream."""
+
+    @property
+    def parsed(self) -> FormatT:
+        """The first choice as the class given as `response_format`. Raises ParseFailed."""
+        value: FormatT = super().parsed
+        return value
 
 
 class ChatChunkChoice(Choice):
@@ -273,55 +416,6 @@ class ChatChunk(Chunk):
 
     object: str = "chat.completion.chunk"
     choices: list[ChatChunkChoice]
-
-
-class Model(Result):
-    """A model the server has. `ready` is False while it is being loaded."""
-
-    id: str
-    object: str = "model"
-    created: int = 0
-    owned_by: str = ""
-    parent: str | None = None
-    """Of an adapter: the model it changes."""
-    max_model_len: int | None = None
-    ready: bool | None = None
-    capabilities: list[str] = []
-    defaults: dict[str, Any] = {}
-
-
-class ModelList(Result):
-    """The models are in `.data`."""
-
-    object: str = "list"
-    data: list[Model]
-
-
-class Tokens(Result):
-    """The result of `tokenize`. `prompt` is the rendered text when messages were given."""
-
-    count: int
-    tokens: list[int]
-    max_model_len: int | None = None
-    token_strs: list[str] | None = None
-    prompt: str | None = None
-
-
-class Text(Result):
-    """The result of `detokenize`."""
-
-    prompt: str
-
-
-class Health(Result):
-    """Whether the server can serve, and what it says about its models."""
-
-    status: str = ""
-    models: dict[str, Any] | None = None
-
-    @property
-    def ready(self) -> bool:
-        return self._envelope.status == 200
 
 
 def _number(value: Any) -> float | None:
