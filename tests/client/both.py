@@ -60,12 +60,12 @@ both = pytest.mark.parametrize(
 
 
 async def open_stream(
-    sdk: Sdk, *parts: Any, chat: bool = False, limits: Timeouts = Timeouts(), **fields: Any
+    sdk: Sdk, *parts: Any, chat: bool = False, limits: Timeouts | None = None, **fields: Any
 ) -> Any:
     """A stream of these parts, just opened."""
     server = MockServer()
     server.stream(*parts)
-    client = sdk.client(server, timeout=limits)
+    client = sdk.client(server, timeout=limits or Timeouts())
     if chat:
         return await sdk.do(client.chat.create(MESSAGES, stream=True, **fields))
     fields = {"prompt": "The sky is", **fields}

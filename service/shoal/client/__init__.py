@@ -12,6 +12,7 @@ Shoal.
 
 from ._async.client import AsyncClient
 from ._async.stream import AsyncStream
+from ._envelope import Result, Timings
 from ._errors import (
     AuthenticationFailed,
     BadRequest,
@@ -76,8 +77,6 @@ from ._types import (
     Message,
     ParsedChatCompletion,
     ParsedCompletion,
-    Result,
-    Timings,
     ToolCall,
     Usage,
     UsageCost,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Generic, TypeVar
 
-from ._types import Chunk, Result, Usage
+from ._envelope import Result
+from ._types import Chunk, Usage
 
 ChunkT = TypeVar("ChunkT", bound=Chunk)
 ResultT = TypeVar("ResultT", bound=Result)

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from ._calls import Call
 from ._collect import ResultT
+from ._envelope import Envelope
 from ._errors import (
     ConnectionFailed,
     Error,
@@ -32,7 +33,6 @@ from ._errors import (
 from ._http import merge_headers, user_agent
 from ._retry import retry_after_s, wait_before_retry_s
 from ._settings import Settings, shorter, to_timeouts
-from ._types import Envelope
 
 _log = logging.getLogger("shoal.client")
 

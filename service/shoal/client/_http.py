@@ -48,6 +48,10 @@ class Session:
     owns_connections: bool
     warned: set[str] = field(default_factory=set)  # ignored parameters, once warned about
 
+    @property
+    def is_async(self) -> bool:
+        return self.kind == "AsyncClient"
+
     @classmethod
     def open(cls, kind: ClientKind, settings: Settings, http_client: Any, uds: str | None) -> Self:
         """Connections of its own, or the user's. Raises TypeError, ValueError, ConnectionFailed."""

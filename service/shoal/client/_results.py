@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
 
-from ._types import Part, Result
+from ._envelope import Part, Result
 
 if TYPE_CHECKING:
     from typing import Self

@@ -15,9 +15,10 @@ from typing import Any, Generic
 from pydantic import ValidationError
 
 from ._collect import ChunkT, Collector, ResultT
+from ._envelope import Received
 from ._errors import Error, ResponseInvalid, StreamInterrupted, error_from_event, parse_json
 from ._exchange import Exchange, summary
-from ._types import Received, Usage
+from ._types import Usage
 
 MAX_EVENT_BYTES = 64 * 2**20
 """More than any event we send; keeps a broken server from filling the memory."""

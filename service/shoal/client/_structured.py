@@ -22,6 +22,8 @@ def reader_of(response_format: Any) -> TypeAdapter[Any] | None:
     if isinstance(response_format, TypeAdapter):
         return response_format
     try:
+        if isinstance(response_format, str):
+            raise TypeError(f"got the text {response_format[:40]!r}")
         return _cached_reader(response_format)
     except Exception as error:  # pydantic raises many classes for a type it has no schema for
         raise TypeError(
