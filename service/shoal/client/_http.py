@@ -49,7 +49,7 @@ class Session:
     warned: set[str] = field(default_factory=set)  # ignored parameters, once warned about
 
     @property
-    def is_async(self) -> bool:
+    def runs_coroutines(self) -> bool:
         return self.kind == "AsyncClient"
 
     @classmethod

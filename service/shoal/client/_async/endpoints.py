@@ -202,7 +202,7 @@ class AsyncChat(AsyncEndpoints):
         told to the model; other exceptions of a function end the run. `tool_choice` counts for the
         first answer only.
         """
-        functions = tools_by_name(tools, coroutines=self._driver.is_async)
+        functions = tools_by_name(tools, coroutines=self._driver.runs_coroutines)
         if max_rounds < 1:
             raise ValueError(f"max_rounds must be at least 1; got {max_rounds}")
         history: list[Any] = list(messages)

@@ -203,7 +203,7 @@ class Chat(Endpoints):
         told to the model; other exceptions of a function end the run. `tool_choice` counts for the
         first answer only.
         """
-        functions = tools_by_name(tools, coroutines=self._driver.kind == "Client")
+        functions = tools_by_name(tools, coroutines=self._driver.runs_coroutines)
         if max_rounds < 1:
             raise ValueError(f"max_rounds must be at least 1; got {max_rounds}")
         history: list[Any] = list(messages)
