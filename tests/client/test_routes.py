@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from shoal.client import Conflict, NotFound
-from shoal.client.testing import MockServer, answer_anything
+from shoal.client.testing import DONE, MockServer, answer_anything, completion_event
 from tests.client.both import MESSAGES, Sdk, both
 
 CALLS: list[tuple[Any, str, str, Any]] = [
@@ -163,10 +163,34 @@ async def test_to_dict_is_what_the_server_sent(sdk: Sdk) -> None:
 @both
 async def test_what_include_asks_for_is_typed(sdk: Sdk) -> None:
     cost = {"cpu_seconds": 0.9, "joules_est": 12.1, "amount_est": 3.1e-6, "currency": "USD"}
-    ext = {"usage_cost": cost, "queue": {"position_at_arrival": 2}, "trace": [{"rank": 1}]}
+    ext = {"usage_cost": cost, "queue": {"position_at_arrival": 2}, "trace": [{"rank": 1}],
+           "token_ids": [[7]], "truncated": [0]}  # fmt: skip
     server = MockServer()
     server.completion("x", ext=ext)
     result = await sdk.do(sdk.client(server).completions.create("x", include=["usage_cost"]))
     assert result.ext.usage_cost.cpu_seconds == 0.9
     assert result.ext.queue.position_at_arrival == 2
     assert result.ext.to_dict() == ext
+
+
+@both
+async def test_the_trace_of_a_stream_is_that_of_the_whole(sdk: Sdk) -> None:
+    server = MockServer()
+    chunks = [
+        completion_event(text, index=index, trace=[{"token": text, "rank": 1}])
+        for index, text in ((0, "a"), (1, "b"), (0, "c"))
+    ]
+    ends = [completion_event("", index=index, finish_reason="stop") for index in (0, 1)]
+    last = {**ends[0], "choices": [], "usage": {"total_tokens": 3}, "ext": {"seed": [1, 2]}}
+    server.stream(*chunks, *ends, last, DONE)
+    fields = {"n": 2, "include": ["trace", "seed"], "stream": True}
+    stream = await sdk.do(sdk.client(server).completions.create("x", **fields))
+    whole = await sdk.do(stream.final())
+    assert whole.ext.to_dict() == {
+        "seed": [1, 2],
+        "trace": [
+            {"index": index, "token": token, "rank": 1}
+            for index, token in ((0, "a"), (0, "c"), (1, "b"))
+        ],
+    }
+    assert "trace" not in whole.choices[0].to_dict()

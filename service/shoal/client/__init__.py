@@ -77,6 +77,7 @@ from ._types import (
     Message,
     ParsedChatCompletion,
     ParsedCompletion,
+    TokenTrace,
     ToolCall,
     Usage,
     UsageCost,
@@ -92,7 +93,7 @@ __all__ = [
     "NotFound", "Overloaded", "ParseFailed", "ParsedChatCompletion", "ParsedCompletion",
     "PermissionDenied", "Perplexity", "Prompt", "RateLimited", "ResponseInvalid", "Result",
     "ServerError", "ShuttingDown", "StatusError", "Stream", "StreamInterrupted", "Text",
-    "Timeout", "Timeouts", "Timings", "TokenizeParams", "Tokens", "TooLarge", "Tool",
+    "Timeout", "Timeouts", "Timings", "TokenTrace", "TokenizeParams", "Tokens", "TooLarge", "Tool",
     "ToolCall", "ToolError", "ToolRoundsExceeded", "ToolRun", "Unavailable", "Unloaded",
     "Usage", "UsageCost", "UsageReport", "UsageRow", "Version", "tool",
 ]  # fmt: skip

@@ -13,10 +13,9 @@ ResultT = TypeVar("ResultT", bound=Result)
 # Fields that arrive in pieces, texts and lists; of every other field the latest value counts.
 _JOINED = {
     "text", "content", "reasoning_content", "refusal",
-    "token_ids", "tokens", "token_logprobs", "top_logprobs", "text_offset",
+    "token_ids", "tokens", "token_logprobs", "top_logprobs", "text_offset", "trace",
 }  # fmt: skip
 _JOINED_IN_FUNCTION = {"name", "arguments"}
-_JOINED_IN_EXT = {"trace"}
 _NOT_IN_A_RESULT = {"progress"}
 
 
@@ -55,7 +54,7 @@ class Collector(Generic[ChunkT, ResultT]):
         self.head.update({k: v for k, v in extra.items() if k not in _NOT_IN_A_RESULT})
         self.usage = chunk.usage or self.usage
         if chunk.ext is not None:
-            _merge(self.head.setdefault("ext", {}), chunk.ext.to_dict(), _JOINED_IN_EXT)
+            self.head["ext"] = {**self.head.get("ext", {}), **chunk.ext.to_dict()}
         for choice in chunk.choices:
             piece = choice.model_dump(exclude_none=True, exclude={"index"})
             if "delta" in piece:
@@ -65,11 +64,16 @@ class Collector(Generic[ChunkT, ResultT]):
 
     def result(self) -> ResultT:
         """Everything so far as a complete result. May be called again."""
-        choices = [
-            {**choice, "index": index, **_finished_message(choice)}
-            for index, choice in sorted(self._choices.items())
-        ]
+        choices, traces = [], []
+        for index, choice in sorted(self._choices.items()):
+            entries = choice.get("trace", [])
+            traces += [{"index": index, **entry} for entry in entries]
+            finished = {**choice, "index": index, **_finished_message(choice)}
+            finished.pop("trace", None)
+            choices.append(finished)
         whole = {"id": "", **self.head, "choices": choices, "usage": self.usage}
+        if traces:  # a whole answer has those of all choices together
+            whole["ext"] = {**self.head.get("ext", {}), "trace": traces}
         return self._result_type.model_validate(whole)
 
 

@@ -87,11 +87,12 @@ class ChoiceScore(Part):
     index: int = 0
     logprob: float
     """Sum over its tokens, or normalized as the call asked."""
-    tokens: Any = None
+    tokens: int = 0
     is_greedy: bool | None = None
-    """Whether greedy decoding would write it."""
+    """Whether greedy decoding would write exactly this."""
     rank: int | None = None
-    """Its place among the choices; see the server's documentation for where it begins."""
+    """1 is the likeliest."""
+    token_logprobs: list[float] | None = None
 
 
 class ChoiceScores(Result):
@@ -116,7 +117,9 @@ class TextPerplexity(Part):
 
 
 class Perplexity(TextPerplexity, Result):
-    """The result of `perplexity`."""
+    """The result of `perplexity`: of all inputs together, and of each in `.data`."""
+
+    data: list[TextPerplexity] = Field(default_factory=list)
 
 
 class Embedding(Part):
@@ -155,14 +158,22 @@ class Cancelled(Result):
 class UsageRow(Part):
     """What was used of one model on one day."""
 
+    day: str = ""
+    tenant: str = ""
     model: str = ""
     requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    cpu_seconds: float | None = None
+    est_cost: float | None = None
 
 
 class UsageReport(Result):
     """The result of `usage`: the caller's own totals, with an admin key everyone's."""
 
     data: list[UsageRow] = Field(default_factory=list)
+    since: str | None = None
 
 
 class Version(Result):

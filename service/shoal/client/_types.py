@@ -58,6 +58,27 @@ class Queue(Part):
     position_at_arrival: int | None = None
 
 
+class TokenTrace(Part):
+    """How one token of the answer came about."""
+
+    index: int = 0
+    """Of its choice."""
+    token: str = ""
+    id: int | None = None
+    logprob: float | None = None
+    rank: int | None = None
+    entropy: float | None = None
+    alternatives: list[dict[str, Any]] = Field(default_factory=list)
+    steps: list[dict[str, Any]] = Field(default_factory=list)
+    """What each step of the sampler left and removed."""
+    removed_by: str | None = None
+    """The step that removed the likeliest token."""
+    uniform: float | None = None
+    """The random number that was drawn."""
+    lens: list[dict[str, Any]] = Field(default_factory=list)
+    """The best token after each layer."""
+
+
 class Ext(Part):
     """What `include` asked for; None = not asked."""
 
@@ -66,8 +87,11 @@ class Ext(Part):
     usage_cost: UsageCost | None = None
     sampling: dict[str, Any] | None = None
     queue: Queue | None = None
-    truncated: Any = None  # what truncate_prompt_tokens dropped
-    trace: list[Any] | None = None
+    token_ids: list[list[int]] | None = None
+    truncated: list[int] | None = None
+    """Tokens that `truncate_prompt_tokens` dropped from each prompt."""
+    trace: list[TokenTrace] | None = None
+    """Of all choices together. In a stream the choices of the chunks have it."""
 
 
 class Generation(Result):

@@ -89,7 +89,8 @@ def perplexity_json(perplexity: float, tokens: int, num_bytes: int) -> dict[str,
     nll = math.log(perplexity) * tokens
     bits_per_byte = nll / math.log(2) / num_bytes
     numbers = {"nll": nll, "tokens": tokens, "perplexity": perplexity}
-    return {"model": "test", **numbers, "bits_per_byte": bits_per_byte}
+    figures = {**numbers, "bits_per_byte": bits_per_byte}
+    return {"object": "list", "model": "test", **figures, "data": [{"index": 0, **figures}]}
 
 
 def embeddings_json(vectors: Sequence[Sequence[float]]) -> dict[str, Any]:
