@@ -101,7 +101,9 @@ def __dir__() -> list[str]:
 def _read_version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
-    try:
-        return version("shoal")
-    except PackageNotFoundError:
-        return _UNINSTALLED_VERSION
+    for name in ("shoal", "shoal-sdk"):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return _UNINSTALLED_VERSION

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -164,7 +163,6 @@ def merge_headers(*layers: Mapping[str, str | None]) -> dict[str, str]:
 @cache
 def user_agent() -> str:
     """Our name and version, for the server's log."""
-    try:
-        return f"shoal-python/{version('shoal')}"
-    except PackageNotFoundError:  # a checkout on the path has no package metadata
-        return "shoal-python"
+    from shoal import __version__
+
+    return f"shoal-python/{__version__}"
