@@ -35,8 +35,9 @@ test: $(VENV)/dev.stamp ## the fast tests (ARGS="-k name" picks some)
 test-all: $(VENV)/dev.stamp ## also the slow tests: processes, container, training
 	$(BIN)/python -m pytest -q -m "not peers" $(ARGS)
 
-fix: $(VENV)/dev.stamp ## format, repair what can be repaired, generate the sync half of the SDK
+fix: $(VENV)/dev.stamp ## format, repair what can be repaired, generate the SDK's sync half and page
 	$(BIN)/python deploy/generate_sync_client.py
+	$(BIN)/python deploy/generate_sdk_reference.py
 	$(BIN)/ruff format service tests deploy models/recipes
 	$(BIN)/ruff check --fix service tests deploy models/recipes
 
