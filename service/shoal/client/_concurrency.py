@@ -127,11 +127,18 @@ def run_many(
                     results[index] = future.result()
                 except Error as error:
                     if not keep_errors:
+                        error.completed = {**results, **_finished(running)}
                         raise
                     results[index] = error
                 if on_progress is not None:
                     on_progress(len(results), len(work))
     return [results[index] for index in range(len(work))]
+
+
+def _finished(running: dict[Future[OutcomeT], int]) -> dict[int, OutcomeT]:
+    """The results of those that still succeed."""
+    wait(running)
+    return {index: call.result() for call, index in running.items() if call.exception() is None}
 
 
 async def run_many_async(
@@ -152,6 +159,7 @@ async def run_many_async(
                 results[index] = await call(item)
             except Error as error:
                 if not keep_errors:
+                    error.completed = results
                     raise
                 results[index] = error
             if on_progress is not None:

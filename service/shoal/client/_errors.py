@@ -41,10 +41,14 @@ _MAX_QUOTED = 200  # characters of a body shown in a message
 
 @dataclass(eq=False, repr=False)
 class Error(Exception):
-    """Base of all. `request_id` is the `X-Request-Id` to look for in the server's log."""
+    """Base of all. `request_id` is the `X-Request-Id` to look for in the server's log.
+
+    `completed` is for `generate_many`: what it had when this error ended it, by position.
+    """
 
     message: str = ""
     request_id: str | None = field(default=None, kw_only=True)
+    completed: dict[int, Any] = field(default_factory=dict, kw_only=True)
 
     def __str__(self) -> str:
         return f"{self.message} (request {self.request_id})" if self.request_id else self.message

@@ -332,3 +332,8 @@ class ChatChunk(Chunk):
 
     object: str = "chat.completion.chunk"
     choices: list[ChatChunkChoice]
+
+    def reasoning_of(self, index: int) -> str:
+        """New text of a choice's reasoning, where the server tells it from the answer."""
+        found = (choice.delta.reasoning_content for choice in self.choices if choice.index == index)
+        return "".join(text or "" for text in found)

@@ -232,7 +232,8 @@ class AsyncClient:
         """Completes every prompt, each in a request of its own, `concurrency` at a time.
 
         Results are in the order of the prompts. `on_progress(done, total)` is called after each.
-        The first error ends it and is raised; with `keep_errors` errors are in the list instead.
+        The first error ends it and is raised, with what was done by then in its `completed`; with
+        `keep_errors` errors are in the list instead.
         """
         check_names("generate_many", params, CompletionParams)
 
