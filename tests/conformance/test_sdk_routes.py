@@ -64,7 +64,7 @@ def test_classes_are_parsed_streamed_or_not(client: Client) -> None:
     assert [choice.parsed for choice in stream.final().choices] == [
         choice.parsed for choice in plain.choices
     ]
-    assert isinstance(client.completions.parse("The sky is", Answer).parsed, Answer)
+    assert isinstance(client.completions.parse("The sky is", Answer, max_tokens=99).parsed, Answer)
     kinds = client.completions.create("x", response_format=list[Answer], max_tokens=1)
     assert kinds.finish_reason == "length"
 
@@ -93,7 +93,7 @@ def test_tools_are_called(client: Client) -> None:
     assert [(call.function.name, call.parse_arguments()) for call in whole.tool_calls] == calls
     assert all(call.id.startswith("call_") for call in whole.tool_calls)
     run = client.chat.run_tools(
-        MESSAGES, tools=[paint], tool_choice="required", parallel_tool_calls=False, max_tokens=64,
+        MESSAGES, tools=[paint], tool_choice="required", parallel_tool_calls=False, max_tokens=400,
         seed=3,
     )  # fmt: skip
     assert run.completions[0].tool_calls
