@@ -35,8 +35,9 @@ test: $(VENV)/dev.stamp ## the fast tests (ARGS="-k name" picks some)
 test-all: $(VENV)/dev.stamp ## also the slow tests: processes, container, training
 	$(BIN)/python -m pytest -q -m "not peers" $(ARGS)
 
-fix: $(VENV)/dev.stamp ## format, repair what can be repaired, generate the sync half of the SDK
+fix: $(VENV)/dev.stamp ## format, repair what can be repaired, generate the SDK's sync half and page
 	$(BIN)/python deploy/generate_sync_client.py
+	$(BIN)/python deploy/generate_sdk_reference.py
 	$(BIN)/ruff format service tests deploy models/recipes
 	$(BIN)/ruff check --fix service tests deploy models/recipes
 
@@ -47,7 +48,7 @@ check: $(VENV)/dev.stamp ## format, lint, types, import rules; changes nothing
 	$(BIN)/python -m pytest -q tests/rules
 
 bench: $(VENV)/dev.stamp ## measure a server started for it (ARGS="--concurrency 1,8" picks loads)
-	deploy/with-server.sh $(BIN)/shoal bench --url URL $(ARGS)
+	deploy/with-server.sh $(BIN)/shoal bench --base-url URL $(ARGS)
 
 bench-peers: $(VENV)/dev.stamp ## measure beside llama.cpp, OpenVINO, vLLM; builds them (ARGS=--help)
 	$(BIN)/python -m tests.benchmarks.peers $(ARGS)
@@ -56,7 +57,7 @@ families: $(VENV)/dev.stamp ## write docs/families.md: every family compared wit
 	$(BIN)/python -m tests.model.family_table --out docs/families.md
 
 evaluate: $(VENV)/dev.stamp ## measure the default models on held-out text in DATA, as in their cards
-	deploy/with-server.sh $(BIN)/python -m models.recipes.evaluate --url URL --data $(DATA) $(ARGS)
+	deploy/with-server.sh $(BIN)/python -m models.recipes.evaluate --base-url URL --data $(DATA) $(ARGS)
 
 lock: ## resolve requirements/*.lock anew from pyproject.toml
 	test -x .cache/lock/bin/uv || { $(PYTHON) -m venv .cache/lock && .cache/lock/bin/pip install -q uv; }

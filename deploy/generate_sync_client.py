@@ -32,7 +32,7 @@ RULES = [
 # Sentences that are true of one half only.
 SENTENCES = {
     "The async client. The sync one is generated from it.": "The sync client, generated.",
-    "One client belongs to one event loop.": "Safe to use from several threads.",
+    "Connections belong to the event loop that opened them.": "Safe to use from several threads.",
 }
 
 

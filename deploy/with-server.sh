@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Run a command beside a server of the two models of the repository, on a free port; the word URL in
-# the command stands for its address:  deploy/with-server.sh .venv/bin/shoal bench --url URL
+# the command stands for its address:  deploy/with-server.sh .venv/bin/shoal bench --base-url URL
 set -euo pipefail
 cd "$(dirname "$0")/.."
 port=$(.venv/bin/python -c 'import socket; s = socket.create_server(("127.0.0.1", 0))

@@ -1,13 +1,14 @@
 """The figures of the model cards, measured on held-out data through a running server.
 
 From the root of the repository:
-`python -m models.recipes.evaluate --url http://127.0.0.1:8000 --data ../shared/data/corpora`.
+`python -m models.recipes.evaluate --base-url http://127.0.0.1:8000 --data ../shared/data/corpora`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ def evaluate(options: EvaluationOptions) -> dict[str, Any]:
 def main() -> None:
     """Print the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--url", default="http://127.0.0.1:8000")
+    address = os.environ.get("SHOAL_BASE_URL", "http://127.0.0.1:8000")
+    parser.add_argument("--base-url", dest="url", default=address)
     parser.add_argument("--data", type=Path, required=True, help="folder of the data files")
     parser.add_argument("--models", type=Path, default=Path("models"), help="folder of the models")
     parser.add_argument("--api-key", default=None)

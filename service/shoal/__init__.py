@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         AuthenticationFailed,
         BadRequest,
         Client,
+        ClientClosed,
         Conflict,
         ConnectionFailed,
         ContextLengthExceeded,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         ModelNotFound,
         NotFound,
         Overloaded,
+        ParseFailed,
         PermissionDenied,
         RateLimited,
         ResponseInvalid,
@@ -33,7 +35,10 @@ if TYPE_CHECKING:
         Timeout,
         Timeouts,
         TooLarge,
+        ToolError,
+        ToolRoundsExceeded,
         Unavailable,
+        tool,
     )
 
     __version__: str
@@ -43,6 +48,7 @@ __all__ = [
     "AuthenticationFailed",
     "BadRequest",
     "Client",
+    "ClientClosed",
     "Conflict",
     "ConnectionFailed",
     "ContextLengthExceeded",
@@ -52,6 +58,7 @@ __all__ = [
     "ModelNotFound",
     "NotFound",
     "Overloaded",
+    "ParseFailed",
     "PermissionDenied",
     "RateLimited",
     "ResponseInvalid",
@@ -62,8 +69,11 @@ __all__ = [
     "Timeout",
     "Timeouts",
     "TooLarge",
+    "ToolError",
+    "ToolRoundsExceeded",
     "Unavailable",
     "__version__",
+    "tool",
 ]
 
 _UNINSTALLED_VERSION = "0.1.0"  # a source checkout has no package metadata
@@ -91,7 +101,9 @@ def __dir__() -> list[str]:
 def _read_version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
-    try:
-        return version("shoal")
-    except PackageNotFoundError:
-        return _UNINSTALLED_VERSION
+    for name in ("shoal", "shoal-sdk"):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return _UNINSTALLED_VERSION

@@ -11,14 +11,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import typer
 
-NEEDED = ("typer", "rich", "pydantic_settings")
+NEEDED = (
+    "fastapi", "fastapi_offline", "starlette", "uvicorn", "httptools", "pydantic_settings",
+    "orjson", "msgspec", "numpy", "safetensors", "gguf", "tokenizers", "jinja2",
+    "prometheus_client", "typer", "rich", "psutil", "llguidance",
+)  # fmt: skip
+"""Modules of the `server` extra, without which the commands would half work."""
 
 
 def main() -> None:
     """Entry point. Without the `server` extra it prints how to install it and exits with 1."""
-    if any(importlib.util.find_spec(name) is None for name in NEEDED):
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
         print(
-            "shoal: the commands need more packages: pip install 'shoal[server]'", file=sys.stderr
+            f"shoal: the commands need more packages ({', '.join(missing[:3])}"
+            f"{', ...' if missing[3:] else ''}): pip install 'shoal[server]'",
+            file=sys.stderr,
         )
         sys.exit(1)
     build_app(sys.argv[1:2] == ["serve"])(prog_name="shoal")

@@ -65,7 +65,7 @@ async def open_stream(
     """A stream of these parts, just opened."""
     server = MockServer()
     server.stream(*parts)
-    client = sdk.client(server, timeout=limits)
+    client = sdk.client(server, timeout=limits or Timeouts())
     if chat:
         return await sdk.do(client.chat.create(MESSAGES, stream=True, **fields))
     fields = {"prompt": "The sky is", **fields}

@@ -177,3 +177,33 @@ def test_threads_end_with_the_call() -> None:
     client: Client = MockServer(echo).client()
     client.generate_many(PROMPTS, concurrency=8)
     assert threading.active_count() == before
+
+
+@both
+async def test_an_error_brings_what_was_done_so_that_one_can_go_on(sdk: Sdk) -> None:
+    client = sdk.client(MockServer(echo))
+    prompts = [*PROMPTS[:5], "bad", *PROMPTS[5:]]
+    with pytest.raises(StatusError) as caught:
+        await sdk.do(client.generate_many(prompts, concurrency=1))
+    done = caught.value.completed
+    assert {index: result.text for index, result in done.items()} == dict(enumerate(PROMPTS[:5]))
+    rest = [prompt for index, prompt in enumerate(prompts) if index not in done][1:]
+    assert len(await sdk.do(client.generate_many(rest))) == 15
+
+
+def test_calls_that_run_beside_a_failing_one_are_not_lost() -> None:
+    failed = threading.Event()
+
+    def answer(seen: SeenRequest) -> Canned:
+        if seen.json["prompt"] == "bad":
+            failed.set()
+        else:
+            assert failed.wait(10)
+            time.sleep(0.05)  # the error arrives first
+        return echo(seen)
+
+    with pytest.raises(StatusError) as caught:
+        MockServer(answer).client().generate_many(["a", "bad", "b"], concurrency=3)
+    assert {index: result.text for index, result in caught.value.completed.items()} == {
+        0: "a", 2: "b"
+    }  # fmt: skip

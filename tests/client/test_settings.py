@@ -12,13 +12,20 @@ import httpx2
 import pytest
 
 from shoal.client import AsyncClient, Client, ConnectionFailed, StatusError, Timeouts
-from shoal.client import _calls as calls
-from shoal.client._async.client import AsyncChat, AsyncCompletions, AsyncModels
+from shoal.client import _routes as routes
+from shoal.client._async.admin import AsyncAdapters, AsyncAdmin, AsyncCache, AsyncServedModels
 from shoal.client._async.driver import AsyncClientOptions
+from shoal.client._async.endpoints import (
+    AsyncChat,
+    AsyncCompletions,
+    AsyncEmbeddings,
+    AsyncModels,
+)
 from shoal.client._async.stream import AsyncStream
 from shoal.client._exchange import Exchange
-from shoal.client._sync.client import Chat, Completions, Models
+from shoal.client._sync.admin import Adapters, Admin, Cache, ServedModels
 from shoal.client._sync.driver import ClientOptions
+from shoal.client._sync.endpoints import Chat, Completions, Embeddings, Models
 from shoal.client._sync.stream import Stream
 from shoal.client.testing import FakeClock, Fault, MockServer, json_reply
 from tests.client.both import Sdk, both
@@ -221,7 +228,7 @@ async def test_a_copy_changes_what_is_given_and_keeps_the_rest(sdk: Sdk) -> None
         assert [field for field, equal in same.items() if not equal] == (
             [expected] if expected in same else []
         )
-        shares = changed.http is client._driver.http
+        shares = changed.connections is client._driver.connections
         assert shares == (name not in ("uds", "http_client"))
     assert client._driver.settings == before
 
@@ -261,7 +268,7 @@ async def test_keys_show_nowhere(sdk: Sdk, caplog: pytest.LogCaptureFixture) -> 
         client, copy, client._driver, client._driver.settings, client.completions, stream,
         caught.value, late.value, vars(caught.value),
     )]  # fmt: skip
-    call = calls.health(extra_headers={"Authorization": KEY})
+    call = routes.health(extra_headers={"Authorization": KEY})
     shown += [repr(call), repr(Exchange(call, copy._driver.settings, httpx))]
     shown += [str(caught.value), str(late.value), caplog.text]
     assert "h.test" in repr(client)
@@ -303,13 +310,15 @@ async def test_a_number_as_time_limit_is_the_total_and_bounds_the_others(sdk: Sd
     assert server.requests[-1].timeout == {
         "connect": 3.0, "read": 3.0, "write": 3.0, "pool": 100.0
     }  # fmt: skip
-    await sdk.do(client.health(timeout=Timeouts(None, None, None, None)))
+    await sdk.do(client.health(timeout=Timeouts(None)))
     assert set(server.requests[-1].timeout.values()) == {None}
 
 
 @both
 async def test_the_default_limits_are_those_of_the_contract(sdk: Sdk) -> None:
-    assert Timeouts() == Timeouts(5.0, 60.0, 60.0, 600.0)
+    assert Timeouts() == Timeouts(
+        connect_s=5.0, first_byte_s=60.0, between_data_s=60.0, total_s=600.0, answer_s=None
+    )
     server = MockServer(lambda seen: json_reply({"status": "ok"}))
     await sdk.do(sdk.client(server).health())
     assert server.requests[-1].timeout == {
@@ -320,7 +329,9 @@ async def test_the_default_limits_are_those_of_the_contract(sdk: Sdk) -> None:
 @pytest.mark.parametrize(
     ("one", "other"),
     [(Client, AsyncClient), (Completions, AsyncCompletions), (Chat, AsyncChat),
-     (Models, AsyncModels), (Stream, AsyncStream)],
+     (Models, AsyncModels), (Embeddings, AsyncEmbeddings), (Admin, AsyncAdmin),
+     (Adapters, AsyncAdapters), (ServedModels, AsyncServedModels), (Cache, AsyncCache),
+     (Stream, AsyncStream)],
 )  # fmt: skip
 def test_both_clients_have_the_same_names_and_arguments(one: type, other: type) -> None:
     def shape(cls: type) -> dict[str, Any]:

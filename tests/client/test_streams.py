@@ -237,7 +237,7 @@ async def test_ext_at_the_end_reaches_the_result(sdk: Sdk) -> None:
         sdk, completion_event("a", finish_reason="stop"), last, DONE, include=["seed", "timings"]
     )
     result = await sdk.do(stream.final())
-    assert result.ext == ext
+    assert result.ext.to_dict() == ext
     assert (result.timings.ttft_ms, stream.timings.tokens_per_second) == (44.0, 31.5)
 
 

@@ -1,5 +1,6 @@
 """Types as a checker sees them. mypy reads this file; running it checks the same by hand."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -13,12 +14,26 @@ from shoal.client import (
     Completion,
     CompletionChunk,
     Error,
+    ParsedChatCompletion,
     Stream,
+    ToolRun,
+    tool,
 )
 from shoal.client.testing import MockServer
 
 if TYPE_CHECKING:
     from typing import assert_type
+
+
+@dataclass
+class Point:
+    x: int
+
+
+@tool
+def add(a: int, b: int = 1) -> int:
+    """Adds."""
+    return a + b
 
 
 def _sync_types(client: Client) -> None:
@@ -31,6 +46,17 @@ def _sync_types(client: Client) -> None:
     assert_type(client.generate_many(["x"]), list[Completion])
     assert_type(client.generate_many(["x"], keep_errors=True), list[Completion | Error])
     assert_type(client.with_raw_response.completions.create("x", top_k=1), httpx.Response)
+    assert_type(client.chat.parse(messages, Point), ParsedChatCompletion[Point])
+    assert_type(client.chat.parse(messages, response_format=Point).parsed, Point)
+    assert_type(client.completions.parse("x", list[int]).parsed, list[int])
+    assert_type(client.completions.parse("x", Point, stream=True).final().parsed, Point)
+    assert_type(client.chat.run_tools(messages, tools=[add, len]), ToolRun)
+    assert_type(add(1, b=2), int)
+    assert_type([model.id for model in client.models.list()], list[str])
+    client.chat.create([client.chat.create(messages).message], tools=[add], timeout=None)
+    Client("http://h", timeout=httpx.Timeout(3))
+    Client(timeout=httpx2.Timeout(3)).with_options(timeout=None)
+    add("1")  # type: ignore[arg-type]
     client.completions.create("x", max_tokens="1")  # type: ignore[call-overload]
     client.completions.create("x", colour="blue")  # type: ignore[call-overload]
     client.models.list(colour="blue")  # type: ignore[call-arg]

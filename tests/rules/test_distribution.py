@@ -1,6 +1,7 @@
 """What a wheel and a source distribution hold: all that is needed, and nothing else."""
 
 import tarfile
+import tomllib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -50,3 +51,29 @@ def test_a_source_distribution_holds_what_an_install_needs(
         names = {name.partition("/")[2] for name in archive.getnames()}
     code = {f"service/{name}" for name in sources({".py", ".pyi", ".typed", ".cpp", ".h", ".txt"})}
     assert names == code | LICENSES | {"README.md", "pyproject.toml", "PKG-INFO"}
+
+
+def test_the_sdk_alone_is_pure_python_without_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT / "sdk")
+    with zipfile.ZipFile(tmp_path / build.build_wheel(str(tmp_path))) as archive:
+        names = set(archive.namelist())
+        (wheel,) = (archive.read(name).decode() for name in names if name.endswith("/WHEEL"))
+    files = {name for name in names if ".dist-info/" not in name}
+    outside = {name for name in files if not name.startswith("shoal/client/")}
+    assert outside == {"shoal/__init__.py", "shoal/py.typed"}
+    inside = {name for name in sources({".py"}) if name.startswith("shoal/client/")}
+    assert files - outside == inside
+    assert "Tag: py3-none-any" in wheel
+    assert not [name for name in names if name.endswith("entry_points.txt")]
+
+
+def test_the_sdk_alone_has_the_version_and_needs_of_the_whole() -> None:
+    whole, sdk = (
+        tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]
+        for folder in (".", "sdk")
+    )
+    for key in ("version", "dependencies", "requires-python", "license"):
+        assert sdk[key] == whole[key]
+    assert "scripts" not in sdk

@@ -1,4 +1,4 @@
-"""The sync half of the SDK is what its generator makes of the async half."""
+"""What is generated is up to date: the sync half of the SDK, and its reference page."""
 
 import ast
 import importlib.util
@@ -8,12 +8,21 @@ from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "deploy" / "generate_sync_client.py"
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 
 
 @pytest.fixture
 def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate_sync_client", SCRIPT)
+    return load("generate_sync_client")
+
+
+@pytest.fixture
+def reference() -> ModuleType:
+    return load("generate_sdk_reference")
+
+
+def load(script: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(script, DEPLOY / f"{script}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -51,3 +60,22 @@ def test_each_sentence_that_is_replaced_exists(generator: ModuleType) -> None:
     source = "".join(path.read_text() for path in generator.SOURCE.glob("*.py"))
     for sentence in generator.SENTENCES:
         assert sentence in source
+
+
+def test_the_reference_page_is_up_to_date(reference: ModuleType) -> None:
+    assert reference.PAGE.read_text() == reference.page(), "run `make fix`"
+
+
+def test_the_reference_page_names_every_public_class_and_argument(reference: ModuleType) -> None:
+    page = reference.page()
+    files = ("_results.py", "_types.py", "_errors.py", "_params.py")
+    private = {"Choice", "Chunk", "WholeChoice", "ChatChunkChoice", "Delta", "ToolCallDelta",
+               "FunctionCall", "TopLogprob", "TokenLogprob", "ChatLogprobs", "Queue",
+               "CompletionParams", "ChatParams", "ManyParams"}  # fmt: skip
+    for file in files:
+        for name, node in reference.classes(file).items():
+            assert f"`{name}`" in page or name in private | set(reference.TITLES)
+            fields = [part for part in node.body if isinstance(part, ast.AnnAssign)]
+            if name not in private:
+                for part in fields:
+                    assert f"| `{ast.unparse(part.target)}` |" in page

@@ -57,7 +57,7 @@ def test_bench_writes_table_json_and_plot(tmp_path: Path) -> None:
     with running(FakeServer(first_delay_s=0.03, token_delay_s=0.01)) as server:
         flags = ["--concurrency", "1,4", "--requests", "4", "--max-tokens", "10", "--seed", "5"]
         files = ["--json", str(json_file), "--plot", str(plot_file)]
-        done = shoal("bench", "--url", server.url, *flags, *files)
+        done = shoal("bench", "--base-url", server.url, *flags, *files)
     assert done.returncode == 0, done.stderr
     assert "tokens/s" in done.stdout
     assert "generator at 4" in done.stdout
@@ -75,7 +75,7 @@ def test_bench_writes_table_json_and_plot(tmp_path: Path) -> None:
 
 def test_bench_of_a_server_that_only_fails_ends_with_1_and_the_reason(tmp_path: Path) -> None:
     with running(FakeServer(fail_with=(503, "server_is_overloaded"))) as server:
-        done = shoal("bench", "--url", server.url, "--concurrency", "2", "--requests", "2")
+        done = shoal("bench", "--base-url", server.url, "--concurrency", "2", "--requests", "2")
     assert done.returncode == 1
     assert "2 × 503 server_is_overloaded" in done.stdout
 
@@ -83,7 +83,7 @@ def test_bench_of_a_server_that_only_fails_ends_with_1_and_the_reason(tmp_path: 
 def test_bench_without_a_server_is_one_line() -> None:
     with running(FakeServer()) as server:
         pass
-    done = shoal("bench", "--url", server.url)
+    done = shoal("bench", "--base-url", server.url)
     assert done.returncode == 1
     assert done.stderr == f"shoal: no server at {server.url}: start one with `shoal serve`\n"
 

@@ -12,9 +12,11 @@ Shoal.
 
 from ._async.client import AsyncClient
 from ._async.stream import AsyncStream
+from ._envelope import Result, Timings
 from ._errors import (
     AuthenticationFailed,
     BadRequest,
+    ClientClosed,
     Conflict,
     ConnectionFailed,
     ContextLengthExceeded,
@@ -24,6 +26,7 @@ from ._errors import (
     ModelNotFound,
     NotFound,
     Overloaded,
+    ParseFailed,
     PermissionDenied,
     RateLimited,
     ResponseInvalid,
@@ -33,13 +36,35 @@ from ._errors import (
     StreamInterrupted,
     Timeout,
     TooLarge,
+    ToolRoundsExceeded,
     Unavailable,
 )
-from ._params import ChatParams, CompletionParams, Prompt, TokenizeParams
+from ._params import ChatParams, CompletionParams, Messages, Prompt, TokenizeParams
+from ._results import (
+    Cancelled,
+    ChoiceScore,
+    ChoiceScores,
+    Done,
+    Embedding,
+    EmbeddingList,
+    Health,
+    Load,
+    MetricsPage,
+    Model,
+    ModelList,
+    Perplexity,
+    Text,
+    Tokens,
+    Unloaded,
+    UsageReport,
+    UsageRow,
+    Version,
+)
 from ._retry import Clock
 from ._settings import Timeouts
 from ._sync.client import Client
 from ._sync.stream import Stream
+from ._tools import Tool, ToolError, ToolRun, tool
 from ._types import (
     ChatChoice,
     ChatChunk,
@@ -47,26 +72,28 @@ from ._types import (
     Completion,
     CompletionChoice,
     CompletionChunk,
-    Health,
+    Ext,
     Logprobs,
     Message,
-    Model,
-    ModelList,
-    Result,
-    Text,
-    Timings,
-    Tokens,
+    ParsedChatCompletion,
+    ParsedCompletion,
+    TokenTrace,
     ToolCall,
     Usage,
+    UsageCost,
 )
 
 __all__ = [
-    "AsyncClient", "AsyncStream", "AuthenticationFailed", "BadRequest", "ChatChoice", "ChatChunk",
-    "ChatCompletion", "ChatParams", "Client", "Clock", "Completion", "CompletionChoice",
-    "CompletionChunk", "CompletionParams", "Conflict", "ConnectionFailed", "ContextLengthExceeded",
-    "Error", "Health", "InvalidSchema", "Loading", "Logprobs", "Message", "Model", "ModelList",
-    "ModelNotFound", "NotFound", "Overloaded", "PermissionDenied", "Prompt", "RateLimited",
-    "ResponseInvalid", "Result", "ServerError", "ShuttingDown", "StatusError", "Stream",
-    "StreamInterrupted", "Text", "Timeout", "Timeouts", "Timings", "TokenizeParams", "Tokens",
-    "TooLarge", "ToolCall", "Unavailable", "Usage",
+    "AsyncClient", "AsyncStream", "AuthenticationFailed", "BadRequest", "Cancelled",
+    "ChatChoice", "ChatChunk", "ChatCompletion", "ChatParams", "ChoiceScore", "ChoiceScores",
+    "Client", "ClientClosed", "Clock", "Completion", "CompletionChoice", "CompletionChunk",
+    "CompletionParams", "Conflict", "ConnectionFailed", "ContextLengthExceeded", "Done",
+    "Embedding", "EmbeddingList", "Error", "Ext", "Health", "InvalidSchema", "Load", "Loading",
+    "Logprobs", "Message", "Messages", "MetricsPage", "Model", "ModelList", "ModelNotFound",
+    "NotFound", "Overloaded", "ParseFailed", "ParsedChatCompletion", "ParsedCompletion",
+    "PermissionDenied", "Perplexity", "Prompt", "RateLimited", "ResponseInvalid", "Result",
+    "ServerError", "ShuttingDown", "StatusError", "Stream", "StreamInterrupted", "Text",
+    "Timeout", "Timeouts", "Timings", "TokenTrace", "TokenizeParams", "Tokens", "TooLarge", "Tool",
+    "ToolCall", "ToolError", "ToolRoundsExceeded", "ToolRun", "Unavailable", "Unloaded",
+    "Usage", "UsageCost", "UsageReport", "UsageRow", "Version", "tool",
 ]  # fmt: skip

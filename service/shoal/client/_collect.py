@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Generic, TypeVar
 
-from ._types import Chunk, Result, Usage
+from ._envelope import Result
+from ._types import Chunk, Usage
 
 ChunkT = TypeVar("ChunkT", bound=Chunk)
 ResultT = TypeVar("ResultT", bound=Result)
@@ -12,7 +13,7 @@ ResultT = TypeVar("ResultT", bound=Result)
 # Fields that arrive in pieces, texts and lists; of every other field the latest value counts.
 _JOINED = {
     "text", "content", "reasoning_content", "refusal",
-    "token_ids", "tokens", "token_logprobs", "top_logprobs", "text_offset",
+    "token_ids", "tokens", "token_logprobs", "top_logprobs", "text_offset", "trace",
 }  # fmt: skip
 _JOINED_IN_FUNCTION = {"name", "arguments"}
 _NOT_IN_A_RESULT = {"progress"}
@@ -52,6 +53,8 @@ class Collector(Generic[ChunkT, ResultT]):
         extra = chunk.model_extra or {}
         self.head.update({k: v for k, v in extra.items() if k not in _NOT_IN_A_RESULT})
         self.usage = chunk.usage or self.usage
+        if chunk.ext is not None:
+            self.head["ext"] = {**self.head.get("ext", {}), **chunk.ext.to_dict()}
         for choice in chunk.choices:
             piece = choice.model_dump(exclude_none=True, exclude={"index"})
             if "delta" in piece:
@@ -61,11 +64,16 @@ class Collector(Generic[ChunkT, ResultT]):
 
     def result(self) -> ResultT:
         """Everything so far as a complete result. May be called again."""
-        choices = [
-            {**choice, "index": index, **_finished_message(choice)}
-            for index, choice in sorted(self._choices.items())
-        ]
+        choices, traces = [], []
+        for index, choice in sorted(self._choices.items()):
+            entries = choice.get("trace", [])
+            traces += [{"index": index, **entry} for entry in entries]
+            finished = {**choice, "index": index, **_finished_message(choice)}
+            finished.pop("trace", None)
+            choices.append(finished)
         whole = {"id": "", **self.head, "choices": choices, "usage": self.usage}
+        if traces:  # a whole answer has those of all choices together
+            whole["ext"] = {**self.head.get("ext", {}), "trace": traces}
         return self._result_type.model_validate(whole)
 
 

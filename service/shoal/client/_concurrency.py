@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import inspect
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -126,11 +127,18 @@ def run_many(
                     results[index] = future.result()
                 except Error as error:
                     if not keep_errors:
+                        error.completed = {**results, **_finished(running)}
                         raise
                     results[index] = error
                 if on_progress is not None:
                     on_progress(len(results), len(work))
     return [results[index] for index in range(len(work))]
+
+
+def _finished(running: dict[Future[OutcomeT], int]) -> dict[int, OutcomeT]:
+    """The results of those that still succeed."""
+    wait(running)
+    return {index: call.result() for call, index in running.items() if call.exception() is None}
 
 
 async def run_many_async(
@@ -151,6 +159,7 @@ async def run_many_async(
                 results[index] = await call(item)
             except Error as error:
                 if not keep_errors:
+                    error.completed = results
                     raise
                 results[index] = error
             if on_progress is not None:
@@ -165,6 +174,18 @@ async def run_many_async(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     return [results[index] for index in range(len(work))]
+
+
+def call_tool(call: Callable[[], OutcomeT]) -> OutcomeT:
+    """Calls a tool's function."""
+    return call()
+
+
+async def call_tool_async(call: Callable[[], Any]) -> Any:
+    """The same: a coroutine is awaited, a plain function runs in a thread of its own."""
+    if inspect.iscoroutinefunction(getattr(call, "func", call)):
+        return await call()
+    return await asyncio.to_thread(call)
 
 
 def _checked(concurrency: int) -> int:

@@ -1,10 +1,13 @@
 """Every error the SDK raises, and how an HTTP error becomes one of them.
 
     Error
+    ├── ClientClosed                the client was closed before this call
     ├── ConnectionFailed            no connection, or it broke before the answer was complete
     ├── Timeout                     one of the `Timeouts` was reached (`.phase` says which)
     ├── StreamInterrupted           a stream was cut before its end; `.text` is what arrived
     ├── ResponseInvalid             the answer is not what the API promises
+    ├── ParseFailed                 the text does not fit the class given as `response_format`
+    ├── ToolRoundsExceeded          a model still calls tools after the last round
     └── StatusError                 the server answered with an error
         ├── BadRequest              400
         │   ├── ContextLengthExceeded
@@ -38,13 +41,21 @@ _MAX_QUOTED = 200  # characters of a body shown in a message
 
 @dataclass(eq=False, repr=False)
 class Error(Exception):
-    """Base of all. `request_id` is the `X-Request-Id` to look for in the server's log."""
+    """Base of all. `request_id` is the `X-Request-Id` to look for in the server's log.
+
+    `completed` is for `generate_many`: what it had when this error ended it, by position.
+    """
 
     message: str = ""
     request_id: str | None = field(default=None, kw_only=True)
+    completed: dict[int, Any] = field(default_factory=dict, kw_only=True)
 
     def __str__(self) -> str:
         return f"{self.message} (request {self.request_id})" if self.request_id else self.message
+
+
+class ClientClosed(Error):
+    """The client, or its `http_client`, was closed: make a new one."""
 
 
 class ConnectionFailed(Error):
@@ -71,6 +82,21 @@ class ResponseInvalid(Error):
     """The answer is not what the API promises: no JSON, a missing field. `body` is the text."""
 
     body: str = ""
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class ParseFailed(Error):
+    """The text does not fit the class given as `response_format`, or was cut before its end."""
+
+    text: str = ""
+    finish_reason: str | None = None
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class ToolRoundsExceeded(Error):
+    """The model still calls tools after `max_rounds`. `messages` is the conversation so far."""
+
+    messages: list[Any] = field(default_factory=list)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, Generic, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from ._calls import Call
 from ._collect import ResultT
+from ._envelope import Envelope
 from ._errors import (
     ConnectionFailed,
     Error,
@@ -32,7 +33,6 @@ from ._errors import (
 from ._http import merge_headers, user_agent
 from ._retry import retry_after_s, wait_before_retry_s
 from ._settings import Settings, shorter, to_timeouts
-from ._types import Envelope
 
 _log = logging.getLogger("shoal.client")
 
@@ -91,8 +91,7 @@ class Exchange(Generic[ResultT]):
         )
         by_lower = {name.lower(): value for name, value in self._headers.items()}
         self._sent_id = by_lower.get("x-request-id")
-        within_s = call.ready_within_s
-        self._total_s = total_s = self.timeouts.total_s if within_s is None else within_s
+        self._total_s = total_s = call.ready_within_s if call.waits else self.timeouts.total_s
         self._deadline = None if total_s is None else settings.clock.monotonic() + total_s
         self._num_attempts = 0
         self._not_ready: Error | None = None
@@ -103,7 +102,8 @@ class Exchange(Generic[ResultT]):
         self.envelope, self.body, self.content = Envelope(request_id=self._sent_id), None, b""
         left_s, timeouts, call = self.time_left_s(), self.timeouts, self.call
         # A generation that is not streamed sends nothing until it is finished.
-        first_byte_s = timeouts.first_byte_s if call.stream or call.chunk is None else None
+        is_whole = call.chunk is not None and not call.stream
+        first_byte_s = timeouts.answer_s if is_whole else timeouts.first_byte_s
         limits = (timeouts.connect_s, first_byte_s, timeouts.first_byte_s, None)
         self.limits = SocketLimits(*(shorter(limit_s, left_s) for limit_s in limits))
         return {
@@ -184,7 +184,7 @@ class Exchange(Generic[ResultT]):
     def next_attempt_in_s(self, failure: Error) -> float:
         """Seconds until the next attempt. Raises `failure` if there should be none."""
         clock, num_retries = self.settings.clock, self._num_attempts - 1
-        if self.call.ready_within_s is not None:
+        if self.call.waits:
             return self._wait_until_ready_s(failure, self.call.ready_within_s)
         wait_s = wait_before_retry_s(failure, self.envelope.headers, num_retries, clock)
         if wait_s is None or not self.call.retried or num_retries >= self.settings.max_retries:
@@ -198,11 +198,13 @@ class Exchange(Generic[ResultT]):
         )  # fmt: skip
         return wait_s
 
-    def _wait_until_ready_s(self, failure: Error, within_s: float) -> float:
+    def _wait_until_ready_s(self, failure: Error, within_s: float | None) -> float:
         # Waiting helps against "nobody answers" and "still loading", not against a wrong key.
         if not isinstance(failure, (ConnectionFailed, Timeout, Unavailable)):
             raise failure
-        assert self._deadline is not None
+        pause_s = min(_POLL_MAX_S, _POLL_FIRST_S * 2.0 ** min(self._num_attempts - 1, 16))
+        if self._deadline is None or within_s is None:
+            return pause_s
         left_s = self._deadline - self.settings.clock.monotonic()
         # The last attempt finds no time left; the one before it knows why the server is not ready.
         cause = self._not_ready or failure
@@ -214,12 +216,12 @@ class Exchange(Generic[ResultT]):
                 request_id=self.envelope.request_id,
             ) from cause
         self._not_ready = failure
-        return min(left_s, _POLL_MAX_S, _POLL_FIRST_S * 2.0 ** min(self._num_attempts - 1, 16))
+        return min(left_s, pause_s)
 
     def result(self) -> ResultT:
         """The typed result in the response. Raises ResponseInvalid."""
         try:
-            result = self.call.result.model_validate_json(self.content)
+            result = self.call.result.from_content(self.content)
         except ValidationError as error:
             if not self.envelope.is_success:
                 raise self._status_error() from error
@@ -229,6 +231,7 @@ class Exchange(Generic[ResultT]):
         if not self.envelope.is_success and "error" in (result.model_extra or {}):
             raise self._status_error()  # an accepted status, but from a proxy in between
         result.with_envelope(self.envelope)
+        result.with_format(self.call.reader)
         return result
 
     def invalid(self, problem: str) -> ResponseInvalid:
@@ -274,5 +277,14 @@ def _callers_level() -> int:
 
 
 def _encode(body: Mapping[str, Any]) -> bytes:
-    text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(
+        body, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_json_of
+    )
     return text.encode()
+
+
+def _json_of(value: object) -> Any:
+    """A message of an earlier result, in a conversation."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_none=True)
+    raise TypeError(f"{type(value).__name__} cannot be sent as JSON")

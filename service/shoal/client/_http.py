@@ -11,12 +11,12 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache, partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from ._connections import AsyncConnections, Connections
 from ._errors import ConnectionFailed
 from ._settings import Options, Settings
 
@@ -35,18 +35,21 @@ _KEEPALIVE_S = 60.0
 class Session:
     """Settings and connections of one client. Does no I/O itself.
 
-    A client and its copies share all but `settings` and `owns_http`, unless a copy needs
+    A client and its copies share all but `settings` and `owns_connections`, unless a copy needs
     connections of its own.
     """
 
     kind: ClientKind
     settings: Settings
-    http: Any
+    connections: Any  # `Connections`, or `AsyncConnections`
     library: ModuleType
     uds: str | None
-    user_provided: bool  # the HTTP client is the user's, who closes it
-    owns_http: bool
+    owns_connections: bool
     warned: set[str] = field(default_factory=set)  # ignored parameters, once warned about
+
+    @property
+    def runs_coroutines(self) -> bool:
+        return self.kind == "AsyncClient"
 
     @classmethod
     def open(cls, kind: ClientKind, settings: Settings, http_client: Any, uds: str | None) -> Self:
@@ -54,9 +57,11 @@ class Session:
         is_given = http_client is not None
         if is_given and uds is not None:
             raise ValueError("give uds or http_client, not both: the client has its own transport")
-        http = http_client if is_given else make_http_client(kind, settings.base_url, uds)
+        make = None if is_given else partial(make_http_client, kind, settings.base_url, uds)
+        http = http_client if make is None else make()
         library = library_of(type(http), kind)
-        return cls(kind, settings, http, library, uds, is_given, owns_http=not is_given)
+        connections = (AsyncConnections if kind == "AsyncClient" else Connections)(http, make)
+        return cls(kind, settings, connections, library, uds, owns_connections=not is_given)
 
     def changed(self, options: Options) -> Self:
         """A copy with other settings, on the same connections if those still fit."""
@@ -64,8 +69,9 @@ class Session:
         # Whether a proxy of the environment is used is fixed when connections are made.
         urls = (settings.base_url, self.settings.base_url)
         same_route = len({bypasses_proxy(url, self.uds) for url in urls}) == 1
-        if (same_route or self.user_provided) and not options.keys() & {"http_client", "uds"}:
-            return replace(self, settings=settings, owns_http=False)
+        fits = same_route or not self.connections.are_ours
+        if fits and not options.keys() & {"http_client", "uds"}:
+            return replace(self, settings=settings, owns_connections=False)
         http_client: Any = options.get("http_client")
         uds = options.get("uds", None if "http_client" in options else self.uds)
         return replace(self.open(self.kind, settings, http_client, uds), warned=self.warned)
@@ -157,7 +163,6 @@ def merge_headers(*layers: Mapping[str, str | None]) -> dict[str, str]:
 @cache
 def user_agent() -> str:
     """Our name and version, for the server's log."""
-    try:
-        return f"shoal-python/{version('shoal')}"
-    except PackageNotFoundError:  # a checkout on the path has no package metadata
-        return "shoal-python"
+    from shoal import __version__
+
+    return f"shoal-python/{__version__}"

@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 from ._http import Session, library_of
+from ._settings import shorter
 
 
 def make_openai(session: Session) -> Any:
@@ -21,8 +22,8 @@ def make_openai(session: Session) -> Any:
     wrapper = getattr(package, f"Default{kind.replace('Client', 'HttpxClient')}")
     library = library_of(wrapper, kind)
     http_client = None
-    if session.user_provided:
-        http_client = session.http
+    if not session.connections.are_ours:
+        http_client = session.connections.http
         if session.library is not library:
             raise TypeError(
                 f"the installed openai package works with {library.__name__}, "
@@ -36,7 +37,7 @@ def make_openai(session: Session) -> Any:
         base_url=f"{settings.base_url}/v1",
         api_key=settings.api_key or "no-key",  # the package insists on one
         max_retries=settings.max_retries,
-        timeout=package.Timeout(limits.total_s, connect=limits.connect_s),
+        timeout=package.Timeout(shorter(limits.total_s, limits.answer_s), connect=limits.connect_s),
         default_headers={name: value for name, value in headers if value is not None},
         http_client=http_client,
     )

@@ -5,10 +5,11 @@ The environment is read once, when a client is made. API keys never appear in a 
 
 from __future__ import annotations
 
+import enum
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypedDict
+from dataclasses import Field, dataclass, field, fields, replace
+from typing import Any, Protocol, TypedDict, runtime_checkable
 from urllib.parse import urlsplit, urlunsplit
 
 from ._retry import Clock
@@ -17,11 +18,27 @@ DEFAULT_BASE_URL = "http://127.0.0.1:8000"
 DEFAULT_MAX_RETRIES = 2
 
 
-@dataclass(frozen=True)
+class NotGiven(enum.Enum):
+    """The type of `NOT_GIVEN`: an argument that was left out, where None has a meaning."""
+
+    NOT_GIVEN = "not given"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+NOT_GIVEN = NotGiven.NOT_GIVEN
+
+_Limit = float | None | NotGiven
+
+
+@dataclass(frozen=True, init=False)
 class Timeouts:
     """Time limits of one call in seconds; None = no limit.
 
-    A number given as `timeout=` is the total, and caps the other limits.
+    `Timeouts(10)` limits each phase to 10 seconds and sets no total, as `httpx.Timeout(10)` does;
+    `Timeouts(None)` has no limits. Phases that are named besides differ from that:
+    `Timeouts(10, connect_s=2)`. Without a first argument the others keep their defaults.
 
     The limits that end a stream are checked whenever bytes arrive: a server that sends only
     keep-alive comments is noticed at its next comment, one that sends nothing at all after
@@ -31,31 +48,74 @@ class Timeouts:
     connect_s: float | None = 5.0
     first_byte_s: float | None = 60.0
     """Until the response begins. Does not apply to a generation that is not streamed: its
-    response begins only when the whole text is ready, so only the total limits it."""
+    response begins only when the whole text is ready, see `answer_s`."""
     between_data_s: float | None = 60.0
     """Between two data events of a stream. Keep-alive comments do not count as data."""
     total_s: float | None = 600.0
     """From the first attempt to the last byte, waits between attempts included."""
+    answer_s: float | None = None
+    """Until the response to a generation that is not streamed begins; the total limits it too."""
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        each: _Limit = NOT_GIVEN,
+        *,
+        connect_s: _Limit = NOT_GIVEN,
+        first_byte_s: _Limit = NOT_GIVEN,
+        between_data_s: _Limit = NOT_GIVEN,
+        total_s: _Limit = NOT_GIVEN,
+        answer_s: _Limit = NOT_GIVEN,
+    ) -> None:
+        given = {
+            "connect_s": connect_s, "first_byte_s": first_byte_s, "between_data_s": between_data_s,
+            "total_s": total_s, "answer_s": answer_s,
+        }  # fmt: skip
         for limit in fields(self):
-            value = getattr(self, limit.name)
+            value = given[limit.name]
+            if isinstance(value, NotGiven):
+                value = _unnamed_limit(limit, each)
             if value is not None and not value > 0:
                 raise ValueError(f"{limit.name} must be more than 0 seconds or None; got {value}")
+            object.__setattr__(self, limit.name, value)
 
 
-def to_timeouts(value: float | Timeouts | None, default: Timeouts) -> Timeouts:
-    """The limits that `timeout=` stands for; None = the default."""
-    if value is None:
+def _unnamed_limit(limit: Field[Any], each: _Limit) -> float | None:
+    if isinstance(each, NotGiven):
+        default: Any = limit.default
+        return None if default is None else float(default)
+    return None if limit.name == "total_s" else each
+
+
+@runtime_checkable
+class HTTPTimeout(Protocol):
+    """An `httpx.Timeout`, or the same class of httpx2: `read` is the limit for each wait."""
+
+    connect: float | None
+    read: float | None
+
+
+TimeoutLike = float | Timeouts | HTTPTimeout | None
+"""Time limits: a number of seconds for the whole call, `Timeouts`, an `httpx.Timeout`; None = no
+limit."""
+
+
+def to_timeouts(value: TimeoutLike | NotGiven, default: Timeouts) -> Timeouts:
+    """The limits that `timeout=` stands for. A number is the total, and caps the others."""
+    if isinstance(value, NotGiven):
         return default
     if isinstance(value, Timeouts):
         return value
+    if isinstance(value, HTTPTimeout):
+        return Timeouts(value.read, connect_s=value.connect)
+    if value is None:
+        return Timeouts(None)
     total_s = float(value)
     return Timeouts(
-        shorter(default.connect_s, total_s),
-        shorter(default.first_byte_s, total_s),
-        shorter(default.between_data_s, total_s),
-        total_s,
+        connect_s=shorter(default.connect_s, total_s),
+        first_byte_s=shorter(default.first_byte_s, total_s),
+        between_data_s=shorter(default.between_data_s, total_s),
+        answer_s=shorter(default.answer_s, total_s),
+        total_s=total_s,
     )
 
 
@@ -71,7 +131,7 @@ class Options(TypedDict, total=False):
 
     base_url: str
     api_key: str | None
-    timeout: float | Timeouts | None
+    timeout: TimeoutLike | NotGiven
     max_retries: int
     default_headers: Mapping[str, str | None] | None
     uds: str | None

@@ -15,9 +15,10 @@ from typing import Any, Generic
 from pydantic import ValidationError
 
 from ._collect import ChunkT, Collector, ResultT
+from ._envelope import Received
 from ._errors import Error, ResponseInvalid, StreamInterrupted, error_from_event, parse_json
 from ._exchange import Exchange, summary
-from ._types import Received, Usage
+from ._types import Usage
 
 MAX_EVENT_BYTES = 64 * 2**20
 """More than any event we send; keeps a broken server from filling the memory."""
@@ -146,7 +147,8 @@ class BaseStream(Received, Generic[ChunkT, ResultT]):
                 self._done = True
                 break
             chunk = self._parse(event)
-            only_usage = not chunk.choices and chunk.usage is not None and not chunk.model_extra
+            only_usage = not chunk.choices and chunk.usage is not None
+            only_usage = only_usage and not (chunk.ext or chunk.model_extra)
             if not (self._exchange.call.hide_usage and only_usage):
                 return chunk
         return None
@@ -215,4 +217,5 @@ class BaseStream(Received, Generic[ChunkT, ResultT]):
             raise self._interrupted("the stream was closed before its end")
         result = self._collector.result()
         result.with_envelope(self._envelope)
+        result.with_format(self._exchange.call.reader)
         return result

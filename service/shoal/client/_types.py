@@ -1,111 +1,23 @@
-"""Results of calls as pydantic models. Unknown fields are kept, so nothing a newer server sends
-is lost.
+"""Results of generations as pydantic models. Unknown fields are kept, so nothing a newer server
+sends is lost.
 
-Every complete result also carries the HTTP response around it: `.request_id`, `.headers`,
-`.timings`, `.ignored_params`. `_collect.py` builds results from streams.
+`_results.py` has the other results; `_collect.py` builds results from streams.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import Field, PrivateAttr, TypeAdapter, ValidationError
+
+from ._envelope import Part, Result
+from ._errors import ParseFailed, parse_json
+
+FormatT = TypeVar("FormatT")
 
 Reasons = Literal["stop", "length", "tool_calls", "content_filter"]
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Where the time went, as the server measured it; None = it did not say."""
-
-    queue_ms: float | None = None
-    prefill_ms: float | None = None
-    decode_ms: float | None = None
-    ttft_ms: float | None = None
-    tokens_per_second: float | None = None
-
-
-@dataclass(frozen=True)
-class Envelope:
-    """The HTTP response around a result."""
-
-    status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)  # names in lower case
-    request_id: str | None = None
-
-    @property
-    def is_success(self) -> bool:
-        return 200 <= self.status < 300
-
-    @property
-    def is_event_stream(self) -> bool:
-        return self.headers.get("content-type", "").lower().startswith("text/event-stream")
-
-    @property
-    def ignored_params(self) -> tuple[str, ...]:
-        """Names of request fields the server did not know."""
-        names = self.headers.get("x-ignored-params", "").split(",")
-        return tuple(name.strip() for name in names if name.strip())
-
-    def timings(self, ext: Mapping[str, Any] | None = None) -> Timings:
-        """From the response headers; `ext.timings` of the body is more exact where present."""
-        values: dict[str, Any] = {
-            name: self.headers.get(f"x-{name.replace('_', '-')}")
-            for name in ("queue_ms", "prefill_ms", "decode_ms")
-        }
-        in_body = (ext or {}).get("timings")
-        values.update(in_body if isinstance(in_body, dict) else {})
-        return Timings(**{field.name: _number(values.get(field.name)) for field in fields(Timings)})
-
-
-class Received:
-    """What results and streams tell about the HTTP response they came in."""
-
-    _envelope: Envelope
-
-    @property
-    def request_id(self) -> str | None:
-        """`X-Request-Id`: what the server's log calls this request."""
-        return self._envelope.request_id
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Response headers, names in lower case."""
-        return self._envelope.headers
-
-    @property
-    def ignored_params(self) -> tuple[str, ...]:
-        """Names of request fields the server did not know and ignored."""
-        return self._envelope.ignored_params
-
-    @property
-    def timings(self) -> Timings:
-        """Where the time went, as far as the server said."""
-        return self._envelope.timings(self._ext())
-
-    def _ext(self) -> Mapping[str, Any] | None:
-        raise NotImplementedError
-
-
-class Part(BaseModel):
-    """A piece of a result. Fields that are not declared stay readable as attributes."""
-
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
-
-
-class Result(Received, Part):
-    """A complete result."""
-
-    _envelope: Envelope = PrivateAttr(default_factory=Envelope)
-
-    def with_envelope(self, envelope: Envelope) -> None:
-        """Called once, by the client that received it."""
-        self._envelope = envelope
-
-    def _ext(self) -> Mapping[str, Any] | None:
-        return (self.model_extra or {}).get("ext")
 
 
 class Usage(Part):
@@ -124,10 +36,62 @@ class Usage(Part):
 class Logprobs(Part):
     """Four arrays with one entry per token; a first prompt token has None."""
 
-    tokens: list[str] = []
-    token_logprobs: list[float | None] = []
+    tokens: list[str] = Field(default_factory=list)
+    token_logprobs: list[float | None] = Field(default_factory=list)
     top_logprobs: list[dict[str, float] | None] | None = None
-    text_offset: list[int] = []
+    text_offset: list[int] = Field(default_factory=list)
+
+
+class UsageCost(Part):
+    """What an answer cost the server: an estimate, see the server's documentation."""
+
+    cpu_seconds: float | None = None
+    joules_est: float | None = None
+    amount_est: float | None = None
+    currency: str | None = None
+    energy_source: str | None = None
+
+
+class Queue(Part):
+    """Where a request stood when it arrived."""
+
+    position_at_arrival: int | None = None
+
+
+class TokenTrace(Part):
+    """How one token of the answer came about."""
+
+    index: int = 0
+    """Of its choice."""
+    token: str = ""
+    id: int | None = None
+    logprob: float | None = None
+    rank: int | None = None
+    entropy: float | None = None
+    alternatives: list[dict[str, Any]] = Field(default_factory=list)
+    steps: list[dict[str, Any]] = Field(default_factory=list)
+    """What each step of the sampler left and removed."""
+    removed_by: str | None = None
+    """The step that removed the likeliest token."""
+    uniform: float | None = None
+    """The random number that was drawn."""
+    lens: list[dict[str, Any]] = Field(default_factory=list)
+    """The best token after each layer."""
+
+
+class Ext(Part):
+    """What `include` asked for; None = not asked."""
+
+    seed: list[int] | None = None
+    timings: dict[str, Any] | None = None
+    usage_cost: UsageCost | None = None
+    sampling: dict[str, Any] | None = None
+    queue: Queue | None = None
+    token_ids: list[list[int]] | None = None
+    truncated: list[int] | None = None
+    """Tokens that `truncate_prompt_tokens` dropped from each prompt."""
+    trace: list[TokenTrace] | None = None
+    """Of all choices together. In a stream the choices of the chunks have it."""
 
 
 class Generation(Result):
@@ -139,12 +103,39 @@ class Generation(Result):
     system_fingerprint: str | None = None
     choices: Sequence[Any]
     usage: Usage | None = None
+    ext: Ext | None = None
 
     @property
     def text(self) -> str:
         """Text of the first choice."""
         text: str = self.choices[0].text if self.choices else ""
         return text
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the first choice ended."""
+        reason: str | None = self.choices[0].finish_reason if self.choices else None
+        return reason
+
+    @property
+    def parsed(self) -> Any:
+        """The first choice as the class given as `response_format`. Raises ParseFailed."""
+        return self.all_parsed(limit=1)[0]
+
+    def all_parsed(self, limit: int | None = None) -> list[Any]:
+        """The same of every choice, or of the first `limit`."""
+        try:
+            return [choice.parsed for choice in self.choices[:limit]]
+        except ParseFailed as error:
+            error.request_id = self.request_id
+            raise
+
+    def with_format(self, response_format: TypeAdapter[Any] | None) -> None:
+        for choice in self.choices:
+            choice.with_format(response_format)
+
+    def _ext(self) -> Mapping[str, Any] | None:
+        return None if self.ext is None else {"timings": self.ext.timings}
 
 
 class Chunk(Part):
@@ -155,6 +146,7 @@ class Chunk(Part):
     model: str = ""
     choices: Sequence[Any]
     usage: Usage | None = None
+    ext: Ext | None = None
 
     def text_of(self, index: int) -> str:
         """New text of a choice, "" if the chunk has none for it."""
@@ -169,7 +161,37 @@ class Choice(Part):
     stop_reason: str | int | None = None
 
 
-class CompletionChoice(Choice):
+class WholeChoice(Choice):
+    """What the choices of complete generations share."""
+
+    _format: TypeAdapter[Any] | None = PrivateAttr(None)
+
+    def with_format(self, response_format: TypeAdapter[Any] | None) -> None:
+        """Called once, by the client that received it."""
+        self._format = response_format
+
+    @property
+    def parsed(self) -> Any:
+        """The text as the class given as `response_format`. Raises ParseFailed."""
+        if self._format is None:
+            raise TypeError("the call gave no class as response_format")
+        text: str = self.text  # type: ignore[attr-defined]  # both kinds of choices have it
+        try:
+            return self._format.validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the whole"
+            why = f"{where}: {first['msg']}"
+            if self.finish_reason == "length" and parse_json(text) is None:
+                why = "it was cut at its length limit; give a higher max_tokens"
+            raise ParseFailed(
+                f"the answer does not fit the response_format: {why}",
+                text=text,
+                finish_reason=self.finish_reason,
+            ) from error
+
+
+class CompletionChoice(WholeChoice):
     text: str = ""
     logprobs: Logprobs | None = None
     token_ids: list[int] | None = None
@@ -181,6 +203,16 @@ class Completion(Generation):
 
     object: str = "text_completion"
     choices: list[CompletionChoice]
+
+
+class ParsedCompletion(Completion, Generic[FormatT]):
+    """The result of `completions.parse`, or of its whole stream."""
+
+    @property
+    def parsed(self) -> FormatT:
+        """The first choice as the class given as `response_format`. Raises ParseFailed."""
+        value: FormatT = super().parsed
+        return value
 
 
 class CompletionChunk(Chunk):
@@ -200,6 +232,13 @@ class ToolCall(Part):
     id: str = ""
     type: str = "function"
     function: FunctionCall = Field(default_factory=FunctionCall)
+
+    def parse_arguments(self) -> dict[str, Any]:
+        """The arguments by name. Raises ValueError if the model wrote no JSON object."""
+        arguments = json.loads(self.function.arguments or "{}")
+        if not isinstance(arguments, dict):
+            raise ValueError(f"arguments of {self.function.name!r} are not a JSON object")
+        return arguments
 
 
 class ToolCallDelta(Part):
@@ -236,14 +275,14 @@ class TopLogprob(Part):
 
 
 class TokenLogprob(TopLogprob):
-    top_logprobs: list[TopLogprob] = []
+    top_logprobs: list[TopLogprob] = Field(default_factory=list)
 
 
 class ChatLogprobs(Part):
     content: list[TokenLogprob] | None = None
 
 
-class ChatChoice(Choice):
+class ChatChoice(WholeChoice):
     message: Message
     logprobs: ChatLogprobs | None = None
 
@@ -257,6 +296,26 @@ class ChatCompletion(Generation):
 
     object: str = "chat.completion"
     choices: list[ChatChoice]
+
+    @property
+    def message(self) -> Message:
+        """The message of the first choice; it can be part of the next call's messages."""
+        return self.choices[0].message
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        """The tools that the first choice calls, in order."""
+        return (self.choices[0].message.tool_calls if self.choices else None) or []
+
+
+class ParsedChatCompletion(ChatCompletion, Generic[FormatT]):
+    """The result of `chat.parse`, or of its whole stream."""
+
+    @property
+    def parsed(self) -> FormatT:
+        """The first choice as the class given as `response_format`. Raises ParseFailed."""
+        value: FormatT = super().parsed
+        return value
 
 
 class ChatChunkChoice(Choice):
@@ -274,58 +333,7 @@ class ChatChunk(Chunk):
     object: str = "chat.completion.chunk"
     choices: list[ChatChunkChoice]
 
-
-class Model(Result):
-    """A model the server has. `ready` is False while it is being loaded."""
-
-    id: str
-    object: str = "model"
-    created: int = 0
-    owned_by: str = ""
-    parent: str | None = None
-    """Of an adapter: the model it changes."""
-    max_model_len: int | None = None
-    ready: bool | None = None
-    capabilities: list[str] = []
-    defaults: dict[str, Any] = {}
-
-
-class ModelList(Result):
-    """The models are in `.data`."""
-
-    object: str = "list"
-    data: list[Model]
-
-
-class Tokens(Result):
-    """The result of `tokenize`. `prompt` is the rendered text when messages were given."""
-
-    count: int
-    tokens: list[int]
-    max_model_len: int | None = None
-    token_strs: list[str] | None = None
-    prompt: str | None = None
-
-
-class Text(Result):
-    """The result of `detokenize`."""
-
-    prompt: str
-
-
-class Health(Result):
-    """Whether the server can serve, and what it says about its models."""
-
-    status: str = ""
-    models: dict[str, Any] | None = None
-
-    @property
-    def ready(self) -> bool:
-        return self._envelope.status == 200
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
+    def reasoning_of(self, index: int) -> str:
+        """New text of a choice's reasoning, where the server tells it from the answer."""
+        found = (choice.delta.reasoning_content for choice in self.choices if choice.index == index)
+        return "".join(text or "" for text in found)

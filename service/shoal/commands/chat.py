@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -41,6 +41,7 @@ class Session:
     temperature: float | None = None
     seed: int | None = None
     turns: list[dict[str, str]] = field(default_factory=list)
+    show_reasoning: Callable[[str], None] = lambda text: None
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -61,9 +62,11 @@ class Session:
                 temperature=self.temperature,
                 seed=self.seed,
             ) as stream:
-                for delta in stream.text_deltas():
-                    pieces.append(delta)
-                    yield delta
+                for chunk in stream:
+                    self.show_reasoning(chunk.reasoning_of(0))
+                    if delta := chunk.text_of(0):
+                        pieces.append(delta)
+                        yield delta
         finally:
             if pieces:
                 self.turns.append({"role": "assistant", "content": "".join(pieces)})
@@ -133,6 +136,8 @@ def chat(
         session = Session(client, model, system, max_tokens, temperature, seed)
         interactive = sys.stdin.isatty()
         if interactive:
+            session.show_reasoning = _show_reasoning
+        if interactive:
             _print_status(f"{model or 'no model'} · /help lists the commands")
         failed = _run_loop(session, interactive, base_url)
     if failed and not interactive:
@@ -190,6 +195,13 @@ def _print_answer(session: Session, line: str) -> None:
     finally:
         answer.close()  # frees the connection now
         print(flush=True)
+
+
+def _show_reasoning(text: str) -> None:
+    """On the terminal, dim; it is no part of the answer."""
+    if text:
+        sys.stderr.write(f"\x1b[2m{text}\x1b[0m")
+        sys.stderr.flush()
 
 
 def _start_line_editing() -> None:

@@ -1,11 +1,18 @@
 """`shoal complete`: completes one prompt and streams plain text to stdout."""
 
+from __future__ import annotations
+
+import json
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from shoal.commands.terminal import ApiKey, BaseUrl, ModelName, connected, fail, pick_model
+
+if TYPE_CHECKING:
+    from shoal.client._params import StructuredOutputs
 
 
 def complete(
@@ -23,12 +30,20 @@ def complete(
     stop: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="End before this text; repeatable.")
     ] = None,
+    json_schema: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The text is JSON of this JSON schema."),
+    ] = None,
+    regex: Annotated[
+        str | None, typer.Option(metavar="PATTERN", help="The text matches this pattern.")
+    ] = None,
     echo: Annotated[bool, typer.Option("--echo", help="Write the prompt first.")] = False,
     base_url: BaseUrl = None,
     api_key: ApiKey = None,
 ) -> None:
     """Continue a text with a running server and stream the result to stdout."""
     text = sys.stdin.read() if prompt == "-" else prompt
+    form = _structured_outputs(json_schema, regex)
     try:
         with connected(base_url, api_key) as client:
             if echo:
@@ -42,6 +57,7 @@ def complete(
                 top_p=top_p,
                 seed=seed,
                 stop=stop or None,
+                structured_outputs=form,
             ) as stream:
                 for delta in stream.text_deltas():
                     _write(delta)
@@ -54,6 +70,21 @@ def complete(
         fail(f"this terminal cannot show the text ({error.encoding}): set PYTHONUTF8=1")
     if sys.stdout.isatty():
         _write("\n")
+
+
+def _structured_outputs(schema_file: Path | None, regex: str | None) -> StructuredOutputs | None:
+    if schema_file is not None and regex is not None:
+        fail("give --json-schema or --regex, not both", 2)
+    if regex is not None:
+        return {"regex": regex}
+    if schema_file is None:
+        return None
+    try:
+        return {"json": json.loads(schema_file.read_text(encoding="utf-8"))}
+    except OSError as error:
+        fail(f"cannot read {schema_file}: {error.strerror}", 2)
+    except ValueError as error:
+        fail(f"{schema_file} is not JSON: {error}", 2)
 
 
 def _write(text: str) -> None:

@@ -19,12 +19,18 @@ BaseUrl = Annotated[
     typer.Option(
         "--base-url",
         metavar="URL",
-        help=f"Address of the server; without it SHOAL_BASE_URL, else {DEFAULT_URL}.",
+        envvar=["SHOAL_BASE_URL", "OPENAI_BASE_URL"],
+        help=f"Address of the server; else {DEFAULT_URL}.",
     ),
 ]
 ApiKey = Annotated[
     str | None,
-    typer.Option("--api-key", metavar="KEY", help="Key to send; without it SHOAL_API_KEY."),
+    typer.Option(
+        "--api-key",
+        metavar="KEY",
+        envvar=["SHOAL_API_KEY", "OPENAI_API_KEY"],
+        help="Key to send.",
+    ),
 ]
 ModelName = Annotated[
     str | None,
@@ -64,8 +70,7 @@ def explain(error: Exception, base_url: str | None) -> str:
     from shoal import AuthenticationFailed, ConnectionFailed
 
     if isinstance(error, ConnectionFailed):
-        where = base_url or "the address in SHOAL_BASE_URL, or " + DEFAULT_URL
-        return f"no server at {where}: start one with `shoal serve` ({error})"
+        return f"no server at {base_url or DEFAULT_URL}: start one with `shoal serve` ({error})"
     if isinstance(error, AuthenticationFailed):
         return f"{error}: give a key with --api-key"
     return str(error) or type(error).__name__

@@ -9,6 +9,7 @@ import pytest
 
 from shoal import Client
 from shoal import Error as SdkError
+from shoal.client.testing import DONE, MockServer, chat_event
 from shoal.commands.chat import HELP, Session
 
 from .fake_openai import FakeServer, running
@@ -83,3 +84,14 @@ def test_help_names_every_command_and_others_are_refused() -> None:
         assert "/help" in session.command("/nonsense")
     for name in ("reset", "system", "model", "save", "help", "quit"):
         assert f"/{name}" in HELP
+
+
+def test_reasoning_is_shown_beside_the_answer_and_not_kept() -> None:
+    server, shown = MockServer(), []
+    deltas = ({"role": "assistant", "reasoning_content": "Hm"}, {"reasoning_content": "."})
+    answer = chat_event({"content": "Blue"}), chat_event({}, finish_reason="stop")
+    server.stream(*map(chat_event, deltas), *answer, DONE)
+    session = Session(server.client(), show_reasoning=shown.append)
+    assert list(session.ask("one")) == ["Blue"]
+    assert "".join(shown) == "Hm."
+    assert session.turns[-1] == {"role": "assistant", "content": "Blue"}

@@ -1,18 +1,22 @@
 """The command line as a whole: what it offers, what it refuses, what it loads."""
 
+import importlib.util
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from shoal import __version__
-from shoal.cli import build_app
+from shoal.cli import NEEDED, build_app, main
 
 from .fake_openai import FakeServer, running
 
-SERVICE = str(Path(__file__).parents[3] / "service")
+ROOT = Path(__file__).parents[3]
+SERVICE = str(ROOT / "service")
 
 
 def invoke(*args: str, text: str | None = None) -> Result:
@@ -56,7 +60,48 @@ def test_without_the_extra_one_plain_line_says_how_to_install_it() -> None:
         text=True,
     )
     assert done.returncode == 1
-    assert done.stderr == "shoal: the commands need more packages: pip install 'shoal[server]'\n"
+    assert done.stderr == (
+        "shoal: the commands need more packages (fastapi, fastapi_offline, starlette, ...): "
+        "pip install 'shoal[server]'\n"
+    )
+
+
+def test_a_package_that_is_missing_is_noticed_before_any_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "orjson" else find(name)
+    )
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert "(orjson): pip install" in capsys.readouterr().err
+
+
+def test_what_the_commands_need_is_the_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [
+        re.split(r"[><=;]", requirement)[0].replace("-", "_")
+        for requirement in project["optional-dependencies"]["server"]
+        if ";" not in requirement
+    ]
+    assert sorted(NEEDED) == sorted(needed)
+
+
+@pytest.mark.parametrize("command", ["chat", "complete x", "bench", "models"])
+def test_every_command_takes_the_address_the_same_way(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--base-url`, then SHOAL_BASE_URL, then OPENAI_BASE_URL."""
+    arguments, refused = command.split(), "http://127.0.0.1:1"
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:3")
+    assert "no server at http://127.0.0.1:3" in invoke(*arguments, text="Hi\n").stderr
+    monkeypatch.setenv("SHOAL_BASE_URL", "http://127.0.0.1:2")
+    assert "no server at http://127.0.0.1:2" in invoke(*arguments, text="Hi\n").stderr
+    result = invoke(*arguments, "--base-url", refused, text="Hi\n")
+    assert f"no server at {refused}" in result.stderr
+    assert result.exit_code == 1
 
 
 def test_complete_writes_the_text_and_nothing_else() -> None:
@@ -74,6 +119,24 @@ def test_complete_sends_what_was_asked() -> None:
     assert (body["temperature"], body["seed"], body["stop"]) == (0, 7, ["a", "b"])
     assert (body["model"], body["stream"]) == ("m", True)
     assert "top_p" not in body
+
+
+def test_complete_can_ask_for_a_form(tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "integer"}')
+    with running(FakeServer()) as server:
+        invoke("complete", "x", "--json-schema", str(schema), "--base-url", server.url)
+        invoke("complete", "x", "--regex", "[0-9]+", "--base-url", server.url)
+    forms = [body["structured_outputs"] for body in server.asked]
+    assert forms == [{"json": {"type": "integer"}}, {"regex": "[0-9]+"}]
+    schema.write_text("{")
+    for wrong, message in (
+        ([str(schema), "--regex", "x"], "not both"),
+        ([str(schema)], "is not JSON"),
+        ([str(tmp_path / "none")], "cannot read"),
+    ):
+        result = invoke("complete", "x", "--json-schema", *wrong)
+        assert (result.exit_code, message in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("command", [["complete", "The"], ["chat"]])
@@ -115,8 +178,8 @@ def test_chat_reads_one_message_per_line_when_there_is_no_terminal() -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--url", "http://10.1.2.3"], "10.1.2.3 is not this machine"),
-        (["--url", "nothing://"], "is not an address"),
+        (["--base-url", "http://10.1.2.3"], "10.1.2.3 is not this machine"),
+        (["--base-url", "nothing://"], "is not an address"),
         (["--concurrency", "1,x"], "--concurrency '1,x'"),
         (["--concurrency", "0"], "--concurrency '0'"),
         (["--json", "/no/such/folder/x.json"], "folder /no/such/folder does not exist"),

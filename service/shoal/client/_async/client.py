@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from shoal.client import _calls as calls
-from shoal.client._calls import RawCalls
+from shoal.client import _routes as routes
 from shoal.client._concurrency import run_many_async
 from shoal.client._errors import Error
 from shoal.client._openai import make_openai
@@ -18,29 +18,40 @@ from shoal.client._params import (
     Prompts,
     check_names,
 )
-from shoal.client._retry import Clock
-from shoal.client._settings import DEFAULT_MAX_RETRIES, Options, Timeouts, resolve
-from shoal.client._types import (
-    ChatChunk,
-    ChatCompletion,
-    Completion,
-    CompletionChunk,
+from shoal.client._raw import RawCalls
+from shoal.client._results import (
+    Cancelled,
+    ChoiceScores,
     Health,
-    Model,
-    ModelList,
+    Load,
+    MetricsPage,
+    Perplexity,
     Text,
     Tokens,
+    UsageReport,
+    Version,
 )
+from shoal.client._retry import Clock
+from shoal.client._settings import (
+    DEFAULT_MAX_RETRIES,
+    NOT_GIVEN,
+    NotGiven,
+    Options,
+    TimeoutLike,
+    resolve,
+)
+from shoal.client._types import Completion
 
+from .admin import AsyncAdmin
 from .driver import AsyncClientOptions, AsyncDriver, AsyncHTTPClient
-from .stream import AsyncStream
+from .endpoints import AsyncChat, AsyncCompletions, AsyncEmbeddings, AsyncModels
 
 if TYPE_CHECKING:
     import httpx
     import openai
     from typing_extensions import Unpack
 
-    from shoal.client._params import ChatParams, Extras, ManyParams, TokenizeParams
+    from shoal.client._params import Extras, ManyParams, TokenizeParams
 
 
 class AsyncClient:
@@ -48,18 +59,21 @@ class AsyncClient:
 
     `base_url` and `api_key` default to SHOAL_BASE_URL and SHOAL_API_KEY, then OPENAI_BASE_URL and
     OPENAI_API_KEY, then http://127.0.0.1:8000 without a key. `uds` is the path of a unix socket.
+    `timeout` is the total of a call in seconds, `Timeouts`, an `httpx.Timeout`, or None for no
+    limit; without it the defaults of `Timeouts` apply.
     `http_client`, an httpx or httpx2 client, brings its own connections and stays yours to close.
     `clock` is for tests.
 
-    One client belongs to one event loop. Every call may raise the errors of `shoal.client`.
+    Connections belong to the event loop that opened them. Every call may raise the errors of
+    `shoal.client`.
     """
 
     def __init__(
         self,
-        *,
         base_url: str | None = None,
+        *,
         api_key: str | None = None,
-        timeout: float | Timeouts | None = None,
+        timeout: TimeoutLike | NotGiven = NOT_GIVEN,
         max_retries: int = DEFAULT_MAX_RETRIES,
         default_headers: Mapping[str, str | None] | None = None,
         http_client: AsyncHTTPClient | None = None,
@@ -76,6 +90,8 @@ class AsyncClient:
         self.completions = AsyncCompletions(driver)
         self.chat = AsyncChat(driver)
         self.models = AsyncModels(driver)
+        self.embeddings = AsyncEmbeddings(driver)
+        self.admin = AsyncAdmin(driver)
         self.with_raw_response: RawCalls[Awaitable[httpx.Response]] = RawCalls(driver.run_raw)
 
     def with_options(self, **options: Unpack[AsyncClientOptions]) -> AsyncClient:
@@ -88,6 +104,11 @@ class AsyncClient:
         copy = object.__new__(type(self))
         copy._use(self._driver.changed(options))
         return copy
+
+    @property
+    def base_url(self) -> str:
+        """The server's address, without `/v1`."""
+        return self._driver.settings.base_url
 
     def __repr__(self) -> str:
         settings = self._driver.settings
@@ -103,7 +124,8 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connections this client opened; may be called twice."""
+        """Closes the connections this client opened; later calls raise ClientClosed. May be called
+        twice."""
         await self._driver.close()
 
     async def tokenize(
@@ -114,31 +136,78 @@ class AsyncClient:
         **params: Unpack[TokenizeParams],
     ) -> Tokens:
         """Token ids of a prompt, or of messages as the model's chat template renders them."""
-        return await self._driver.run(calls.tokenize(prompt, messages=messages, **params))
+        return await self._driver.run(routes.tokenize(prompt, messages=messages, **params))
 
     async def detokenize(
         self, tokens: Sequence[int], *, model: str | None = None, **extras: Unpack[Extras]
     ) -> Text:
         """The text of token ids, in `.prompt`."""
-        return await self._driver.run(calls.detokenize(tokens, model=model, **extras))
+        return await self._driver.run(routes.detokenize(tokens, model=model, **extras))
+
+    async def score_choices(
+        self,
+        prompt: str | Sequence[int],
+        choices: Sequence[str] | Sequence[Sequence[int]],
+        *,
+        model: str | None = None,
+        normalize: routes.Normalize | None = None,
+        **extras: Unpack[Extras],
+    ) -> ChoiceScores:
+        """How likely a model finds each of several continuations; `.best` is the likeliest one's
+        index. `normalize` divides by the number of tokens or bytes."""
+        call = routes.score_choices(prompt, choices, model=model, normalize=normalize, **extras)
+        return await self._driver.run(call)
+
+    async def perplexity(
+        self,
+        input: Prompt,
+        *,
+        model: str | None = None,
+        stride: int | None = None,
+        **extras: Unpack[Extras],
+    ) -> Perplexity:
+        """How well a model predicts a text. `stride` is for texts longer than its context."""
+        return await self._driver.run(
+            routes.perplexity(input, model=model, stride=stride, **extras)
+        )
+
+    async def cancel(self, request_id: str, **extras: Unpack[Extras]) -> Cancelled:
+        """Ends a running request of yours, by its `.request_id`. Raises NotFound if it is over."""
+        return await self._driver.run(routes.cancel(request_id, **extras))
+
+    async def usage(self, **extras: Unpack[Extras]) -> UsageReport:
+        """What you have used, by model and day; with an admin key everyone's."""
+        return await self._driver.run(routes.usage(**extras))
+
+    async def version(self, **extras: Unpack[Extras]) -> Version:
+        """Version of the server, and what computes each of its models."""
+        return await self._driver.run(routes.version(**extras))
+
+    async def load(self, **extras: Unpack[Extras]) -> Load:
+        """How busy each model is."""
+        return await self._driver.run(routes.load(**extras))
+
+    async def metrics(self, **extras: Unpack[Extras]) -> MetricsPage:
+        """The server's counters, in `.text` as Prometheus reads them."""
+        return await self._driver.run(routes.metrics(**extras))
 
     async def health(self, **extras: Unpack[Extras]) -> Health:
         """What the server says about itself; `.ready` is False while it loads or drains.
 
         Not retried. Raises ConnectionFailed if nobody answers.
         """
-        return await self._driver.run(calls.health(**extras))
+        return await self._driver.run(routes.health(**extras))
 
     async def wait_until_ready(
         self,
-        timeout: float = 60.0,  # noqa: ASYNC109
+        timeout: float | None = 60.0,  # noqa: ASYNC109
         *,
         extra_body: Mapping[str, Any] | None = None,
         extra_headers: Mapping[str, str | None] | None = None,
     ) -> None:
-        """Returns once every start-up model is ready. Raises Timeout after `timeout` seconds,
-        and other errors (a wrong key) at once."""
-        call = calls.ready(timeout, extra_body=extra_body, extra_headers=extra_headers)
+        """Returns once every start-up model is ready. Raises Timeout after `timeout` seconds (None:
+        never), and other errors (a wrong key) at once."""
+        call = routes.ready(timeout, extra_body=extra_body, extra_headers=extra_headers)
         await self._driver.run_raw(call)
 
     @overload
@@ -163,7 +232,8 @@ class AsyncClient:
         """Completes every prompt, each in a request of its own, `concurrency` at a time.
 
         Results are in the order of the prompts. `on_progress(done, total)` is called after each.
-        The first error ends it and is raised; with `keep_errors` errors are in the list instead.
+        The first error ends it and is raised, with what was done by then in its `completed`; with
+        `keep_errors` errors are in the list instead.
         """
         check_names("generate_many", params, CompletionParams)
 
@@ -176,72 +246,3 @@ class AsyncClient:
         """An official OpenAI client for the same server. Raises ImportError without `openai`."""
         client: openai.AsyncOpenAI = make_openai(self._driver)
         return client
-
-
-class AsyncEndpoints:
-    def __init__(self, driver: AsyncDriver) -> None:
-        self._driver = driver
-
-
-class AsyncCompletions(AsyncEndpoints):
-    """`client.completions`"""
-
-    @overload
-    async def create(
-        self, prompt: Prompt, *, stream: Literal[False] = ..., **params: Unpack[CompletionParams]
-    ) -> Completion: ...
-
-    @overload
-    async def create(
-        self, prompt: Prompt, *, stream: Literal[True], **params: Unpack[CompletionParams]
-    ) -> AsyncStream[CompletionChunk, Completion]: ...
-
-    @overload
-    async def create(
-        self, prompt: Prompt, *, stream: bool, **params: Unpack[CompletionParams]
-    ) -> Completion | AsyncStream[CompletionChunk, Completion]: ...
-
-    async def create(
-        self, prompt: Prompt, *, stream: bool = False, **params: Unpack[CompletionParams]
-    ) -> Completion | AsyncStream[CompletionChunk, Completion]:
-        """Continues a prompt, or each of several; with `stream` as chunks while it runs."""
-        call = calls.completion(prompt, stream=stream, **params)
-        return await (self._driver.run_stream(call) if stream else self._driver.run(call))
-
-
-class AsyncChat(AsyncEndpoints):
-    """`client.chat`"""
-
-    @overload
-    async def create(
-        self, messages: Messages, *, stream: Literal[False] = ..., **params: Unpack[ChatParams]
-    ) -> ChatCompletion: ...
-
-    @overload
-    async def create(
-        self, messages: Messages, *, stream: Literal[True], **params: Unpack[ChatParams]
-    ) -> AsyncStream[ChatChunk, ChatCompletion]: ...
-
-    @overload
-    async def create(
-        self, messages: Messages, *, stream: bool, **params: Unpack[ChatParams]
-    ) -> ChatCompletion | AsyncStream[ChatChunk, ChatCompletion]: ...
-
-    async def create(
-        self, messages: Messages, *, stream: bool = False, **params: Unpack[ChatParams]
-    ) -> ChatCompletion | AsyncStream[ChatChunk, ChatCompletion]:
-        """Answers a conversation; with `stream` as chunks while it runs."""
-        call = calls.chat(messages, stream=stream, **params)
-        return await (self._driver.run_stream(call) if stream else self._driver.run(call))
-
-
-class AsyncModels(AsyncEndpoints):
-    """`client.models`"""
-
-    async def list(self, **extras: Unpack[Extras]) -> ModelList:
-        """Every model, in `.data`; also those that are still loading."""
-        return await self._driver.run(calls.list_models(**extras))
-
-    async def retrieve(self, model: str, **extras: Unpack[Extras]) -> Model:
-        """One model. Raises ModelNotFound."""
-        return await self._driver.run(calls.retrieve_model(model, **extras))

@@ -36,8 +36,8 @@ class AsyncDriver(Session):
     """Sends the calls of one client."""
 
     async def close(self) -> None:
-        if self.owns_http:
-            await self.http.aclose()
+        if self.owns_connections:
+            await self.connections.close()
 
     async def run(self, call: Call[ResultT]) -> ResultT:
         """The result of a call that is not streamed."""
@@ -70,9 +70,10 @@ class AsyncDriver(Session):
             await sleep_async(self.settings.clock, wait_s)
 
     async def _attempt(self, exchange: Exchange[Any]) -> None:
-        request = self.http.build_request(**exchange.next_attempt())
+        http: AsyncHTTPClient = self.connections.current()
+        request = http.build_request(**exchange.next_attempt())
         with exchange.errors_translated():
-            response = await self.http.send(request, stream=True)
+            response = await http.send(request, stream=True)
             try:
                 exchange.head_received(response)
                 await self._receive(exchange, response)

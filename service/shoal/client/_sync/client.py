@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from shoal.client import _calls as calls
-from shoal.client._calls import RawCalls
+from shoal.client import _routes as routes
 from shoal.client._concurrency import run_many
 from shoal.client._errors import Error
 from shoal.client._openai import make_openai
@@ -19,29 +19,40 @@ from shoal.client._params import (
     Prompts,
     check_names,
 )
-from shoal.client._retry import Clock
-from shoal.client._settings import DEFAULT_MAX_RETRIES, Options, Timeouts, resolve
-from shoal.client._types import (
-    ChatChunk,
-    ChatCompletion,
-    Completion,
-    CompletionChunk,
+from shoal.client._raw import RawCalls
+from shoal.client._results import (
+    Cancelled,
+    ChoiceScores,
     Health,
-    Model,
-    ModelList,
+    Load,
+    MetricsPage,
+    Perplexity,
     Text,
     Tokens,
+    UsageReport,
+    Version,
 )
+from shoal.client._retry import Clock
+from shoal.client._settings import (
+    DEFAULT_MAX_RETRIES,
+    NOT_GIVEN,
+    NotGiven,
+    Options,
+    TimeoutLike,
+    resolve,
+)
+from shoal.client._types import Completion
 
+from .admin import Admin
 from .driver import ClientOptions, Driver, HTTPClient
-from .stream import Stream
+from .endpoints import Chat, Completions, Embeddings, Models
 
 if TYPE_CHECKING:
     import httpx
     import openai
     from typing_extensions import Unpack
 
-    from shoal.client._params import ChatParams, Extras, ManyParams, TokenizeParams
+    from shoal.client._params import Extras, ManyParams, TokenizeParams
 
 
 class Client:
@@ -49,18 +60,21 @@ class Client:
 
     `base_url` and `api_key` default to SHOAL_BASE_URL and SHOAL_API_KEY, then OPENAI_BASE_URL and
     OPENAI_API_KEY, then http://127.0.0.1:8000 without a key. `uds` is the path of a unix socket.
+    `timeout` is the total of a call in seconds, `Timeouts`, an `httpx.Timeout`, or None for no
+    limit; without it the defaults of `Timeouts` apply.
     `http_client`, an httpx or httpx2 client, brings its own connections and stays yours to close.
     `clock` is for tests.
 
-    Safe to use from several threads. Every call may raise the errors of `shoal.client`.
+    Safe to use from several threads. Every call may raise the errors of
+    `shoal.client`.
     """
 
     def __init__(
         self,
-        *,
         base_url: str | None = None,
+        *,
         api_key: str | None = None,
-        timeout: float | Timeouts | None = None,
+        timeout: TimeoutLike | NotGiven = NOT_GIVEN,
         max_retries: int = DEFAULT_MAX_RETRIES,
         default_headers: Mapping[str, str | None] | None = None,
         http_client: HTTPClient | None = None,
@@ -77,6 +91,8 @@ class Client:
         self.completions = Completions(driver)
         self.chat = Chat(driver)
         self.models = Models(driver)
+        self.embeddings = Embeddings(driver)
+        self.admin = Admin(driver)
         self.with_raw_response: RawCalls[httpx.Response] = RawCalls(driver.run_raw)
 
     def with_options(self, **options: Unpack[ClientOptions]) -> Client:
@@ -89,6 +105,11 @@ class Client:
         copy = object.__new__(type(self))
         copy._use(self._driver.changed(options))
         return copy
+
+    @property
+    def base_url(self) -> str:
+        """The server's address, without `/v1`."""
+        return self._driver.settings.base_url
 
     def __repr__(self) -> str:
         settings = self._driver.settings
@@ -104,7 +125,8 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Closes the connections this client opened; may be called twice."""
+        """Closes the connections this client opened; later calls raise ClientClosed. May be called
+        twice."""
         self._driver.close()
 
     def tokenize(
@@ -115,31 +137,76 @@ class Client:
         **params: Unpack[TokenizeParams],
     ) -> Tokens:
         """Token ids of a prompt, or of messages as the model's chat template renders them."""
-        return self._driver.run(calls.tokenize(prompt, messages=messages, **params))
+        return self._driver.run(routes.tokenize(prompt, messages=messages, **params))
 
     def detokenize(
         self, tokens: Sequence[int], *, model: str | None = None, **extras: Unpack[Extras]
     ) -> Text:
         """The text of token ids, in `.prompt`."""
-        return self._driver.run(calls.detokenize(tokens, model=model, **extras))
+        return self._driver.run(routes.detokenize(tokens, model=model, **extras))
+
+    def score_choices(
+        self,
+        prompt: str | Sequence[int],
+        choices: Sequence[str] | Sequence[Sequence[int]],
+        *,
+        model: str | None = None,
+        normalize: routes.Normalize | None = None,
+        **extras: Unpack[Extras],
+    ) -> ChoiceScores:
+        """How likely a model finds each of several continuations; `.best` is the likeliest one's
+        index. `normalize` divides by the number of tokens or bytes."""
+        call = routes.score_choices(prompt, choices, model=model, normalize=normalize, **extras)
+        return self._driver.run(call)
+
+    def perplexity(
+        self,
+        input: Prompt,
+        *,
+        model: str | None = None,
+        stride: int | None = None,
+        **extras: Unpack[Extras],
+    ) -> Perplexity:
+        """How well a model predicts a text. `stride` is for texts longer than its context."""
+        return self._driver.run(routes.perplexity(input, model=model, stride=stride, **extras))
+
+    def cancel(self, request_id: str, **extras: Unpack[Extras]) -> Cancelled:
+        """Ends a running request of yours, by its `.request_id`. Raises NotFound if it is over."""
+        return self._driver.run(routes.cancel(request_id, **extras))
+
+    def usage(self, **extras: Unpack[Extras]) -> UsageReport:
+        """What you have used, by model and day; with an admin key everyone's."""
+        return self._driver.run(routes.usage(**extras))
+
+    def version(self, **extras: Unpack[Extras]) -> Version:
+        """Version of the server, and what computes each of its models."""
+        return self._driver.run(routes.version(**extras))
+
+    def load(self, **extras: Unpack[Extras]) -> Load:
+        """How busy each model is."""
+        return self._driver.run(routes.load(**extras))
+
+    def metrics(self, **extras: Unpack[Extras]) -> MetricsPage:
+        """The server's counters, in `.text` as Prometheus reads them."""
+        return self._driver.run(routes.metrics(**extras))
 
     def health(self, **extras: Unpack[Extras]) -> Health:
         """What the server says about itself; `.ready` is False while it loads or drains.
 
         Not retried. Raises ConnectionFailed if nobody answers.
         """
-        return self._driver.run(calls.health(**extras))
+        return self._driver.run(routes.health(**extras))
 
     def wait_until_ready(
         self,
-        timeout: float = 60.0,
+        timeout: float | None = 60.0,
         *,
         extra_body: Mapping[str, Any] | None = None,
         extra_headers: Mapping[str, str | None] | None = None,
     ) -> None:
-        """Returns once every start-up model is ready. Raises Timeout after `timeout` seconds,
-        and other errors (a wrong key) at once."""
-        call = calls.ready(timeout, extra_body=extra_body, extra_headers=extra_headers)
+        """Returns once every start-up model is ready. Raises Timeout after `timeout` seconds (None:
+        never), and other errors (a wrong key) at once."""
+        call = routes.ready(timeout, extra_body=extra_body, extra_headers=extra_headers)
         self._driver.run_raw(call)
 
     @overload
@@ -164,7 +231,8 @@ class Client:
         """Completes every prompt, each in a request of its own, `concurrency` at a time.
 
         Results are in the order of the prompts. `on_progress(done, total)` is called after each.
-        The first error ends it and is raised; with `keep_errors` errors are in the list instead.
+        The first error ends it and is raised, with what was done by then in its `completed`; with
+        `keep_errors` errors are in the list instead.
         """
         check_names("generate_many", params, CompletionParams)
 
@@ -177,72 +245,3 @@ class Client:
         """An official OpenAI client for the same server. Raises ImportError without `openai`."""
         client: openai.OpenAI = make_openai(self._driver)
         return client
-
-
-class Endpoints:
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
-
-
-class Completions(Endpoints):
-    """`client.completions`"""
-
-    @overload
-    def create(
-        self, prompt: Prompt, *, stream: Literal[False] = ..., **params: Unpack[CompletionParams]
-    ) -> Completion: ...
-
-    @overload
-    def create(
-        self, prompt: Prompt, *, stream: Literal[True], **params: Unpack[CompletionParams]
-    ) -> Stream[CompletionChunk, Completion]: ...
-
-    @overload
-    def create(
-        self, prompt: Prompt, *, stream: bool, **params: Unpack[CompletionParams]
-    ) -> Completion | Stream[CompletionChunk, Completion]: ...
-
-    def create(
-        self, prompt: Prompt, *, stream: bool = False, **params: Unpack[CompletionParams]
-    ) -> Completion | Stream[CompletionChunk, Completion]:
-        """Continues a prompt, or each of several; with `stream` as chunks while it runs."""
-        call = calls.completion(prompt, stream=stream, **params)
-        return self._driver.run_stream(call) if stream else self._driver.run(call)
-
-
-class Chat(Endpoints):
-    """`client.chat`"""
-
-    @overload
-    def create(
-        self, messages: Messages, *, stream: Literal[False] = ..., **params: Unpack[ChatParams]
-    ) -> ChatCompletion: ...
-
-    @overload
-    def create(
-        self, messages: Messages, *, stream: Literal[True], **params: Unpack[ChatParams]
-    ) -> Stream[ChatChunk, ChatCompletion]: ...
-
-    @overload
-    def create(
-        self, messages: Messages, *, stream: bool, **params: Unpack[ChatParams]
-    ) -> ChatCompletion | Stream[ChatChunk, ChatCompletion]: ...
-
-    def create(
-        self, messages: Messages, *, stream: bool = False, **params: Unpack[ChatParams]
-    ) -> ChatCompletion | Stream[ChatChunk, ChatCompletion]:
-        """Answers a conversation; with `stream` as chunks while it runs."""
-        call = calls.chat(messages, stream=stream, **params)
-        return self._driver.run_stream(call) if stream else self._driver.run(call)
-
-
-class Models(Endpoints):
-    """`client.models`"""
-
-    def list(self, **extras: Unpack[Extras]) -> ModelList:
-        """Every model, in `.data`; also those that are still loading."""
-        return self._driver.run(calls.list_models(**extras))
-
-    def retrieve(self, model: str, **extras: Unpack[Extras]) -> Model:
-        """One model. Raises ModelNotFound."""
-        return self._driver.run(calls.retrieve_model(model, **extras))

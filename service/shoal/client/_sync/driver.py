@@ -37,8 +37,8 @@ class Driver(Session):
     """Sends the calls of one client."""
 
     def close(self) -> None:
-        if self.owns_http:
-            self.http.close()
+        if self.owns_connections:
+            self.connections.close()
 
     def run(self, call: Call[ResultT]) -> ResultT:
         """The result of a call that is not streamed."""
@@ -71,9 +71,10 @@ class Driver(Session):
             sleep(self.settings.clock, wait_s)
 
     def _attempt(self, exchange: Exchange[Any]) -> None:
-        request = self.http.build_request(**exchange.next_attempt())
+        http: HTTPClient = self.connections.current()
+        request = http.build_request(**exchange.next_attempt())
         with exchange.errors_translated():
-            response = self.http.send(request, stream=True)
+            response = http.send(request, stream=True)
             try:
                 exchange.head_received(response)
                 self._receive(exchange, response)

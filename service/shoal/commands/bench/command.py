@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from shoal.commands.terminal import DEFAULT_URL, fail
+from shoal.commands.terminal import DEFAULT_URL, ApiKey, BaseUrl, ModelName, fail
 
 if TYPE_CHECKING:
     from .load import Limits, Target, Workload
@@ -22,16 +22,12 @@ OUTPUT = "Output"
 
 
 def bench(
-    url: Annotated[str, typer.Option(metavar="URL", help="Server to measure.")] = DEFAULT_URL,
-    model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Model; without it the first one listed.")
-    ] = None,
+    base_url: BaseUrl = None,
+    model: ModelName = None,
     api: Annotated[
         Literal["completions", "chat"], typer.Option(help="Which route to measure.")
     ] = "completions",
-    api_key: Annotated[
-        str, typer.Option(metavar="KEY", envvar="SHOAL_API_KEY", help="Key to send.")
-    ] = "",
+    api_key: ApiKey = None,
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="Load a server that is not on this machine.")
     ] = False,
@@ -118,7 +114,7 @@ def bench(
         if file is not None and not file.absolute().parent.is_dir():
             fail(f"folder {file.parent} does not exist", 2)
     try:
-        address = parse_address(url)
+        address = parse_address(base_url or DEFAULT_URL)
     except ValueError as error:
         fail(str(error), 2)
     if not (address.is_loopback or allow_remote):
@@ -129,7 +125,7 @@ def bench(
         address,
         model or "",
         api=api,
-        api_key=api_key,
+        api_key=api_key or "",
         max_tokens=max_tokens,
         prompt_words=prompt_words,
         shared_prefix=shared_prefix,

@@ -1,14 +1,4 @@
-"""For tests of programs that use the SDK: a server in memory and a clock that you move.
-
-    server = MockServer()
-    server.error(503, "server_is_overloaded", headers={"Retry-After": "2"})
-    server.completion(" blue")
-    client = server.client()
-    assert client.completions.create("The sky is").text == " blue"
-    assert server.clock.sleeps == [2.0]
-
-The real client runs, with its retries and limits; only the network and time are replaced.
-"""
+"""The server in memory: canned replies, faults, and what it received."""
 
 from __future__ import annotations
 
@@ -18,16 +8,29 @@ import json
 import sys
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
 import httpx
 
-from ._async.client import AsyncClient
-from ._retry import Clock
-from ._sync.client import Client
+from shoal.client._async.client import AsyncClient
+from shoal.client._retry import Clock
+from shoal.client._sync.client import Client
+
+from . import bodies
+from .bodies import (
+    chat_event,
+    chat_json,
+    completion_event,
+    completion_json,
+    dump,
+    event_bytes,
+    tool_call_deltas,
+    tool_calls_json,
+    usage_of,
+)
 
 PING = b": ping\n\n"
 """The keep-alive comment of a stream."""
@@ -175,7 +178,7 @@ class MockServer(httpx.BaseTransport, httpx.AsyncBaseTransport):
     def completion_stream(self, *texts: str) -> None:
         """A completion stream, one chunk per text, whole and with usage."""
         last = completion_event("", finish_reason="stop")
-        self.stream(*map(completion_event, texts), last, {**last, **_usage(texts)}, DONE)
+        self.stream(*map(completion_event, texts), last, {**last, **usage_of(texts)}, DONE)
 
     def chat(self, text: str, **fields: Any) -> None:
         """A whole chat answer."""
@@ -186,7 +189,86 @@ class MockServer(httpx.BaseTransport, httpx.AsyncBaseTransport):
         first = chat_event({"role": "assistant", "content": ""})
         deltas = [chat_event({"content": text}) for text in texts]
         last = chat_event({}, finish_reason="stop")
-        self.stream(first, *deltas, last, {**last, **_usage(texts)}, DONE)
+        self.stream(first, *deltas, last, {**last, **usage_of(texts)}, DONE)
+
+    def tool_calls(self, **arguments: Mapping[str, Any]) -> None:
+        """A whole chat answer that calls tools: `tool_calls(add={"a": 1, "b": 2})`."""
+        self.reply(chat_json(None, message=tool_calls_json(arguments), finish_reason="tool_calls"))
+
+    def tool_calls_stream(self, **arguments: Mapping[str, Any]) -> None:
+        """The same as a stream."""
+        deltas = [chat_event(delta) for delta in tool_call_deltas(arguments)]
+        last = chat_event({}, finish_reason="tool_calls")
+        self.stream(*deltas, last, {**last, **usage_of(tuple(arguments))}, DONE)
+
+    def models(self, *names: str, **fields: Any) -> None:
+        """The list of models; `fields` are those of each."""
+        self.reply(bodies.models_json(names, **fields))
+
+    def tokens(self, *ids: int, **fields: Any) -> None:
+        """The answer of `tokenize`."""
+        self.reply({"count": len(ids), "tokens": ids, **fields})
+
+    def text(self, text: str) -> None:
+        """The answer of `detokenize`."""
+        self.reply({"prompt": text})
+
+    def scores(self, *logprobs: float) -> None:
+        """The answer of `score_choices`, one number per choice."""
+        self.reply(bodies.scores_json(logprobs))
+
+    def perplexity(self, perplexity: float, *, tokens: int = 10, num_bytes: int = 40) -> None:
+        """The answer of `perplexity`, for a text of this length."""
+        self.reply(bodies.perplexity_json(perplexity, tokens, num_bytes))
+
+    def embeddings(self, *vectors: Sequence[float]) -> None:
+        """The answer of `embeddings.create`, in base64 as the SDK asks for it."""
+        self.reply(bodies.embeddings_json(vectors))
+
+    def cancelled(self, tokens_generated: int = 0) -> None:
+        """The answer of `cancel`."""
+        self.reply({"cancelled": True, "tokens_generated": tokens_generated})
+
+    def usage(self, *rows: Mapping[str, Any]) -> None:
+        """The answer of `usage`."""
+        self.reply({"object": "list", "data": rows})
+
+    def health(self, status: str = "ok") -> None:
+        """The answer of `health` and `wait_until_ready`; every status but "ok" is not ready."""
+        self.reply({"status": status, "models": {}}, status=200 if status == "ok" else 503)
+
+    def metrics(self, text: str) -> None:
+        """The answer of `metrics`."""
+        self.reply(text.encode(), headers={"content-type": "text/plain; version=0.0.4"})
+
+    def rate_limited(self, retry_after: float = 1) -> None:
+        """429 with this `Retry-After`: the caller's own limit."""
+        headers = {"Retry-After": f"{retry_after:g}"}
+        self.error(429, "rate_limit_exceeded", type="rate_limit_error", headers=headers)
+
+    def overloaded(self, retry_after: float = 1) -> None:
+        """503 with this `Retry-After`: the whole server is busy."""
+        headers = {"Retry-After": f"{retry_after:g}"}
+        kind = "service_unavailable_error"
+        self.error(503, "server_is_overloaded", type=kind, headers=headers)
+
+    def drop(self, *parts: Part) -> None:
+        """Hangs up: without a reply, or after these parts of a stream."""
+        if parts:
+            self.stream(*parts, Fault.LOST)
+        else:
+            self.fail(Fault.LOST)
+
+    def stall(self, *parts: Part) -> None:
+        """Sends nothing more: no reply at all, or only these parts of a stream."""
+        if parts:
+            self.stream(*parts, Fault.READ_TIMEOUT)
+        else:
+            self.fail(Fault.READ_TIMEOUT)
+
+    def garbage(self, content: bytes = b"<html>not JSON</html>") -> None:
+        """A success with a body that is not what the API promises."""
+        self.reply(content, headers={"content-type": "text/html"})
 
     def handle_request(self, request: httpx.Request) -> Any:
         request.read()
@@ -232,57 +314,9 @@ def json_reply(
     json: Any = None, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Canned:
     """A reply with a JSON body; bytes are sent as they are, None as nothing."""
-    content = json if isinstance(json, bytes) else b"" if json is None else _dump(json)
+    content = json if isinstance(json, bytes) else b"" if json is None else dump(json)
     kind = {"content-type": "application/json"}
     return Canned(status, {**kind, **(headers or {})}, (content,))
-
-
-def event_bytes(event: Mapping[str, Any]) -> bytes:
-    """One event of a stream as it is sent."""
-    return b"data: " + _dump(event) + b"\n\n"
-
-
-def completion_json(text: str, **fields: Any) -> dict[str, Any]:
-    """The body of a whole completion."""
-    choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": "stop"}
-    return {**_head("text_completion"), **_usage((text,)), "choices": [choice], **fields}
-
-
-def chat_json(text: str, **fields: Any) -> dict[str, Any]:
-    """The body of a whole chat answer."""
-    message = {"role": "assistant", "content": text, "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
-    return {**_head("chat.completion"), **_usage((text,)), "choices": [choice], **fields}
-
-
-def completion_event(
-    text: str, *, index: int = 0, finish_reason: str | None = None, **fields: Any
-) -> dict[str, Any]:
-    """A chunk of a completion stream; `fields` go into its choice."""
-    choice = {"index": index, "text": text, "finish_reason": finish_reason, **fields}
-    return {**_head("text_completion"), "choices": [choice]}
-
-
-def chat_event(
-    delta: Mapping[str, Any], *, index: int = 0, finish_reason: str | None = None, **fields: Any
-) -> dict[str, Any]:
-    """A chunk of a chat stream; `fields` go into its choice."""
-    choice = {"index": index, "delta": dict(delta), "finish_reason": finish_reason, **fields}
-    return {**_head("chat.completion.chunk"), "choices": [choice]}
-
-
-def _head(kind: str) -> dict[str, Any]:
-    return {"id": "cmpl-test", "object": kind, "created": 1760000000, "model": "test"}
-
-
-def _usage(texts: tuple[str, ...]) -> dict[str, Any]:
-    """What the last chunk of a stream has instead of choices."""
-    counts = {"prompt_tokens": 3, "completion_tokens": len(texts), "total_tokens": 3 + len(texts)}
-    return {"choices": [], "usage": counts}
-
-
-def _dump(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _body_type(library: ModuleType) -> Any:
