@@ -3,21 +3,26 @@
 `python -m tests.benchmarks.bench_quality --model models/smollm2.gguf --data ../shared/data`
 starts `shoal serve` once per format and asks it for log-probabilities of given text. Bits per byte
 on the last Wikinews articles; ARC-Easy, COPA and the Winograd schemas by the likelier continuation
-(its log-probability; ARC-Easy per byte of the answer, as is usual). Prints a table, and with
-`--out` writes the figures as JSON.
+(its log-probability; ARC-Easy per byte of the answer, as is usual). Prints a table; `--out` writes
+the figures as JSON, and `--quality` what each integer format costs beside bfloat16, in the shape of
+quality.json. `--dequantize` measures formats made of the numbers that a GGUF file's blocks stand
+for, which are written into a folder for the time of the run.
 """
 
 import argparse
 import json
 import lzma
 import math
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
 
+from tests.benchmarks.dequantized_folder import write_dequantized
 from tests.benchmarks.serving import serving
 
 FORMATS: dict[str, tuple[str, ...]] = {
@@ -29,6 +34,8 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "bfloat16, int8 KV": ("--dtype", "bfloat16", "--kv-cache-dtype", "int8"),
 }
 """Name -> flags of `shoal serve`."""
+FULL = "bfloat16"
+"""The format that others are compared with."""
 NUM_ARTICLES = 200
 CONCURRENCY = 8
 
@@ -154,24 +161,54 @@ def measure(url: str, model: str, data: Path, limit: int | None) -> dict[str, fl
         }
 
 
-def main() -> None:
+def quality(figures: dict[str, dict[str, float]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Format -> metric -> its value at full precision and in that format (see quality.json)."""
+    full = figures[FULL]
+    return {
+        name: {metric: {"full": full[metric], name: found[metric]} for metric in full}
+        for name, found in figures.items()
+        if name in ("int8", "int4")
+    }
+
+
+@contextmanager
+def _measured(model: Path, dequantized: bool) -> Iterator[Path]:
+    """What to serve: the model, or a folder of its numbers that goes away afterwards."""
+    if not dequantized:
+        yield model
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        write_dequantized(model, Path(folder))
+        yield Path(folder)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="folder or file")
-    parser.add_argument("--data", type=Path, required=True, help="folder with corpora/ and evals/")
-    parser.add_argument(
-        "--formats", default="bfloat16,as stored,int8,int4", help=", ".join(FORMATS)
-    )
-    parser.add_argument("--limit", type=int, help="articles and questions of each kind; else all")
-    parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
-    options = parser.parse_args()
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="folder or file")
+    add("--data", type=Path, required=True, help="folder with corpora/ and evals/")
+    add("--formats", default="bfloat16,as stored,int8,int4", help=", ".join(FORMATS))
+    add("--dequantize", action="store_true", help="measure formats of the blocks' numbers")
+    add("--limit", type=int, help="articles and questions of each kind; else all")
+    add("--out", type=Path, help="write the figures to this JSON file")
+    add("--quality", type=Path, help="write what int8 and int4 cost to this JSON file")
+    return parser
+
+
+def main() -> None:
+    options = _parser().parse_args()
     figures: dict[str, dict[str, float]] = {}
-    for name in options.formats.split(","):
-        with serving([f"m={options.model}"], *FORMATS[name.strip()]) as (_, port):
-            found = measure(f"http://127.0.0.1:{port}", "m", options.data, options.limit)
-        figures[name.strip()] = found
-        print(name, ", ".join(f"{key} {value:.4f}" for key, value in found.items()), flush=True)
-    if options.out:
-        options.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    with _measured(options.model, options.dequantize) as model:
+        for name in [each.strip() for each in options.formats.split(",")]:
+            with serving([f"m={model}"], *FORMATS[name]) as (_, port):
+                found = measure(f"http://127.0.0.1:{port}", "m", options.data, options.limit)
+            figures[name] = found
+            line = ", ".join(f"{key} {value:.4f}" for key, value in found.items())
+            print(f"{name}: {line}", flush=True)
+            if options.out:
+                options.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if options.quality:
+        options.quality.write_text(json.dumps(quality(figures), indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -62,10 +62,15 @@ def int4_weights(weight: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def int8_rows(x: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Rows [rows, in] as the integer tiles read them: within +-127 of a float32 scale per 32."""
+    """Rows [rows, in] as the integer tiles read them: within +-127 of a scale per 32, which is an
+    integer up to 2^14 times a float32 unit per row."""
     groups = groups_of_32(x)
     largest = np.abs(groups).max(-1, keepdims=True)
-    inverse = np.where(largest >= 1e-30, np.float32(127) / np.maximum(largest, 1e-30), 0)
-    integers = np.rint(groups * inverse.astype(np.float32)).astype(np.float64)
-    scale = largest * (np.float32(1) / np.float32(127))
-    return np.asarray((integers * scale).reshape(len(x), -1)[:, : x.shape[1]])
+    of_row = largest.max(1, keepdims=True)
+    inverse = np.where(of_row >= 1e-30, np.float32(2**14) / np.maximum(of_row, 1e-30), 0)
+    inverse = inverse.astype(np.float32)
+    scale = np.minimum(np.ceil(largest * inverse), 2**14)
+    per_unit = np.float32(127) * inverse / np.maximum(scale, 1)
+    integers = np.rint(groups * per_unit).astype(np.float64)
+    unit = of_row * (np.float32(1) / np.float32(127 * 2**14))
+    return np.asarray((integers * scale * unit).reshape(len(x), -1)[:, : x.shape[1]])

@@ -31,6 +31,12 @@ inline const char* block_at(const shoal::AttendArgs& a, int b) {
   return a.kv + static_cast<std::size_t>(a.table[b]) * a.block_bytes;
 }
 
+// Bytes from V of block b to K of what is read next; 0 = nothing.
+inline std::ptrdiff_t to_next(const shoal::AttendArgs& a, int b, const char* v) {
+  if (b >= a.next_blocks) return 0;
+  return a.next_kv + static_cast<std::size_t>(a.next_table[b]) * a.block_bytes - v;
+}
+
 // Scales of a block's integers: 16 of the keys, 16 of the values.
 inline const float* scales_at(const shoal::AttendArgs& a, int b) {
   return reinterpret_cast<const float*>(block_at(a, b) + a.scales_offset);
@@ -108,7 +114,7 @@ SHOAL_INLINE void value_tile(const shoal::AttendArgs& a, const float* scores, st
     for (int m = 0; m < MR; ++m) x[m] = scores + m * stride + (key - start);
     for (int i = 0; i < NS; ++i) panels[i] = v + (s + i) * KvLayout<Panel>::slice_bytes;
     const int n = limit - key < kBlock ? limit - key : kBlock;
-    Panel::template steps<MR, NS>(sums, x, panels, n, a.next);
+    Panel::template steps<MR, NS>(sums, x, panels, n, to_next(a, key / kBlock, v));
   }
   const int dims = a.head_dim - s * kPanel;
 #pragma GCC unroll 4
@@ -170,6 +176,7 @@ void attend(const shoal::AttendArgs& a) {
   int j = 0;
   if constexpr (Vec::max_rows >= 4)
     for (; j + 4 <= queries; j += 4) attend_tile<Panel, 4>(a, j);
+  if (j + 3 == queries) return attend_tile<Panel, 3>(a, j);
   for (; j + 2 <= queries; j += 2) attend_tile<Panel, 2>(a, j);
   for (; j < queries; ++j) attend_tile<Panel, 1>(a, j);
 }

@@ -15,16 +15,15 @@ using shoal::kBlock;
 struct Int8Panel {
   template <int MR, int NP>
   static SHOAL_INLINE void steps(Accumulators<MR, NP>& sums, const float* const (&x)[MR],
-                                 const char* const (&panels)[NP], int n, std::size_t further = 0) {
+                                 const char* const (&panels)[NP], int n,
+                                 std::ptrdiff_t further = 0) {
     for (int k = 0; k < n; ++k) {
       if (further && k % 4 == 0)
 #pragma GCC unroll 16
         for (int j = 0; j < NP; ++j) __builtin_prefetch(panels[j] + further + k * kPanel, 0, 2);
-      typename Vec::F w[NP * kVecs];
-#pragma GCC unroll 16
-      for (int j = 0; j < NP * kVecs; ++j)
-        w[j] = Vec::load_int8(panels[j / kVecs] + k * kPanel + j % kVecs * Vec::width);
-      add_products<MR, NP>(sums, x, k, w);
+      add_products<MR, NP>(sums, x, k, [&](int j) SHOAL_INLINE_LAMBDA {
+        return Vec::load_int8(panels[j / kVecs] + k * kPanel + j % kVecs * Vec::width);
+      });
     }
   }
 };

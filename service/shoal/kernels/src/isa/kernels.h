@@ -49,7 +49,10 @@ struct AttendArgs {
   std::size_t block_bytes;    // between blocks
   std::size_t v_offset;       // bytes from K to V
   std::size_t scales_offset;  // bytes from K to the scales, int8 only
-  std::size_t next;  // bytes from V to what is read next: K of the next head; 0 = nothing
+  // What is read next: the same of `next_kv`, of these blocks; null = nothing that is known.
+  const char* next_kv;
+  const std::int32_t* next_table;
+  int next_blocks;
   const std::int32_t* table;
   int head_dim, group, tokens;
   int context;             // number of keys the first token sees (itself included)

@@ -15,8 +15,15 @@ struct Vec {
   static constexpr int max_rows = 6;
   // Eight sums in flight hide the latency of FMA: fewer rows take more panels at once.
   static constexpr int panels_for(int rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
-  // Taking bf16 and int8 apart needs registers too, so their tiles are smaller.
-  static constexpr int max_rows_bf16 = 5, max_rows_int8 = 4, max_rows_int16 = 6;
+  // Taking bf16 apart needs registers too, so its tiles are smaller.
+  static constexpr int max_rows_bf16 = 5, max_rows_int16 = 6;
+#if defined(SHOAL_AVXVNNI_SET)
+  static constexpr int max_rows_int8 = 4, max_rows_int4 = 4;
+#else
+  static constexpr int max_rows_int8 = 6, max_rows_int4 = 6;
+#endif
+  static constexpr int sums_beside_int_groups = 4;  // in registers
+  static constexpr int panels_for_int4(int rows) { return rows <= 2 ? 2 : 1; }
   static constexpr int panels_for_bf16(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
   static constexpr int panels_for_int8(int rows) { return rows <= 2 ? 2 : 1; }
   static constexpr int panels_for_int16(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
@@ -68,10 +75,14 @@ struct Vec {
 #if defined(SHOAL_AVXVNNI_SET)
   // As in vec_avx512.h.
   static I dot_int4(I acc, I w, Quad x) { return _mm256_dpbusd_avx_epi32(acc, w, x); }
-  static I end_int4(I acc) { return acc; }
+  static I first_int4(I w, Quad x) { return dot_int4(no_sum(), w, x); }
+  static I first_int8(const std::int32_t* offset, I w, Quad x) {
+    return dot_int8(_mm256_set1_epi32(*offset), w, x);
+  }
+  template <class Group>
+  static F end_int4(I acc, const Group& x) { return mul(to_float(acc), set(x.scale)); }
   using Int8 = I;
   static Int8 int8(I w) { return _mm256_xor_si256(w, _mm256_set1_epi8(static_cast<char>(0x80))); }
-  static I begin_int8(const std::int32_t* offset) { return _mm256_set1_epi32(*offset); }
   static I dot_int8(I acc, Int8 w, Quad x) { return _mm256_dpbusd_avx_epi32(acc, w, x); }
 #else
   // A group's products fit 16 bits: 32 / 2 * 15 * 127 < 2^15.
@@ -82,14 +93,22 @@ struct Vec {
         : "x"(w), "xm"(x));
     return acc;
   }
-  static I end_int4(I acc) { return _mm256_madd_epi16(acc, _mm256_set1_epi16(1)); }
+  static I first_int4(I w, Quad x) { return _mm256_maddubs_epi16(w, x); }
+  // Times the row's scale while still an integer: 2^16 * 2^14 < 2^31.
+  template <class Group>
+  static F end_int4(I acc, const Group& x) {
+    return to_float(_mm256_madd_epi16(acc, broadcast_word(&x.scales)));
+  }
   // vpmaddubsw wants an unsigned factor: |w| * (x with the sign of w). With |w| <= 128 and |x| <=
   // 127 a pair is at most 32512 and never saturates.
   struct Int8 {
     I value, magnitude;
   };
   static Int8 int8(I w) { return {w, _mm256_abs_epi8(w)}; }
-  static I begin_int8(const std::int32_t*) { return _mm256_setzero_si256(); }
+  static I first_int8(const std::int32_t*, const Int8& w, Quad x) {
+    const I pairs = _mm256_maddubs_epi16(w.magnitude, _mm256_sign_epi8(x, w.value));
+    return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+  }
   static I dot_int8(I acc, const Int8& w, Quad x) {
     I products;
     asm("vpsignb %3, %4, %1\n\tvpmaddubsw %1, %2, %1\n\tvpmaddwd %5, %1, %1\n\t"

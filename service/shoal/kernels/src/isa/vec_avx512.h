@@ -17,6 +17,8 @@ struct Vec {
   static constexpr int max_rows_bf16 = 6, max_rows_int8 = 6, max_rows_int16 = 6;
   static constexpr int panels_for_bf16(int rows) { return panels_for(rows); }
   static constexpr int panels_for_int8(int rows) { return rows == 1 ? 4 : 2; }
+  static constexpr int max_rows_int4 = 6, sums_beside_int_groups = 0;
+  static constexpr int panels_for_int4(int rows) { return panels_for_int8(rows); }
   static constexpr int panels_for_int16(int rows) { return rows == 1 ? 4 : 2; }
 #if defined(SHOAL_VNNI)
   static constexpr shoal::Format bf16_weights = shoal::Format::bf16_packed12;
@@ -77,12 +79,16 @@ struct Vec {
   using Quad = I;  // four neighbouring inputs of a row, in every lane
   static Quad quad(const std::int8_t* x) { return broadcast_word(x); }
 #if defined(SHOAL_VNNI)
+  static I first_int4(I w, Quad x) { return dot_int4(no_sum(), w, x); }
   static I dot_int4(I acc, I w, Quad x) { return _mm512_dpbusd_epi32(acc, w, x); }
-  static I end_int4(I acc) { return acc; }
+  template <class Group>
+  static F end_int4(I acc, const Group& x) { return mul(to_float(acc), set(x.scale)); }
   // vpdpbusd wants an unsigned factor: (w + 128) * x summed, less 128 * (sum of x).
   using Int8 = I;
   static Int8 int8(I w) { return _mm512_xor_si512(w, _mm512_set1_epi8(static_cast<char>(0x80))); }
-  static I begin_int8(const std::int32_t* offset) { return _mm512_set1_epi32(*offset); }
+  static I first_int8(const std::int32_t* offset, Int8 w, Quad x) {
+    return dot_int8(_mm512_set1_epi32(*offset), w, x);
+  }
   static I dot_int8(I acc, Int8 w, Quad x) { return _mm512_dpbusd_epi32(acc, w, x); }
 
   // One pair of inputs of a bf16_packed12 group, as bf16 whose exponents are the 4 bits alone.
@@ -106,16 +112,23 @@ struct Vec {
 #else
   // As in vec_avx2.h; AVX-512 has no vpsignb, a masked negation stands in (of weights that are zero
   // the sign does not matter).
+  static I first_int4(I w, Quad x) { return _mm512_maddubs_epi16(w, x); }
   static I dot_int4(I acc, I w, Quad x) {
     return _mm512_add_epi16(acc, _mm512_maddubs_epi16(w, x));
   }
-  static I end_int4(I acc) { return _mm512_madd_epi16(acc, _mm512_set1_epi16(1)); }
+  // Times the row's scale while still an integer: 2^16 * 2^14 < 2^31.
+  template <class Group>
+  static F end_int4(I acc, const Group& x) {
+    return to_float(_mm512_madd_epi16(acc, broadcast_word(&x.scales)));
+  }
   struct Int8 {
     I magnitude;
     __mmask64 negative;
   };
   static Int8 int8(I w) { return {_mm512_abs_epi8(w), _mm512_movepi8_mask(w)}; }
-  static I begin_int8(const std::int32_t*) { return _mm512_setzero_si512(); }
+  static I first_int8(const std::int32_t*, const Int8& w, Quad x) {
+    return dot_int8(no_sum(), w, x);
+  }
   static I dot_int8(I acc, const Int8& w, Quad x) {
     const I sign = _mm512_mask_sub_epi8(x, w.negative, _mm512_setzero_si512(), x);
     const I pairs = _mm512_maddubs_epi16(w.magnitude, sign);

@@ -15,6 +15,8 @@ struct Vec {
   static constexpr int max_rows_bf16 = 3, max_rows_int8 = 3, max_rows_int16 = 3;
   static constexpr int panels_for_bf16(int) { return 1; }
   static constexpr int panels_for_int8(int) { return 1; }
+  static constexpr int max_rows_int4 = 3, sums_beside_int_groups = 0;
+  static constexpr int panels_for_int4(int) { return 1; }
   static constexpr int panels_for_int16(int) { return 1; }
   static constexpr shoal::Format bf16_weights = shoal::Format::bf16;
   typedef float F __attribute__((vector_size(16)));
@@ -88,10 +90,14 @@ struct Vec {
     for (int i = 0; i < 4; ++i) q.input[i] = I{x[i], x[i], x[i], x[i]};
     return q;
   }
+  static I first_int4(I w, const Quad& x) { return dot_int8(no_sum(), w, x); }
   static I dot_int4(I acc, I w, const Quad& x) { return dot_int8(acc, w, x); }
-  static I end_int4(I acc) { return acc; }
+  template <class Group>
+  static F end_int4(I acc, const Group& x) { return mul(to_float(acc), set(x.scale)); }
   static Int8 int8(I w) { return w; }
-  static I begin_int8(const std::int32_t*) { return no_sum(); }
+  static I first_int8(const std::int32_t*, Int8 w, const Quad& x) {
+    return dot_int8(no_sum(), w, x);
+  }
   static I dot_int8(I acc, Int8 w, const Quad& x) {
     acc += ((w << 24) >> 24) * x.input[0];
     acc += ((w << 16) >> 24) * x.input[1];

@@ -5,6 +5,7 @@
 #include "isa/kernels.h"
 
 #define SHOAL_INLINE inline __attribute__((always_inline))
+#define SHOAL_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace {
 
@@ -24,15 +25,31 @@ SHOAL_INLINE void clear(Accumulators<MR, NP>& sums) {
     for (int j = 0; j < NP * kVecs; ++j) sums.at[m][j] = Vec::zero();
 }
 
-// One row of weights (already float) times x[m][k], added to the sums.
-template <int MR, int NP>
+// One row of weights times x[m][k], added to the sums; weights(j) is vector j as floats. The weights
+// or the inputs are in registers, whichever are fewer.
+template <int MR, int NP, class Weights>
 SHOAL_INLINE void add_products(Accumulators<MR, NP>& sums, const float* const (&x)[MR], int k,
-                               const typename Vec::F (&w)[NP * kVecs]) {
+                               const Weights& weights) {
+  if constexpr (MR < NP * kVecs) {
+    typename Vec::F xs[MR];
 #pragma GCC unroll 12
-  for (int m = 0; m < MR; ++m) {
-    const typename Vec::F xm = Vec::set(x[m][k]);
+    for (int m = 0; m < MR; ++m) xs[m] = Vec::set(x[m][k]);
 #pragma GCC unroll 16
-    for (int j = 0; j < NP * kVecs; ++j) sums.at[m][j] = Vec::fma(xm, w[j], sums.at[m][j]);
+    for (int j = 0; j < NP * kVecs; ++j) {
+      const typename Vec::F w = weights(j);
+#pragma GCC unroll 12
+      for (int m = 0; m < MR; ++m) sums.at[m][j] = Vec::fma(xs[m], w, sums.at[m][j]);
+    }
+  } else {
+    typename Vec::F w[NP * kVecs];
+#pragma GCC unroll 16
+    for (int j = 0; j < NP * kVecs; ++j) w[j] = weights(j);
+#pragma GCC unroll 12
+    for (int m = 0; m < MR; ++m) {
+      const typename Vec::F xm = Vec::set(x[m][k]);
+#pragma GCC unroll 16
+      for (int j = 0; j < NP * kVecs; ++j) sums.at[m][j] = Vec::fma(xm, w[j], sums.at[m][j]);
+    }
   }
 }
 

@@ -9,15 +9,12 @@ namespace {
 struct FloatPanel {
   template <int MR, int NP>
   static SHOAL_INLINE void steps(Accumulators<MR, NP>& sums, const float* const (&x)[MR],
-                                 const char* const (&panels)[NP], int n, std::size_t = 0) {
-    for (int k = 0; k < n; ++k) {
-      typename Vec::F w[NP * kVecs];
-#pragma GCC unroll 16
-      for (int j = 0; j < NP * kVecs; ++j)
-        w[j] = Vec::load(reinterpret_cast<const float*>(panels[j / kVecs]) + k * kPanel +
+                                 const char* const (&panels)[NP], int n, std::ptrdiff_t = 0) {
+    for (int k = 0; k < n; ++k)
+      add_products<MR, NP>(sums, x, k, [&](int j) SHOAL_INLINE_LAMBDA {
+        return Vec::load(reinterpret_cast<const float*>(panels[j / kVecs]) + k * kPanel +
                          j % kVecs * Vec::width);
-      add_products<MR, NP>(sums, x, k, w);
-    }
+      });
   }
 };
 
@@ -26,29 +23,27 @@ struct Bf16Panel {
   // `further` bytes behind the panels is what is needed next (0: nothing).
   template <int MR, int NP>
   static SHOAL_INLINE void steps(Accumulators<MR, NP>& sums, const float* const (&x)[MR],
-                                 const char* const (&panels)[NP], int n, std::size_t further = 0) {
+                                 const char* const (&panels)[NP], int n,
+                                 std::ptrdiff_t further = 0) {
     int k = 0;
     for (; k + 1 < n; k += 2) {
       if (further)
 #pragma GCC unroll 16
         for (int j = 0; j < NP; ++j)
           __builtin_prefetch(panels[j] + further + static_cast<std::size_t>(k) * kPanel * 2, 0, 2);
-      typename Vec::F w[NP * kVecs];
-#pragma GCC unroll 16
-      for (int j = 0; j < NP * kVecs; ++j) w[j] = Vec::low_bf16(word(panels[j / kVecs], k, j));
-      add_products<MR, NP>(sums, x, k, w);
+      add_products<MR, NP>(sums, x, k, [&](int j) SHOAL_INLINE_LAMBDA {
+        return Vec::low_bf16(word(panels[j / kVecs], k, j));
+      });
       keep_order();
-#pragma GCC unroll 16
-      for (int j = 0; j < NP * kVecs; ++j) w[j] = Vec::high_bf16(word(panels[j / kVecs], k, j));
-      add_products<MR, NP>(sums, x, k + 1, w);
+      add_products<MR, NP>(sums, x, k + 1, [&](int j) SHOAL_INLINE_LAMBDA {
+        return Vec::high_bf16(word(panels[j / kVecs], k, j));
+      });
       keep_order();
     }
-    if (k < n) {  // the other half of the lane may hold anything
-      typename Vec::F w[NP * kVecs];
-#pragma GCC unroll 16
-      for (int j = 0; j < NP * kVecs; ++j) w[j] = Vec::low_bf16(word(panels[j / kVecs], k, j));
-      add_products<MR, NP>(sums, x, k, w);
-    }
+    if (k < n)  // the other half of the lane may hold anything
+      add_products<MR, NP>(sums, x, k, [&](int j) SHOAL_INLINE_LAMBDA {
+        return Vec::low_bf16(word(panels[j / kVecs], k, j));
+      });
   }
 
  private:

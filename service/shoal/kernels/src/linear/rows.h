@@ -37,49 +37,71 @@ struct ScaledBf16Row {
   }
 };
 
-// Integers within +-127 in groups of 32, padded with zeros to whole groups.
+// Integers within +-127 in groups of 32, padded with zeros to whole groups. A group's scale is itself
+// an integer, up to 2^14, times the row's `unit`, which stands behind the groups: so a tile may
+// multiply by it before or after its sums become floats, with the same result.
 struct IntGroupRow {
   static constexpr int kInputs = shoal::kGroup;
+  static constexpr int kMaxScale = 1 << 14;
 
   struct Group {
     std::int8_t integers[kInputs];
-    float scale, sum;     // sum: of the group's numbers, as its integers say them
+    float scale, sum;     // sum: of the integers, times the scale
     std::int32_t offset;  // -128 times the sum of the integers
-    std::int32_t unused;  // a multiple of 16 bytes
+    std::int32_t scales;  // the scale in both halves
   };
 
   static constexpr int groups(int k) { return (k + kInputs - 1) / kInputs; }
-  static std::size_t bytes(int padded) { return groups(padded) * sizeof(Group); }
+  static std::size_t bytes(int padded) {  // a multiple of 16
+    return groups(padded) * sizeof(Group) + 16;
+  }
+  static float unit(const Group* row, int k) {
+    return *reinterpret_cast<const float*>(row + groups(k));
+  }
   static void prepare(const float* x, int width, char* out) {
     Group* group = reinterpret_cast<Group*>(out);
-    int k = 0;
-    for (; k + kInputs <= width; k += kInputs) prepare_group(x + k, *group++);
-    if (k == width) return;
+    const int whole = width / kInputs;
     alignas(64) float last[kInputs] = {};
-    __builtin_memcpy(last, x + k, sizeof(float) * (width - k));
-    prepare_group(last, *group);
+    __builtin_memcpy(last, x + whole * kInputs, sizeof(float) * (width - whole * kInputs));
+    std::uint32_t bits = 0;
+    for (int g = 0; g < whole; ++g) bits = larger(bits, largest_of(x + g * kInputs, group[g]));
+    if (whole < groups(width)) bits = larger(bits, largest_of(last, group[whole]));
+    const float largest = shoal::float_of(bits);
+    const bool finite = bits < 0x7f800000u;
+    const float inverse = finite && largest >= 1e-30f ? kMaxScale / largest : 0.0f;
+    for (int g = 0; g < whole; ++g) prepare_group(x + g * kInputs, inverse, group[g]);
+    if (whole < groups(width)) prepare_group(last, inverse, group[whole]);
+    *reinterpret_cast<float*>(group + groups(width)) =
+        finite ? largest * (1.0f / (127 * kMaxScale)) : NAN;
   }
 
  private:
-  static SHOAL_INLINE void prepare_group(const float* x, Group& out) {
-    std::uint32_t bits = 0;  // without their sign, bits order like the numbers, NaN above all
-    for (int i = 0; i < kInputs; ++i) {
-      const std::uint32_t magnitude = shoal::bits_of(x[i]) & 0x7fffffffu;
-      bits = bits > magnitude ? bits : magnitude;
-    }
-    const float largest = shoal::float_of(bits);
-    const bool finite = bits < 0x7f800000u;
-    const float inverse = finite && largest >= 1e-30f ? 127.0f / largest : 0.0f;
+  static std::uint32_t larger(std::uint32_t a, std::uint32_t b) { return a > b ? a : b; }
+  // Without their sign, bits order like the numbers, NaN above all.
+  static SHOAL_INLINE std::uint32_t largest_of(const float* x, Group& group) {
+    std::uint32_t bits = 0;
+    for (int i = 0; i < kInputs; ++i) bits = larger(bits, shoal::bits_of(x[i]) & 0x7fffffffu);
+    group.scale = shoal::float_of(bits);
+    return bits;
+  }
+  // `inverse`: of the row's largest, times kMaxScale; 0 where the row becomes zeros.
+  static SHOAL_INLINE void prepare_group(const float* x, float inverse, Group& out) {
+    const float share = inverse > 0.0f ? out.scale * inverse : 0.0f;
+    std::int32_t scale = static_cast<std::int32_t>(share);
+    scale += static_cast<float>(scale) < share;  // rounded up
+    scale = scale < kMaxScale ? scale : kMaxScale;
+    const float per_unit = scale > 0 ? 127.0f * inverse / static_cast<float>(scale) : 0.0f;
     std::int32_t integers[kInputs], total = 0;
     for (int i = 0; i < kInputs; ++i) {  // adding 1.5 * 2^23 leaves the integer in the low bits
-      const std::uint32_t low_bits = shoal::bits_of(x[i] * inverse + 12582912.0f);
+      const std::uint32_t low_bits = shoal::bits_of(x[i] * per_unit + 12582912.0f);
       integers[i] = static_cast<std::int32_t>(low_bits - 0x4b400000u);
       total += integers[i];
     }
     for (int i = 0; i < kInputs; ++i) out.integers[i] = static_cast<std::int8_t>(integers[i]);
-    out.scale = finite ? largest * (1.0f / 127.0f) : NAN;
+    out.scale = static_cast<float>(scale);
     out.sum = out.scale * static_cast<float>(total);
     out.offset = -128 * total;
+    out.scales = scale | scale << 16;
   }
 };
 

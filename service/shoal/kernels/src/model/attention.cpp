@@ -86,8 +86,17 @@ int Model::heads_at_once(const Layer& layer) const {
   return heads;
 }
 
-void Model::attend(int worker, const Layer& layer, int task, bool store,
-                   bool prefetch_next_head) {
+// Task `next`, of one token, will be computed by the same worker: its keys are fetched meanwhile.
+void Model::prefetch_keys(const Layer& layer, std::size_t next, AttendArgs& a) const {
+  const std::size_t num_heads = layer.attention.num_kv_heads;
+  if (next >= chunks_.size() * num_heads || chunks_[next / num_heads].count > 1) return;
+  const int row = chunks_[next / num_heads].row;
+  a.next_kv = kv_.data() + layer.kv.offset + next % num_heads * layer.kv.head_bytes;
+  a.next_table = in_.block_tables + static_cast<std::size_t>(row) * in_.table_width;
+  a.next_blocks = (in_.context_lens[row] + kBlock - 1) / kBlock;
+}
+
+void Model::attend(int worker, const Layer& layer, int task, bool store, bool has_next) {
   const AttentionConfig& c = layer.attention;
   const KvPlace& kv = layer.kv;
   const Chunk& chunk = chunks_[task / c.num_kv_heads];
@@ -98,7 +107,7 @@ void Model::attend(int worker, const Layer& layer, int task, bool store,
   a.block_bytes = block_bytes_;
   a.v_offset = kv.k_bytes;
   a.scales_offset = kv.scales_offset;
-  a.next = prefetch_next_head && chunk.count == 1 ? kv.head_bytes - kv.k_bytes : 0;
+  if (has_next && chunk.count == 1) prefetch_keys(layer, task + 1, a);
   a.table = in_.block_tables + static_cast<std::size_t>(chunk.row) * in_.table_width;
   a.head_dim = c.head_dim;
   a.group = c.group();

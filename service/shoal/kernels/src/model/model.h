@@ -193,7 +193,8 @@ class Model {
   void norm_all_heads(Worker& worker, const Layer& layer, int token);
   void store_token(int worker, const Layer& layer, int token);
   int heads_at_once(const Layer& layer) const;
-  void attend(int worker, const Layer& layer, int task, bool store, bool prefetch_next_head);
+  void attend(int worker, const Layer& layer, int task, bool store, bool has_next);
+  void prefetch_keys(const Layer& layer, std::size_t next, AttendArgs& args) const;
   // short_conv.cpp
   void set_conv(Layer& layer, const std::string& role, const Matrix& matrix);
   void convolve(int worker, int& stage, const Layer& layer);

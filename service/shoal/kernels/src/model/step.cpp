@@ -55,9 +55,10 @@ void Model::run_attention(int worker, int& stage, const Layer& layer) {
     });
   const int at_once = heads_at_once(layer);
   const int tasks = static_cast<int>(chunks_.size()) * (layer.attention.num_kv_heads / at_once);
+  const bool many = tasks >= 4 * pool_.threads();  // then most follow each other on their worker
   pool_.stage(worker, stage++, tasks, [&](int i) {
     for (int h = 0; h < at_once; ++h)
-      attend(worker, layer, i * at_once + h, !stored, h + 1 < at_once);
+      attend(worker, layer, i * at_once + h, !stored, many || h + 1 < at_once);
   });
 }
 
