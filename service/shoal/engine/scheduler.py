@@ -365,7 +365,7 @@ class Scheduler:
         )
         if forced:
             applied.forced[seq.seq_id] = forced
-            self._to_continue = None
+            self._continuation.end()
         if finished is not None:
             self._finish(seq, finished)
 
