@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 MODELS = {"minnow": ROOT / "models" / "minnow", "smollm2": ROOT / "models" / "smollm2.gguf"}
 AT_ONCE = 32
 MAX_TOKENS = 400
-MOST_CUT = 0.05
+MOST_CUT = 0.15
 """Of the answers, by max_tokens."""
 
 

@@ -32,7 +32,7 @@ class Asked:
         """The tokens of these."""
         for submit in submits:
             self.core.add(submit)
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 1800
         while not self.finished.keys() >= {submit.seq_id for submit in submits}:
             assert time.monotonic() < deadline, "the engine does not come to an end"
             if not self.core.has_work:  # a grammar is being compiled
