@@ -71,11 +71,11 @@ class ModelRunner:
     def run(self, plan: StepPlan) -> StepResult:
         """Computes the plan's rows; see protocol/step.py."""
         batch = self._next_batch(plan)
-        if batch.guided:
+        if batch.guided and not plan.continues:  # rows may be new
             self._masks.start(batch.grammars)
         head = self._forward(batch.inputs, batch.num_full_logits)
         if batch.guided:
-            self._masks.join()
+            self._masks.join(batch.grammars)
         result = StepResult([])
         self._sample(batch, head, result)
         if batch.prompts:
@@ -172,9 +172,10 @@ class ModelRunner:
     ) -> None:
         """Takes the tokens that must come next and starts on the masks of those after them."""
         batch.forced.clear()
-        for i, state in batch.guided:
-            grammar, index = state.grammar, batch.output_rows[i]
-            assert grammar is not None, "it is one of those that have a grammar"
+        for (i, state), grammar in zip(batch.guided, batch.grammars, strict=True):
+            if tokens[i] is not None and grammar.goes_on:
+                continue
+            index = batch.output_rows[i]
             seq_id = batch.seq_ids[index]
             if tokens[i] is None:
                 if np.isfinite(head.best_logits[batch.logit_rows][i]):  # all were banned

@@ -66,6 +66,8 @@ class SamplingState:
     def allow_mask(self) -> UInt32 | None:
         """What every processor allows; see `LogitsProcessor.allow_mask`."""
         masks = [mask for p in self.processors if (mask := p.allow_mask) is not None]
+        if len(masks) == 1:  # each time a grammar is the only one
+            return masks[0]
         return np.bitwise_and.reduce(masks) if masks else None
 
 

@@ -1,0 +1,174 @@
+"""Specs to grammars: what is checked before any work, how tags are written, what copies may hold,
+and a worker that takes too long."""
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shoal.errors import InvalidRequest
+from shoal.text.grammar import workers
+from shoal.text.grammar.compile import compile_grammar
+from shoal.text.grammar.copying import schema_with_copies
+from shoal.text.grammar.errors import SchemaProblem
+from shoal.text.grammar.source import compact, grammar_source
+from shoal.text.grammar.spec import (
+    Choice,
+    GrammarSpec,
+    JsonSchema,
+    Lark,
+    Regex,
+    Tag,
+    Tagged,
+)
+from shoal.text.grammar.workers import Workers
+from tests.unit.text.building import byte_level, text_model
+
+COPY = {"type": "string", "x-copy": "prompt"}
+
+
+def compiled(spec: GrammarSpec, folder: Path, copy_text: str | None = None) -> str:
+    return asyncio.run(compile_grammar(spec, text_model(byte_level(folder)), copy_text))
+
+
+def refusal(spec: GrammarSpec, folder: Path, copy_text: str | None = None) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        compiled(spec, folder, copy_text)
+    assert caught.value.code == "invalid_schema"
+    assert caught.value.param == spec.param
+    return caught.value
+
+
+def lark_of(spec: GrammarSpec, special: dict[str, int] | None = None) -> str:
+    return str(grammar_source(spec, (special or {}).get, None)["lark"])
+
+
+def test_only_anchors_around_a_pattern_are_left_out() -> None:
+    for pattern, wanted in {
+        "^ab$": "ab", "ab\\$": "ab\\$", "ab\\\\$": "ab\\\\", "a^b": "a^b", "": "", "$": "",
+    }.items():  # fmt: skip
+        assert grammar_source(Regex(pattern, "p"), lambda _: None, None) == {"regex": wanted}
+
+
+def test_tags_begin_at_their_trigger_and_special_tokens_stand_by_id() -> None:
+    tags = (Tag("<call>f(", {"type": "object"}, ")"), Tag("<call>g(", True))
+    lark = lark_of(Tagged(tags, ("<call>",), "tools"))
+    assert 'head_0[lazy]: TEXT "<call>"' in lark
+    assert re.search(r'tag_0: head_0 "f\(" %json \{.*\} "\)"', lark)
+    assert "start: (tag_0 | tag_1)* TEXT" in lark
+    special = lark_of(Tagged(tags, ("<call>",), "tools", parallel=False), {"<call>": 7})
+    assert "tag_1: TEXT <[7]>" in special
+    assert "start: (tag_0 | tag_1)? TEXT" in special
+    bare = Tagged(tags, ("<call>",), "tools", free_text=False, separator=";")
+    assert 'start: (tag_0 | tag_1) (";" (tag_0 | tag_1))*' in lark_of(bare)
+
+
+def test_every_kind_of_tags_compiles(tmp_path: Path) -> None:
+    tags = (Tag("<call>f(", {"type": "object"}, ")"), Tag("<call>g(", {"enum": [1]}))
+    for options in (
+        {}, {"at_least_one": True}, {"parallel": False}, {"free_text": False},
+        {"free_text": False, "separator": "\n"}, {"free_text": False, "parallel": False},
+        {"at_least_one": True, "parallel": False},
+    ):  # fmt: skip
+        spec = Tagged(tags, ("<call>",), "tools", **options)  # type: ignore[arg-type]
+        assert "lark_grammar" in compiled(spec, tmp_path)
+
+
+def test_what_is_too_large_or_empty_is_refused_before_any_work(tmp_path: Path) -> None:
+    large = "x" * (256 << 10)
+    assert "262144" in refusal(JsonSchema({"const": large}, "a.schema"), tmp_path).message
+    refusal(Regex(large + "x", "guided_regex"), tmp_path)
+    refusal(Lark(large + "x", "guided_grammar"), tmp_path)
+    refusal(Choice((), "guided_choice"), tmp_path)
+    refusal(Choice(("a", ""), "guided_choice"), tmp_path)
+    copied = Tagged((Tag("<", {"properties": {"a": COPY}}),), ("<",), "tools")
+    assert "x-copy" in refusal(copied, tmp_path).message
+
+
+def test_an_error_names_the_place_in_the_schema(tmp_path: Path) -> None:
+    schema = {
+        "$defs": {"d": {"type": "string", "pattern": "(?=a)"}},
+        "properties": {"list": {"items": {"$ref": "#/$defs/d"}}},
+    }
+    assert "$defs.d: " in refusal(JsonSchema(schema, "p"), tmp_path).message
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        ({"properties": {"a": {**COPY, "pattern": "b"}}}, "a.*pattern"),
+        ({"properties": {"a": {**COPY, "type": "integer"}}}, "string"),
+        ({"properties": {"a": {"x-copy": "reply"}}}, '"prompt"'),
+        ({"properties": {"a": COPY}, "additionalProperties": True}, "only the properties"),
+        ({"properties": {"a": COPY}, "required": ["b"]}, "only the properties"),
+        ({"allOf": [COPY]}, "cannot stand"),
+        ({"type": "array", "items": COPY, "minItems": 3, "maxItems": 2}, "items"),
+        ({"propertyNames": {"pattern": "a"}, "additionalProperties": COPY}, "propertyNames"),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"properties": {"b": {"$ref": "#/$defs/a"},
+                                                              "c": COPY}}}}, "reference"),
+        ({"properties": {"a": COPY}, "x-other": 1}, "x-other"),
+    ],
+)  # fmt: skip
+def test_where_a_copy_cannot_stand_is_said(schema: dict[str, Any], says: str) -> None:
+    with pytest.raises(SchemaProblem) as caught:
+        schema_with_copies(schema, compact, "some text")
+    assert re.search(says, f"{caught.value.path} {caught.value.message}")
+
+
+def test_optional_members_may_be_left_out_in_any_combination(tmp_path: Path) -> None:
+    llguidance = pytest.importorskip("llguidance")
+    members = {"a": COPY, "b": {"const": 1}, "c": {"const": 2}}
+    schema = {"type": "object", "properties": members, "required": ["b"]}
+    grammar = compiled(JsonSchema(schema, "p"), tmp_path, 'say "hi there", Bob\n')
+    tokenizer = llguidance.LLTokenizer("byte")
+
+    def accepts(text: str) -> bool:
+        matcher = llguidance.LLMatcher(tokenizer, grammar)
+        return bool(matcher.consume_tokens(list(text.encode())) and matcher.is_accepting())
+
+    for text in ('{"b":1}', '{"b":1,"c":2}', '{"a":"hi there","b":1}', '{"a":"Bob","b":1,"c":2}',
+                 json.dumps({"a": 'say "hi', "b": 1}, separators=(",", ":"))):  # fmt: skip
+        assert accepts(text), text
+    for text in ("{}", '{"c":2}', '{"a":"hi","b":1,}', '{"a":"here","b":1}', '{"a":"","b":1}',
+                 '{"a":" there","b":1}', '{"a":"hi  there","b":1}',
+                 '{"b":1,"a":"hi"}'):  # fmt: skip
+        assert not accepts(text), text
+
+
+def test_a_worker_that_says_nothing_in_time_is_ended_and_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In place of the real one: it answers, sleeps for ever, or ends."""
+    code = (
+        "import sys, time\nprint('ready', flush=True)\n"
+        "for line in sys.stdin:\n"
+        "    if 'sleep' in line: time.sleep(60)\n"
+        "    if 'end' in line: sys.exit()\n"
+        '    print(\'{"grammar": "g"}\', flush=True)\n'
+    )
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        started.append(real([sys.executable, "-c", code], **options))
+        return started[-1]
+
+    real = subprocess.Popen
+    monkeypatch.setattr(workers.subprocess, "Popen", start)
+    pool = Workers(1, 1.0)
+    assert pool.ask('"one"') == {"grammar": "g"}
+    begun = time.monotonic()
+    assert "1 s" in pool.ask('"sleep"')["error"]
+    assert time.monotonic() - begun < 20
+    assert started[0].poll() is not None, "it still runs"
+    assert pool.ask('"two"') == {"grammar": "g"}
+    assert "memory" in pool.ask('"end"')["error"]
+    assert pool.ask('"three"') == {"grammar": "g"}
+    assert len(started) == 3
+    started[2].kill()
+    started[2].communicate()
