@@ -3,8 +3,6 @@ in chunks, after a preemption, and whether forced tokens are taken at once or sa
 """
 
 import json
-import time
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +10,15 @@ import msgspec
 import pytest
 
 from shoal.checkpoint.open import open_model
-from shoal.engine.core import EngineCore
 from shoal.errors import ModelFolderError
 from shoal.kernels.native import available
-from shoal.protocol.messages import EngineConfig, Finished, ModelSource, Submit, TokenLogprobs
+from shoal.protocol.messages import Finished, ModelSource, Submit
 from shoal.protocol.params import FinishReason, OutputParams, SamplingParams, StopParams
-from shoal.runner.load import load_runner
 from shoal.runner.vocabulary import read_vocabulary
-from shoal.text.text_model import TextModel, load_text_model
+from shoal.text.text_model import TextModel
 from tests.conformance.served import write_tiny_llama
+from tests.unit.runner import asking
+from tests.unit.runner.asking import Asked, text_of
 
 ROOT = Path(__file__).parents[3]
 SCHEMA = {
@@ -43,69 +41,13 @@ KERNELS = [
 ]
 
 
-class Asked:
-    """A model in an engine, and what its sequences said."""
-
-    def __init__(self, source: ModelSource, **config: Any) -> None:
-        self.config = EngineConfig(models=(source,), **config)
-        loaded = load_runner(source, self.config, self.config.kv_cache_bytes, lambda _: None)
-        self.core = EngineCore({source.name: loaded}, self.config, time.monotonic)
-        self.name = source.name
-        self.num_steps = 0
-        self.tokens: dict[int, list[int]] = {}
-        self.logprobs: dict[int, list[TokenLogprobs]] = {}
-        self.finished: dict[int, Finished] = {}
-
-    def run(self, *submits: Submit) -> dict[int, list[int]]:
-        """The tokens of these."""
-        for submit in submits:
-            self.core.add(submit)
-        deadline = time.monotonic() + 60
-        while not self.finished.keys() >= {submit.seq_id for submit in submits}:
-            assert time.monotonic() < deadline, "the engine does not come to an end"
-            if not self.core.has_work:  # a grammar is being compiled
-                time.sleep(0.001)
-            elif (outputs := self.core.step()) is not None:
-                self.core.check()
-                self.num_steps += outputs.num_tokens > 0
-                for seq_id, token_id in zip(outputs.seq_ids, outputs.token_ids, strict=True):
-                    forced = outputs.forced.get(seq_id, [])
-                    self.tokens.setdefault(seq_id, []).extend([token_id, *forced])
-                for seq_id, logprobs in outputs.logprobs.items():
-                    self.logprobs.setdefault(seq_id, []).append(logprobs)
-                self.finished.update(outputs.finished)
-        return {submit.seq_id: self.tokens.get(submit.seq_id, []) for submit in submits}
-
-
-def make_submit(
-    model: TextModel,
-    seq_id: int,
-    *,
-    grammar: str = JSON,
-    max_tokens: int = 300,
-    logprobs: int | None = None,
-    stop: dict[str, Any] | None = None,
-    **sampling: Any,
-) -> Submit:
-    """A different prompt and seed for each id."""
-    return Submit(
-        seq_id,
-        model.name,
-        model.tokenizer.encode(f"Number {seq_id} " + "of many places " * (seq_id % 5)),
-        SamplingParams(**{"seed": seq_id, "temperature": 1.5, "grammar": grammar, **sampling}),
-        StopParams(max_tokens, end_token_ids=model.end_token_ids, **(stop or {})),
-        OutputParams(logprobs=logprobs),
-    )
-
-
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
     return ModelSource("tiny", str(write_tiny_llama(tmp_path_factory.mktemp("tiny") / "tiny")))
 
 
-@cache
-def text_of(source: ModelSource) -> TextModel:
-    return load_text_model(source)
+def make_submit(model: TextModel, seq_id: int, *, grammar: str = JSON, **wishes: Any) -> Submit:
+    return asking.make_submit(model, seq_id, grammar=grammar, **wishes)
 
 
 def is_valid(text: str) -> bool:
@@ -136,7 +78,7 @@ def test_answers_are_the_same_alone_crowded_in_chunks_and_preempted(
     ]
     assert list(roomy.run(*crowd).values()) == list(alone.values())
     small = Asked(tiny, kernels=kernels, token_budget=5, max_batch_size=4, max_preemptions=1000,
-                  kv_cache_bytes=1 << 17, max_model_len=256)  # fmt: skip
+                  kv_cache_bytes=10 << 13, max_model_len=160)  # fmt: skip
     assert small.run(*(make_submit(model, i, max_tokens=150) for i in ids)) == alone
     assert small.core.stats()[0].num_preemptions > 0
     for i in ended:

@@ -2,8 +2,8 @@
 
 The value is a run of whole words of the text, with the punctuation between them; it neither begins
 nor ends with a space. Of a schema, the parts that lead to such a string become rules of Lark, the
-rest stays JSON schema. Those parts may be objects of listed properties, arrays, `anyOf` and
-references that do not lead back to themselves.
+rest stays JSON schema. Those parts may be objects of listed properties or of `propertyNames`
+with an `enum`, arrays, `anyOf` and references that do not lead back to themselves.
 """
 
 import json
@@ -20,6 +20,7 @@ _PIECE = re.compile(r"\w+|\s+|[^\w\s]")
 _ANNOTATIONS = {"title", "description", "default", "examples", "$comment", "$defs", "definitions"}
 _STRING = {"type", KEYWORD} | _ANNOTATIONS
 _OBJECT = {"type", "properties", "required", "additionalProperties"} | _ANNOTATIONS | {"$schema"}
+_MAP = {"type", "propertyNames", "additionalProperties", "maxProperties"} | _ANNOTATIONS
 _ARRAY = {"type", "items", "minItems", "maxItems"} | _ANNOTATIONS
 _MAX_PIECES = 20_000
 _MAX_ITEMS = 1000
@@ -88,6 +89,8 @@ class _Builder:
                 for index, option in enumerate(schema["anyOf"])
             ]
             return self._add(" | ".join(options))
+        if "propertyNames" in schema:
+            return self._map(schema, path, seen)
         if "properties" in schema:
             return self._object(schema, path, seen)
         if "items" in schema:
@@ -167,6 +170,20 @@ class _Builder:
             first = self._add(f"{member} {later}" + ("" if is_required else f" | {first}"))
             later = after
         return first
+
+    def _map(self, schema: Mapping[str, Any], path: str, seen: tuple[str, ...]) -> str:
+        """Members in any order. That no name occurs twice is not enforced."""
+        _only(schema, _MAP, path)
+        names = schema["propertyNames"]
+        names = names.get("enum") if isinstance(names, Mapping) and len(names) == 1 else None
+        most = schema.get("maxProperties", _MAX_ITEMS)
+        if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
+            raise SchemaProblem('propertyNames must be {"enum": [...]} here', path)
+        if not isinstance(most, int) or not 1 <= most <= _MAX_ITEMS:
+            raise SchemaProblem(f"maxProperties must be 1 to {_MAX_ITEMS} here", path)
+        value = self.rule_of(schema["additionalProperties"], f"{path}.additionalProperties", seen)
+        member = self._add(f"({' | '.join(map(_key, names))}) {value}")
+        return self._add(f'"{{" ({member} ("," {member}){{0,{most - 1}}})? "}}"')
 
     def _array(self, schema: Mapping[str, Any], path: str, seen: tuple[str, ...]) -> str:
         _only(schema, _ARRAY, path)
