@@ -109,6 +109,14 @@ def test_required_arguments_follow_the_schema(tool_format: ToolFormat) -> None:
 
 
 @FORMAT
+def test_integers_are_those_that_json_holds_exactly(tool_format: ToolFormat) -> None:
+    machine = Machine(tool_format, ToolChoice("required"))
+    for number in (2**53 - 1, -(2**53) + 1, 0):
+        assert machine.allows(written(tool_format, Call("1", "f", {"city": "", "n": number})))
+    assert not machine.allows(written(tool_format, Call("1", "f", {"city": "", "n": 2**53})))
+
+
+@FORMAT
 def test_a_choice_by_name_is_one_call_of_it(tool_format: ToolFormat) -> None:
     machine = Machine(tool_format, ToolChoice("required", "g"))
     assert machine.allows(written(tool_format, SECOND))
