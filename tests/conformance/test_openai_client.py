@@ -163,11 +163,11 @@ def test_a_route_that_is_not_offered_is_a_not_found_error(client: OpenAI) -> Non
         client.embeddings.create(model="tiny", input="x")
 
 
-def test_tools_are_refused_in_plain_words(client: OpenAI) -> None:
-    tool: Any = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+def test_tools_of_other_kinds_are_refused_in_plain_words(client: OpenAI) -> None:
+    tool: Any = {"type": "custom", "custom": {"name": "f"}}
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model="tiny", messages=user("Hi"), tools=[tool])
-    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "tools")
+    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "tools.0.type")
 
 
 class Crowd:

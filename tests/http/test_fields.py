@@ -82,6 +82,7 @@ COMPLETIONS: list[tuple[str, list[Any], list[Any]]] = [
       [2**70], [1.5], [True], [None], 7, {}, {"a": 1}, True, [[[1]]], ["x"] * 257, "x" * 20_000]),
 ]  # fmt: skip
 USER = {"role": "user", "content": "x"}
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 CHAT: list[tuple[str, list[Any], list[Any]]] = [
     ("logprobs", [True, False, None], [1, 0, "true"]),
     ("top_logprobs", [0, None], [-1, 21, "1", 3]),  # 3 needs logprobs
@@ -94,7 +95,8 @@ CHAT: list[tuple[str, list[Any], list[Any]]] = [
         [USER, {"role": "assistant"}, USER],
         [{**USER, "name": "ann"}],
         [{**USER, "tool_calls": []}, {**USER, "tool_calls": None}],
-        [{"role": "tool", "content": "x", "tool_call_id": "c1"}],
+        [USER, {"role": "assistant", "content": None, "tool_calls": [CALL]},
+         {"role": "tool", "content": "x", "tool_call_id": "c"}],
     ], [
         [], "x", {}, [1], ["x"], [None], [{}], [{"role": "user"}], [{"content": "x"}],
         [{"role": "user", "content": None}], [{"role": "god", "content": "x"}],
@@ -102,8 +104,8 @@ CHAT: list[tuple[str, list[Any], list[Any]]] = [
         [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
         [{"role": "user", "content": ["x"]}], [{**USER, "name": 7}],
         [USER] * 1025,
-        [{"role": "assistant", "content": None, "tool_calls": [
-            {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}],
+        [{"role": "assistant", "content": None, "tool_calls": [CALL]}],
+        [{"role": "tool", "content": "x", "tool_call_id": "c1"}],
         [{"role": "user", "content": "x" * 20_000}],
     ]),
     ("chat_template_kwargs", [{}, {"a": 1, "b": "x", "c": True, "d": 0.5, "e": None}, None],
@@ -111,9 +113,10 @@ CHAT: list[tuple[str, list[Any], list[Any]]] = [
     ("reasoning_effort", ["low", None], [7, "x" * 33]),
     ("add_generation_prompt", [True, False, None], [1, "yes"]),
     ("continue_final_message", [False, None], [1, "yes", True]),  # true needs an assistant's
-    ("tools", [[], None], [[{"type": "function", "function": {"name": "f"}}]]),
-    ("tool_choice", ["none", "auto", None], ["required", {"type": "function"}]),
-    ("parallel_tool_calls", [True, False, None], []),
+    ("tools", [[], None, [{"type": "function", "function": {"name": "f"}}]],
+     [{}, ["f"], [{"type": "function"}], [{"type": "function", "function": {"name": "f g"}}]]),
+    ("tool_choice", ["none", "auto", None], ["required", {"type": "function"}, "any", 1]),
+    ("parallel_tool_calls", [True, False, None], [1, "yes"]),
     ("functions", [[], None], [[{"name": "f"}]]),
     ("store", [False, None], [True]),
     ("metadata", [{}, None], [{"a": "b"}]),
@@ -303,7 +306,7 @@ async def test_what_is_known_and_not_offered_is_said_so(
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [(name, bad[0]) for name, _, bad in CHAT[7:] if bad],
+    [(name, bad[0]) for name, _, bad in CHAT[10:] if bad],
 )
 async def test_what_chat_does_not_offer_is_said_so(tmp_path: Path, field: str, value: Any) -> None:
     async with serve_script(tmp_path, "abc") as (served, _):

@@ -27,7 +27,7 @@ class JsonCallScanner:
         self._separator = separator
         self._is_bare = is_bare
         self._place = "begin"
-        self._raw = ""
+        self._raw: list[str] = []
         """What was read of no call yet."""
         self._in_list = False
         self._num_end = 0
@@ -36,16 +36,22 @@ class JsonCallScanner:
 
     def push(self, text: str) -> Scan:
         pieces: list[Piece] = []
-        for at, char in enumerate(text):
-            state = self._take(char, pieces)
-            if state is State.DONE:
-                return Scan(state, pieces, unread=text[at + 1 :])
+        at = 0
+        while at < len(text):
+            if self._value is not None and (end := self._value.skip(text, at)) > at:
+                self._take_plain(text[at:end], pieces)
+                at = end
+                continue
+            state = self._take(text[at], pieces)
             if state is State.FAILED:
-                return Scan(state, pieces, content=self._raw[:-1], unread=text[at:])
+                return Scan(state, pieces, content="".join(self._raw[:-1]), unread=text[at:])
+            at += 1
+            if state is State.DONE:
+                return Scan(state, pieces, unread=text[at:])
         return Scan(State.OPEN, pieces)
 
     def finish(self) -> str:
-        return "" if self._place in ("between", "end") else self._raw
+        return "" if self._place in ("between", "end") else "".join(self._raw)
 
     def _reset(self) -> None:
         """Before the next object."""
@@ -57,7 +63,7 @@ class JsonCallScanner:
         self._is_committed = False
 
     def _take(self, char: str, pieces: list[Piece]) -> State:
-        self._raw += char
+        self._raw.append(char)
         if self._value is not None:
             state = self._in_value(char, pieces)
         elif char in _SPACE and self._num_end == 0:
@@ -65,8 +71,16 @@ class JsonCallScanner:
         else:
             state = self._structure(char, pieces)
         if self._is_committed and state is State.OPEN:
-            self._raw = ""
+            self._raw.clear()
         return state
+
+    def _take_plain(self, text: str, pieces: list[Piece]) -> None:
+        """Characters inside a string of a value."""
+        self._value_text.append(text)
+        if self._is_arguments and self._value_text[0] == "{":
+            self._give(text, pieces)
+        if not self._is_committed:
+            self._raw.append(text)
 
     # --- around values -------------------------------------------------------------------------
 
@@ -106,9 +120,9 @@ class JsonCallScanner:
         if not self._is_committed:
             if self._name is None or (self._is_bare and self._arguments is None):
                 return State.FAILED
-            pieces.append(Piece(self._name, self._arguments or "{}"))
+            pieces.append(Piece(self._name, [self._arguments or "{}"]))
         self._reset()
-        self._place, self._raw = "between", ""
+        self._place, self._raw = "between", []
         return self._after_object()
 
     def _after_object(self) -> State:
@@ -155,8 +169,8 @@ class JsonCallScanner:
     def _is_arguments(self) -> bool:
         return self._place == "value" and self._key in _ARGUMENTS and self._arguments is None
 
-    def _give(self, char: str, pieces: list[Piece]) -> None:
-        """One character of an object of arguments: given out when the call's name is known."""
+    def _give(self, text: str, pieces: list[Piece]) -> None:
+        """A part of an object of arguments: given out when the call's name is known."""
         if self._name is None:
             return
         if not self._is_committed:
@@ -164,7 +178,7 @@ class JsonCallScanner:
             pieces.append(Piece(self._name))
         if not pieces:
             pieces.append(Piece(None))
-        pieces[-1].arguments += char
+        pieces[-1].parts.append(text)
 
     def _value_read(self, text: str, pieces: list[Piece]) -> bool:
         """A whole key or value. False: this is no call."""
@@ -179,7 +193,7 @@ class JsonCallScanner:
             self._name = name
             if self._arguments is not None:  # they came first
                 self._is_committed = True
-                pieces.append(Piece(name, self._arguments))
+                pieces.append(Piece(name, [self._arguments]))
         elif is_arguments:
             arguments = text if text[0] == "{" else _unwrapped(json.loads(text))
             if arguments is None:
@@ -187,7 +201,7 @@ class JsonCallScanner:
             self._arguments = arguments
             if not self._is_committed and self._name is not None:
                 self._is_committed = True
-                pieces.append(Piece(self._name, arguments))
+                pieces.append(Piece(self._name, [arguments]))
         return True
 
 

@@ -6,6 +6,7 @@ from enum import Enum, auto
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _WORDS = ("true", "false", "null")
 _WORD_CHARS = frozenset("+-.0123456789Eabcdefghijklmnopqrstuvwxyz")
+_PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
 _SPACE = frozenset(" \t\n\r")
 _HEX = frozenset("0123456789abcdefABCDEF")
 _CLOSING = {"{": "}", "[": "]"}
@@ -39,6 +40,15 @@ class JsonValue:
         self._escape = 0
         """In a string: 0 no escape, -1 behind a backslash, n hex digits to come."""
         self._word = ""
+
+    def skip(self, text: str, at: int) -> int:
+        """Where the characters from `at` on end that are plain ones inside a string: they belong to
+        the value and change nothing, so they need no `push`."""
+        if not self._in_string or self._escape:
+            return at
+        plain = _PLAIN.match(text, at)
+        assert plain is not None, "it matches nothing, too"
+        return plain.end()
 
     def push(self, char: str) -> Read:
         if self._in_string:

@@ -3,11 +3,13 @@
 import ast
 import json
 import math
+import re
 from typing import Any
 
 from shoal.text.tools.scan import Piece, Scan, State
 
 _JSON_WORDS = {"true": True, "false": False, "null": None}
+_PLAIN = re.compile(r"[^'\"()\[\]{}\\]+")
 _OPEN, _CLOSE = "([{", ")]}"
 
 
@@ -18,8 +20,10 @@ class PythonicScanner:
         self._names = names
         self._end = end
         self._place = "begin"
-        self._raw = ""
-        self._call = ""
+        self._raw: list[str] = []
+        """What was read of no call yet."""
+        self._name = ""
+        self._arguments: list[str] = []
         self._depth = 0
         self._quote = ""
         self._is_escaped = False
@@ -27,30 +31,42 @@ class PythonicScanner:
 
     def push(self, text: str) -> Scan:
         pieces: list[Piece] = []
-        for at, char in enumerate(text):
-            self._raw += char
-            state = self._take(char, pieces)
-            if state is State.DONE:
-                return Scan(state, pieces, unread=text[at + 1 :])
+        at = 0
+        while at < len(text):
+            if self._place == "arguments" and (end := self._plain_end(text, at)) > at:
+                self._raw.append(text[at:end])
+                self._arguments.append(text[at:end])
+                at = end
+                continue
+            self._raw.append(text[at])
+            state = self._take(text[at], pieces)
             if state is State.FAILED:
-                return Scan(state, pieces, content=self._raw[:-1], unread=text[at:])
+                return Scan(state, pieces, content="".join(self._raw[:-1]), unread=text[at:])
+            at += 1
+            if state is State.DONE:
+                return Scan(state, pieces, unread=text[at:])
         return Scan(State.OPEN, pieces)
 
     def finish(self) -> str:
-        return "" if self._place in ("between", "end") else self._raw
+        return "" if self._place in ("between", "end") else "".join(self._raw)
+
+    def _plain_end(self, text: str, at: int) -> int:
+        """Where the characters from `at` on end that neither quote nor bracket anything."""
+        plain = _PLAIN.match(text, at)
+        return plain.end() if plain is not None and not self._is_escaped else at
 
     def _take(self, char: str, pieces: list[Piece]) -> State:
         if self._place == "arguments":
             return self._in_arguments(char, pieces)
-        if char.isspace() and not (self._call or self._num_end):
+        if char.isspace() and not (self._name or self._num_end):
             return State.OPEN
         match self._place, char:
             case ("begin", "["):
                 self._place = "name"
-            case ("name", "(") if self._call in self._names:
-                self._call, self._depth, self._place = self._call + char, 1, "arguments"
+            case ("name", "(") if self._name in self._names:
+                self._depth, self._place = 1, "arguments"
             case ("name", _) if char.isascii() and (char.isalnum() or char in "_-."):
-                self._call += char
+                self._name += char
             case ("between", ","):
                 self._place = "name"
             case ("between", "]"):
@@ -64,7 +80,7 @@ class PythonicScanner:
         return State.OPEN
 
     def _in_arguments(self, char: str, pieces: list[Piece]) -> State:
-        self._call += char
+        self._arguments.append(char)
         if self._quote:
             if self._is_escaped:
                 self._is_escaped = False
@@ -83,12 +99,11 @@ class PythonicScanner:
         return State.OPEN
 
     def _call_ended(self, pieces: list[Piece]) -> State:
-        name, _, _ = self._call.partition("(")
-        arguments = _arguments("f" + self._call[len(name) :])
+        arguments = _arguments(f"f({''.join(self._arguments)}")
         if arguments is None:
             return State.FAILED
-        pieces.append(Piece(name, arguments))
-        self._call = self._raw = ""
+        pieces.append(Piece(self._name, [arguments]))
+        self._name, self._arguments, self._raw = "", [], []
         self._place = "between"
         return State.OPEN
 

@@ -24,7 +24,11 @@ class Piece:
     """New output of the scanner: a call begins (it has a name), or goes on."""
 
     name: str | None
-    arguments: str = ""
+    parts: list[str] = field(default_factory=list)
+
+    @property
+    def arguments(self) -> str:
+        return "".join(self.parts)
 
 
 @dataclass(slots=True)

@@ -16,6 +16,9 @@ _OPTIONS = {
 """Of llguidance: JSON as chat templates write it, nothing of a schema is left out."""
 _COMBINING = ("$ref", "allOf", "anyOf", "oneOf", "not", "if", "patternProperties",
               "unevaluatedProperties", "dependentSchemas")  # fmt: skip
+_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "enum",
+           "const", "format")  # fmt: skip
+_MAX_EXACT = 2**53 - 1
 _SHARED = ("$defs", "definitions")
 _FLAT = {"type", "properties", "required", "additionalProperties", "title", "description",
          "$schema", "$id", *_SHARED}  # fmt: skip
@@ -26,12 +29,15 @@ NO_ARGUMENTS: Mapping[str, Any] = {
 
 
 def closed(schema: Any) -> Any:
-    """The schema without properties that it does not name, wherever it leaves that open: what
-    follows it follows the given one too, and a model is not led to invent some. Parts that are
-    combined with others stay as they are."""
+    """The schema without what it leaves open: properties that it does not name, and integers that
+    no reader of JSON holds exactly. What follows it follows the given one too, and a model is not
+    led to invent properties or to write digits without end. Parts that are combined with others
+    stay as they are."""
     if not isinstance(schema, dict) or any(key in schema for key in _COMBINING):
         return schema
     result = dict(schema)
+    if schema.get("type") == "integer" and not any(key in schema for key in _BOUNDS):
+        result.update(minimum=-_MAX_EXACT, maximum=_MAX_EXACT)
     if isinstance(properties := schema.get("properties"), dict):
         result["properties"] = {name: closed(part) for name, part in properties.items()}
         result.setdefault("additionalProperties", False)

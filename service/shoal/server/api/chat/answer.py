@@ -9,6 +9,7 @@ from functools import partial
 
 from shoal.errors import InvalidRequest
 from shoal.server.api.chat.tools import ToolFields
+from shoal.server.api.generation.params import off_loop
 from shoal.text.grammar.compile import MAX_SECONDS, compile_grammar
 from shoal.text.grammar.copying import has_copies
 from shoal.text.grammar.source import compact
@@ -80,9 +81,13 @@ async def plan_answer(
         special = model.tokenizer.special_names.items()
         answer = replace(answer, shown_tokens={i: name for i, name in special if name in texts})
     if tools or (schema is not None and thinking != "no"):
-        lark = message_grammar(
-            model.chat.tool_support.format, tools, choice, model.tokenizer,
-            reasoning=marks, thinking=thinking, content=None if schema is None else compact(schema),
+        options = None if schema is None else compact(schema)
+        lark = await off_loop(
+            fields.num_tool_chars,
+            lambda: message_grammar(
+                model.chat.tool_support.format, tools, choice, model.tokenizer,
+                reasoning=marks, thinking=thinking, content=options,
+            ),
         )  # fmt: skip
         return replace(answer, grammar=await _compiled(lark, tools, choice, content, model))
     if content is not None:
