@@ -125,8 +125,8 @@ def compare(task: str, name: str, url: str, hf: dict[str, str], limit: int, fold
               "texts equal | |", flush=True)  # fmt: skip
         return num_same == num
     given = {"model": name, "base_url": f"{url}/v1/completions", "num_concurrent": "4",
-             "batch_size": "8", "tokenizer_backend": "remote"}  # fmt: skip
-    ours = evaluate("local-completions", given, task, limit, folder)
+             "tokenizer_backend": "remote"}  # fmt: skip
+    ours = evaluate("local-completions", given, task, limit, folder, "--batch_size", "8")
     theirs = evaluate("hf", hf, task, limit, folder)
     found = list(differences(ours, theirs))
     worst = max(difference for difference, _ in found)
