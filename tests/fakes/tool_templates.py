@@ -72,6 +72,13 @@ LFM2 = (
 )
 """LFM2: Python, and no place for past calls."""
 
+LFM2_JSON = (
+    HERMES.replace("<tool_call>\n", "<|tool_call_start|>[")
+    .replace("\n</tool_call>", "]<|tool_call_end|>")
+    .replace("<tool_call></tool_call>", "JSON")
+)
+"""LFM2 where JSON is asked of it."""
+
 PYTHONIC = (
     "{% if tools %}<|system|>\nAnswer as [func_name1(params_name1=params_value1), func_name2()].\n"
     "{{ tools | tojson }}<|end|>\n{% endif %}{% for m in messages %}{% if m.tool_calls %}"
@@ -108,6 +115,6 @@ ALTERNATING = (
 
 NATIVE = {
     "hermes": HERMES, "llama": LLAMA, "mistral": MISTRAL, "lfm2": LFM2, "pythonic": PYTHONIC,
-    "granite": GRANITE,
+    "granite": GRANITE, "lfm2_json": LFM2_JSON,
 }  # fmt: skip
 """By the name of their format."""

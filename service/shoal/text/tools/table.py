@@ -13,17 +13,19 @@ LLAMA = JsonFormat(
 MISTRAL = JsonFormat("mistral", "[TOOL_CALLS]", is_list=True, id_length=9)
 GRANITE = JsonFormat("granite", "<|tool_call|>", is_list=True)
 LFM2 = PythonicFormat("lfm2", "<|tool_call_start|>", "<|tool_call_end|>")
+LFM2_JSON = JsonFormat("lfm2_json", "<|tool_call_start|>", "<|tool_call_end|>", is_list=True)
 PYTHONIC = PythonicFormat("pythonic", other_begins=("<|python_start|>",))
 
-FORMATS: tuple[ToolFormat, ...] = (HERMES, LLAMA, MISTRAL, GRANITE, LFM2, PYTHONIC)
+FORMATS: tuple[ToolFormat, ...] = (HERMES, LLAMA, MISTRAL, GRANITE, LFM2, LFM2_JSON, PYTHONIC)
 
 _SHOWN_BY: tuple[tuple[tuple[str, ...], ToolFormat], ...] = (
     (("[TOOL_CALLS]",), MISTRAL),
+    (("<|tool_call_start|>", '"arguments": '), LFM2_JSON),
     (("<|tool_call_start|>",), LFM2),
     (("<|tool_call|>",), GRANITE),
     (("[func_name1(",), PYTHONIC),
     (("<tool_call>",), HERMES),
-    (('"parameters": ', '"name": '), LLAMA),
+    (('"parameters": ', '"name": ', "ipython"), LLAMA),
 )
 """All of these texts show that format; the first in order that is shown counts."""
 _OTHERS = ("[ARGS]", "<function=", "<tool_calls>", "<arg_key>", "<parameter")

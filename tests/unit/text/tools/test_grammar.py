@@ -1,5 +1,6 @@
 """Grammars of messages with calls: what they allow parsers read, and nothing else is allowed."""
 
+from functools import cache
 from typing import Any
 
 import llguidance
@@ -9,6 +10,7 @@ from tokenizers import AddedToken
 from shoal.errors import InvalidRequest
 from shoal.text.grammar.worker import compile_source
 from shoal.text.reasoning import KNOWN_MARKS
+from shoal.text.tokenizer import Tokenizer
 from shoal.text.tools.formats import ToolFormat
 from shoal.text.tools.grammar import Thinking, message_grammar
 from shoal.text.tools.table import FORMATS, HERMES, LFM2, LLAMA, PYTHONIC
@@ -32,6 +34,16 @@ FIRST, SECOND = Call("1", "f", {"city": "x", "n": 4}), Call("2", "g", {})
 SPECIAL = ["[TOOL_CALLS]", "<|tool_call_start|>", "<tool_call>", "<think>", "</think>"]
 
 
+@cache
+def vocabulary(has_tokens: bool) -> tuple[Any, Tokenizer, Any]:
+    """One token a byte, and with `has_tokens` one for each mark: the library's, ours,
+    llguidance's."""
+    library = byte_tokenizer()
+    if has_tokens:
+        library.add_special_tokens([AddedToken(mark, special=True) for mark in SPECIAL])
+    return library, wrap(library), llguidance.LLTokenizer(library.to_str(), eos_token=256)
+
+
 class Machine:
     """The grammar of a message at work, in a vocabulary with or without tokens for marks."""
 
@@ -45,17 +57,14 @@ class Machine:
         thinking: Thinking = "no",
         content: dict[str, Any] | None = None,
     ) -> None:
-        self._library = byte_tokenizer()
-        if has_tokens:
-            self._library.add_special_tokens([AddedToken(mark, special=True) for mark in SPECIAL])
+        self._library, tokenizer, self._tokens = vocabulary(has_tokens)
         lark = message_grammar(
-            tool_format, tools, choice, wrap(self._library),
+            tool_format, tools, choice, tokenizer,
             reasoning=KNOWN_MARKS[0], thinking=thinking, content=content,
         )  # fmt: skip
         compiled = compile_source({"grammar": lark})
         assert "error" not in compiled, compiled["error"]
         self._grammar = compiled["grammar"]
-        self._tokens = llguidance.LLTokenizer(self._library.to_str(), eos_token=256)
 
     def allows(self, text: str, *, whole: bool = True) -> bool:
         """Is it a message, or with whole=False the beginning of one?"""

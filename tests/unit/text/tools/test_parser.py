@@ -105,10 +105,10 @@ NO_CALLS = [
 
 
 @pytest.mark.parametrize("name", BY_NAME)
-@pytest.mark.parametrize("text", NO_CALLS)
-def test_text_that_is_no_call_stays_content(name: str, text: str) -> None:
-    assert read(BY_NAME[name], text) == (text, "", [])
-    assert read(BY_NAME[name], *text) == (text, "", [])
+def test_text_that_is_no_call_stays_content(name: str) -> None:
+    for text in NO_CALLS:
+        assert read(BY_NAME[name], text) == (text, "", [])
+        assert read(BY_NAME[name], *text) == (text, "", [])
 
 
 SHARDS = st.sampled_from([
@@ -130,21 +130,29 @@ def messages(draw: st.DrawFn) -> tuple[str, list[str]]:
     return text, [text[a:b] for a, b in pairwise(edges)]
 
 
-@pytest.mark.parametrize("name", BY_NAME)
-@settings(max_examples=60, deadline=None)
-@given(message=messages())
-def test_a_message_reads_the_same_however_it_is_cut(
-    name: str, message: tuple[str, list[str]]
-) -> None:
+def check_every_format(message: tuple[str, list[str]]) -> None:
     text, pieces = message
-    tool_format = BY_NAME[name]
-    whole = read(tool_format, text)
-    assert read(tool_format, *pieces) == whole == read(tool_format, *text)
-    if not whole[2]:
-        assert whole[0] == text
+    for tool_format in FORMATS:
+        whole = read(tool_format, text)
+        assert read(tool_format, *pieces) == whole == read(tool_format, *text)
+        if not whole[2]:
+            assert whole[0] == text
 
 
 @settings(max_examples=100, deadline=None)
+@given(message=messages())
+def test_a_message_reads_the_same_however_it_is_cut(message: tuple[str, list[str]]) -> None:
+    check_every_format(message)
+
+
+@pytest.mark.slow
+@settings(max_examples=5000, deadline=None)
+@given(message=messages())
+def test_many_messages_read_the_same_however_they_are_cut(message: tuple[str, list[str]]) -> None:
+    check_every_format(message)
+
+
+@settings(max_examples=60, deadline=None)
 @given(message=messages(), opened=st.booleans())
 def test_reasoning_reads_the_same_however_it_is_cut(
     message: tuple[str, list[str]], opened: bool

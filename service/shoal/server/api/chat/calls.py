@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from shoal.errors import InvalidRequest
-from shoal.server.api.chat.tools import checked_name
+from shoal.server.api.chat.tools import FUNCTION_NAME, checked_name
 from shoal.server.errors import FieldProblem
 from shoal.text.tools.tool import Call
 
@@ -17,7 +17,7 @@ class CalledFunction(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-    name: str
+    name: str = Field(json_schema_extra={"pattern": f"^{FUNCTION_NAME.pattern}$"})
     arguments: str = Field(description="JSON text.")
 
     _name = field_validator("name")(checked_name)

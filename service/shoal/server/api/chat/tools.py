@@ -30,7 +30,7 @@ class Function(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-    name: str
+    name: str = Field(json_schema_extra={"pattern": f"^{FUNCTION_NAME.pattern}$"})
     description: str | None = None
     parameters: dict[str, Any] = Field({}, description="JSON Schema of an object.")
     strict: bool = Field(False, description="Arguments always follow the schema.")
