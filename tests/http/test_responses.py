@@ -142,6 +142,7 @@ ERRORS: list[tuple[dict[str, Any], str, str]] = [
     ({"n": 2}, "unsupported_parameter", "n"),
     ({"tools": [{"type": "web_search"}]}, "unsupported_parameter", "tools.0.type"),
     ({"include": ["file"]}, "invalid_value", "include"),
+    ({"include": ["trace"]}, "unsupported_parameter", "include"),
     ({"max_output_tokens": 0}, "invalid_value", "max_output_tokens"),
     ({"max_output_tokens": 9999}, "context_length_exceeded", "input"),
     ({"top_logprobs": 99}, "invalid_value", "top_logprobs"),

@@ -16,6 +16,7 @@ from harness import (
 )
 from pydantic import BaseModel
 
+ONE_CALL = {"parallel_tool_calls": False, "temperature": 0}  # small models like to go on
 client = openai.OpenAI(base_url=f"{URL}/v1", api_key="none", max_retries=0)
 
 
@@ -208,7 +209,7 @@ def responses_parse() -> None:
 @feature("responses: tools")
 def responses_tools() -> None:
     tool = {"type": "function", **WEATHER["function"], "strict": True}
-    asked = {"model": MODEL, "tools": [tool], "max_output_tokens": 100}
+    asked = {"model": MODEL, "tools": [tool], "max_output_tokens": 100, **ONE_CALL}
     history = [{"role": "user", "content": "How is the weather in Rome?"}]
     answer = client.responses.create(input=history, tool_choice="required", **asked)
     call = answer.output[-1]
@@ -216,15 +217,16 @@ def responses_tools() -> None:
     check_weather(call.name, call.arguments)
     result = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
     after = client.responses.create(input=[*history, call, result], tool_choice="none", **asked)
-    check(after.usage.input_tokens > answer.usage.input_tokens, after)
+    check(after.output_text, after)
 
 
 @feature("responses: stream helper with tools")
 def responses_stream_helper() -> None:
     tool = {"type": "function", **WEATHER["function"], "strict": True}
     with client.responses.stream(
-        model=MODEL, input="Weather?", tools=[tool], tool_choice="required", max_output_tokens=100
-    ) as stream:
+        model=MODEL, input="Weather?", tools=[tool], tool_choice="required", max_output_tokens=100,
+        **ONE_CALL,
+    ) as stream:  # fmt: skip
         answer = stream.get_final_response()
     check_weather(answer.output[-1].name, answer.output[-1].arguments)
 

@@ -122,10 +122,15 @@ def joined_text(parts: Any, types: Mapping[str, str], *, between: str = "") -> s
     return between.join(texts)
 
 
+def find_model(request: Request, name: str | None) -> TextModel:
+    """The model that a request names. Raises InvalidRequest, ModelNotFound or Unavailable."""
+    return services_of(request).find_model(name)
+
+
 async def count_prompt_tokens(request: Request, response: Response, chat: ChatRequest) -> int:
     """Tokens of the prompt that the same chat would have. Raises InvalidRequest."""
     services = services_of(request)
-    model = services.find_model(chat.model)
+    model = find_model(request, chat.model)
     if ignored := chat.check_extra_fields():
         response.headers["x-ignored-params"] = ",".join(ignored)
     chat.check_limits(services.settings)

@@ -7,7 +7,7 @@ from fastapi.responses import PlainTextResponse
 from pydantic import Field, model_validator
 
 from shoal.errors import InvalidRequest, ModelNotFound, NotSupportedByModel
-from shoal.server.api.dialect import DialectFields
+from shoal.server.api.dialect import DialectFields, find_model
 from shoal.server.api.generation.openapi import json_docs
 from shoal.server.api.models import abilities
 from shoal.server.api.ollama.render import timestamp
@@ -61,13 +61,13 @@ async def version(request: Request) -> dict[str, str]:
 @router.get("/api/tags")
 async def tags(request: Request) -> dict[str, Any]:
     """The models."""
-    return {"models": _all_models(services_of(request))}
+    return {"models": _all_models(request)}
 
 
 @router.get("/api/ps")
 async def running(request: Request) -> dict[str, Any]:
     """The same: a model that is served is loaded."""
-    models = _all_models(services_of(request))
+    models = _all_models(request)
     return {"models": [{**each, "expires_at": _NEVER, "size_vram": 0} for each in models]}
 
 
@@ -76,7 +76,7 @@ async def show(request: Request) -> dict[str, Any]:
     """One model: details, template, default options, abilities."""
     fields = parse(NamedModel, await read_json(request))
     services = services_of(request)
-    model = services.find_model(model_name(services, fields.model))
+    model = find_model(request, model_name(services, fields.model))
     loaded = services.find_loaded(model.name)
     can = abilities(model.chat if model.chat.source is not None else None)["capabilities"]
     return {
@@ -101,7 +101,7 @@ async def pull(request: Request) -> dict[str, Any]:
     fields = parse(NamedModel, await read_json(request))
     services = services_of(request)
     try:
-        services.find_model(model_name(services, fields.model))
+        find_model(request, model_name(services, fields.model))
     except ModelNotFound as error:
         error.hint = "models are added with 'shoal pull' and a restart"
         raise
@@ -128,8 +128,9 @@ async def change_models() -> None:
     )  # fmt: skip
 
 
-def _all_models(services: Services) -> list[dict[str, Any]]:
+def _all_models(request: Request) -> list[dict[str, Any]]:
     """Those that are ready, adapters behind their bases."""
+    services = services_of(request)
     bases = [services.models.get(name) for name in services.served_names()]
     models = [*bases, *services.adapters.listed()]
     return [

@@ -8,7 +8,7 @@ from shoal.errors import UnsupportedParameter
 from shoal.server.api.chat.schema import ChatRequest
 from shoal.server.api.chat.schema import make_task as make_chat_task
 from shoal.server.api.completions.schema import make_task as make_completion_task
-from shoal.server.api.dialect import in_room, params_named
+from shoal.server.api.dialect import find_model, in_room, params_named
 from shoal.server.api.generation.openapi import generation_docs
 from shoal.server.api.generation.submit import start_generation
 from shoal.server.api.ollama.models import model_name
@@ -43,7 +43,7 @@ async def chat(request: Request) -> Response:
         return _loaded(request, fields, {"message": {"role": "assistant", "content": ""}})
     services = services_of(request)
     name = model_name(services, fields.model)
-    body = fields.chat_body(name, services.find_model(name))
+    body = fields.chat_body(name, find_model(request, name))
     return await _chat(request, fields, body, is_chat=True)
 
 
@@ -55,7 +55,7 @@ async def generate(request: Request) -> Response:
         return _loaded(request, fields, {"response": ""})
     services = services_of(request)
     name = model_name(services, fields.model)
-    model = services.find_model(name)
+    model = find_model(request, name)
     if not fields.is_completion(model):
         return await _chat(request, fields, fields.chat_body(name, model), is_chat=False)
     with params_named(OUR_NAMES):
@@ -92,6 +92,6 @@ def _loaded(request: Request, fields: OllamaFields, content: dict[str, Any]) -> 
         raise UnsupportedParameter("models stay loaded: keep_alive cannot unload one",
                                    param="keep_alive")  # fmt: skip
     services = services_of(request)
-    services.find_loaded(services.find_model(model_name(services, fields.model)).name)
+    services.find_loaded(find_model(request, model_name(services, fields.model)).name)
     head = {"model": fields.model, "created_at": now()}
     return APIResponse({**head, **content, "done": True, "done_reason": "load"})

@@ -130,6 +130,17 @@ class ResponseRequest(InputRequest):
             )
         return value
 
+    @field_validator("include")
+    @classmethod
+    def _has_no_trace(cls, value: list[str]) -> list[str]:
+        if "trace" in value:
+            raise FieldProblem(
+                "cannot hold trace here",
+                code="unsupported_parameter",
+                hint="/v1/chat/completions gives traces",
+            )
+        return value
+
     @model_validator(mode="after")
     def _streams_options(self) -> Self:
         if self.stream_options and not self.stream:
