@@ -11,6 +11,7 @@ import msgspec
 from shoal.errors import ContextLengthExceeded, InvalidRequest
 from shoal.protocol.messages import LoadedModel
 from shoal.protocol.params import OutputParams, SamplingParams, StopParams
+from shoal.text.beam import BeamParams
 from shoal.text.message import MakeParser, PlainParser
 from shoal.text.text_model import TextModel
 
@@ -52,6 +53,8 @@ class GenerationTask:
     tenant: str = ""
     cache_salt: str = ""
     use_prefix_cache: bool = True
+    beam: BeamParams | None = None
+    """Search the best sequences instead of sampling them."""
     make_parser: MakeParser = PlainParser
     """Of a chat: finds the parts of each choice's message."""
 

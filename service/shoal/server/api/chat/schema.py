@@ -9,6 +9,7 @@ from shoal.errors import InvalidRequest
 from shoal.protocol.messages import LoadedModel
 from shoal.protocol.params import OutputParams
 from shoal.server.api.chat.messages import ChatPrompt, chat_prompt
+from shoal.server.api.generation.beam_fields import beam_params
 from shoal.server.api.generation.fields import GenerationFields, Int
 from shoal.server.api.generation.params import sampling_params, stop_params, truncated
 from shoal.server.api.generation.sampler_fields import with_samplers
@@ -89,15 +90,16 @@ async def make_task(
     rendered = await chat_prompt(request, model, loaded)
     prompts = truncated((rendered,), request, loaded, requested or 1)
     max_tokens = fit_max_tokens(loaded, prompts, requested, param="messages")
+    sampling = await with_samplers(sampling_params(request, model, loaded), request, model, loaded)
+    output = OutputParams(logprobs=request.top_logprobs if request.logprobs else None)
     return GenerationTask(
         request_id=context.request_id,
         model=model,
         prompts=prompts,
-        sampling=await with_samplers(
-            sampling_params(request, model, loaded), request, model, loaded
-        ),
+        sampling=sampling,
         stop=stop_params(request, model, loaded, max_tokens, settings.request_timeout),
-        output=OutputParams(logprobs=request.top_logprobs if request.logprobs else None),
+        output=output,
+        beam=beam_params(request, request.n, sampling, output),
         n=request.n,
         best_of=request.n,
         stop_strings=request.stop,
