@@ -48,7 +48,7 @@ def test_sequences_are_those_of_transformers(
     server: ServerProcess, theirs: Any, options: dict[str, Any]
 ) -> None:
     rng = np.random.default_rng(len(str(options)))
-    for width, count in [(1, 1), (3, 2), (5, 5)]:
+    for width, count in [(2, 1), (3, 3)]:
         prompt = rng.integers(0, 256, 20).tolist()
         # Frequent end tokens, so that beams of different lengths compete.
         ends = [END_ID, *rng.integers(0, VOCAB_SIZE, 12).tolist()]
@@ -69,8 +69,6 @@ def test_sequences_are_those_of_transformers(
             "max_tokens": 12, "stop_token_ids": ends, "return_token_ids": True, "logprobs": 1,
             **options,
         }  # fmt: skip
-        if width == 1:
-            del body["length_penalty" if "length_penalty" in body else "logprobs"]
         response = httpx.post(server.url + "/v1/completions", json=body, timeout=120)
         assert response.status_code == 200, response.text
         found = [choice["token_ids"] for choice in response.json()["choices"]]

@@ -1,13 +1,14 @@
 """The request fields of beam search, by the names vLLM gave them, and what goes with them."""
 
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import msgspec
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PlainValidator, WithJsonSchema
 
 from shoal.errors import InvalidRequest, UnsupportedParameter
 from shoal.protocol.params import OutputParams, SamplingParams
-from shoal.text.beam import BeamParams
+from shoal.server.errors import FieldProblem
+from shoal.text.beam import BeamParams, EarlyStopping
 
 _OF_SAMPLING = frozenset(
     {"seed", "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty"}
@@ -31,6 +32,19 @@ _UNUSED = frozenset({"dry_base", "dry_allowed_length", "dry_breaker_ids"})
 """Without effect unless another parameter is set."""
 
 
+def _to_stopping(value: Any) -> EarlyStopping:
+    if value is True or value is False or value == "never":
+        return value
+    raise FieldProblem('must be true, false or "never"')
+
+
+Stopping = Annotated[
+    EarlyStopping,
+    PlainValidator(_to_stopping),
+    WithJsonSchema({"anyOf": [{"type": "boolean"}, {"const": "never"}]}),
+]
+
+
 class BeamFields(BaseModel):
     """Of completions and chat."""
 
@@ -40,7 +54,7 @@ class BeamFields(BaseModel):
     length_penalty: float = Field(
         1.0, ge=-10, le=10, description="Of beam search: above 0 prefers longer answers."
     )
-    early_stopping: bool | Literal["never"] = Field(
+    early_stopping: Stopping = Field(
         False, description="Of beam search, as in Hugging Face's generate."
     )
 
