@@ -103,7 +103,7 @@ class BeamSearch:
         width = self._params.width
         if self._params.early_stopping is True and len(self._finished) == width:
             return
-        score = beam.logprob / len(beam.token_ids) ** self._params.length_penalty
+        score = beam.logprob / float(len(beam.token_ids) ** self._params.length_penalty)
         self._finished.append((score, beam))
         self._finished.sort(key=lambda pair: -pair[0])  # of equal ones the first stays first
         del self._finished[width:]
@@ -117,4 +117,5 @@ class BeamSearch:
         penalty = self._params.length_penalty
         is_longest_best = self._params.early_stopping == "never" and penalty > 0
         best_length = self._max_tokens if is_longest_best else length
-        return self.running[0].logprob / best_length**penalty > self._finished[-1][0]
+        best_score = self.running[0].logprob / float(best_length**penalty)
+        return best_score > self._finished[-1][0]

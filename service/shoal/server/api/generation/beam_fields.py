@@ -33,8 +33,10 @@ _UNUSED = frozenset({"dry_base", "dry_allowed_length", "dry_breaker_ids"})
 
 
 def _to_stopping(value: Any) -> EarlyStopping:
-    if value is True or value is False or value == "never":
+    if isinstance(value, bool):
         return value
+    if value == "never":
+        return "never"
     raise FieldProblem('must be true, false or "never"')
 
 
