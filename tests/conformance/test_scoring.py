@@ -63,6 +63,19 @@ def test_choices(server: ServerProcess, theirs: Any) -> None:
             assert score["is_greedy"] == (choice == greedy)
 
 
+def test_scores_are_the_same_bits_cold_and_warm(server: ServerProcess) -> None:
+    rng = np.random.default_rng(9)
+    prompt = rng.integers(0, VOCAB_SIZE, 70).tolist()
+    choices = [rng.integers(0, VOCAB_SIZE, 5).tolist() for _ in range(4)]
+    body = {"prompt": prompt, "choices": choices}
+    cold = post(server, "/v1/score_choices", {**body, "cache_prompt": False})
+    warm = [post(server, "/v1/score_choices", body) for _ in range(2)]
+    assert warm[1]["usage"]["prompt_tokens_details"]["cached_tokens"] == 4 * 64
+    assert warm[0]["choices"] == warm[1]["choices"] == cold["choices"]
+    alone = post(server, "/v1/score_choices", {**body, "choices": choices[:1]})
+    assert alone["choices"][0]["token_logprobs"] == cold["choices"][0]["token_logprobs"]
+
+
 @pytest.mark.parametrize("stride", [128, 64, 20])
 def test_perplexity_in_windows(server: ServerProcess, theirs: Any, stride: int) -> None:
     """The loop of Hugging Face's guide "Perplexity of fixed-length models"."""

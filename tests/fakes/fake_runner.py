@@ -227,10 +227,11 @@ class FakeRunner:
             if code is not None:
                 result.errors[new.seq_id] = code
                 return
-        if new.output.prompt_logprobs is not None and start < new.num_prompt_tokens - 1:
+        first = max(start, new.output.prompt_logprobs_start - 1)
+        if new.output.prompt_logprobs is not None and first < min(end, new.num_prompt_tokens - 1):
             result.prompt_logprobs[new.seq_id] = [
                 self.logprobs(row.token_ids[position + 1], self._value(row, position))
-                for position in range(start, min(end, new.num_prompt_tokens - 1))
+                for position in range(first, min(end, new.num_prompt_tokens - 1))
             ]
         if end < len(row.token_ids):
             return

@@ -26,7 +26,7 @@ RANGES: list[tuple[str, list[Any], list[Any]]] = [
     ("stop", ["x", ["x"], ["x"] * 32, [], "x" * 1000, None],
      ["", [""], ["x"] * 33, "x" * 1001, 7, [7], {"a": 1}, [None]]),
     ("logit_bias", [{}, {"5": -100, "6": 100.0}, {str(VOCAB_SIZE - 1): 1}, None],
-     [{str(VOCAB_SIZE): 1}, {"5": 100.1}, {"5": -101}, {"a": 1}, {"-1": 1}, {"5": "1"},
+     [{str(VOCAB_SIZE): 1}, {"5": 100.1}, {"5": -101}, {"ab": 1}, {"-1": 1}, {"5": "1"},
       {"5": True}, {"5": None}, [5], "5", {str(i): 1 for i in range(1025)}, {"9" * 30: 1}]),
     ("presence_penalty", [-2, 0, 2.0, None], [-2.1, 2.1, "0", True]),
     ("frequency_penalty", [-2, 0, 2.0, None], [-2.1, 2.1, "0", True]),
@@ -48,18 +48,25 @@ RANGES: list[tuple[str, list[Any], list[Any]]] = [
     ("cache_prompt", [True, False, None], [1, "no"]),
     ("return_token_ids", [True, False, None], [1, "no"]),
     ("return_tokens_as_token_ids", [True, False, None], [1, "no"]),
-    ("include", [[], ["seed"], ["seed", "timings", "sampling"], ["usage_cost", "trace"], None],
+    ("include", [[], ["seed"], ["seed", "timings", "sampling", "queue", "token_ids"],
+                 ["usage_cost", "trace"], None],
      [["unheard_of"], "seed", [1], ["x" * 5000]]),
     ("strict", [True, False, None], [1, "no"]),
     ("max_tokens", [1, 3, 3.0, None], [-1, "3", True, 1.5, 2000, BIG, 1e30]),
     ("max_completion_tokens", [3, None], [-1, 4, "3", True]),
+    ("no_repeat_ngram_size", [0, 0.0, 2, 64, None], [-1, 65, 1.5, "2", True]),
+    ("dry_multiplier", [0, 0.0, 0.8, None], [-0.1, "1", True, 1e7]),
+    ("dry_base", [1, 1.75, None], [0.9, "2"]),
+    ("dry_allowed_length", [1, 2, 2**31 - 1, None], [0, 1.5, "2", BIG]),
+    ("dry_sequence_breakers", [[], ["a"], None], ["a", [""], [1], ["a"] * 65, ["a" * 101]]),
+    ("stop_on_loop", [False, True, {}, {"min_repeats": 3}, {"max_period": 256}, None],
+     [1, "yes", [], {"min_repeats": 1}, {"max_period": 0}, {"max_period": 257}, {"period": 3}]),
+    ("allowed_token_ids", [[], [1], [5.0, 5], None], [[VOCAB_SIZE], [-1], ["1"], [True], 5]),
+    ("truncate_prompt_tokens", [-1, 1, 5, BIG, None], [0, -2, 1.5, "5", True]),
+    ("use_beam_search", [False, None], [1, "yes"]),
+    ("length_penalty", [1, 1.0, None], [2, "1", True]),
+    ("early_stopping", [False, None], [True, "never", 0, "no"]),
     # known, not offered here
-    ("no_repeat_ngram_size", [0, 0.0, None], [2]),
-    ("dry_multiplier", [0, 0.0, None], [0.8]),
-    ("dry_base", [1.75, None], []),
-    ("stop_on_loop", [False, None], [True, {"min_repeats": 3}]),
-    ("allowed_token_ids", [[], None], [[1]]),
-    ("truncate_prompt_tokens", [None], [5]),
     ("response_format", [{"type": "text"}, None],
      [{"type": "json_object"}, {"type": "json_schema", "json_schema": {"name": "x"}}]),
     ("structured_outputs", [{}, None], [{"regex": "a+"}]),
@@ -291,8 +298,7 @@ async def test_null_and_false_stream_options_ask_for_nothing(tmp_path: Path) -> 
     [
         (name, bad[0])
         for name, _, bad in RANGES
-        if name in ("no_repeat_ngram_size", "dry_multiplier", "stop_on_loop", "allowed_token_ids",
-                    "truncate_prompt_tokens", "response_format", "structured_outputs",
+        if name in ("response_format", "structured_outputs",
                     "guided_json", "guided_regex", "guided_choice", "guided_grammar", "lora",
                     "adapter")
     ],
@@ -311,12 +317,6 @@ async def test_what_is_known_and_not_offered_is_said_so(
 async def test_what_chat_does_not_offer_is_said_so(tmp_path: Path, field: str, value: Any) -> None:
     async with serve_script(tmp_path, "abc") as (served, _):
         refused(await ask(served, "chat", {field: value}), 400, "unsupported_parameter", field)
-
-
-@pytest.mark.parametrize("item", ["token_ids", "queue"])
-async def test_ext_items_that_are_not_offered_are_said_so(tmp_path: Path, item: str) -> None:
-    async with serve_script(tmp_path, "abc") as (served, _):
-        refused(await served.complete(include=[item]), 400, "unsupported_parameter", "include")
 
 
 # --- unknown fields ------------------------------------------------------------------------------

@@ -191,12 +191,12 @@ def _take_loaded(link: Link, core: EngineCore, loader: Loader, config: EngineCon
     with their models. Raises LoadError for a model or an adapter that must load, and when no model
     could be loaded."""
     for event in loader.events():
-        if isinstance(event, LoadedRunner):
+        if isinstance(event, LoadedRunner) and loader.has_started:
+            link.send(_add_model(core, event))
+            _settle_memory()
+        elif isinstance(event, LoadedRunner):
             link.send(Loaded(core.add_model(event.loaded.name, event)))
-            if loader.has_started:
-                _settle_memory()
-            else:
-                _load_adapters(link, core, config, event.loaded.name)
+            _load_adapters(link, core, config, event.loaded.name)
         elif isinstance(event, LoadError):
             raise event
         elif event is not None:
@@ -208,6 +208,14 @@ def _take_loaded(link: Link, core: EngineCore, loader: Loader, config: EngineCon
             gc.disable()
             _settle_memory()
             link.send(Ready())
+
+
+def _add_model(core: EngineCore, model: LoadedRunner) -> Loaded | LoadFailed:
+    """One that comes while others serve; a block of KV memory is the least it needs."""
+    name, memory = model.loaded.name, model.kv_memory
+    if memory is not None and core.kv_bytes_of_one_more < memory.block_bytes:
+        return LoadFailed(name, f"model {name}: no KV memory is left: raise kv_cache_bytes")
+    return Loaded(core.add_model(name, model))
 
 
 def _settle_memory() -> None:

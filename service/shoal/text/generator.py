@@ -178,7 +178,7 @@ class SequenceText:
     def _finish(self, delta: Delta, finished: Finished) -> ShoalError | None:
         """Completes the last delta; returns an error if the sequence failed."""
         if finished.reason is FinishReason.ERROR:
-            return _to_error(finished)
+            return to_error(finished)
         tail, matched = self._stops.push(self._detokenizer.finish())
         delta.text += tail if matched else tail + self._stops.flush()
         task = self._generation.task
@@ -356,7 +356,8 @@ class Generation:
             self._wakeup.set_result(None)
 
 
-def _to_error(finished: Finished) -> ShoalError:
+def to_error(finished: Finished) -> ShoalError:
+    """What the caller is told of a sequence that failed."""
     match finished.error_code:
         case "numerical_error":
             return NumericalError("the model produced numbers that are not finite")

@@ -12,6 +12,7 @@ import msgspec
 from shoal.errors import ContextLengthExceeded, InvalidRequest
 from shoal.protocol.messages import LoadedModel
 from shoal.protocol.params import OutputParams, SamplingParams, StopParams
+from shoal.text.beam import BeamParams
 from shoal.text.message import MakeParser, PlainParser
 from shoal.text.reasoning import MakeCounter
 from shoal.text.text_model import TextModel
@@ -55,6 +56,8 @@ class GenerationTask:
     weight: float = 1.0
     cache_salt: str = ""
     use_prefix_cache: bool = True
+    beam: BeamParams | None = None
+    """Search the best sequences instead of sampling them."""
     make_parser: MakeParser = PlainParser
     """Of a chat: finds the parts of each choice's message."""
     shown_tokens: Mapping[int, str] = field(default_factory=dict)

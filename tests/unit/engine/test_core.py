@@ -1,11 +1,12 @@
 """What the engine promises about single sequences: output, ends, errors, reports."""
 
+import msgspec
 import pytest
 
 from shoal.engine.sequence import make_sequence
 from shoal.engine.stopping import finish_after
 from shoal.protocol.messages import Finished
-from shoal.protocol.params import FinishReason, OutputParams, SamplingParams
+from shoal.protocol.params import FinishReason, OutputParams, SamplingParams, StopParams
 from shoal.protocol.step import StepPlan
 from tests.fakes.fake_runner import FakeRunner, solo_output
 from tests.unit.engine.building import Engine, make_submit
@@ -246,6 +247,39 @@ def test_prompt_logprobs_come_once_and_whole_however_the_prompt_is_cut() -> None
     assert told[0] == told[1]
     assert told[0][0] is None
     assert [entry.token_id for entry in told[0][1:]] == prompt[1:]
+
+
+def test_prompt_logprobs_from_a_start_on_leave_the_rest_to_the_cache() -> None:
+    prompt = list(range(23))
+    whole_output = OutputParams(prompt_logprobs=0)
+    whole = Engine().run(make_submit(1, prompt, max_tokens=0, output=whole_output))
+    (wanted,) = [f.prompt_logprobs[1] for f in whole.frames if f.prompt_logprobs]
+    for start in (0, 1, 2, 4, 5, 16, 17, 22):
+        for budget in (3, 64):
+            engine = Engine(token_budget=budget)
+            engine.run(make_submit(1, prompt))  # fills the cache
+            output = OutputParams(prompt_logprobs=0, prompt_logprobs_start=start)
+            heard = engine.run(make_submit(2, prompt, max_tokens=1, output=output))
+            (told,) = [f.prompt_logprobs[2] for f in heard.frames if 2 in f.prompt_logprobs]
+            assert told == wanted[start:]
+            assert heard.started[2].num_cached_tokens == max(0, start - 1) // 4 * 4
+            assert heard.tokens[2] == heard.tokens[1][:1]
+
+
+def test_started_tells_how_many_were_waiting() -> None:
+    heard = Engine(max_batch_size=1).run(*(make_submit(i, [i] * 5) for i in range(3)))
+    assert [heard.started[i].num_ahead for i in range(3)] == [0, 1, 2]
+
+
+def test_a_loop_ends_a_sequence() -> None:
+    submit = make_submit(1, max_tokens=50, logit_bias=((5, 100.0),), temperature=0.0)
+    stop = StopParams(max_tokens=50, loop_min_repeats=4, loop_max_period=2)
+    seq = make_sequence(msgspec.structs.replace(submit, stop=stop), 256, 0, 0.0)
+    for number in range(1, 5):
+        seq.token_ids.append(7)
+        ended = finish_after(seq, 7)
+        assert (ended is not None) == (number == 4)
+    assert ended == Finished(FinishReason.LENGTH, stop_reason="loop")
 
 
 def test_started_tells_queue_and_prefill_time() -> None:

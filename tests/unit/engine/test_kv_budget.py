@@ -122,7 +122,7 @@ def test_a_shortage_ends_with_the_last_sequence_of_the_model() -> None:
     for _ in range(30):
         engine.step()
     engine.core.add(make_submit(40, [40] * 40, max_tokens=4, model="b"))
-    account = engine.core._models["b"]._account
+    account = engine.core._models["b"].account
     assert account is not None
     engine.core._models["b"].scheduler.plan(0.0)  # as far as the shortage, no further
     assert account.is_short
@@ -192,3 +192,60 @@ def test_any_arrivals_end_with_the_answers_they_would_get_alone(
         expected = solo_output([seq_id] * num_prompt, num_output, SamplingParams(seed=seq_id))
         assert engine.heard.tokens[seq_id] == expected
     assert all(stats.num_used_blocks == 0 for stats in engine.core.stats())
+
+
+def test_a_model_that_comes_unannounced_gets_what_no_longest_sequence_needs() -> None:
+    budget = KVBudget(2400, 2)
+    accounts = [budget.open(100, 600, lambda block_ids: None) for _ in range(2)]
+    assert sum(account.share for account in accounts) == 24
+    for account in accounts:
+        account.least = 6
+        account.pool = FakePool()
+    third = budget.open(100, 600, lambda block_ids: None)
+    assert third.share == 8
+    assert sum(account.share for account in [*accounts, third]) <= 24
+    assert all(account.share >= account.least for account in accounts)
+    budget.close(third)
+    assert budget.share_of_one_more() == 800
+    for account in accounts:
+        account.least = account.share
+    assert budget.share_of_one_more() == 800  # of the one that is gone
+    fourth = budget.open(100, 600, lambda block_ids: None)
+    assert fourth.share == 8
+    fourth.least = 8
+    assert budget.share_of_one_more() == 0
+
+
+class FakePool:
+    num_used = num_backed = 0
+
+    def give_back(self, count: int) -> list[int]:
+        return []
+
+
+def test_a_model_leaves_while_others_work_and_comes_again() -> None:
+    engine = Shared("a", "b")
+    for submit in [*submits("a", 0, 4), *submits("b", 10, 4)]:
+        engine.core.add(submit)
+    for _ in range(6):
+        engine.step()
+    engine.core.remove_model("b")
+    engine.released["b"].clear()
+    del engine.released["b"]
+    engine.finish()
+    assert {
+        i: end.error_code for i, end in engine.heard.finished.items() if i >= 10
+    } == dict.fromkeys(range(10, 14), "model_not_found")
+    for i in range(4):
+        assert engine.heard.tokens[i] == solo_output([i] * 8, 12, SamplingParams(seed=i))
+    again = LoadedRunner(
+        FakeRunner(NUM_SHARED, 4),
+        loaded_model("b", max_model_len=256),
+        NUM_SHARED,
+        KVMemory(BLOCK_BYTES, lambda block_ids: None),
+    )
+    assert engine.core.add_model("b", again).max_model_len >= 32
+    for submit in submits("b", 20, 2):
+        engine.core.add(submit)
+    engine.finish()
+    assert engine.heard.tokens[20] == solo_output([20] * 8, 12, SamplingParams(seed=20))

@@ -11,6 +11,7 @@ from shoal.protocol.messages import LoadedModel
 from shoal.protocol.params import OutputParams
 from shoal.server.api.chat.answer import plan_answer
 from shoal.server.api.chat.messages import ChatPrompt, chat_prompt
+from shoal.server.api.generation.beam_fields import beam_params
 from shoal.server.api.generation.fields import GenerationFields, Int
 from shoal.server.api.generation.params import sampling_params, stop_params, truncated
 from shoal.server.api.generation.sampler_fields import with_samplers
@@ -97,19 +98,22 @@ async def make_task(
         copy_text=_last_text(request),
         skip_special_tokens=request.skip_special_tokens,
     )
-    sampling = await with_samplers(sampling_params(request, model, loaded), request, model, loaded)
+    sampling = msgspec.structs.replace(
+        await with_samplers(sampling_params(request, model, loaded), request, model, loaded),
+        grammar=answer.grammar,
+    )
+    output = OutputParams(
+        logprobs=request.top_logprobs if request.logprobs else None,
+        trace=trace_alternatives(request, request.top_logprobs, max_tokens * request.n, settings),
+    )
     return GenerationTask(
         request_id=context.request_id,
         model=model,
         prompts=prompts,
-        sampling=msgspec.structs.replace(sampling, grammar=answer.grammar),
+        sampling=sampling,
         stop=stop_params(request, model, loaded, max_tokens, settings.request_timeout),
-        output=OutputParams(
-            logprobs=request.top_logprobs if request.logprobs else None,
-            trace=trace_alternatives(
-                request, request.top_logprobs, max_tokens * request.n, settings
-            ),
-        ),
+        output=output,
+        beam=beam_params(request, request.n, sampling, output),
         n=request.n,
         best_of=request.n,
         stop_strings=request.stop,

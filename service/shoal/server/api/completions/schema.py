@@ -8,6 +8,7 @@ from shoal.config import Settings
 from shoal.errors import InvalidRequest, NotSupportedByModel
 from shoal.protocol.messages import LoadedModel
 from shoal.protocol.params import OutputParams
+from shoal.server.api.generation.beam_fields import beam_params
 from shoal.server.api.generation.fields import GenerationFields, Int
 from shoal.server.api.generation.params import (
     check_prompt_chars,
@@ -153,27 +154,30 @@ async def make_task(
         await _prompts(request, model, loaded), request, loaded, request.wanted_tokens
     )
     max_tokens = fit_max_tokens(loaded, prompts, request.wanted_tokens, param="prompt")
-    shown = request.logprobs if request.candidates == request.n else request.logprobs or 0
+    is_ranked = request.candidates > request.n and not request.use_beam_search
+    sampling = await with_grammar(
+        await with_samplers(sampling_params(request, model, loaded), request, model, loaded),
+        request,
+        model,
+        lambda: _copy_text(prompts, model),
+    )
+    output = OutputParams(
+        logprobs=request.logprobs or 0 if is_ranked else request.logprobs,
+        prompt_logprobs=_prompt_logprobs(request),
+        trace=trace_alternatives(
+            request, request.logprobs, max_tokens * request.num_sequences, settings
+        ),
+    )
     return GenerationTask(
         request_id=context.request_id,
         model=model,
         prompts=prompts,
-        sampling=await with_grammar(
-            await with_samplers(sampling_params(request, model, loaded), request, model, loaded),
-            request,
-            model,
-            lambda: _copy_text(prompts, model),
-        ),
+        sampling=sampling,
         stop=stop_params(request, model, loaded, max_tokens, settings.request_timeout),
-        output=OutputParams(
-            logprobs=shown,
-            prompt_logprobs=_prompt_logprobs(request),
-            trace=trace_alternatives(
-                request, request.logprobs, max_tokens * request.num_sequences, settings
-            ),
-        ),
+        output=output,
         n=request.n,
-        best_of=request.candidates,
+        best_of=request.candidates if is_ranked else request.n,
+        beam=beam_params(request, request.candidates, sampling, output),
         stop_strings=request.stop,
         include_stop=request.include_stop_str_in_output,
         skip_special_tokens=request.skip_special_tokens,

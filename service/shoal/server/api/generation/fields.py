@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from shoal.config import Settings
 from shoal.errors import InvalidRequest, UnsupportedParameter
+from shoal.server.api.generation.beam_fields import BeamFields
 from shoal.server.api.generation.number_types import Int as Int
 from shoal.server.api.generation.sampler_fields import SamplerFields
 from shoal.server.api.generation.structured import StructuredFields
@@ -43,7 +44,7 @@ class StreamOptions(BaseModel):
         return without_nulls(value)
 
 
-class GenerationFields(SamplerFields, StructuredFields):
+class GenerationFields(SamplerFields, BeamFields, StructuredFields):
     """Sampling, stopping and output fields, in the order of the API's table."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)

@@ -16,6 +16,7 @@ from shoal.server.api.generation.serialize import RenderOptions
 from shoal.server.context import RequestContext, context_of
 from shoal.server.services import Services, services_of, shutting_down
 from shoal.server.tenants import cache_salt, split_tenant
+from shoal.text.beam_generation import BeamGeneration
 from shoal.text.generator import Generation
 from shoal.text.task import GenerationTask
 from shoal.text.text_model import TextModel
@@ -65,9 +66,7 @@ async def start_generation(
         task = await make_task(fields, model, loaded, context, services.settings)
         task = _of_tenant(task, fields, context)
         reservation.add_tokens(task.num_prompt_tokens)
-        generation = Generation(
-            services.client, task, buffer_chunks=services.settings.stream_buffer_chunks
-        )
+        generation = make_generation(services, task)
         options = _render_options(fields, services, loaded, model)
         renderer = make_renderer(generation, options)
         generation.submit()
@@ -83,6 +82,14 @@ async def start_generation(
         stream=fields.stream,
         ignored=ignored,
     )
+
+
+def make_generation(services: Services, task: GenerationTask) -> Generation:
+    """What runs the task; not submitted yet."""
+    buffer_chunks = services.settings.stream_buffer_chunks
+    if task.beam is not None:
+        return BeamGeneration(services.client, task, task.beam, buffer_chunks=buffer_chunks)
+    return Generation(services.client, task, buffer_chunks=buffer_chunks)
 
 
 def _reserve(
