@@ -113,7 +113,7 @@ class TenantShares:
         return max(rows, key=lambda name: (rows[name], self.served(name)), default=None)
 
     def much_heavier(self, seq: Sequence) -> list[str]:
-        """Tenants that were served more than the sequence's own and have far more open."""
+        """Tenants that were served no less than the sequence's own and have far more open."""
         submit = seq.submit
         num_open = self._open[submit.tenant] / submit.weight
         return self._far_above(num_open, self.served(submit.tenant))
@@ -135,7 +135,7 @@ class TenantShares:
         return [
             name
             for name, num_open in self._open.items()
-            if num_open / self._weights[name] >= 2 * least_open + 2 and self.served(name) > served
+            if num_open / self._weights[name] >= 2 * least_open + 2 and self.served(name) >= served
         ]
 
     # --- what is computed ----------------------------------------------------------------------
