@@ -34,11 +34,12 @@ class Yielding:
         self._num_rests = 0  # plans in a row with such
         self._turn = 0
         self._max_rows = max(1, limits.max_rows // 8)
+        self._min_open = self._max_rows + 1  # of a heavy tenant: it has more than it may take
         self._max_tokens = max(1, limits.token_budget // 8)
 
     def interferes(self, running: list[Sequence], now: float) -> bool:
         """Would a row make way or sit out in a plan made now?"""
-        if self._shares.heavy_ones(now):
+        if self._shares.heavy_ones(self._min_open, now):
             return True
         if not len(self._waiting):
             return False
@@ -106,9 +107,13 @@ class Yielding:
         self._num_rests = self._num_rests + 1 if self._at_rest else 0
         self._at_rest = set()
         if self._num_rests < MAX_RESTS:
-            self._at_rest = {name for seq in starting for name in self._shares.much_heavier(seq)}
+            self._at_rest = {
+                name for seq in starting for name in self._shares.much_heavier(seq, self._min_open)
+            }
         self._seen.clear()
-        self._num_tokens = dict.fromkeys(self._shares.heavy_ones(now), self._max_tokens)
+        self._num_tokens = dict.fromkeys(
+            self._shares.heavy_ones(self._min_open, now), self._max_tokens
+        )
         if self._num_tokens and not self._at_rest:
             self._turn += self._max_rows
         self._num_tokens.update(dict.fromkeys(self._at_rest, 0))
