@@ -120,8 +120,8 @@ class TenantShares:
         return self._far_above(num_open, self.served(submit.tenant), min_open)
 
     def heavy_ones(self, min_open: int, now: float) -> list[str]:
-        """Tenants with at least `min_open`, while there are others with far less for their weight that
-        were served no more, or were there a moment ago."""
+        """Tenants with at least `min_open`, while there are others with far less for their weight
+        that were served no more, or were there a moment ago."""
         if self._expected(now):
             return self._far_above(0.0, -1.0, min_open)
         if len(self._open) < 2:
