@@ -1,6 +1,7 @@
 """What one heavy tenant does to nine light ones: fairness index and first-token times.
 
-    python tests/benchmarks/bench_fairness.py --model models/minnow
+    python -m tests.benchmarks.bench_fairness --model models/minnow
+    python -m tests.benchmarks.bench_fairness --model models/smollm2.gguf --seconds 15
 
 Starts a server of its own with ten keys. Latency: each light tenant asks a little now and then,
 alone and beside a flood of the heavy one, both sides in turn. Index: all ten have more open than
@@ -170,7 +171,7 @@ async def measure(port: int, options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=str(ROOT / "models" / "minnow"), help="or smollm2")
+    parser.add_argument("--model", default=str(ROOT / "models" / "minnow"), help="folder or file")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each side of a round")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--pause", type=float, default=0.2, help="of a light tenant, seconds")

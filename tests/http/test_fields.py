@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from shoal.protocol import codec
 from shoal.protocol.messages import Submit
+from shoal.server.tenants import cache_salt
 from tests.fakes.http_app import Served
 from tests.fakes.text_folder import END_ID, VOCAB_SIZE
 from tests.http.building import ScriptedRunner, nothing_left, refused, serve_script
@@ -227,7 +228,8 @@ async def test_what_a_request_asks_is_what_the_engine_is_told(tmp_path: Path) ->
         assert sampling.logit_bias == ((3, 2.0), (7, -100.0))
         assert (stop.max_tokens, stop.min_tokens, stop.stop_token_ids) == (5, 2, (9,))
         assert (stop.end_token_ids, stop.deadline_s) == ((END_ID,), 30)
-        assert (submit.priority, submit.cache_salt, submit.use_prefix_cache) == (-3, "salt", False)
+        assert (submit.priority, submit.use_prefix_cache) == (-3, False)
+        assert submit.cache_salt == cache_salt(submit.tenant, "salt")
         assert submit.output.logprobs == 2
 
 

@@ -112,30 +112,33 @@ class TenantShares:
         }
         return max(rows, key=lambda name: (rows[name], self.served(name)), default=None)
 
-    def much_heavier(self, seq: Sequence) -> list[str]:
-        """Tenants that were served more than the sequence's own and have far more open."""
+    def much_heavier(self, seq: Sequence, min_open: int) -> list[str]:
+        """Tenants with far more open, and at least `min_open`, that were served no less than the
+        sequence's own."""
         submit = seq.submit
         num_open = self._open[submit.tenant] / submit.weight
-        return self._far_above(num_open, self.served(submit.tenant))
+        return self._far_above(num_open, self.served(submit.tenant), min_open)
 
-    def heavy_ones(self, now: float) -> list[str]:
-        """Tenants with much open, while there are others with far less for their weight that were
-        served less, or were there a moment ago."""
+    def heavy_ones(self, min_open: int, now: float) -> list[str]:
+        """Tenants with at least `min_open`, while there are others with far less for their weight
+        that were served no more, or were there a moment ago."""
         if self._expected(now):
-            return self._far_above(0.0, -1.0)
+            return self._far_above(0.0, -1.0, min_open)
         if len(self._open) < 2:
             return []
         least = min(
             (num_open / self._weights[name], self.served(name))
             for name, num_open in self._open.items()
         )
-        return self._far_above(*least)
+        return self._far_above(*least, min_open)
 
-    def _far_above(self, least_open: float, served: float) -> list[str]:
+    def _far_above(self, least_open: float, served: float, min_open: int) -> list[str]:
         return [
             name
             for name, num_open in self._open.items()
-            if num_open / self._weights[name] >= 2 * least_open + 2 and self.served(name) > served
+            if num_open >= min_open
+            and num_open / self._weights[name] >= 2 * least_open
+            and self.served(name) >= served
         ]
 
     # --- what is computed ----------------------------------------------------------------------

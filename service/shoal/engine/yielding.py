@@ -13,6 +13,8 @@ from shoal.engine.waiting import WaitingQueue
 
 MAX_YIELDS = 4
 """Times one sequence may make way."""
+MAX_RESTS = 3
+"""Steps in a row that may leave out the rows of a heavy tenant."""
 
 
 class Yielding:
@@ -29,13 +31,15 @@ class Yielding:
         self._at_rest: set[str] = set()  # tenants of which it computes nothing
         self._num_tokens: dict[str, int] = {}  # prompt tokens that each heavy tenant has left
         self._seen: Counter[str] = Counter()  # rows of each
+        self._num_rests = 0  # plans in a row with such
         self._turn = 0
         self._max_rows = max(1, limits.max_rows // 8)
+        self._min_open = self._max_rows + 1  # of a heavy tenant: it has more than it may take
         self._max_tokens = max(1, limits.token_budget // 8)
 
     def interferes(self, running: list[Sequence], now: float) -> bool:
         """Would a row make way or sit out in a plan made now?"""
-        if self._shares.heavy_ones(now):
+        if self._shares.heavy_ones(self._min_open, now):
             return True
         if not len(self._waiting):
             return False
@@ -96,15 +100,20 @@ class Yielding:
     def limit(self, running: list[Sequence], now: float) -> None:
         """Before a plan: while lighter tenants are there, each much heavier one gets an eighth of a
         step, its rows in turn; nothing of a step that computes prompts of lighter ones, but not
-        twice in a row."""
+        for long."""
         starting = [seq for seq in running if seq.num_tokens - seq.num_computed_tokens > 1]
         if len(self._waiting) and len(running) < self._limits.max_rows:
             starting.append(self._waiting.peek(now))
-        rested, self._at_rest = self._at_rest, set()
-        if not rested:
-            self._at_rest = {name for seq in starting for name in self._shares.much_heavier(seq)}
+        self._num_rests = self._num_rests + 1 if self._at_rest else 0
+        self._at_rest = set()
+        if self._num_rests < MAX_RESTS:
+            self._at_rest = {
+                name for seq in starting for name in self._shares.much_heavier(seq, self._min_open)
+            }
         self._seen.clear()
-        self._num_tokens = dict.fromkeys(self._shares.heavy_ones(now), self._max_tokens)
+        self._num_tokens = dict.fromkeys(
+            self._shares.heavy_ones(self._min_open, now), self._max_tokens
+        )
         if self._num_tokens and not self._at_rest:
             self._turn += self._max_rows
         self._num_tokens.update(dict.fromkeys(self._at_rest, 0))

@@ -44,7 +44,7 @@ def error_headers(error: ShoalError) -> dict[str, str]:
             wait_s = max(wait_s, min(error.retry_after_s, MAX_WAIT_S))
         headers["retry-after"] = str(max(1, math.ceil(wait_s)))
         headers["retry-after-ms"] = str(math.ceil(wait_s * 1000))
-    if isinstance(error, RateLimited):
+    if isinstance(error, RateLimited) and error.code == "tenant_queue_full":
         headers["x-ratelimit-limit-requests"] = str(error.limit)
         headers["x-ratelimit-remaining-requests"] = "0"
     if error.status == 504 or error.code == "numerical_error":

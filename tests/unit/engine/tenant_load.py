@@ -59,7 +59,7 @@ class TenantLoad:
     """An engine under the load of some tenants."""
 
     def __init__(
-        self, tenants: Iterable[Tenant], num_blocks: int = 100_000, **config: object
+        self, tenants: Iterable[Tenant], num_blocks: int = 20_000, **config: object
     ) -> None:
         self.tenants = list(tenants)
         self.clock = Clock()
@@ -84,22 +84,26 @@ class TenantLoad:
         """So long, on the clock of the engine."""
         end = self.clock.now + seconds
         while self.clock.now < end:
-            self._send_due()
-            outputs = self.core.step()
-            if outputs is None:
-                self.clock.now = min(due for due, _ in self._to_send)
-                continue
-            self.num_computed += outputs.num_tokens
-            for seq_id in outputs.started:
-                tenant, sent_s = self._owner[seq_id]
-                tenant.first_token_s.append(self.clock.now - sent_s)
-                tenant.served += tenant.prompt
-            for seq_id in outputs.seq_ids:
-                self._owner[seq_id][0].served += 2
-            for seq_id in outputs.finished:
-                tenant, _ = self._owner.pop(seq_id)
-                self._to_send.append((self.clock.now + tenant.pause_s, tenant))
+            self.step()
         self.core.check()
+
+    def step(self) -> None:
+        """Sends what is due, and steps; without work the clock goes on to the next to send."""
+        self._send_due()
+        outputs = self.core.step()
+        if outputs is None:
+            self.clock.now = min(due for due, _ in self._to_send)
+            return
+        self.num_computed += outputs.num_tokens
+        for seq_id in outputs.started:
+            tenant, sent_s = self._owner[seq_id]
+            tenant.first_token_s.append(self.clock.now - sent_s)
+            tenant.served += tenant.prompt
+        for seq_id in outputs.seq_ids:
+            self._owner[seq_id][0].served += 2
+        for seq_id in outputs.finished:
+            tenant, _ = self._owner.pop(seq_id)
+            self._to_send.append((self.clock.now + tenant.pause_s, tenant))
 
     def forget(self) -> None:
         """Counts from now on."""
