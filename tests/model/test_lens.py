@@ -28,8 +28,8 @@ pytest.importorskip("transformers")
 
 NUM_TOKENS = 150
 TOLERANCE = 1e-4
-DEFAULT = ["gpt2", "opt", "lfm2", "olmoe", "gemma2", "granite", "cohere", "olmo2", "gpt_neox"]
-"""Heads and layers unlike each other: projections, caps, multipliers, norms, experts, parallel."""
+DEFAULT = ["opt", "gemma2", "granite"]
+"""Heads unlike each other; the others by default against float64 networks in tests/kernels."""
 
 
 class Looking:
