@@ -68,7 +68,9 @@ class Settings(BaseSettings):
         "to name the base.",
     )
     default_model: str | None = Field(
-        None, description="Model used when a request names none; unset = the only or first one."
+        None,
+        description="Model used when a request names none; unset = the only one, and of several a "
+        "request must name its own.",
     )
     max_model_len: int = Field(
         _ENGINE.max_model_len,

@@ -99,16 +99,19 @@ class ServerProcess:
 
 
 @contextmanager
-def serve_process(folder: Path, *flags: str, named_by: str = "--model") -> Iterator[ServerProcess]:
+def serve_process(
+    folder: Path, *flags: str, named_by: str = "--model", log_folder: Path | None = None
+) -> Iterator[ServerProcess]:
     """Starts the server on a free port and stops it at the end. `named_by`: the flag that gives
-    it the folder."""
+    it the folder. `log_folder`: for its server.log; None = beside the model."""
+    server_log = (log_folder or folder.parent) / "server.log"
     environment = {name: value for name, value in os.environ.items() if "SHOAL" not in name}
     process = subprocess.Popen(
         [sys.executable, "-m", "shoal", "serve", named_by, str(folder), "--port", "0", *flags],
         cwd=folder.parent,
         env={**environment, "PYTHONPATH": str(ROOT / "service"), "OMP_NUM_THREADS": "2"},
         stdout=subprocess.PIPE,
-        stderr=(folder.parent / "server.log").open("w"),
+        stderr=server_log.open("w"),
         text=True,
         start_new_session=True,
     )
@@ -121,7 +124,7 @@ def serve_process(folder: Path, *flags: str, named_by: str = "--model") -> Itera
                 yield ServerProcess(found[1], process)
                 break
         else:
-            log = (folder.parent / "server.log").read_text()
+            log = server_log.read_text()
             raise AssertionError(
                 f"the server did not come up, exit code {process.wait(10)}: {printed}{log}"
             )

@@ -137,6 +137,10 @@ class Dispatcher:
         """Removes sequences; returns the ids that were registered."""
         return [seq_id for seq_id in seq_ids if self._sinks.pop(seq_id, None) is not None]
 
+    def note_stats(self, stats: Sequence[EngineStats]) -> None:
+        """Numbers that came without a step."""
+        self.stats.update({model.model: model for model in stats})
+
     def deliver(self, outputs: StepOutputs) -> None:
         """Passes each output of a step to its sink."""
         self.stats[outputs.model] = outputs.stats

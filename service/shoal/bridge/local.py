@@ -87,6 +87,7 @@ class LocalEngine:
     def abort(self, seq_ids: Sequence[int]) -> None:
         if known := self._dispatcher.drop(seq_ids):
             self._core.abort(known)
+            self._dispatcher.note_stats(self._core.stats())
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="local-engine")

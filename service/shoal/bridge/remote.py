@@ -166,8 +166,7 @@ class RemoteEngine:
             case StepOutputs():
                 self._dispatcher.deliver(message)
             case Heartbeat():
-                for stats in message.stats:
-                    self._dispatcher.stats[stats.model] = stats
+                self._dispatcher.note_stats(message.stats)
             case AdapterLoaded() | AdapterFailed() | AdapterUnloaded():
                 self._adapters.handle(message)
             case Loading():

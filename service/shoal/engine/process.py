@@ -275,6 +275,8 @@ def _handle_messages(link: Link, core: EngineCore, messages: list[ToEngine]) -> 
             core.add(message)
         elif isinstance(message, Abort):
             core.abort(message.seq_ids)
+            if not core.has_work:  # no step follows that would tell the new numbers
+                link.send(Heartbeat(core.stats()))
         elif isinstance(message, LoadAdapter):
             link.send(_load_adapter(core, message.source))
         elif isinstance(message, UnloadAdapter):

@@ -1,10 +1,10 @@
 """create_app(services): assembles routes, middleware and error handlers; contains no logic."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -15,7 +15,9 @@ from shoal.server.api import admin, health, models, tokenize
 from shoal.server.api.chat.route import router as chat_router
 from shoal.server.api.completions.route import router as completions_router
 from shoal.server.errors import error_body, error_headers
+from shoal.server.json import APIResponse
 from shoal.server.middleware import AccessMiddleware, ContextMiddleware
+from shoal.server.openapi import complete
 from shoal.server.services import Services
 
 DESCRIPTION = "Small language models, served with continuous batching. OpenAI-compatible."
@@ -29,6 +31,7 @@ def create_app(services: Services) -> FastAPI:
         description=DESCRIPTION,
         docs_url="/docs" if services.settings.docs else None,
         redoc_url=None,
+        default_response_class=APIResponse,
         redirect_slashes=False,  # a redirect would be built from the Host header
         middleware=_middleware(services),
     )
@@ -46,7 +49,7 @@ def create_app(services: Services) -> FastAPI:
         app.include_router(router)
     if services.admin_keys:
         app.include_router(admin.router)
-    app.openapi = _without_422(app.openapi)  # type: ignore[method-assign]  # as FastAPI documents it
+    app.openapi = _completed(app.openapi, services)  # type: ignore[method-assign]  # as FastAPI documents it
     app.add_exception_handler(ShoalError, _handle_shoal_error)
     app.add_exception_handler(HTTPException, _handle_http_exception)
     return app
@@ -72,27 +75,21 @@ def _middleware(services: Services) -> list[Middleware]:
     return layers
 
 
-def _without_422(generate: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-    """Removes FastAPI's 422 responses from the OpenAPI schema; this server never sends them."""
-
+def _completed(
+    generate: Callable[[], dict[str, Any]], services: Services
+) -> Callable[[], dict[str, Any]]:
     def openapi() -> dict[str, Any]:
-        document = generate()
-        for operations in document["paths"].values():
-            for operation in operations.values():
-                operation["responses"].pop("422", None)
-        for name in ("HTTPValidationError", "ValidationError"):
-            document.get("components", {}).get("schemas", {}).pop(name, None)
-        return document
+        return complete(deepcopy(generate()), services)  # FastAPI keeps what it generated
 
     return openapi
 
 
-async def _handle_shoal_error(request: Request, error: Exception) -> JSONResponse:
+async def _handle_shoal_error(request: Request, error: Exception) -> APIResponse:
     assert isinstance(error, ShoalError)
-    return JSONResponse(error_body(error), error.status, headers=error_headers(error))
+    return APIResponse(error_body(error), error.status, headers=error_headers(error))
 
 
-async def _handle_http_exception(request: Request, error: Exception) -> JSONResponse:
+async def _handle_http_exception(request: Request, error: Exception) -> APIResponse:
     """Converts errors raised by the framework to the API's error format."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
@@ -103,4 +100,4 @@ async def _handle_http_exception(request: Request, error: Exception) -> JSONResp
         refusal = InvalidRequest("no such route", code="unknown_url", hint="see /docs")
     else:
         refusal = InvalidRequest("the request cannot be served")
-    return JSONResponse(error_body(refusal), error.status_code, headers=dict(error.headers or {}))
+    return APIResponse(error_body(refusal), error.status_code, headers=dict(error.headers or {}))

@@ -4,13 +4,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from shoal.errors import InvalidRequest, RateLimited, ShoalError
 from shoal.server.admission import jittered
+from shoal.server.json import dumps
 
 MAX_MESSAGE_CHARS = 1000
 MAX_PROBLEMS = 5
@@ -30,7 +30,7 @@ def error_body(error: ShoalError) -> dict[str, Any]:
 
 
 def error_bytes(error: ShoalError) -> bytes:
-    return orjson.dumps(error_body(error))
+    return dumps(error_body(error))
 
 
 def error_headers(error: ShoalError) -> dict[str, str]:

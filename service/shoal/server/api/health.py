@@ -3,9 +3,10 @@
 import time
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Request
+from fastapi.responses import PlainTextResponse
 
+from shoal.server.json import APIResponse
 from shoal.server.services import Services, services_of
 
 MAX_ENGINE_SILENCE_S = 5.0
@@ -15,35 +16,40 @@ MAX_LOOP_LAG_S = 5.0
 router = APIRouter(tags=["Health"])
 
 
+@router.head("/livez", include_in_schema=False)
 @router.get("/livez")
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", include_in_schema=False)
-async def live(request: Request) -> JSONResponse:
+async def live(request: Request) -> APIResponse:
     """200 while the event loop of this process is running."""
     lag_s = time.monotonic() - services_of(request).loop_beat
     alive = lag_s < MAX_LOOP_LAG_S
-    return JSONResponse({"status": "ok" if alive else "stuck"}, 200 if alive else 503)
+    return APIResponse({"status": "ok" if alive else "stuck"}, 200 if alive else 503)
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz")
+@router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", include_in_schema=False)
-async def ready(request: Request) -> JSONResponse:
+async def ready(request: Request) -> APIResponse:
     """200 when every model is ready and the engine responds. A model of models_dir that cannot be
     loaded is listed as failed and does not affect the others."""
     return _readiness(services_of(request))
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health")
-async def health(request: Request) -> JSONResponse:
+async def health(request: Request) -> APIResponse:
     """200 when able to serve."""
     return _readiness(services_of(request))
 
 
-@router.get("/metrics")
-async def metrics(request: Request) -> Response:
+@router.get("/metrics", response_class=PlainTextResponse)
+async def metrics(request: Request) -> PlainTextResponse:
     """Prometheus text format."""
     services = services_of(request)
     _refresh_gauges(services)
-    return Response(services.metrics.render(), media_type="text/plain; version=0.0.4")
+    return PlainTextResponse(services.metrics.render(), media_type="text/plain; version=0.0.4")
 
 
 @router.get("/version")
@@ -82,7 +88,7 @@ async def load(request: Request) -> dict[str, Any]:
     }
 
 
-def _readiness(services: Services) -> JSONResponse:
+def _readiness(services: Services) -> APIResponse:
     states = services.states()
     models = {
         name: {
@@ -101,8 +107,8 @@ def _readiness(services: Services) -> JSONResponse:
     elif services.client.silent_s > MAX_ENGINE_SILENCE_S:
         status = "engine_silent"
     else:
-        return JSONResponse({"status": "ok", "models": models})
-    return JSONResponse({"status": status, "models": models}, 503)
+        return APIResponse({"status": "ok", "models": models})
+    return APIResponse({"status": status, "models": models}, 503)
 
 
 def _refresh_gauges(services: Services) -> None:

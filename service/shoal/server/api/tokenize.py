@@ -49,7 +49,7 @@ class DetokenizeRequest(BaseModel):
     tokens: list[Int]
 
 
-@router.post("/tokenize", **json_docs(TokenizeRequest, "Tokens"))
+@router.post("/tokenize", **json_docs(TokenizeRequest, "Tokens", example={"prompt": "Hello!"}))
 @router.post("/v1/tokenize", include_in_schema=False)
 async def tokenize(request: Request, response: Response) -> dict[str, Any]:
     """Token ids of a text or of rendered messages."""
@@ -82,7 +82,7 @@ async def tokenize(request: Request, response: Response) -> dict[str, Any]:
     }
 
 
-@router.post("/detokenize", **json_docs(DetokenizeRequest, "Tokens"))
+@router.post("/detokenize", **json_docs(DetokenizeRequest, "Tokens", example={"tokens": [1, 2, 3]}))
 @router.post("/v1/detokenize", include_in_schema=False)
 async def detokenize(request: Request, response: Response) -> dict[str, str]:
     """The text of token ids, including special tokens."""

@@ -2,20 +2,18 @@
 
 from typing import Any
 
-import orjson
-
 from shoal.protocol.messages import TokenLogprobs
 from shoal.server import sse
 from shoal.server.api.generation.serialize import (
     RenderOptions,
     closing_event,
-    dump,
     ext_dict,
     float32_value,
     token_text,
     usage_dict,
 )
 from shoal.server.api.generation.trace import trace_entries, traces_of_choices
+from shoal.server.json import dumps
 from shoal.text.delta import Delta
 from shoal.text.generator import Generation, Usage
 from shoal.text.message import (
@@ -49,7 +47,7 @@ class ChatRenderer(sse.OpenAIStream):
             "created": options.created,
             "model": task.model.name,
         }
-        self._before_index = b"data: " + dump(self._head)[:-1] + b',"choices":[{"index":'
+        self._before_index = b"data: " + dumps(self._head)[:-1] + b',"choices":[{"index":'
         self._plain_end = b'}],"usage":null}\n\n' if options.include_usage else b"}]}\n\n"
         self._text_only = task.make_parser is PlainParser and not (
             logprobs or options.return_token_ids or options.continuous_usage or self._traces
@@ -89,7 +87,7 @@ class ChatRenderer(sse.OpenAIStream):
             answer["ext"]["trace"] = traces_of_choices(
                 self._task.model.tokenizer, deltas, as_id=self._options.tokens_as_ids
             )
-        return dump(answer)
+        return dumps(answer)
 
     def _whole_choice(self, delta: Delta) -> dict[str, Any]:
         parts = self._messages.read(delta)
@@ -111,7 +109,7 @@ class ChatRenderer(sse.OpenAIStream):
             self._before_index,
             index,
             b',"delta":{"content":',
-            orjson.dumps(text),
+            dumps(text),
             b'},"logprobs":null,"finish_reason":null',
             self._plain_end,
         )
@@ -144,7 +142,7 @@ class ChatRenderer(sse.OpenAIStream):
             record["usage"] = usage_dict(self._usage)
         elif self._options.include_usage:
             record["usage"] = None
-        return sse.event(dump(record))
+        return sse.event(dumps(record))
 
     def _has_token_data(self, delta: Delta) -> bool:
         shown = self._logprobs or self._options.return_token_ids or self._traces

@@ -10,9 +10,10 @@ from shoal.server.api.generation.submit import start_generation
 from shoal.server.body import parse, read_json
 
 router = APIRouter()
+EXAMPLE = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 32}
 
 
-@router.post("/v1/chat/completions", **generation_docs(ChatRequest, "Chat"))
+@router.post("/v1/chat/completions", **generation_docs(ChatRequest, "Chat", example=EXAMPLE))
 async def create_chat_completion(request: Request) -> GenerationResponse:
     """Answers a conversation through the model's chat template."""
     fields = parse(ChatRequest, await read_json(request))

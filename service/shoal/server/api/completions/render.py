@@ -2,14 +2,11 @@
 
 from typing import Any
 
-import orjson
-
 from shoal.protocol.messages import TokenLogprobs
 from shoal.server import sse
 from shoal.server.api.generation.serialize import (
     RenderOptions,
     closing_event,
-    dump,
     ext_dict,
     float32_value,
     token_text,
@@ -17,6 +14,7 @@ from shoal.server.api.generation.serialize import (
     usage_dict,
 )
 from shoal.server.api.generation.trace import trace_entries, traces_of_choices
+from shoal.server.json import dumps
 from shoal.text.delta import Delta
 from shoal.text.generator import Generation, Usage
 from shoal.text.task import GenerationTask
@@ -49,7 +47,7 @@ class CompletionRenderer(sse.OpenAIStream):
             "model": task.model.name,
         }
         # Chunks with text only are built from this template, without a dict.
-        self._before_index = b"data: " + dump(self._head)[:-1] + b',"choices":[{"index":'
+        self._before_index = b"data: " + dumps(self._head)[:-1] + b',"choices":[{"index":'
         self._plain_end = b'}],"usage":null}\n\n' if options.include_usage else b"}]}\n\n"
         self._text_only = (
             logprobs is None
@@ -65,11 +63,11 @@ class CompletionRenderer(sse.OpenAIStream):
                 self._before_index,
                 delta.index,
                 b',"text":',
-                orjson.dumps(delta.text),
+                dumps(delta.text),
                 b',"logprobs":null,"finish_reason":',
-                orjson.dumps(delta.finish_reason),
+                dumps(delta.finish_reason),
                 b',"stop_reason":',
-                orjson.dumps(delta.stop_reason),
+                dumps(delta.stop_reason),
                 self._plain_end,
             )
         choice = self._choice(delta, delta.index)
@@ -82,7 +80,7 @@ class CompletionRenderer(sse.OpenAIStream):
             record["usage"] = usage_dict(self._usage)
         elif self._options.include_usage:
             record["usage"] = None
-        return sse.event(dump(record))
+        return sse.event(dumps(record))
 
     def closing(self, generation: Generation) -> bytes:
         return closing_event(self._head, self._options, generation) + sse.DONE
@@ -103,7 +101,7 @@ class CompletionRenderer(sse.OpenAIStream):
             answer["ext"]["trace"] = traces_of_choices(
                 self._task.model.tokenizer, best, as_id=self._options.tokens_as_ids
             )
-        return dump(answer)
+        return dumps(answer)
 
     def _choice(self, delta: Delta, shown_index: int) -> dict[str, Any]:
         task, options = self._task, self._options

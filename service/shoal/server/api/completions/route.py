@@ -12,9 +12,12 @@ from shoal.server.body import parse, read_json
 from shoal.text.generator import Generation
 
 router = APIRouter()
+EXAMPLE = {"prompt": "Once upon a time", "max_tokens": 32}
 
 
-@router.post("/v1/completions", **generation_docs(CompletionRequest, "Completions"))
+@router.post(
+    "/v1/completions", **generation_docs(CompletionRequest, "Completions", example=EXAMPLE)
+)
 async def create_completion(request: Request) -> GenerationResponse:
     """Continues one or several prompts."""
     fields = parse(CompletionRequest, await read_json(request))

@@ -10,47 +10,44 @@ _ERRORS = {
     429: "Your own limit is reached; see Retry-After.",
     503: "The server is full, loading or shutting down; see Retry-After.",
 }
-_ERROR_SCHEMA = {
-    "type": "object",
-    "properties": {
-        "error": {
-            "type": "object",
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": ["string", "null"]},
-                "hint": {"type": "string"},
-            },
-        }
-    },
-}
+_ERROR = {"$ref": "#/components/schemas/Error"}
 
 
-def json_docs(schema: type[BaseModel], tag: str, errors: tuple[int, ...] = (400, 404)) -> Any:
-    """Keyword arguments for a route whose JSON body follows `schema`."""
-    body = _inlined(schema.model_json_schema())
+def json_docs(
+    schema: type[BaseModel],
+    tag: str,
+    errors: tuple[int, ...] = (400, 404),
+    *,
+    example: dict[str, Any] | None = None,
+) -> Any:
+    """Keyword arguments for a route whose JSON body follows `schema`. `example`: a body that
+    succeeds, but for the model, which `server/openapi.py` names."""
+    body: dict[str, Any] = {"schema": _inlined(schema.model_json_schema())}
+    if example is not None:
+        body["example"] = example
     return {
         "tags": [tag],
         "responses": {
             code: {
                 "description": _ERRORS[code],
-                "content": {"application/json": {"schema": _ERROR_SCHEMA}},
+                "content": {"application/json": {"schema": _ERROR}},
             }
             for code in errors
         },
         "openapi_extra": {
             "requestBody": {
                 "required": True,
-                "content": {"application/json": {"schema": body}},
+                "content": {"application/json": body},
             }
         },
     }
 
 
-def generation_docs(schema: type[BaseModel], tag: str) -> Any:
+def generation_docs(
+    schema: type[BaseModel], tag: str, *, example: dict[str, Any] | None = None
+) -> Any:
     """The same for a generation route, which may respond with a stream."""
-    docs = json_docs(schema, tag, (400, 404, 429, 503))
+    docs = json_docs(schema, tag, (400, 404, 429, 503), example=example)
     docs["responses"][200] = {
         "description": "The answer, or with stream=true a stream of server-sent events.",
         "content": {"application/json": {}, "text/event-stream": {}},

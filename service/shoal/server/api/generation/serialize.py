@@ -6,11 +6,10 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from shoal.protocol.messages import TokenLogprobs
 from shoal.server import sse
 from shoal.server.energy import Price
+from shoal.server.json import dumps
 from shoal.text.generator import Generation, Usage
 from shoal.text.task import GenerationTask
 from shoal.text.tokenizer import Tokenizer
@@ -97,11 +96,7 @@ def closing_event(head: dict[str, Any], options: RenderOptions, generation: Gene
         record["usage"] = usage_dict(generation.usage)
     if options.include:
         record["ext"] = ext_dict(generation, options)
-    return sse.event(dump(record))
-
-
-def dump(value: Any) -> bytes:
-    return orjson.dumps(value)
+    return sse.event(dumps(record))
 
 
 def _signed(seed: int) -> int:

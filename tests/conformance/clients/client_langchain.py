@@ -1,0 +1,47 @@
+"""LangChain's ChatOpenAI and OpenAI."""
+
+from harness import MODEL, PROMPT, URL, WEATHER, check, check_weather, feature, run
+from langchain_openai import ChatOpenAI, OpenAI
+from pydantic import BaseModel
+
+chat_model = ChatOpenAI(base_url=f"{URL}/v1", api_key="none", model=MODEL, max_tokens=100)
+
+
+class Person(BaseModel):
+    name: str
+    age: int
+
+
+@feature("completions")
+def completions() -> None:
+    model = OpenAI(base_url=f"{URL}/v1", api_key="none", model=MODEL, max_tokens=8, temperature=0)
+    text = model.invoke(PROMPT)
+    check("Paris" in text, text)
+
+
+@feature("chat")
+def chat() -> None:
+    answer = chat_model.invoke("Say hello.")
+    check(answer.content and answer.usage_metadata["output_tokens"] > 0, answer)
+
+
+@feature("chat streamed")
+def streamed() -> None:
+    text = "".join(str(chunk.content) for chunk in chat_model.stream("Say hello."))
+    check(text, text)
+
+
+@feature("structured output")
+def structured() -> None:
+    for method in ("json_schema", "function_calling"):
+        person = chat_model.with_structured_output(Person, method=method).invoke("Bob is 30.")
+        check(isinstance(person, Person), (method, person))
+
+
+@feature("tools")
+def tools() -> None:
+    answer = chat_model.bind_tools([WEATHER], tool_choice="required").invoke("Weather in Paris?")
+    check_weather(answer.tool_calls[0]["name"], answer.tool_calls[0]["args"])
+
+
+run()
