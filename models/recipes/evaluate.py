@@ -38,6 +38,9 @@ def main() -> None:
     parser.add_argument("--api-key", default=None)
     parser.add_argument("--limit", type=int, help="cases or texts of each held-out set; else all")
     parser.add_argument("--concurrency", type=int, default=8, help="requests at a time")
+    parser.add_argument(
+        "--schema", action="store_true", help="also SNIPS with a schema: slot values are copied"
+    )
     parser.add_argument("--samples", type=Path, help="write 20 stories to this JSON file, uncut")
     options = EvaluationOptions(**vars(parser.parse_args()))
     print(json.dumps(evaluate(options), indent=2))

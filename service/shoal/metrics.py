@@ -77,7 +77,8 @@ class Metrics:
             )
         step_metrics.batch_size.observe(outputs.batch_size)
         step_metrics.step_seconds.observe(outputs.step_s)
-        step_metrics.generation_tokens.inc(len(outputs.token_ids))
+        num_forced = sum(map(len, outputs.forced.values()))
+        step_metrics.generation_tokens.inc(len(outputs.token_ids) + num_forced)
         step_metrics.cpu_seconds.inc(outputs.cpu_s)
         before = self._last_preemptions.get(model, 0)
         if stats.num_preemptions != before:

@@ -16,11 +16,11 @@ from tokenizers import Tokenizer as Library
 from shoal.checkpoint.files import TokenizerFiles
 from shoal.checkpoint.open import open_model
 from shoal.checkpoint.tokenizer import num_token_ids
+from shoal.checkpoint.tokenizer_library import build_library
 from shoal.kernels import native
 from shoal.protocol.messages import EngineConfig, ModelSource
 from shoal.runner.load import load_runner
 from shoal.text.text_model import load_text_model
-from shoal.text.tokenizer_library import build_library
 from tests.checkpoint.test_gguf import SHAPES, SIZES
 from tests.checkpoint.test_gguf_tokenizers import small_sentencepiece
 from tests.fakes.gguf_files import (

@@ -8,6 +8,7 @@ output. No tensors.
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from shoal.errors import ModelFolderError
@@ -39,6 +40,18 @@ def next_token(
     return token_id
 
 
+def forced_after(token_id: int, sampling: SamplingParams, vocab_size: int) -> list[int]:
+    """What a grammar forces behind a sampled token: nothing behind most."""
+    if sampling.grammar is None or token_id % 3:
+        return []
+    return [(token_id * 7 + i) % vocab_size for i in range(token_id % 11)]
+
+
+def ends_after(token_id: int, sampling: SamplingParams) -> bool:
+    """Is the grammar over with a sampled token and those forced behind it?"""
+    return sampling.grammar is not None and token_id % 16 in (1, 9)
+
+
 def solo_output(
     prompt: list[int],
     num_tokens: int,
@@ -59,12 +72,15 @@ def solo_output(
         banned = stop_ids if len(output) < min_tokens else ()
         position = len(prompt) + len(output)
         token_id = next_token(digest, position, sampling, vocab_size, banned)
-        output.append(token_id)
-        value = mix(value, token_id)
-        digest = mix(digest, value)
-        if token_id in stop_ids:
+        for each_id in (token_id, *forced_after(token_id, sampling, vocab_size)):
+            output.append(each_id)
+            value = mix(value, each_id)
+            digest = mix(digest, value)
+            if each_id in stop_ids and len(output) > min_tokens:
+                return output[:num_tokens]
+        if ends_after(token_id, sampling):
             break
-    return output
+    return output[:num_tokens]
 
 
 def start_value(adapter_id: int) -> int:
@@ -101,6 +117,7 @@ class FakeRunner:
         self.num_steps = 0
         self.num_tokens = 0
         self.adapters: dict[int, AdapterSource] = {}
+        self.preparing: list[Future[str | None]] = []
         self._slots: list[int | None] = [None] * (num_blocks * block_size)
         self._last: tuple[StepPlan, StepResult] | None = None  # unless that step failed
         self._step_s = step_s
@@ -130,6 +147,16 @@ class FakeRunner:
         self._last = (plan, result)
         return result
 
+    def prepare_grammar(self, grammar: str) -> "Future[str | None]":
+        """Is there at once, but for "slow", of which the test makes the future done. "wrong" cannot
+        be used."""
+        future: Future[str | None] = Future()
+        if grammar == "slow":
+            self.preparing.append(future)
+        else:
+            future.set_result("it is wrong" if grammar == "wrong" else None)
+        return future
+
     def load_adapter(self, source: AdapterSource) -> AdapterLoaded:
         """Any folder that an adapter could lie in; "broken" in its path means that it does not
         fit."""
@@ -145,6 +172,7 @@ class FakeRunner:
         """The same rows, each with the token it just got, and nothing else."""
         assert plan.seq_ids == last.seq_ids, "other rows"
         assert None not in result.token_ids, "a row got no token"
+        assert not result.forced, "a row has more than one token to compute"
         assert plan.num_new_tokens == [1] * len(plan.seq_ids), "more than a token"
         ends = zip(last.num_computed_tokens, last.num_new_tokens, strict=True)
         assert plan.num_computed_tokens == [start + count for start, count in ends]
@@ -214,6 +242,11 @@ class FakeRunner:
         if new.output.logprobs is not None:
             result.logprobs[new.seq_id] = self.logprobs(token_id, self._value(row, end - 1))
         row.token_ids.append(token_id)
+        if forced := forced_after(token_id, new.sampling, self.vocab_size):
+            result.forced[new.seq_id] = forced
+            row.token_ids += forced
+        if ends_after(token_id, new.sampling):
+            result.ended.add(new.seq_id)
 
     def logprobs(self, token_id: int, value_before: int) -> TokenLogprobs:
         """A number that depends on the token and on all before it."""

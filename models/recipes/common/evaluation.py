@@ -23,6 +23,8 @@ class EvaluationOptions:
     """Cases or texts of each held-out set; None: all."""
     concurrency: int = 8
     """Requests at a time."""
+    schema: bool = False
+    """Also measure pilotfish's SNIPS answers with a schema of its frames."""
     samples: Path | None = None
     """JSON file to write minnow's twenty sample stories to."""
 

@@ -12,17 +12,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shoal.train.corpus import read_held_out
+from shoal.train.corpus import read_held_out, read_records
 from shoal.train.documents import Document
 from shoal.train.recipe import load_recipe
 
 from ..common.evaluation import EvaluationOptions, connect, share
+from .frames import frame_schema, frames_of
 from .readers import READERS
 
 Messages = list[dict[str, str]]
 Ask = Callable[[Messages], str]  # a conversation -> the answer's text
 
 NAME = "pilotfish"
+SNIPS_FILE = "snips-slots.jsonl.xz"
 
 
 class Case(NamedTuple):
@@ -49,14 +51,28 @@ def evaluate_pilotfish(options: EvaluationOptions) -> dict[str, Any]:
     ask = ask_server(options)
     figures: dict[str, Any] = {}
     for name, cases in held_out_cases(options.models / "recipes" / NAME, options.data).items():
-        scores = score_answers(cases[: options.limit], ask, options.concurrency)
-        figures[f"{NAME} {name}"] = {
-            "cases": scores.num_cases,
-            "intent": round(scores.intent, 4),
-            "frame": round(scores.frame, 4),
-            "valid_json": round(scores.valid_json, 4),
-        }
+        cases = cases[: options.limit]
+        figures[f"{NAME} {name}"] = _figures(score_answers(cases, ask, options.concurrency))
+        if name == "snips" and options.schema:
+            with_schema = ask_server(options, snips_schema(options.data))
+            scores = score_answers(cases, with_schema, options.concurrency)
+            figures[f"{NAME} {name}, with a schema"] = _figures(scores)
     return figures
+
+
+def snips_schema(data_dir: Path) -> dict[str, Any]:
+    """Of the frames in the training split."""
+    records = read_records(data_dir / SNIPS_FILE)
+    return frame_schema(frames_of(record for record in records if record["split"] == "train"))
+
+
+def _figures(scores: Scores) -> dict[str, Any]:
+    return {
+        "cases": scores.num_cases,
+        "intent": round(scores.intent, 4),
+        "frame": round(scores.frame, 4),
+        "valid_json": round(scores.valid_json, 4),
+    }
 
 
 def held_out_cases(recipe: Path, data_dir: Path) -> dict[str, list[Case]]:
@@ -93,12 +109,14 @@ def parse_answer(text: str) -> dict[str, Any] | None:
     return answer if isinstance(answer, dict) else None
 
 
-def ask_server(options: EvaluationOptions) -> Ask:
-    """Greedy answers of the served model."""
+def ask_server(options: EvaluationOptions, schema: dict[str, Any] | None = None) -> Ask:
+    """Greedy answers of the served model, which keep to the schema if there is one."""
     client = connect(options)
+    structured = {} if schema is None else {"structured_outputs": {"json": schema}}
 
     def ask(messages: Messages) -> str:
         body = {"model": NAME, "messages": messages, "temperature": 0, "max_tokens": 128}
+        body |= structured
         reply = client.post("/v1/chat/completions", json=body)
         reply.raise_for_status()
         return str(reply.json()["choices"][0]["message"]["content"])

@@ -36,10 +36,11 @@ class SequenceSink(Protocol):
         prompt_logprobs: list[TokenLogprobs | None] | None,
         started: Started | None,
         finished: Finished | None,
+        forced: Sequence[int] = (),
         trace: TokenTrace | None = None,
         cpu_s: float = 0.0,
     ) -> None:
-        """`cpu_s`: CPU time of the sequence so far."""
+        """`forced`: further tokens behind `token_id`. `cpu_s`: CPU time of the sequence so far."""
         ...
 
     def fail(self, error: ShoalError) -> None:
@@ -148,6 +149,7 @@ class Dispatcher:
             self._observer.on_step(outputs)
         sinks, started, finished = self._sinks, outputs.started, outputs.finished
         logprobs, prompt_logprobs = outputs.logprobs, outputs.prompt_logprobs
+        forced = outputs.forced
         traces, cpu_s = outputs.traces, outputs.seq_cpu_s
         for seq_id, token_id in zip(outputs.seq_ids, outputs.token_ids, strict=True):
             if (sink := sinks.get(seq_id)) is not None:
@@ -159,6 +161,7 @@ class Dispatcher:
                         prompt_logprobs.get(seq_id),
                         started.get(seq_id),
                         end,
+                        forced.get(seq_id, ()),
                         traces.get(seq_id),
                         cpu_s.get(seq_id, 0.0),
                     )

@@ -90,6 +90,12 @@ class LocalEngine:
             self._dispatcher.note_stats(self._core.stats())
 
     async def start(self) -> None:
+        loop = asyncio.get_running_loop()
+
+        def wake() -> None:
+            loop.call_soon_threadsafe(self._work.set)
+
+        self._core.wake = wake
         self._task = asyncio.create_task(self._run(), name="local-engine")
 
     async def close(self) -> None:

@@ -1,5 +1,6 @@
 """Which adapters the models of an engine have, and when one that is to go may go."""
 
+from shoal.engine.preparing import Preparing
 from shoal.engine.scheduler import Scheduler
 from shoal.errors import ModelFolderError
 from shoal.protocol.messages import AdapterLoaded, AdapterSource, AdapterUnloaded
@@ -10,13 +11,15 @@ class EngineAdapters:
     """Adapters by id. One that is unloaded stays until its last sequence is over."""
 
     def __init__(self) -> None:
-        self._models: dict[str, tuple[Scheduler, Runner]] = {}
+        self._models: dict[str, tuple[Scheduler, Runner, Preparing]] = {}
         self._base_of: dict[int, str] = {}
         self._leaving: list[int] = []
 
-    def add_model(self, name: str, scheduler: Scheduler, runner: Runner) -> None:
+    def add_model(
+        self, name: str, scheduler: Scheduler, runner: Runner, preparing: Preparing
+    ) -> None:
         """One more model that adapters may change."""
-        self._models[name] = scheduler, runner
+        self._models[name] = scheduler, runner, preparing
 
     def has(self, model: str, adapter_id: int) -> bool:
         """May a sequence of the model be added with it? 0, no adapter, always."""
@@ -27,7 +30,7 @@ class EngineAdapters:
         """Raises ModelFolderError."""
         if source.model not in self._models:
             raise ModelFolderError(f"its base model {source.model} is not served")
-        _, runner = self._models[source.model]
+        runner = self._models[source.model][1]
         if not isinstance(runner, AdaptableRunner):
             raise ModelFolderError(f"model {source.model} takes no adapters")
         loaded = runner.load_adapter(source)
@@ -53,4 +56,7 @@ class EngineAdapters:
 
     def _is_used(self, adapter_id: int) -> bool:
         base = self._base_of.get(adapter_id)
-        return base is not None and self._models[base][0].has_adapter(adapter_id)
+        if base is None:
+            return False
+        scheduler, _, preparing = self._models[base]
+        return scheduler.has_adapter(adapter_id) or preparing.has_adapter(adapter_id)

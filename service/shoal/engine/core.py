@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from shoal.engine.adapters import EngineAdapters
+from shoal.engine.applied import Applied
 from shoal.engine.arbiter import Arbiter
 from shoal.engine.block_pool import ensure
 from shoal.engine.cpu_meter import CpuMeter
 from shoal.engine.kv_budget import Account, KVBudget
 from shoal.engine.limits import Limits
-from shoal.engine.scheduler import Applied, Scheduler
+from shoal.engine.preparing import Preparing
+from shoal.engine.scheduler import Scheduler
 from shoal.engine.stats import SpeedMeter
 from shoal.engine.stopping import failed
 from shoal.protocol.messages import (
@@ -49,6 +51,8 @@ class EngineCore:
         """`models`: by name, the first ones. `clock`: seconds, monotonic. `cpu_clock`: CPU seconds
         of all threads of the process."""
         self._clock = clock
+        self.wake: Callable[[], None] = lambda: None
+        """Called, perhaps in another thread, when an idle engine has work again by itself."""
         self._cpu = CpuMeter(cpu_clock)
         self._config = config
         num_models = max(1, len(config.models), len(models))
@@ -65,7 +69,7 @@ class EngineCore:
         it."""
         self._models[name] = served = _Model(model, self._open_account(model), self._config)
         self._arbiter.add(name)
-        self._adapters.add_model(name, served.scheduler, served.runner)
+        self._adapters.add_model(name, served.scheduler, served.runner, served.preparing)
         return served.loaded
 
     def _open_account(self, model: LoadedRunner) -> Account | None:
@@ -87,6 +91,8 @@ class EngineCore:
     @property
     def has_work(self) -> bool:
         """Would `step` do something?"""
+        for model in self._models.values():
+            model.preparing.poll()
         return bool(self._unknown) or any(
             model.scheduler.has_work or model.scheduler.has_finished
             for model in self._models.values()
@@ -99,6 +105,8 @@ class EngineCore:
             self._unknown.append(submit)
         elif not self._adapters.has(submit.model, submit.adapter_id):
             model.scheduler.refuse(submit.seq_id, "model_not_found")
+        elif submit.sampling.grammar is not None:
+            model.preparing.add(submit, self._clock(), lambda: self.wake())
         else:
             model.scheduler.add(submit, self._clock())
 
@@ -118,6 +126,7 @@ class EngineCore:
         """Ends sequences without an answer; unknown and finished ids are ignored."""
         for model in self._models.values():
             for seq_id in seq_ids:
+                model.preparing.abort(seq_id)
                 model.scheduler.abort(seq_id)
 
     def step(self) -> StepOutputs | None:
@@ -181,6 +190,7 @@ class _Model:
             ),
             account,
         )
+        self.preparing = Preparing(self.scheduler, model.runner)
 
     def step(
         self,
@@ -232,6 +242,7 @@ class _Model:
             logprobs=result.logprobs,
             prompt_logprobs=applied.prompt_logprobs,
             started=applied.started,
+            forced=applied.forced,
             finished=self.scheduler.take_finished(),
             traces=result.traces,
             cpu_s=cpu_s,

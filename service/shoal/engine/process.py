@@ -150,6 +150,7 @@ def main(fd: int, load: Load | None = None) -> int:
     try:
         config, early = _first_frames(link)
         core = EngineCore({}, config, time.monotonic)
+        core.wake = link.wake
         loader = Loader(config, load or _real_loader(), link.wake)
         _serve(link, core, loader, config, early)
         link.drain(_EXIT_GRACE_S)

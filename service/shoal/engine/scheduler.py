@@ -8,28 +8,25 @@ last one. Knows integers only: no tensors, text, sockets or other models.
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
 
+from shoal.engine.applied import Applied
 from shoal.engine.block_pool import ensure
 from shoal.engine.kv_blocks import KVBlocks
 from shoal.engine.kv_budget import Account
 from shoal.engine.limits import Limits
-from shoal.engine.sequence import Sequence, make_sequence
-from shoal.engine.stopping import Deadlines, failed, finish_after, finish_at_deadline, refusal
+from shoal.engine.sequence import Sequence, make_sequence, new_row
+from shoal.engine.stopping import (
+    Deadlines,
+    failed,
+    finish_after,
+    finish_after_forced,
+    finish_at_deadline,
+    refusal,
+)
 from shoal.engine.waiting import WaitingQueue
-from shoal.protocol.messages import Finished, Started, Submit, TokenLogprobs
+from shoal.protocol.messages import Finished, Started, Submit
 from shoal.protocol.params import FinishReason
-from shoal.protocol.step import NewRow, StepPlan, StepResult
-
-
-@dataclass(slots=True)
-class Applied:
-    """What one step produced; `seq_ids[i]` got the token `token_ids[i]`."""
-
-    seq_ids: list[int] = field(default_factory=list)
-    token_ids: list[int] = field(default_factory=list)
-    prompt_logprobs: dict[int, list[TokenLogprobs | None]] = field(default_factory=dict)
-    started: dict[int, Started] = field(default_factory=dict)
+from shoal.protocol.step import StepPlan, StepResult
 
 
 class Scheduler:
@@ -103,9 +100,9 @@ class Scheduler:
         self._deadlines.add(seq)
         self._blocks.expect(seq, 1)
 
-    def refuse(self, seq_id: int, code: str) -> None:
+    def refuse(self, seq_id: int, code: str, message: str | None = None) -> None:
         """Finishes a sequence that was not added, with an error code."""
-        self._finished[seq_id] = failed(code)
+        self._finished[seq_id] = failed(code, message)
 
     def abort(self, seq_id: int) -> None:
         """Ends the sequence without reporting it as finished; unknown ids are ignored."""
@@ -190,22 +187,24 @@ class Scheduler:
             self._preempt(self._running[-1])
 
     def _plan_decodes(self, plan: StepPlan) -> list[Sequence]:
-        """Rows for all sequences with one token to compute; returns the others."""
+        """Rows for all sequences with one token to compute, and blocks for all known tokens;
+        returns the other sequences."""
         decoding, prefilling = [], []
         running, block_size = self._running, self.limits.block_size
         index = 0
         while index < len(running):  # preemption shortens it, but only behind `index`
             seq = running[index]
             index += 1
-            num_computed = seq.num_computed_tokens
-            if len(seq.token_ids) - num_computed > 1:
-                prefilling.append(seq)
-                continue
-            if num_computed == len(seq.block_ids) * block_size:
+            num_tokens = len(seq.token_ids)
+            if num_tokens > len(seq.block_ids) * block_size:
+                num_blocks = len(seq.block_ids)
                 if not self._grow(seq):
                     break
-                plan.new_block_ids[seq.seq_id] = seq.block_ids[-1:]
-            decoding.append(seq)
+                plan.new_block_ids[seq.seq_id] = seq.block_ids[num_blocks:]
+            if num_tokens - seq.num_computed_tokens > 1:
+                prefilling.append(seq)
+            else:
+                decoding.append(seq)
         self._planned = decoding
         plan.seq_ids = [seq.seq_id for seq in decoding]
         plan.num_computed_tokens = [seq.num_computed_tokens for seq in decoding]
@@ -224,9 +223,11 @@ class Scheduler:
         return num_new_tokens
 
     def _grow(self, seq: Sequence) -> bool:
-        """A block for `seq`; while there is none, the sequence admitted last is preempted. False if
-        that is `seq` itself: it is then waiting again, or failed."""
-        while not self._blocks.grow(seq):
+        """Blocks for all known tokens of `seq`; while there is none, the sequence admitted last is
+        preempted. False if that is `seq` itself: it is then waiting again, or failed."""
+        while len(seq.block_ids) * self.limits.block_size < seq.num_tokens:
+            if self._blocks.grow(seq):
+                continue
             newest = self._running[-1]
             self._preempt(newest)
             if newest is seq:
@@ -261,7 +262,7 @@ class Scheduler:
                 held.append(seq)
                 break
             self._enter_row(seq, now)
-            plan.new_rows.append(_new_row(seq))
+            plan.new_rows.append(new_row(seq))
             budget -= self._plan_prefill(plan, seq, budget)
         for seq in reversed(held):
             self._waiting.put_back(seq)
@@ -307,9 +308,22 @@ class Scheduler:
             sampled.append(token_id)
             self._cpu_s[seq.seq_id] = seq.cpu_s
             may_end = token_id in seq.stop_ids or len(token_ids) >= seq.max_num_tokens
-            if may_end and (finished := finish_after(seq, token_id)) is not None:
+            if seq.seq_id in result.forced or seq.seq_id in result.ended:
+                self._apply_grammar(seq, result, applied)
+            elif may_end and (finished := finish_after(seq, token_id)) is not None:
                 self._finish(seq, finished)
         return applied
+
+    def _apply_grammar(self, seq: Sequence, result: StepResult, applied: Applied) -> None:
+        """Tokens that follow without being sampled, and the end of the grammar."""
+        forced, finished = finish_after_forced(
+            seq, result.forced.get(seq.seq_id, []), ends=seq.seq_id in result.ended
+        )
+        if forced:
+            applied.forced[seq.seq_id] = forced
+            self._to_continue = None
+        if finished is not None:
+            self._finish(seq, finished)
 
     def _apply_prompt(
         self, seq: Sequence, result: StepResult, applied: Applied, now: float
@@ -383,17 +397,3 @@ class Scheduler:
 def _is_decoding(seq: Sequence) -> bool:
     """Does the planned step compute the sequence's last known token?"""
     return seq.num_tokens - seq.num_computed_tokens == 1
-
-
-def _new_row(seq: Sequence) -> NewRow:
-    submit = seq.submit
-    return NewRow(
-        seq_id=seq.seq_id,
-        token_ids=seq.token_ids.copy(),
-        num_prompt_tokens=seq.num_prompt_tokens,
-        block_ids=seq.block_ids.copy(),
-        sampling=submit.sampling,
-        stop=submit.stop,
-        output=submit.output,
-        adapter_id=submit.adapter_id,
-    )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from shoal.engine.prefix_cache import BlockKey
 from shoal.protocol.messages import Submit, TokenLogprobs
+from shoal.protocol.step import NewRow
 
 
 @dataclass(slots=True, eq=False)
@@ -89,4 +90,19 @@ def make_sequence(submit: Submit, max_model_len: int, arrival: int, now: float) 
         last_cached=cache_salt,
         # The first position has no log-probability.
         prompt_logprobs=[None] if wants_prompt_logprobs else None,
+    )
+
+
+def new_row(seq: Sequence) -> NewRow:
+    """What the runner is told of a sequence that gets a row."""
+    submit = seq.submit
+    return NewRow(
+        seq_id=seq.seq_id,
+        token_ids=seq.token_ids.copy(),
+        num_prompt_tokens=seq.num_prompt_tokens,
+        block_ids=seq.block_ids.copy(),
+        sampling=submit.sampling,
+        stop=submit.stop,
+        output=submit.output,
+        adapter_id=submit.adapter_id,
     )

@@ -9,9 +9,11 @@ from shoal.engine.sequence import Sequence
 from shoal.protocol.messages import Finished, Submit
 from shoal.protocol.params import FinishReason
 
+_CUT = Finished(FinishReason.LENGTH)
 
-def failed(error_code: str) -> Finished:
-    return Finished(FinishReason.ERROR, error_code=error_code)
+
+def failed(error_code: str, message: str | None = None) -> Finished:
+    return Finished(FinishReason.ERROR, error_code=error_code, error_message=message)
 
 
 def refusal(submit: Submit, vocab_size: int, max_model_len: int) -> str | None:
@@ -36,6 +38,22 @@ def finish_after(seq: Sequence, token_id: int) -> Finished | None:
     if len(seq.token_ids) >= seq.max_num_tokens:
         return Finished(FinishReason.LENGTH)
     return None
+
+
+def finish_after_forced(
+    seq: Sequence, forced: list[int], *, ends: bool
+) -> tuple[list[int], Finished | None]:
+    """Appends tokens that follow the last one without being sampled, up to one that ends the
+    sequence; which came so far, and how it ended. `ends`: nothing may follow them all, which is no
+    matter of length."""
+    last_id, num_taken = seq.token_ids[-1], 0
+    while (finished := finish_after(seq, last_id)) is None and num_taken < len(forced):
+        last_id = forced[num_taken]
+        seq.token_ids.append(last_id)
+        num_taken += 1
+    if ends and num_taken == len(forced) and (finished or _CUT).reason is FinishReason.LENGTH:
+        finished = Finished(FinishReason.STOP)
+    return forced[:num_taken], finished
 
 
 def finish_at_deadline(seq: Sequence) -> Finished:

@@ -144,7 +144,10 @@ class Finished(msgspec.Struct, frozen=True, array_like=True):
     stop_reason: int | str | None = None
     """The stop id that matched, "max_time", or None."""
     error_code: str | None = None
-    """With reason "error": numerical_error, request_timeout, server_is_overloaded."""
+    """With reason "error": numerical_error, request_timeout, server_is_overloaded,
+    grammar_error."""
+    error_message: str | None = None
+    """What was wrong with the request, where its caller can do something."""
 
 
 class EngineStats(msgspec.Struct, frozen=True, array_like=True):
@@ -181,6 +184,8 @@ class StepOutputs(_Message, frozen=True):
     """For the whole prompt, sent once; None for the first position, which has no logprob."""
     started: dict[int, Started] = {}
     finished: dict[int, Finished] = {}
+    forced: dict[int, list[int]] = {}
+    """Further tokens of a sequence in `seq_ids`, which a grammar forced after the sampled one."""
     traces: dict[int, TokenTrace] = {}
     cpu_s: float = 0.0
     """CPU time of this step, of all threads of the engine."""

@@ -36,6 +36,9 @@ class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     """(token id, bias); a bias of -100 or less bans the token."""
+    grammar: str | None = None
+    """What the output must look like, as llguidance reads it; of the allowed tokens those that it
+    does not allow are banned, and the sequence ends with it."""
 
     @property
     def greedy(self) -> bool:

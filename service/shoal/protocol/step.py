@@ -6,6 +6,7 @@ tokens, block table and sampling state of each row.
 """
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -78,6 +79,10 @@ class StepResult:
     token at each position, so a prompt of n tokens gives n - 1 entries over all its chunks."""
     errors: dict[int, str] = field(default_factory=dict)
     """Rows that failed individually, with an error code such as numerical_error."""
+    forced: dict[int, list[int]] = field(default_factory=dict)
+    """Tokens that a row's grammar forces after the sampled one; the row knows them already."""
+    ended: set[int] = field(default_factory=set)
+    """Rows whose grammar allows nothing after these tokens."""
     traces: dict[int, TokenTrace] = field(default_factory=dict)
 
 
@@ -88,6 +93,15 @@ class Runner(Protocol):
         """Computes the plan's rows. A row that fails individually is in `errors`; an exception
         means that the whole step failed. Unknown ids in `plan.released` are ignored: after a
         failed step the scheduler does not know which rows the runner has stored."""
+        ...
+
+
+@runtime_checkable
+class GrammarRunner(Runner, Protocol):
+    """A runner whose rows may follow a grammar."""
+
+    def prepare_grammar(self, grammar: str) -> "Future[str | None]":
+        """Makes it ready beside the steps: None once a row may have it, else what is wrong."""
         ...
 
 

@@ -66,6 +66,8 @@ class Batch:
         """The arrays of the step; `advance` changes them."""
         self._sampled: Int32 | None = None
         self._counters: Int32 | None = None
+        self.forced: dict[int, list[int]] = {}
+        """[index in E] tokens that followed the sampled one."""
 
     def advance(self, plan: StepPlan) -> None:
         """On to a plan that continues this one."""
@@ -96,6 +98,10 @@ class Batch:
         row_indices = self._row_indices[self.output_rows]
         rows.token_ids[row_indices, lengths] = self._sampled
         rows.num_tokens[row_indices] = lengths + 1
+        for i, forced in self.forced.items():
+            row_index, start = row_indices[i], lengths[i] + 1
+            rows.token_ids[row_index, start : start + len(forced)] = forced
+            rows.num_tokens[row_index] += len(forced)
         self._sampled = None
 
     def _adapter_ids(self) -> Int32 | None:
@@ -146,6 +152,9 @@ class Batch:
         self.sampled_logit_rows = as_logit_rows([logits[i] for i in self.sampled])
         self.tracked = [(i, rows[i].state) for i in self.sampled if rows[i].state.processors]
         """Which of the E have processors, to be told of their tokens."""
+        self.guided = [(i, state) for i, state in self.tracked if state.grammar is not None]
+        """Which of these follow a grammar."""
+        self.grammars = [state.grammar for _, state in self.guided if state.grammar is not None]
         self.reported = [i for i, row in enumerate(rows) if row.new.output.logprobs is not None]
         """Which of the E report log-probabilities."""
         self.reported_logit_rows = as_logit_rows([logits[i] for i in self.reported])

@@ -23,6 +23,8 @@ from shoal.runner.device import available_bytes, choose_device, choose_dtype, us
 from shoal.runner.inputs import Backend
 from shoal.runner.kernel_choice import KernelChoice, choose_kernels
 from shoal.runner.model_runner import ModelRunner
+from shoal.runner.vocabulary import read_vocabulary
+from shoal.sampling.grammars import Grammars
 from shoal.sampling.sampler import Sampler
 
 _log = logging.getLogger(__name__)
@@ -98,6 +100,8 @@ def _load(
         max_tokens=model.max_tokens,
         block_size=config.block_size,
         sampler=sampler,
+        grammars=Grammars(lambda: read_vocabulary(files.tokenizer, model.num_token_ids)),
+        num_threads=config.num_threads or usable_cores(),
         read_adapter=lambda path: load_adapter(AdapterFolder(path), architecture, spec),
     )
     loaded = LoadedModel(

@@ -1,6 +1,7 @@
 """Turns plans of one model into tokens: rows, forward pass, sampling, log-probabilities."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from math import isfinite
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from shoal.runner.inputs import (
     StepInputs,
 )
 from shoal.runner.rows import Rows
+from shoal.sampling.grammars import Grammars
+from shoal.sampling.masks import MaskFiller
 from shoal.sampling.numpy_sampler import NumpySampler
 from shoal.sampling.sampler import Sampler
 from shoal.sampling.trace import trace_token
@@ -42,10 +45,13 @@ class ModelRunner:
         block_size: int,
         sampler: Sampler | None = None,
         read_adapter: ReadAdapter | None = None,
+        grammars: Grammars | None = None,
+        num_threads: int = 1,
     ) -> None:
         """`num_token_ids`: ids the tokenizer knows; columns of a padded vocabulary beyond
         them can never be sampled. `max_tokens`: longest sequence. `sampler`: None takes the one
-        of numpy. `read_adapter`: for a model that may have adapters."""
+        of numpy. `read_adapter`: for a model that may have adapters. `grammars`: of the model, with
+        `num_threads` for their masks."""
         self._backend = backend
         self._best_backend = backend if isinstance(backend, BestBackend) else None
         self._num_token_ids = num_token_ids
@@ -55,20 +61,35 @@ class ModelRunner:
             max_tokens=max_tokens,
             block_size=block_size,
             num_token_ids=num_token_ids,
+            grammars=grammars,
         )
+        self._grammars = grammars
+        self._masks = MaskFiller(num_token_ids, num_threads)
         self._batch: Batch | None = None  # of the last step, unless it failed
         self._read_adapter = read_adapter
 
     def run(self, plan: StepPlan) -> StepResult:
         """Computes the plan's rows; see protocol/step.py."""
         batch = self._next_batch(plan)
+        if batch.guided and not plan.continues:  # rows may be new
+            self._masks.start(batch.grammars)
         head = self._forward(batch.inputs, batch.num_full_logits)
+        if batch.guided:
+            self._masks.join(batch.grammars)
         result = StepResult([])
         self._sample(batch, head, result)
         if batch.prompts:
             self._report_prompts(plan, batch, head, result)
         self._batch = batch
         return result
+
+    def prepare_grammar(self, grammar: str) -> "Future[str | None]":
+        """See `GrammarRunner`."""
+        if self._grammars is None:
+            unknown: Future[str | None] = Future()
+            unknown.set_result("this model has no tokenizer to follow a grammar with")
+            return unknown
+        return self._grammars.prepare(grammar)
 
     def load_adapter(self, source: AdapterSource) -> AdapterLoaded:
         """Rows may have it from now on. Raises ModelFolderError for one that does not fit."""
@@ -135,6 +156,8 @@ class ModelRunner:
                 state.accept(token_id)
         if batch.reported:
             self._report(batch, head, token_ids, result)
+        if batch.guided:
+            self._follow_grammars(batch, head, tokens, result)
         batch.store_sampled(token_ids)
         if len(tokens) == len(batch.rows):
             result.token_ids = tokens
@@ -142,6 +165,29 @@ class ModelRunner:
         result.token_ids = [None] * len(batch.rows)
         for index, token_id in zip(batch.output_rows, tokens, strict=True):
             result.token_ids[index] = token_id
+
+    def _follow_grammars(
+        self, batch: Batch, head: HeadOutputs, tokens: list[int | None], result: StepResult
+    ) -> None:
+        """Takes the tokens that must come next and starts on the masks of those after them."""
+        batch.forced.clear()
+        for (i, state), grammar in zip(batch.guided, batch.grammars, strict=True):
+            if tokens[i] is not None and grammar.goes_on:
+                continue
+            index = batch.output_rows[i]
+            seq_id = batch.seq_ids[index]
+            if tokens[i] is None:
+                if np.isfinite(head.best_logits[batch.logit_rows][i]):  # all were banned
+                    result.errors[seq_id] = "grammar_error"
+            elif grammar.failed:
+                tokens[i], result.errors[seq_id] = None, "grammar_error"
+            else:
+                most = self._rows.max_tokens - int(batch.inputs.context_lens[index]) - 1
+                if forced := state.take_forced(most):
+                    result.forced[seq_id] = batch.forced[i] = forced
+                if grammar.ended:
+                    result.ended.add(seq_id)
+        self._masks.start(batch.grammars)
 
     def _report(
         self, batch: Batch, head: HeadOutputs, token_ids: Int32, result: StepResult

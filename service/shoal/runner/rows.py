@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from shoal.protocol.step import NewRow, StepPlan
 from shoal.runner.inputs import Int32
+from shoal.sampling.grammars import Grammars
 from shoal.sampling.sampler import SamplingState
 
 RowIndices = NDArray[np.int64]
@@ -36,14 +37,22 @@ class Rows:
     """The rows of one model."""
 
     def __init__(
-        self, *, max_rows: int, max_tokens: int, block_size: int, num_token_ids: int
+        self,
+        *,
+        max_rows: int,
+        max_tokens: int,
+        block_size: int,
+        num_token_ids: int,
+        grammars: Grammars | None = None,
     ) -> None:
         """`max_tokens`: longest sequence. `num_token_ids`: ids that can be sampled."""
+        self.max_tokens = max_tokens
+        self._grammars = grammars
         self.block_size = block_size
         self.num_tokens = np.zeros(max_rows, np.int32)
         """[row_index] known tokens: prompt and output."""
         self.token_ids = np.zeros((max_rows, max_tokens + 1), np.int32)
-        """Those a sequence came with, and the one sampled last: no step reads others."""
+        """Those a sequence came with, and those of its last step: no step reads others."""
         self.block_tables = np.zeros((max_rows, -(-max_tokens // block_size) + 1), np.int32)
         self._num_token_ids = num_token_ids
         self._free = list(range(max_rows - 1, -1, -1))
@@ -86,7 +95,7 @@ class Rows:
         return self.block_tables[row_indices, : -(-num_tokens // self.block_size) + num_spare]
 
     def _add(self, new: NewRow) -> None:
-        state = SamplingState(new, self._num_token_ids)
+        state = SamplingState(new, self._num_token_ids, self._grammars)
         row = Row(self._free.pop(), new, len(new.block_ids), state)
         num_tokens = len(new.token_ids)
         self.num_tokens[row.row_index] = num_tokens

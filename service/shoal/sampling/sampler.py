@@ -12,17 +12,24 @@ import numpy as np
 from shoal.protocol.messages import TokenLogprobs
 from shoal.protocol.step import NewRow
 from shoal.sampling.arrays import Float32, Int32, UInt32
+from shoal.sampling.grammars import Grammars
 from shoal.sampling.processors import build_processors
+from shoal.sampling.processors import grammar as grammar_processor
 from shoal.sampling.processors.base import LogitsProcessor
 
 
 class SamplingState:
     """How one sequence is sampled: its parameters, and its processors with their state."""
 
-    def __init__(self, new: NewRow, num_token_ids: int) -> None:
-        """The processors accept the output tokens that are already there."""
+    def __init__(self, new: NewRow, num_token_ids: int, grammars: Grammars | None = None) -> None:
+        """The processors accept the output tokens that are already there. `grammars`: of the
+        model, None where it has none."""
         self.params = new.sampling
-        self.processors = build_processors(new, num_token_ids)
+        others = build_processors(new, num_token_ids)
+        self.grammar = grammar_processor.build(new, num_token_ids, grammars)
+        self.processors = others if self.grammar is None else (*others, self.grammar)
+        # A token that another processor may ban cannot be taken unseen.
+        self._forces = not any(processor.may_ban for processor in others)
         for token_id in new.output_token_ids:
             self.accept(token_id)
 
@@ -41,6 +48,16 @@ class SamplingState:
         for processor in self.processors:
             processor.accept(token_id)
 
+    def take_forced(self, most: int) -> list[int]:
+        """Up to so many tokens that must come next, accepted; none where they are sampled."""
+        if self.grammar is None or not self._forces:
+            return []
+        forced = self.grammar.take_forced(most)
+        for processor in self.processors[:-1]:
+            for token_id in forced:
+                processor.accept(token_id)
+        return forced
+
     def apply(self, logits: Float32) -> None:
         """All but the allow-mask, in place on logits [num_token_ids]."""
         for processor in self.processors:
@@ -49,6 +66,8 @@ class SamplingState:
     def allow_mask(self) -> UInt32 | None:
         """What every processor allows; see `LogitsProcessor.allow_mask`."""
         masks = [mask for p in self.processors if (mask := p.allow_mask) is not None]
+        if len(masks) == 1:  # each time a grammar is the only one
+            return masks[0]
         return np.bitwise_and.reduce(masks) if masks else None
 
 

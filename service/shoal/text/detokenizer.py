@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Protocol
 
-from shoal.text.token_text import BROKEN, TokenText
+from shoal.checkpoint.token_text import BROKEN, TokenText
 
 _Utf8Decoder = getincrementaldecoder("utf-8")
 _MAX_WINDOW, _KEPT_WINDOW = 16, 6

@@ -7,12 +7,14 @@ stays bounded. `close` aborts the sequences that still run.
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from shoal.bridge.engine_client import EngineClient
 from shoal.errors import (
     InternalError,
+    InvalidRequest,
     ModelNotFound,
     NumericalError,
     RequestTimeout,
@@ -81,6 +83,7 @@ class SequenceText:
         prompt_logprobs: list[TokenLogprobs | None] | None,
         started: Started | None,
         finished: Finished | None,
+        forced: Sequence[int] = (),
         trace: TokenTrace | None = None,
         cpu_s: float = 0.0,
     ) -> None:
@@ -94,7 +97,11 @@ class SequenceText:
         if started is not None:
             self._generation.sequence_started(self.index, started)
         if token_id is not None:
-            self._add_token(delta, token_id, logprobs, finished)
+            tokens = (token_id, *forced)
+            for place, each_id in enumerate(tokens, 1):
+                if self.open:  # no stop string so far
+                    end = finished if place == len(tokens) else None
+                    self._add_token(delta, each_id, logprobs if place == 1 else None, end)
         if finished is not None and self.open:
             error = self._finish(delta, finished)
             if error is not None:
@@ -119,19 +126,22 @@ class SequenceText:
         if logprobs is not None:
             delta.logprobs.append(logprobs)
             delta.offsets.append(self._num_chars)
-        ends_here = finished is not None and finished.reason is FinishReason.STOP
+        ends_here = (
+            finished is not None
+            and finished.reason is FinishReason.STOP
+            and token_id in task.stop.all_stop_ids  # else its grammar ends with it
+        )
         if ends_here and not task.include_stop:
             return
         piece = self._detokenizer.push(token_id)
         self._num_chars += len(piece)
         if self.num_tokens <= task.stop.min_tokens:
-            delta.text = piece
+            delta.text += piece
             return
         # Stop strings also match special tokens that are hidden from the caller.
         hidden = self._hidden_names.get(token_id)
-        delta.text, matched = (
-            self._stops.push(piece) if hidden is None else self._stops.hide(hidden)
-        )
+        text, matched = self._stops.push(piece) if hidden is None else self._stops.hide(hidden)
+        delta.text += text
         if matched is not None:
             self.open = False
             delta.finish_reason, delta.stop_reason = "stop", matched
@@ -309,6 +319,13 @@ def _to_error(finished: Finished) -> ShoalError:
             return ModelNotFound("the adapter was unloaded", param="model")
         case "request_timeout":
             return RequestTimeout("max_time passed before the request could start")
+        case "grammar_error":
+            return InvalidRequest(
+                finished.error_message
+                or "the grammar of the answer allows no token that the request allows, or is too "
+                "complex to follow: make it simpler, or drop logit_bias and other bans",
+                code="invalid_schema",
+            )
         case "server_is_overloaded":
             return Unavailable("the server ran out of KV cache for this request", retry_after_s=2.0)
         case _:

@@ -4,16 +4,13 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
 
 from tokenizers import AddedToken
-from tokenizers import __version__ as TOKENIZERS_VERSION
 
 from shoal.checkpoint.files import TokenizerFiles
-from shoal.errors import ModelFolderError
+from shoal.checkpoint.token_text import TokenText
+from shoal.checkpoint.tokenizer_library import open_library
 from shoal.text.detokenizer import CleanUpDetokenizer, Detokenizer, clean_up, make_detokenizer
-from shoal.text.token_text import TokenText
-from shoal.text.tokenizer_library import build_library
 
 _LONG_TEXT = 4096  # characters
 
@@ -23,35 +20,14 @@ class Tokenizer:
 
     def __init__(self, files: TokenizerFiles) -> None:
         """Raises ModelFolderError when the definition is not one of the `tokenizers` library."""
-        definition = files.definition()
-        try:
-            self.library = build_library(definition)
-        except Exception as error:  # the library raises plain Exception for bad JSON
-            raise ModelFolderError(
-                f"{files.where} is not valid for tokenizers {TOKENIZERS_VERSION} "
-                f"({str(error)[:100]}): upgrade that package if the file is newer, or save the "
-                "tokenizer again with transformers, "
-                "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
-            ) from error
-        self.library.no_padding()
-        self.library.no_truncation()
-        self.special_tokens = _special_tokens(files.settings)
+        opened = open_library(files)
+        self.library = opened.library
+        self.special_tokens = opened.special_tokens
         """Named special tokens of the settings: "bos_token" to its text, and so on."""
-        self.additional_special_tokens = _additional_special_tokens(files.settings)
-        try:
-            special = self._add_named_tokens(files.settings)
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise ModelFolderError(
-                f"{files.where}: the settings beside it list added tokens that are none "
-                f"({str(error)[:100]}); fetch both files again from where the model came from"
-            ) from error
+        self.additional_special_tokens = opened.additional_special_tokens
         self.added_tokens: Mapping[int, AddedToken] = self.library.get_added_tokens_decoder()
         """By id: tokens that are found in a text before the model's vocabulary is used."""
-        self.special_ids = frozenset(
-            token_id
-            for token_id, token in self.added_tokens.items()
-            if token.special or token.content in special
-        )
+        self.special_ids = opened.special_ids
         self._text = TokenText(self.library, self.special_ids)
         self._garbled_ids = frozenset(self._text.garbled_ids)
         is_bpe = type(self.library.model).__name__ == "BPE"
@@ -120,49 +96,3 @@ class Tokenizer:
             return [token.id for token in self.library.model.tokenize(word)]
         except Exception:  # the library raises plain Exception for a word it has no token for
             return []
-
-    def _add_named_tokens(self, settings: Mapping[str, Any]) -> frozenset[str]:
-        """The settings may make entries of the vocabulary added tokens, and added tokens special,
-        whatever the definition says. Returns those that are special by it. A token that is in no
-        vocabulary has no row in the model either, and stays unknown."""
-        tokens = _listed_tokens(settings)
-        added = {token.content for token in self.library.get_added_tokens_decoder().values()}
-        further = (name for name in self.additional_special_tokens if name not in added)
-        named = (*self.special_tokens.values(), *further)
-        tokens += [AddedToken(name, special=True, normalized=False) for name in named]
-        tokens = [t for t in tokens if self.library.token_to_id(t.content) is not None]
-        self.library.add_tokens(tokens)
-        return frozenset(token.content for token in tokens if token.special)
-
-
-def _special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Every setting that names a token; also those of one model, such as image_token."""
-    extra = settings.get("extra_special_tokens")
-    own = {name: value for name, value in settings.items() if name.endswith("_token")}
-    values = {**own, **(extra if isinstance(extra, dict) else {})}
-    texts = {name: _content(value) for name, value in values.items()}
-    return {name: text for name, text in texts.items() if text}
-
-
-def _additional_special_tokens(settings: Mapping[str, Any]) -> list[str]:
-    lists = (settings.get(name) for name in ("additional_special_tokens", "extra_special_tokens"))
-    values = [value for items in lists if isinstance(items, list) for value in items]
-    return [text for text in map(_content, values) if text]
-
-
-def _listed_tokens(settings: Mapping[str, Any]) -> list[AddedToken]:
-    """The tokens of added_tokens_decoder, in order of their ids."""
-    listed = settings.get("added_tokens_decoder")
-    entries = listed.items() if isinstance(listed, Mapping) else ()
-    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
-    return [
-        AddedToken(entry["content"], **{flag: entry[flag] for flag in flags if flag in entry})
-        for _, entry in sorted(entries, key=lambda pair: int(pair[0]))
-    ]
-
-
-def _content(value: Any) -> str | None:
-    """Tokens stand as plain text or as an object with `content`."""
-    if isinstance(value, Mapping):
-        value = value.get("content")
-    return value if isinstance(value, str) else None

@@ -33,6 +33,7 @@ def make_submit(
     temperature: float = 1.0,
     output: OutputParams | None = None,
     logit_bias: tuple[tuple[int, float], ...] = (),
+    grammar: str | None = None,
     **fields: Any,
 ) -> Submit:
     """Fields of StopParams and of Submit by name."""
@@ -45,7 +46,9 @@ def make_submit(
         seq_id=seq_id,
         model=model,
         prompt_token_ids=list(prompt),
-        sampling=SamplingParams(seed=seed, temperature=temperature, logit_bias=logit_bias),
+        sampling=SamplingParams(
+            seed=seed, temperature=temperature, logit_bias=logit_bias, grammar=grammar
+        ),
         stop=StopParams(max_tokens=max_tokens, **stop),
         output=output or OutputParams(),
         **fields,
@@ -65,7 +68,8 @@ class Heard:
         self.frames.append(outputs)
         for seq_id, token_id in zip(outputs.seq_ids, outputs.token_ids, strict=True):
             assert seq_id not in self.finished, "a token after the last word"
-            self.tokens.setdefault(seq_id, []).append(token_id)
+            forced = outputs.forced.get(seq_id, [])
+            self.tokens.setdefault(seq_id, []).extend([token_id, *forced])
         for seq_id, finished in outputs.finished.items():
             assert seq_id not in self.finished, "two last words"
             self.finished[seq_id] = finished

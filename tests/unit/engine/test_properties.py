@@ -77,10 +77,13 @@ class EngineMachine(RuleBasedStateMachine):
         output=st.sampled_from([OutputParams(), OutputParams(prompt_logprobs=0, logprobs=0)]),
         deadline_s=st.sampled_from([None, None, 5.0]),
         seed=st.integers(0, 3),
+        grammar=st.sampled_from([None, None, "forcing"]),
     )
-    def submit(self, copies: int, **fields: Any) -> None:
+    def submit(self, copies: int, output: OutputParams, **fields: Any) -> None:
+        if output.logprobs is not None:  # then tokens are sampled one by one
+            fields["grammar"] = None
         for _ in range(copies):
-            submit = make_submit(len(self.asked), **fields)
+            submit = make_submit(len(self.asked), output=output, **fields)
             self.asked[submit.seq_id] = submit
             self.engine.add(submit)
 
@@ -146,6 +149,9 @@ class EngineMachine(RuleBasedStateMachine):
         else:
             assert tokens == whole, "it ended too early"
             stopped = bool(whole) and whole[-1] in stop.stop_token_ids
+            if submit.sampling.grammar is not None:
+                stopped = finished.reason is FinishReason.STOP
+                assert stopped or len(whole) == min(stop.max_tokens, room)
             expected = FinishReason.STOP if stopped else FinishReason.LENGTH
             if not stopped or len(whole) > stop.min_tokens:
                 assert finished.reason is expected

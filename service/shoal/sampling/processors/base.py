@@ -13,6 +13,9 @@ class LogitsProcessor:
     the prompt and the accepted tokens alone: accepting them again after a preemption restores it.
     """
 
+    may_ban = True
+    """Can it make a token impossible? Then none is taken without it."""
+
     def apply(self, logits: Float32) -> None:
         """Changes logits [num_token_ids] in place, before the temperature. -inf bans a token."""
 

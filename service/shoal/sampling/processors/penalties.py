@@ -14,6 +14,8 @@ class Penalties(LogitsProcessor):
     """Repetition penalty (Keskar et al., 2019) divides positive and multiplies negative logits of
     all seen tokens; frequency and presence penalties count the output only."""
 
+    may_ban = False
+
     def __init__(self, params: SamplingParams, prompt_token_ids: Int64) -> None:
         """`prompt_token_ids`: each once."""
         self._repetition = np.float32(max(params.repetition_penalty, float(_FLOAT32.tiny)))

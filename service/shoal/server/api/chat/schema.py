@@ -11,6 +11,7 @@ from shoal.protocol.params import OutputParams
 from shoal.server.api.chat.messages import ChatPrompt, chat_prompt
 from shoal.server.api.generation.fields import GenerationFields, Int
 from shoal.server.api.generation.params import sampling_params, stop_params
+from shoal.server.api.generation.structured import with_grammar
 from shoal.server.api.generation.trace import trace_alternatives
 from shoal.server.context import RequestContext
 from shoal.text.task import GenerationTask, fit_max_tokens
@@ -92,7 +93,9 @@ async def make_task(
         request_id=context.request_id,
         model=model,
         prompts=prompts,
-        sampling=sampling_params(request, model, loaded),
+        sampling=await with_grammar(
+            sampling_params(request, model, loaded), request, model, lambda: _last_text(request)
+        ),
         stop=stop_params(request, model, loaded, max_tokens, settings.request_timeout),
         output=OutputParams(
             logprobs=request.top_logprobs if request.logprobs else None,
@@ -110,3 +113,9 @@ async def make_task(
         cache_salt=request.cache_salt or context.tenant,
         use_prefix_cache=request.cache_prompt,
     )
+
+
+def _last_text(request: ChatRequest) -> str | None:
+    """The user's, which a string with x-copy comes from."""
+    texts = (message.content for message in reversed(request.messages) if message.role == "user")
+    return next(texts, None)

@@ -15,6 +15,7 @@ from shoal.server.api.generation.params import (
     sampling_params,
     stop_params,
 )
+from shoal.server.api.generation.structured import with_grammar
 from shoal.server.api.generation.trace import trace_alternatives
 from shoal.server.context import RequestContext
 from shoal.server.errors import FieldProblem
@@ -148,7 +149,12 @@ async def make_task(
         request_id=context.request_id,
         model=model,
         prompts=prompts,
-        sampling=sampling_params(request, model, loaded),
+        sampling=await with_grammar(
+            sampling_params(request, model, loaded),
+            request,
+            model,
+            lambda: _copy_text(prompts, model),
+        ),
         stop=stop_params(request, model, loaded, max_tokens, settings.request_timeout),
         output=OutputParams(
             logprobs=shown,
@@ -188,6 +194,13 @@ async def _prompts(
             check_token_ids(item, loaded, param="prompt")
             prompts.append(Prompt(item))
     return tuple(prompts)
+
+
+def _copy_text(prompts: tuple[Prompt, ...], model: TextModel) -> str | None:
+    """What a string with x-copy comes from: of several prompts none."""
+    if len(prompts) > 1:
+        return None
+    return prompts[0].text or model.tokenizer.decode(prompts[0].token_ids)
 
 
 def _prompt_logprobs(request: CompletionRequest) -> int | None:

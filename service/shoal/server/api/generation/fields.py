@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from shoal.config import Settings
 from shoal.errors import InvalidRequest, UnsupportedParameter
+from shoal.server.api.generation.structured import StructuredFields
 from shoal.server.errors import FieldProblem
 
 MAX_STOPS = 32
@@ -33,12 +34,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "stop_on_loop": (False,),
     "allowed_token_ids": ([],),
     "truncate_prompt_tokens": (),
-    "response_format": ({"type": "text"},),
-    "structured_outputs": ({},),
-    "guided_json": ({},),
-    "guided_regex": (),
-    "guided_choice": ([],),
-    "guided_grammar": (),
     "lora": (),
     "adapter": (),
     "stream_options.include_progress": (False,),
@@ -60,7 +55,7 @@ class StreamOptions(BaseModel):
         return without_nulls(value)
 
 
-class GenerationFields(BaseModel):
+class GenerationFields(StructuredFields, BaseModel):
     """Sampling, stopping and output fields, in the order of the API's table."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)

@@ -1,0 +1,53 @@
+"""Sequences whose grammar is being made ready beside the steps; then they join the queue."""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from shoal.engine.scheduler import Scheduler
+from shoal.protocol.messages import Submit
+from shoal.protocol.step import GrammarRunner, Runner
+
+
+class Preparing:
+    """Of one model."""
+
+    def __init__(self, scheduler: Scheduler, runner: Runner) -> None:
+        self._scheduler = scheduler
+        self._runner = runner
+        self._waiting: dict[int, tuple[Submit, float, Future[str | None]]] = {}
+
+    def add(self, submit: Submit, now: float, wake: Callable[[], None]) -> None:
+        """`wake` is called, perhaps in another thread, when `poll` has something to do."""
+        assert submit.sampling.grammar is not None, "without a grammar there is nothing to prepare"
+        if not isinstance(self._runner, GrammarRunner):
+            self._scheduler.refuse(submit.seq_id, "grammar_error", "this model follows no grammar")
+            return
+        ready = self._runner.prepare_grammar(submit.sampling.grammar)
+        self._waiting[submit.seq_id] = (submit, now, ready)
+        if ready.done():
+            self.poll()
+        else:
+            ready.add_done_callback(lambda _: wake())
+
+    def poll(self) -> None:
+        """Queues the sequences whose grammar is ready, as of their arrival; refuses those whose
+        grammar cannot be used."""
+        if not self._waiting:
+            return
+        for seq_id, (submit, arrival_s, ready) in list(self._waiting.items()):
+            if not ready.done():
+                continue
+            del self._waiting[seq_id]
+            if (problem := ready.result()) is None:
+                self._scheduler.add(submit, arrival_s)
+            else:
+                message = " ".join(problem.split())
+                self._scheduler.refuse(seq_id, "grammar_error", message[:900])
+
+    def abort(self, seq_id: int) -> None:
+        """Unknown ids are ignored."""
+        self._waiting.pop(seq_id, None)
+
+    def has_adapter(self, adapter_id: int) -> bool:
+        """Has any sequence that waits here this adapter?"""
+        return any(submit.adapter_id == adapter_id for submit, _, _ in self._waiting.values())

@@ -1,0 +1,109 @@
+"""The grammars of one model: compiled beside the steps, kept by their text, copied for each row.
+
+llguidance is imported, and its trie of the model's tokens built, when the first one is needed.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+from shoal.protocol.grammar import PARSER_LIMITS
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+_KEPT = 64
+
+
+class Vocabulary(NamedTuple):
+    """The tokens of a model, as a grammar sees them."""
+
+    token_bytes: Sequence[bytes]
+    """What each id adds to a text; empty for one that no text has."""
+    special_ids: Sequence[int]
+    encode: Callable[[str], Sequence[int]]
+    """Ids of a text inside another: no special tokens, nothing before it or after."""
+
+
+class Grammars:
+    """Thread-safe."""
+
+    def __init__(self, read_vocabulary: Callable[[], Vocabulary]) -> None:
+        """Called once, in the thread that compiles. It may raise ModelFolderError."""
+        self._read_vocabulary = read_vocabulary
+        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
+
+    def prepare(self, grammar: str) -> "Future[str | None]":
+        """What is wrong with the grammar for this model; None when rows may have it."""
+        with self._lock:
+            known = grammar in self._compiled
+        if known:
+            ready: Future[str | None] = Future()
+            ready.set_result(None)
+            return ready
+        return self._thread.submit(self._prepare, grammar)
+
+    def matcher(self, grammar: str) -> "LLMatcher":
+        """At the grammar's beginning. One that is wrong is in its error state."""
+        with self._lock:
+            compiled = self._compiled.get(grammar)
+            if compiled is not None:
+                self._compiled.move_to_end(grammar)
+                return compiled.deep_copy()
+        return self._compile(grammar)  # it was dropped meanwhile
+
+    @cached_property
+    def tokenizer(self) -> "LLTokenizer":
+        """One id beyond the model's stands for every end token."""
+        return _make_tokenizer(self._read_vocabulary())
+
+    def _prepare(self, grammar: str) -> str | None:
+        try:
+            matcher = self._compile(grammar)
+        except Exception as error:  # of the library, or a tokenizer that cannot be used
+            return str(error) or type(error).__name__
+        if matcher.is_error():
+            return matcher.get_error()
+        with self._lock:
+            self._compiled[grammar] = matcher
+            if len(self._compiled) > _KEPT:
+                self._compiled.popitem(last=False)
+        return None
+
+    def _compile(self, grammar: str) -> "LLMatcher":
+        from llguidance import LLMatcher, LLParserLimits
+
+        limits = LLParserLimits(**PARSER_LIMITS)
+        return LLMatcher(self.tokenizer, grammar, log_level=0, limits=limits)
+
+
+def _make_tokenizer(vocabulary: Vocabulary) -> "LLTokenizer":
+    from llguidance import LLTokenizer
+
+    tokens = list(vocabulary.token_bytes)
+
+    class Wrapper:
+        """What llguidance asks of a tokenizer of another library."""
+
+        is_tokenizer_wrapper = True
+        eos_token_id = len(tokens)
+        bos_token_id = None
+
+        def __init__(self) -> None:
+            self.special_token_ids = list(vocabulary.special_ids)
+            self.tokens = [*tokens, b""]
+
+        def __call__(self, text: str) -> list[int]:
+            """The text's own tokens. Where they do not spell it, as when a tokenizer changes
+            letters, the longest that fit."""
+            token_ids = list(vocabulary.encode(text))
+            spelled = b"".join(tokens[token_id] for token_id in token_ids)
+            return token_ids if spelled == text.encode() else tokenizer.greedy_tokenize(text)
+
+    tokenizer = LLTokenizer(Wrapper())  # type: ignore[arg-type]  # by its attributes
+    return tokenizer

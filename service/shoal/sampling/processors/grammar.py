@@ -1,0 +1,128 @@
+"""The grammar of one sequence: which tokens may come next, which must, and when it is over."""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from shoal.protocol.step import NewRow
+from shoal.sampling.arrays import UInt32
+from shoal.sampling.grammars import Grammars
+from shoal.sampling.processors.base import LogitsProcessor
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
+
+class Grammar(LogitsProcessor):
+    """Follows llguidance's matcher. Whether forced tokens are taken at once or sampled one by one,
+    they are the same: those that were forced when the token before them was accepted."""
+
+    def __init__(
+        self, matcher: "LLMatcher", end_ids: tuple[int, ...], num_token_ids: int, *, takes: bool
+    ) -> None:
+        """`takes`: may `take_forced` be used, or must each token be sampled?"""
+        self.matcher = matcher
+        self.end_ids = [i for i in end_ids if 0 <= i < num_token_ids]
+        self.is_over = False
+        """Nothing is left to be sampled: the grammar is complete but for forced tokens, or
+        failed."""
+        self._num_token_ids = num_token_ids
+        self._takes = takes
+        self._forced: deque[int] = deque()  # the matcher has accepted them already
+        self._mask: UInt32 | None = None
+        self._force()
+
+    @property
+    def failed(self) -> bool:
+        """It cannot go on: a limit of the grammar was reached, or a token was not allowed."""
+        return self.is_over and self.matcher.is_error()
+
+    @property
+    def ended(self) -> bool:
+        """Nothing may follow."""
+        return self.is_over and not self._forced
+
+    @property
+    def needs_mask(self) -> bool:
+        """Would `allow_mask` have to compute it?"""
+        return not (self._mask is not None or self._forced or self.is_over)
+
+    @property
+    def goes_on(self) -> bool:
+        """Is the next token one to be sampled?"""
+        return not (self._forced or self.is_over)
+
+    def accept(self, token_id: int) -> None:
+        self._mask = None
+        if self._forced:
+            expected = self._forced.popleft()
+            assert token_id == expected, "only the forced token was allowed"
+            return
+        is_end = token_id in self.end_ids
+        self.matcher.consume_token(self._num_token_ids if is_end else token_id)
+        self._force()
+
+    def take_forced(self, most: int) -> list[int]:
+        """The tokens that must come next, at most so many; the sequence has them now."""
+        if not self._takes or not self._forced:
+            return []
+        self._mask = None
+        return [self._forced.popleft() for _ in range(min(most, len(self._forced)))]
+
+    @property
+    def allow_mask(self) -> UInt32:
+        if self._mask is None:
+            if self._forced:
+                self._mask = self._bits(self._forced[0])
+            else:
+                raw = np.frombuffer(self.matcher.compute_bitmask(), np.uint32)
+                set_masks([self], raw[None].copy(), self._num_token_ids)
+        assert self._mask is not None, "set_masks gave it one"
+        return self._mask
+
+    def set_mask(self, mask: UInt32) -> None:
+        """What may come next; kept."""
+        self._mask = mask
+
+    def _force(self) -> None:
+        self.is_over = self.matcher.is_stopped()
+        if not self.is_over and (forced := self.matcher.compute_ff_tokens()):
+            self.matcher.consume_tokens(forced)
+            self._forced.extend(forced)
+            self.is_over = self.matcher.is_stopped()
+
+    def _bits(self, token_id: int) -> UInt32:
+        bits = np.zeros(-(-self._num_token_ids // 32), np.uint32)
+        bits[token_id // 32] = np.uint32(1 << token_id % 32)
+        return bits
+
+
+def set_masks(grammars: Sequence[Grammar], raw: UInt32, num_token_ids: int) -> None:
+    """What the matchers computed [R, words], with a bit beyond the vocabulary for the end, which
+    becomes those of each row's end tokens. Changed in place, and kept."""
+    word, bit = divmod(num_token_ids, 32)
+    may_end = np.flatnonzero(raw[:, word] >> np.uint32(bit) & np.uint32(1))
+    raw[:, word] &= np.uint32((1 << bit) - 1)
+    for row in may_end.tolist():
+        for end_id in grammars[row].end_ids:
+            raw[row, end_id // 32] |= np.uint32(1 << end_id % 32)
+    masks = raw[:, : -(-num_token_ids // 32)]
+    for grammar, mask in zip(grammars, masks, strict=True):
+        grammar.set_mask(mask)
+
+
+def build(new: NewRow, num_token_ids: int, grammars: Grammars | None) -> Grammar | None:
+    """None where any text may come. Forced tokens are sampled one by one where something is
+    reported of each token."""
+    text = new.sampling.grammar
+    if text is None:
+        return None
+    assert grammars is not None, "the engine asked whether the model has grammars"
+    return Grammar(
+        grammars.matcher(text),
+        new.stop.end_token_ids,
+        num_token_ids,
+        takes=new.output.logprobs is None and new.output.trace is None,
+    )

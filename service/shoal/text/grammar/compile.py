@@ -1,0 +1,113 @@
+"""Specs to grammars: checked within limits of size and time, beside the event loop."""
+
+import asyncio
+import json
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from shoal.errors import InvalidRequest, Unavailable
+from shoal.text.grammar.copying import has_copies
+from shoal.text.grammar.errors import SchemaProblem
+from shoal.text.grammar.source import grammar_source
+from shoal.text.grammar.spec import (
+    Choice,
+    GrammarSpec,
+    JsonObject,
+    JsonSchema,
+    Lark,
+    Regex,
+    Tagged,
+)
+from shoal.text.grammar.workers import Workers
+from shoal.text.text_model import TextModel
+
+MAX_BYTES = 256 << 10
+"""Of a schema, pattern, list of choices or grammar."""
+MAX_SECONDS = 2.0
+MAX_DEPTH = 64
+_NUM_WORKERS = 2
+_CACHED = 64
+_MAX_WAITING = 64
+
+_threads = ThreadPoolExecutor(max_workers=_NUM_WORKERS, thread_name_prefix="grammar")
+_workers = Workers(_NUM_WORKERS, MAX_SECONDS)
+_cache: OrderedDict[str, dict[str, str]] = OrderedDict()
+_num_waiting = 0
+
+
+async def compile_grammar(spec: GrammarSpec, model: TextModel, copy_text: str | None = None) -> str:
+    """The grammar's text, for `SamplingParams.grammar`. `copy_text`: the words that a string with
+    "x-copy" may come from. Raises InvalidRequest with code invalid_schema."""
+    _check_size(spec)
+    try:
+        return await _compiled(spec, model, copy_text)
+    except SchemaProblem as problem:
+        where = f" at {problem.path.lstrip('.')}" if problem.path else ""
+        raise InvalidRequest(
+            " ".join(f"{spec.param} cannot be used{where}: {problem.message}".split())[:900],
+            code="invalid_schema",
+            param=spec.param,
+        ) from None
+
+
+async def _compiled(spec: GrammarSpec, model: TextModel, copy_text: str | None) -> str:
+    """Raises SchemaProblem; Unavailable while too many grammars wait."""
+    global _num_waiting
+    if _num_waiting >= _MAX_WAITING:
+        raise Unavailable("too many grammars are being compiled", retry_after_s=MAX_SECONDS)
+    _num_waiting += 1
+    try:
+        loop = asyncio.get_running_loop()
+        answer = await loop.run_in_executor(_threads, _compile, spec, model, copy_text)
+    finally:
+        _num_waiting -= 1
+    if "error" in answer:
+        raise SchemaProblem(answer["error"], answer["path"])
+    return answer["grammar"]
+
+
+def _compile(spec: GrammarSpec, model: TextModel, copy_text: str | None) -> dict[str, str]:
+    """In a thread: `_cache` needs no lock, each of its operations is one of the interpreter's."""
+    source = grammar_source(spec, lambda name: _special_id(model, name), copy_text)
+    line = json.dumps(source)
+    if (answer := _cache.get(line)) is None:
+        answer = _workers.ask(line)
+        if not answer.get("is_limit"):  # another time it may be quick enough
+            _cache[line] = answer
+            while len(_cache) > _CACHED:
+                _cache.popitem(last=False)
+    return answer
+
+
+def _special_id(model: TextModel, name: str) -> int | None:
+    """None for what is plain text to the model."""
+    token_id = model.tokenizer.special_id(name)
+    return token_id if token_id in model.tokenizer.special_ids else None
+
+
+def _check_size(spec: GrammarSpec) -> None:
+    """Before any work is done. Raises InvalidRequest."""
+    problem = None
+    match spec:
+        case JsonObject():
+            size = 0
+        case JsonSchema(schema):
+            size = _json_bytes(schema)
+        case Regex(text) | Lark(text):
+            size = len(text.encode())
+        case Choice(options):
+            size = sum(len(option.encode()) for option in options)
+            problem = None if options and all(options) else "needs texts that are not empty"
+        case Tagged(tags):
+            size = _json_bytes([tag.schema for tag in tags])
+            if any(has_copies(tag.schema) for tag in tags):
+                problem = "cannot have x-copy in a schema of a tool"
+    if size > MAX_BYTES:
+        problem = f"may have at most {MAX_BYTES} bytes; got {size}"
+    if problem is not None:
+        raise InvalidRequest(f"{spec.param} {problem}", code="invalid_schema", param=spec.param)
+
+
+def _json_bytes(value: Any) -> int:
+    return len(json.dumps(value, ensure_ascii=False).encode(errors="replace"))

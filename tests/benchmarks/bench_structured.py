@@ -1,0 +1,190 @@
+"""What structured output costs and gains, side by side in one run.
+
+    python tests/benchmarks/bench_structured.py masks --model models/minnow --clients 32
+    python tests/benchmarks/bench_structured.py forced --data ../shared/data/corpora --clients 1 8
+
+`masks`: the engine in this process decodes as many tokens of free text and of a JSON string, of
+which each token needs a mask; tokens per second of both, and CPU time. `forced`: pilotfish answers
+held-out SNIPS requests through a server, without a schema and with one of its frames, whose forced
+tokens need no steps. Rounds of both in turn; medians count.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "service")]
+
+from models.recipes.common.evaluation import EvaluationOptions  # noqa: E402
+from models.recipes.pilotfish.evaluate import Case, held_out_cases, snips_schema  # noqa: E402
+from models.recipes.pilotfish.frames import frame_schema  # noqa: E402
+from shoal.engine.core import EngineCore  # noqa: E402
+from shoal.protocol.messages import EngineConfig, ModelSource, OutputParams, Submit  # noqa: E402
+from shoal.protocol.params import SamplingParams, StopParams  # noqa: E402
+from shoal.runner.load import load_runner  # noqa: E402
+from shoal.text.text_model import TextModel, load_text_model  # noqa: E402
+from tests.benchmarks.serving import serving  # noqa: E402
+
+LONG_TEXT = {
+    "type": "object",
+    "properties": {"text": {"type": "string", "minLength": 4000}},
+    "required": ["text"],
+    "x-guidance": {"whitespace_flexible": False},
+}
+GRAMMAR = json.dumps({"grammars": [{"json_schema": LONG_TEXT}]})
+
+
+# --- masks ---------------------------------------------------------------------------------------
+
+
+class Decoding:
+    """An engine that decodes so many sequences at once."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        source = ModelSource("model", str(args.model))
+        config = EngineConfig(
+            models=(source,), max_batch_size=args.clients, num_threads=args.threads
+        )
+        loaded = load_runner(source, config, config.kv_cache_bytes, lambda _: None)
+        self._core = EngineCore({"model": loaded}, config, time.monotonic)
+        self._model: TextModel = load_text_model(source)
+        self._clients, self._tokens = args.clients, args.tokens
+        self._temperature = args.temperature
+        self._num_sequences = 0
+
+    def measure(self, grammar: str | None) -> tuple[float, float]:
+        """(computed tokens per second, microseconds of CPU time per token) once all decode."""
+        for client in range(self._clients):
+            self._num_sequences += 1
+            self._core.add(self._submit(self._num_sequences, client, grammar))
+        finished: set[int] = set()
+        num_tokens, started = 0, (0.0, 0.0)
+        while len(finished) < self._clients:
+            if not self._core.has_work or (outputs := self._core.step()) is None:
+                time.sleep(0.001)  # a grammar is being compiled
+                continue
+            finished |= outputs.finished.keys()
+            if started[0]:
+                num_tokens += outputs.num_tokens
+            elif len(outputs.token_ids) == self._clients:
+                started = (time.perf_counter(), time.process_time())
+        wall_s, cpu_s = time.perf_counter() - started[0], time.process_time() - started[1]
+        return num_tokens / wall_s, cpu_s / num_tokens * 1e6
+
+    def _submit(self, seq_id: int, client: int, grammar: str | None) -> Submit:
+        return Submit(
+            seq_id,
+            "model",
+            self._model.tokenizer.encode(f"{client} little fish swam to the big red boat and"),
+            SamplingParams(seed=client, temperature=self._temperature, grammar=grammar),
+            StopParams(self._tokens),
+            OutputParams(),
+            use_prefix_cache=False,
+        )
+
+
+def masks(args: argparse.Namespace) -> None:
+    decoding = Decoding(args)
+    sides: dict[str, Callable[[], tuple[float, float]]] = {
+        "free text": lambda: decoding.measure(None),
+        "JSON string": lambda: decoding.measure(GRAMMAR),
+    }
+    for measure in sides.values():  # the first grammar builds the trie of the tokens
+        measure()
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+    for _ in range(args.rounds):
+        for name, measure in sides.items():
+            found[name].append(measure())
+    print(f"{args.model.name}, {args.clients} clients, temperature {args.temperature}")
+    speed, cpu = ({n: statistics.median(r[k] for r in rounds) for n, rounds in found.items()}
+                  for k in (0, 1))  # fmt: skip
+    for name in sides:
+        print(f"  {name:12} {speed[name]:8.0f} tokens/s  {cpu[name]:7.1f} us CPU per token")
+    lost = 1 - speed["JSON string"] / speed["free text"]
+    more = cpu["JSON string"] / cpu["free text"] - 1
+    print(f"  masks cost {lost:.1%} of the throughput, {more:.1%} more CPU time")
+
+
+# --- forced tokens -------------------------------------------------------------------------------
+
+
+class Answering:
+    """pilotfish behind a server."""
+
+    def __init__(self, port: int, cases: list[Case], num_clients: int) -> None:
+        self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120)
+        self._cases, self._num_clients = cases, num_clients
+
+    def measure(self, schema: dict[str, Any] | None) -> float:
+        """Seconds per answer."""
+        started = time.perf_counter()
+        with ThreadPoolExecutor(self._num_clients) as pool:
+            list(pool.map(lambda case: self._ask(case, schema), self._cases))
+        return (time.perf_counter() - started) / len(self._cases)
+
+    def _ask(self, case: Case, schema: dict[str, Any] | None) -> None:
+        body = {"messages": case.messages, "temperature": 0, "max_tokens": 128}
+        if schema is not None:
+            body["structured_outputs"] = {"json": schema}
+        self._client.post("/v1/chat/completions", json=body).raise_for_status()
+
+
+def forced(args: argparse.Namespace) -> None:
+    recipe = ROOT / "models" / "recipes" / "pilotfish"
+    options = EvaluationOptions(url="", data=args.data, models=ROOT / "models")
+    cases = held_out_cases(recipe, options.data)["snips"][: args.cases]
+    copying = snips_schema(args.data)
+    intents = {part["properties"]["intent"]["const"] for part in copying["anyOf"]}
+    intent_only = {**frame_schema({}), "anyOf": [
+        {"type": "object", "properties": {"intent": {"const": i}, "slots": {"const": {}}},
+         "required": ["intent", "slots"], "additionalProperties": False} for i in sorted(intents)
+    ]}  # fmt: skip
+    sides = {"no schema": None, "copied slots": copying, "intent only": intent_only}
+    with serving(["models/pilotfish"]) as (_, port):
+        for num_clients in args.clients:
+            answering = Answering(port, cases, num_clients)
+            for schema in sides.values():
+                answering.measure(schema)
+            found: dict[str, list[float]] = {name: [] for name in sides}
+            for _ in range(args.rounds):
+                for name, schema in sides.items():
+                    found[name].append(answering.measure(schema))
+            print(f"pilotfish, {num_clients} clients, {len(cases)} requests")
+            plain = statistics.median(found["no schema"])
+            for name, rounds in found.items():
+                each = statistics.median(rounds)
+                print(f"  {name:12} {each * 1000:7.2f} ms per answer  {plain / each:5.2f} x")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    masking = commands.add_parser("masks")
+    masking.set_defaults(run=masks)
+    masking.add_argument("--model", type=Path, required=True)
+    masking.add_argument("--clients", type=int, default=32)
+    masking.add_argument("--tokens", type=int, default=200, help="of each sequence")
+    masking.add_argument("--temperature", type=float, default=1.0)
+    masking.add_argument("--threads", type=int, default=0, help="of the engine; 0: all cores")
+    forcing = commands.add_parser("forced")
+    forcing.set_defaults(run=forced)
+    forcing.add_argument("--data", type=Path, required=True, help="folder of the corpora")
+    forcing.add_argument("--clients", type=int, nargs="+", default=[1, 8])
+    forcing.add_argument("--cases", type=int, default=100)
+    for command in (masking, forcing):
+        command.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()
