@@ -109,6 +109,21 @@ def test_greedy_tokens_and_every_alternative(server: ServerProcess) -> None:
     assert entry["token"].startswith("token_id:")
 
 
+def test_a_grammar_is_a_step_of_each_token_it_forces(server: ServerProcess) -> None:
+    """The same tokens as without a trace, where forced ones are taken at once."""
+    choices = ["hello there", "hello my dear", "help"]
+    body = {"prompt": "a", "max_tokens": 30, "seed": 2, "structured_outputs": {"choice": choices}}
+    plain, traced = (ask(server, {**body, **more}) for more in ({}, {"include": ["trace"]}))
+    assert plain["choices"] == traced["choices"]
+    assert plain["usage"] == traced["usage"]
+    trace = traced["ext"]["trace"]
+    assert plain["choices"][0]["text"] in choices
+    assert len(trace) == traced["usage"]["completion_tokens"]
+    lefts = [step["left"] for entry in trace for step in entry["steps"][:1]]
+    assert all(entry["steps"][0]["step"] == "grammar" for entry in trace)
+    assert lefts[:3] == [1, 1, 1]  # h, e, l
+
+
 def test_the_best_of_several_come_with_their_own_traces(server: ServerProcess) -> None:
     answer = ask(server, {**TRACED, "n": 2, "best_of": 4})
     for index, choice in enumerate(answer["choices"]):

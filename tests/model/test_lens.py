@@ -26,10 +26,10 @@ from tests.model.family_checks import with_adapter
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-NUM_TOKENS = 60
+NUM_TOKENS = 150
 TOLERANCE = 1e-4
-DEFAULT = ["gpt2", "opt", "lfm2", "olmoe", "gemma2", "granite", "cohere", "olmo2", "gpt_neox"]
-"""Heads and layers unlike each other: projections, caps, multipliers, norms, experts, parallel."""
+DEFAULT = ["opt", "gemma2", "granite"]
+"""Heads unlike each other; the others by default against float64 networks in tests/kernels."""
 
 
 class Looking:
@@ -147,11 +147,8 @@ def test_rows_of_a_batch_have_the_lens_they_have_alone(backend: str, tmp_path: P
         assert alone.lens is not None
         assert together.lens is not None
         np.testing.assert_array_equal(together.lens.best_ids[:, row], alone.lens.best_ids[:, 0])
-        compare = (
-            np.testing.assert_array_equal if backend == "native" else np.testing.assert_allclose
-        )
-        compare(
-            together.lens.logprobs[:, row],
-            alone.lens.logprobs[:, 0],
-            **({} if backend == "native" else {"atol": 1e-4}),
-        )
+        found, wanted = together.lens.logprobs[:, row], alone.lens.logprobs[:, 0]
+        if backend == "native":
+            np.testing.assert_array_equal(found, wanted)
+        else:
+            np.testing.assert_allclose(found, wanted, atol=TOLERANCE)

@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from shoal.engine.adapters import EngineAdapters
+from shoal.engine.applied import Applied
 from shoal.engine.arbiter import Arbiter
 from shoal.engine.block_pool import ensure
 from shoal.engine.cpu_meter import CpuMeter
 from shoal.engine.kv_budget import Account, KVBudget
 from shoal.engine.limits import Limits
 from shoal.engine.preparing import Preparing
-from shoal.engine.scheduler import Applied, Scheduler
+from shoal.engine.scheduler import Scheduler
 from shoal.engine.stats import SpeedMeter
 from shoal.engine.stopping import failed
 from shoal.protocol.messages import (

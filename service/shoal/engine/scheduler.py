@@ -8,9 +8,9 @@ decode and nobody joins or leaves, the next plan continues the last one. Knows i
 tensors, text, sockets or other models.
 """
 
-from dataclasses import dataclass, field
 from math import inf
 
+from shoal.engine.applied import Applied
 from shoal.engine.block_pool import ensure
 from shoal.engine.continuing import Continuation
 from shoal.engine.kv_blocks import KVBlocks
@@ -27,21 +27,9 @@ from shoal.engine.stopping import (
 )
 from shoal.engine.waiting import WaitingQueue
 from shoal.engine.yielding import Yielding
-from shoal.protocol.messages import Finished, Started, Submit, TokenLogprobs
+from shoal.protocol.messages import Finished, Started, Submit
 from shoal.protocol.params import FinishReason
 from shoal.protocol.step import StepPlan, StepResult
-
-
-@dataclass(slots=True)
-class Applied:
-    """What one step produced; `seq_ids[i]` got the token `token_ids[i]`."""
-
-    seq_ids: list[int] = field(default_factory=list)
-    token_ids: list[int] = field(default_factory=list)
-    prompt_logprobs: dict[int, list[TokenLogprobs | None]] = field(default_factory=dict)
-    started: dict[int, Started] = field(default_factory=dict)
-    forced: dict[int, list[int]] = field(default_factory=dict)
-    """Tokens that followed without being sampled."""
 
 
 class Scheduler:

@@ -4,7 +4,10 @@ The steps are those of the sampler itself, run once more on a row that asks for 
 processors, temperature, truncations and random numbers.
 """
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from shoal.protocol.messages import TokenLogprobs
 from shoal.protocol.params import SamplingParams
@@ -50,7 +53,7 @@ def trace_token(
 
 def _rank(logits: Float32, token_id: int) -> int:
     own = logits[token_id]
-    return int(np.count_nonzero(logits > own) + np.count_nonzero(logits[:token_id] == own)) + 1
+    return _count(logits > own) + _count(logits[:token_id] == own) + 1
 
 
 def _entropy(logits: Float32) -> float:
@@ -80,7 +83,7 @@ class _Steps:
         removed = 0.0
         if num_left != self._num_left and self.mass > 0:
             removed = max(0.0, 1 - mass / self.mass)
-        self.found.append(TraceStep(name, int(num_left), removed))
+        self.found.append(TraceStep(name, num_left, removed))
         if self.removed_by is None and not has_best:
             self.removed_by = name
         self._num_left, self.mass = num_left, mass
@@ -100,7 +103,7 @@ def _steps(logits: Float32, state: SamplingState) -> _Steps:
         is_left = row > -np.inf
         steps.add(
             name,
-            np.count_nonzero(is_left),
+            _count(is_left),
             _sum(masses * is_left),
             has_best=bool(is_left[best_id]),
         )
@@ -125,7 +128,7 @@ def _add_draw(steps: _Steps, scaled: Float32, params: SamplingParams, best_id: i
     scale(scaled, np.array([params.temperature], np.float32))
     if params.temperature != 1.0:
         masses = np.exp(scaled[0])
-        num_left = np.count_nonzero(masses)  # far tokens have no share left in a float
+        num_left = _count(masses)  # far tokens have no share left in a float
         steps.add("temperature", num_left, steps.mass, has_best=bool(masses[best_id] > 0))
         steps.mass = _sum(masses)
     is_on = {
@@ -138,7 +141,7 @@ def _add_draw(steps: _Steps, scaled: Float32, params: SamplingParams, best_id: i
     def observe(name: str, ids: Int64, probs: Float64) -> None:
         if is_on[name]:
             has_best = bool((probs[ids == best_id] > 0).any())
-            steps.add(name, np.count_nonzero(probs), float(probs.sum()), has_best=has_best)
+            steps.add(name, _count(probs), float(probs.sum()), has_best=has_best)
 
     if is_truncated(params):
         observe_truncations(scaled, params, observe)
@@ -155,3 +158,8 @@ def _masses(logits: Float32) -> Float32:
 
 def _sum(masses: Float32) -> float:
     return float(masses.sum(dtype=np.float64))
+
+
+def _count(values: NDArray[Any]) -> int:
+    """How many are not 0."""
+    return int(np.count_nonzero(values))

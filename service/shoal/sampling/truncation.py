@@ -67,13 +67,10 @@ def draw_truncated(
 def observe_truncations(scaled: Float32, params: SamplingParams, observe: Observe) -> None:
     """Every truncation of one row scaled [1, width], with all that each step leaves."""
     for size in _head_sizes([params], scaled.shape[1]):
-        seen: list[tuple[str, Float64]] = []
-        head = _Head(
-            scaled, [params], size, lambda name, probs, seen=seen: seen.append((name, probs.copy()))
-        )
+        head = _Head(scaled, [params], size, keeps_steps=True)
         if head.is_complete[0]:
             break
-    for name, probs in seen:
+    for name, probs in head.steps:
         observe(name, head.ids[0], probs[0])
 
 
@@ -91,8 +88,12 @@ class _Head:
         scaled: Float32,
         row_params: list[SamplingParams],
         size: int,
-        observe: Callable[[str, Float64], None] = lambda name, probs: None,
+        *,
+        keeps_steps: bool = False,
     ) -> None:
+        self.steps: list[tuple[str, Float64]] = []
+        """What each step left, if they are to be kept."""
+        self._keeps_steps = keeps_steps
         self.ids, values = best_tokens(scaled, size)
         self.probs = np.exp(values.astype(np.float64))  # not normalised: the best has 1
         top_k = np.array([min(params.top_k, _NO_LIMIT) for params in row_params])
@@ -103,7 +104,7 @@ class _Head:
         # 1. top_k
         has_top_k = (top_k > 0) & (top_k <= size)
         self.probs[np.arange(size) >= np.where(has_top_k, top_k, size)[:, None]] = 0
-        observe("top_k", self.probs)
+        self._end_step("top_k")
         # 2. top_p (nucleus, Holtzman et al., 2020): the fewest that reach that share
         sums = np.cumsum(self.probs, axis=1)
         is_whole = has_top_k | (size == scaled.shape[1])
@@ -112,7 +113,7 @@ class _Head:
             masses = np.exp(scaled).sum(axis=1).astype(np.float64)
             targets = np.where(is_whole, targets, top_p * masses)
         self.probs[:, 1:][(sums[:, :-1] >= targets[:, None]) & (top_p < 1.0)[:, None]] = 0
-        observe("top_p", self.probs)
+        self._end_step("top_p")
         # A top_k beyond this head leaves the mass that top_p is a share of unknown.
         is_known = (top_k <= size) | (top_p >= 1.0)
         is_reached = (top_p < 1.0) & (sums[:, -1] >= targets)
@@ -123,10 +124,14 @@ class _Head:
         # 3. typical_p
         for row in np.flatnonzero(typical & self.is_decided):
             keep_typical(self.probs[row], row_params[row].typical_p)
-        observe("typical_p", self.probs)
+        self._end_step("typical_p")
         # 4. min_p (Nguyen et al., 2024): out goes what is less likely than that share of the best
         self.probs[self.probs < (min_p * self.probs.max(axis=1))[:, None]] = 0
-        observe("min_p", self.probs)
+        self._end_step("min_p")
+
+    def _end_step(self, name: str) -> None:
+        if self._keeps_steps:
+            self.steps.append((name, self.probs.copy()))
 
     def draw(self, uniforms: Float64) -> Int64:
         """Token ids [R]; meaningless for rows that are not decided."""
