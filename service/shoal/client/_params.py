@@ -34,9 +34,7 @@ OnProgress = Callable[[int, int], None]
 ResponseFormat = dict[str, Any]
 """`{"type": "json_schema", "json_schema": {"name": ..., "schema": ..., "strict": ...}}`"""
 
-Include = Literal[
-    "seed", "timings", "usage_cost", "sampling", "token_ids", "trace", "truncated", "queue"
-]
+Include = Literal["seed", "timings", "usage_cost", "sampling", "token_ids", "trace", "queue"]
 
 
 class Extras(TypedDict, total=False):
