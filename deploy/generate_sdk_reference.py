@@ -83,6 +83,8 @@ def _lines() -> Iterator[str]:
     yield from ("## Streams", "")
     yield from _class(classes("_sync/stream.py")["Stream"], "stream")
     yield from _members(classes("_stream.py")["BaseStream"])
+    yield from ("## Structured answers", "")
+    yield from (_prose(ast.get_docstring(ast.parse((CLIENT / "_structured.py").read_text()))), "")
     yield from ("## Tools", "")
     tools = classes("_tools.py")
     source = ast.parse((CLIENT / "_tools.py").read_text())
@@ -92,8 +94,8 @@ def _lines() -> Iterator[str]:
         yield from (f"### `{name}`", "")
         yield from _class(tools[name], name, constructor=name == "Tool")
     yield from ("## Results", "", _prose(ast.get_docstring(classes("_envelope.py")["Result"])), "")
-    for owner in ("Part", "Received"):
-        yield from _members(classes("_envelope.py")[owner])
+    yield from _methods(classes("_envelope.py")["Part"], "result.")
+    yield from _members(classes("_envelope.py")["Received"])
     generation = classes("_types.py")
     yield from ("### `Generation`", "", _prose(ast.get_docstring(generation["Generation"])), "")
     yield from (*_table(generation["Generation"]), *_members(generation["Generation"]))
@@ -171,6 +173,8 @@ def _table(node: ast.ClassDef) -> Iterator[str]:
         if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
             text = " ".join(str(after.value.value).split())
         kind = ast.unparse(part.annotation).replace("|", "\\|")
+        if isinstance(part.value, ast.Constant) and part.value.value not in (None, ""):
+            kind += f" = {part.value.value!r}"
         rows.append(f"| `{part.target.id}` | `{kind}` | {text} |")
     if rows:
         yield from ("| Name | Type | |", "|---|---|---|", *rows, "")

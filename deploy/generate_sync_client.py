@@ -11,8 +11,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-CLIENT = Path(__file__).resolve().parents[1] / "service" / "shoal" / "client"
+ROOT = Path(__file__).resolve().parents[1]
+CLIENT = ROOT / "service" / "shoal" / "client"
 SOURCE, TARGET = CLIENT / "_async", CLIENT / "_sync"
 
 HEADER = "# Generated from {source} by deploy/{script}; to update: make fix\n"
@@ -47,13 +49,15 @@ def to_sync(code: str) -> str:
 
 def generated_files() -> Iterator[tuple[Path, str]]:
     """Each file of the sync half with the text it must have."""
-    for source in sorted(SOURCE.glob("*.py")):
-        target = TARGET / source.name
-        header = HEADER.format(source=source.relative_to(CLIENT), script=Path(__file__).name)
-        text = header + to_sync(source.read_text())
+    with TemporaryDirectory() as folder:
+        for source in sorted(SOURCE.glob("*.py")):
+            header = HEADER.format(source=source.relative_to(CLIENT), script=Path(__file__).name)
+            (Path(folder) / source.name).write_text(header + to_sync(source.read_text()))
         # Shorter names and lines: sort and wrap anew, and drop imports that lost their use.
-        text = _ruff(source, text, "check", "--fix-only", "--quiet", "--select", "I,F401")
-        yield target, _ruff(source, text, "format", "--quiet")
+        _ruff("check", "--fix-only", "--quiet", "--select", "I,F401", folder)
+        _ruff("format", "--quiet", folder)
+        for made in sorted(Path(folder).glob("*.py")):
+            yield TARGET / made.name, made.read_text()
 
 
 def stale_files() -> set[str]:
@@ -64,12 +68,11 @@ def stale_files() -> set[str]:
     return {path.name for path in both if expected.get(path) != present.get(path)}
 
 
-def _ruff(path: Path, text: str, *arguments: str) -> str:
-    command = [sys.executable, "-m", "ruff", *arguments, "--stdin-filename", str(path), "-"]
-    result = subprocess.run(command, input=text, capture_output=True, text=True, cwd=CLIENT)
+def _ruff(*arguments: str) -> None:
+    command = [sys.executable, "-m", "ruff", *arguments, "--config", str(ROOT / "pyproject.toml")]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if result.returncode != 0:
         raise SystemExit(f"{' '.join(command)} failed:\n{result.stderr}")
-    return result.stdout
 
 
 def main() -> None:

@@ -30,6 +30,9 @@ async def test_it_has_the_same_settings(sdk: Sdk) -> None:
     assert (official.api_key, official.max_retries) == ("k", 4)
     assert (official.timeout.connect, official.timeout.read) == (2.0, 50.0)
     assert official.default_headers["X-A"] == "1"
+    for timeout, read in ((Timeouts(10), 10), (None, None), (Timeouts(20, total_s=9), 9)):
+        other = client.with_options(timeout=timeout).openai_client()
+        assert other.timeout.read == read
 
 
 @both

@@ -147,3 +147,17 @@ async def test_what_is_no_type_is_refused_before_sending(sdk: Sdk) -> None:
         with pytest.raises(TypeError, match="response_format"):
             await sdk.do(client.chat.parse(MESSAGES, response_format=wrong))
     assert server.requests == []
+
+
+@both
+async def test_a_call_of_a_tool_comes_before_the_answer(sdk: Sdk) -> None:
+    server = MockServer()
+    server.tool_calls(add={"a": 1})
+    result = await sdk.do(sdk.client(server).chat.parse(MESSAGES, Person, tools=[print_it]))
+    assert result.tool_calls[0].function.name == "add"
+    with pytest.raises(ParseFailed):
+        _ = result.parsed
+
+
+def print_it(text: str) -> None:
+    """Prints."""

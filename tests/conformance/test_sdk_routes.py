@@ -12,12 +12,12 @@ import pytest
 from pydantic import BaseModel
 
 from shoal.client import (
+    AuthenticationFailed,
     BadRequest,
     Client,
     Conflict,
     ModelNotFound,
     NotFound,
-    PermissionDenied,
     ShuttingDown,
     tool,
 )
@@ -183,7 +183,7 @@ def test_everything_that_can_be_included(client: Client) -> None:
         assert ext.seed == [5]
         assert ext.usage_cost is not None
         assert (ext.usage_cost.cpu_seconds or 0) > 0
-        assert ext.usage_cost.currency
+        assert (ext.usage_cost.joules_est or 0) > 0
         assert ext.queue is not None
         assert (ext.queue.position_at_arrival or 0) >= 0
         assert ext.token_ids is not None
@@ -199,9 +199,14 @@ def test_everything_that_can_be_included(client: Client) -> None:
     chat = client.chat.create(MESSAGES, include=items, max_tokens=4, seed=5)
     assert chat.ext is not None
     assert chat.ext.trace
+
+
+def test_what_truncation_dropped_is_reported(client: Client) -> None:
     cut = client.completions.create("a b c d e f", truncate_prompt_tokens=2, max_tokens=1)
     assert cut.usage is not None
     assert cut.usage.prompt_tokens == 2
+    assert cut.ext is not None
+    assert cut.ext.truncated == [client.tokenize("a b c d e f").count - 2]
 
 
 def test_every_sampling_option_is_taken(client: Client) -> None:
@@ -229,7 +234,7 @@ def test_the_state_of_the_server(client: Client) -> None:
 
 def test_models_come_and_go(client: Client, admin: Client, tmp_path: Path) -> None:
     folder = write_tiny_llama(tmp_path / "second")
-    with pytest.raises(PermissionDenied):
+    with pytest.raises(AuthenticationFailed):
         client.with_options(api_key="wrong").admin.models.load("second", str(folder))
     admin.admin.models.load("second", str(folder))
     deadline = time.monotonic() + 60

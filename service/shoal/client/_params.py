@@ -34,9 +34,7 @@ OnProgress = Callable[[int, int], None]
 ResponseFormat = dict[str, Any]
 """`{"type": "json_schema", "json_schema": {"name": ..., "schema": ..., "strict": ...}}`"""
 
-Include = Literal[
-    "seed", "timings", "usage_cost", "sampling", "token_ids", "trace", "truncated", "queue"
-]
+Include = Literal["seed", "timings", "usage_cost", "sampling", "token_ids", "trace", "queue"]
 
 
 class Extras(TypedDict, total=False):
@@ -137,8 +135,6 @@ class GenerationParams(Extras, total=False):
     """Of beam search."""
     early_stopping: bool | None
     """Of beam search."""
-    lora: str | None
-    """An adapter; its name as `model` does the same."""
     priority: int | None
     """Lower is served first."""
     max_time: float | None
@@ -228,6 +224,10 @@ class TokenizeParams(Extras, total=False):
     model: str | None
     tools: Tools | None
     """As the chat template shows them."""
+    tool_choice: Literal["none", "auto", "required"] | Mapping[str, Any] | None
+    parallel_tool_calls: bool | None
+    continue_final_message: bool | None
+    reasoning_effort: str | None
     add_special_tokens: bool | None
     return_token_strs: bool | None
     add_generation_prompt: bool | None

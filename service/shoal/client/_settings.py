@@ -29,7 +29,8 @@ class NotGiven(enum.Enum):
 
 NOT_GIVEN = NotGiven.NOT_GIVEN
 
-_Limit = float | None | NotGiven
+Limit = float | None | NotGiven
+"""Seconds; None = no limit."""
 
 
 @dataclass(frozen=True, init=False)
@@ -58,13 +59,13 @@ class Timeouts:
 
     def __init__(
         self,
-        each: _Limit = NOT_GIVEN,
+        each: Limit = NOT_GIVEN,
         *,
-        connect_s: _Limit = NOT_GIVEN,
-        first_byte_s: _Limit = NOT_GIVEN,
-        between_data_s: _Limit = NOT_GIVEN,
-        total_s: _Limit = NOT_GIVEN,
-        answer_s: _Limit = NOT_GIVEN,
+        connect_s: Limit = NOT_GIVEN,
+        first_byte_s: Limit = NOT_GIVEN,
+        between_data_s: Limit = NOT_GIVEN,
+        total_s: Limit = NOT_GIVEN,
+        answer_s: Limit = NOT_GIVEN,
     ) -> None:
         given = {
             "connect_s": connect_s, "first_byte_s": first_byte_s, "between_data_s": between_data_s,
@@ -79,7 +80,7 @@ class Timeouts:
             object.__setattr__(self, limit.name, value)
 
 
-def _unnamed_limit(limit: Field[Any], each: _Limit) -> float | None:
+def _unnamed_limit(limit: Field[Any], each: Limit) -> float | None:
     if isinstance(each, NotGiven):
         default: Any = limit.default
         return None if default is None else float(default)

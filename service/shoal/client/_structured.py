@@ -1,5 +1,14 @@
 """Python classes as `response_format`: the JSON schema that is sent, and the reader of the answer.
 
+    class Person(BaseModel):
+        name: str
+        age: int
+
+    answer = client.chat.parse(messages, Person)
+    print(answer.parsed.name)
+
+`create(response_format=Person)` does the same and reads when `.parsed` is first asked for. Give
+`completions.parse` enough `max_tokens`: the server's default is short, and a cut text is no JSON.
 Every type that pydantic can read will do: models, dataclasses, TypedDicts, `list[Person]`.
 """
 

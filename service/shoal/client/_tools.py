@@ -1,8 +1,17 @@
-"""Python functions as tools of a chat: their JSON schema, and calling them as a model asks.
+'''Python functions as tools of a chat: their JSON schema, and calling them as a model asks.
+
+    @tool
+    def weather(city: str, unit: Literal["C", "F"] = "C") -> str:
+        """The weather in a city now."""
+        return look_up(city, unit)
+
+    run = client.chat.run_tools(messages, tools=[weather])
+    print(run.text)
+    messages = run.messages
 
 The schema comes from the signature, the descriptions from the docstring: its first paragraph, and
 an `Args:` section in Google's style. `Annotated[int, Field(description=...)]` works too.
-"""
+'''
 
 from __future__ import annotations
 

@@ -50,6 +50,8 @@ class UsageCost(Part):
     amount_est: float | None = None
     currency: str | None = None
     energy_source: str | None = None
+    scope: str | None = None
+    """Which parts of the server are counted."""
 
 
 class Queue(Part):

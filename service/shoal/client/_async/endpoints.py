@@ -178,13 +178,14 @@ class AsyncChat(AsyncEndpoints):
         """Answers a conversation with the JSON of a class, read into `.parsed`.
 
         Any type that pydantic reads will do. Raises ParseFailed if the text does not fit; of a
-        stream, `.final().parsed` does.
+        stream, or where the model calls tools instead, `.parsed` does.
         """
         call = calls.parsed_chat(messages, response_format, stream=stream, **params)
         if stream:
             return await self._driver.run_stream(call)
         result = await self._driver.run(call)
-        result.all_parsed()  # raises now if there is something to raise
+        if not result.tool_calls:
+            result.all_parsed()  # raises now if there is something to raise
         return result
 
     async def run_tools(
