@@ -138,6 +138,20 @@ def test_products_are_those_of_the_kept_weights_and_rounded_rows(
 
 
 @pytest.mark.parametrize("kernel_set", kernel_sets())
+@pytest.mark.parametrize("largest", [1.0, 300.0, 2e4, 1e30, 1e-25])
+def test_one_large_input_costs_other_groups_little(largest: float, kernel_set: Any) -> None:
+    """A group is rounded to 127 steps of its own largest and a 2^14th of the row's."""
+    x = randn(5, 256)
+    x[1:, 7] = largest
+    x[4] *= np.float32(1e-6)
+    rounded = multiply(x, np.eye(256, dtype=np.float32), "int8", kernel_set).astype(np.float64)
+    step = np.abs(groups_of_32(x)).max(-1) + np.abs(x).max(-1, keepdims=True) / 2**14
+    lost = np.abs(groups_of_32(rounded - x)).max(-1)
+    assert (lost <= step / 254 * 1.001).all()
+    assert lost.max() > 0
+
+
+@pytest.mark.parametrize("kernel_set", kernel_sets())
 @pytest.mark.parametrize("weight_format", ["int4", "int8", "int8_min"])
 def test_the_largest_integers_do_not_overflow(weight_format: "Format", kernel_set: Any) -> None:
     kind = {"int4": "Q4_1", "int8": "Q8_0", "int8_min": "Q8_0"}[weight_format]
