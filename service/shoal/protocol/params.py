@@ -20,7 +20,7 @@ class FinishReason(StrEnum):
 
 class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
     """How the next token is sampled, applied in this order: logit_bias, min_tokens, penalties,
-    temperature, top_k, top_p, typical_p, min_p."""
+    grammar, temperature, top_k, top_p, typical_p, min_p."""
 
     seed: int
     """64-bit; together with the position it is the entire random state of a sequence."""
