@@ -53,6 +53,12 @@ RANGES: list[tuple[str, list[Any], list[Any]]] = [
     ("strict", [True, False, None], [1, "no"]),
     ("max_tokens", [1, 3, 3.0, None], [-1, "3", True, 1.5, 2000, BIG, 1e30]),
     ("max_completion_tokens", [3, None], [-1, 4, "3", True]),
+    ("response_format", [{"type": "text"}, None], [1, "text"]),
+    ("structured_outputs", [{}, None], [1, {"regex": "a+", "choice": ["a"]}]),
+    ("guided_json", [{}, None], [1]),
+    ("guided_regex", [None], [1, ""]),
+    ("guided_choice", [[], None], ["a", [1]]),
+    ("guided_grammar", [None], [1, ""]),
     # known, not offered here
     ("no_repeat_ngram_size", [0, 0.0, None], [2]),
     ("dry_multiplier", [0, 0.0, None], [0.8]),
@@ -60,13 +66,6 @@ RANGES: list[tuple[str, list[Any], list[Any]]] = [
     ("stop_on_loop", [False, None], [True, {"min_repeats": 3}]),
     ("allowed_token_ids", [[], None], [[1]]),
     ("truncate_prompt_tokens", [None], [5]),
-    ("response_format", [{"type": "text"}, None],
-     [{"type": "json_object"}, {"type": "json_schema", "json_schema": {"name": "x"}}]),
-    ("structured_outputs", [{}, None], [{"regex": "a+"}]),
-    ("guided_json", [{}, None], [{"type": "object"}]),
-    ("guided_regex", [None], ["a+"]),
-    ("guided_choice", [[], None], [["a", "b"]]),
-    ("guided_grammar", [None], ["root ::= x"]),
     ("lora", [None], ["x"]),
     ("adapter", [None], ["x"]),
 ]  # fmt: skip
@@ -289,9 +288,7 @@ async def test_null_and_false_stream_options_ask_for_nothing(tmp_path: Path) -> 
         (name, bad[0])
         for name, _, bad in RANGES
         if name in ("no_repeat_ngram_size", "dry_multiplier", "stop_on_loop", "allowed_token_ids",
-                    "truncate_prompt_tokens", "response_format", "structured_outputs",
-                    "guided_json", "guided_regex", "guided_choice", "guided_grammar", "lora",
-                    "adapter")
+                    "truncate_prompt_tokens", "lora", "adapter")
     ],
 )  # fmt: skip
 async def test_what_is_known_and_not_offered_is_said_so(
