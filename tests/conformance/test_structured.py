@@ -172,7 +172,8 @@ def test_copied_values_are_words_of_the_users_message(server: ServerProcess) -> 
 
 REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
     ({"response_format": {"type": "xml"}}, "response_format.type", "invalid_value", "json_schema"),
-    ({"response_format": {}}, "response_format.type", "missing_required_parameter", "required"),
+    ({"response_format": {"json_schema": {}}}, "response_format.type",
+     "missing_required_parameter", "required"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema",
      "missing_required_parameter", "required"),
     ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
@@ -189,7 +190,8 @@ REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
     ({"guided_json": {"enum": ["x" * (256 << 10)]}}, "guided_json", "invalid_schema", "262144"),
     ({"guided_regex": "(a"}, "guided_regex", "invalid_schema", "unclosed"),
     ({"guided_regex": ""}, "guided_regex", "invalid_value", "empty"),
-    ({"guided_choice": []}, "guided_choice", "invalid_schema", "empty"),
+    ({"structured_outputs": {"choice": []}}, "structured_outputs.choice", "invalid_schema",
+     "empty"),
     ({"guided_choice": "yes"}, "guided_choice", "invalid_value", "array"),
     ({"guided_grammar": "start: nothing"}, "guided_grammar", "invalid_schema", "nothing"),
     ({"guided_grammar": "what is this"}, "guided_grammar", "invalid_schema", "guided_grammar"),

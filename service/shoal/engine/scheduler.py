@@ -27,7 +27,7 @@ from shoal.engine.stopping import (
 )
 from shoal.engine.waiting import WaitingQueue
 from shoal.engine.yielding import Yielding
-from shoal.protocol.messages import Finished, Started, Submit
+from shoal.protocol.messages import Finished, Submit
 from shoal.protocol.params import FinishReason
 from shoal.protocol.step import StepPlan, StepResult
 
@@ -325,7 +325,7 @@ class Scheduler:
             if num_new_tokens > 1 or num_computed_tokens % block_size == 0:
                 self._blocks.cache_full_blocks(seq)
             if num_computed_tokens <= seq.num_prompt_tokens:
-                self._apply_prompt(seq, result, applied, now)
+                applied.add_prompt(seq, result, now)
                 if num_computed_tokens == seq.max_num_tokens:  # no output token is wanted
                     self._finish(seq, Finished(FinishReason.LENGTH))
                     continue
@@ -356,25 +356,6 @@ class Scheduler:
             self._continuation.end()
         if finished is not None:
             self._finish(seq, finished)
-
-    def _apply_prompt(
-        self, seq: Sequence, result: StepResult, applied: Applied, now: float
-    ) -> None:
-        """Tokens of the prompt were computed: reports the start once they all are."""
-        if seq.prompt_logprobs is not None:
-            seq.prompt_logprobs += result.prompt_logprobs.get(seq.seq_id, ())
-        if seq.num_computed_tokens < seq.num_prompt_tokens or seq.num_output_tokens > 0:
-            return
-        assert seq.admitted_s is not None, "a running sequence was never admitted"
-        applied.started[seq.seq_id] = Started(
-            num_cached_tokens=seq.num_cached_tokens,
-            queue_s=seq.admitted_s - seq.arrival_s,
-            prefill_s=now - seq.admitted_s,
-            num_ahead=seq.num_ahead,
-        )
-        if seq.prompt_logprobs is not None:
-            applied.prompt_logprobs[seq.seq_id] = seq.prompt_logprobs
-            seq.prompt_logprobs = None
 
     def fail_step(self, plan: StepPlan, code: str) -> None:
         """The whole step failed: its sequences fail, and the next plan tells the runner to forget

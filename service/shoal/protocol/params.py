@@ -20,8 +20,8 @@ class FinishReason(StrEnum):
 
 class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
     """How the next token is sampled, applied in this order: logit_bias, allowed_token_ids,
-    min_tokens, penalties, no_repeat_ngram_size, DRY, temperature, top_k, top_p, typical_p, min_p.
-    """
+    min_tokens, penalties, no_repeat_ngram_size, DRY, grammar, temperature, top_k, top_p, typical_p,
+    min_p."""
 
     seed: int
     """64-bit; together with the position it is the entire random state of a sequence."""

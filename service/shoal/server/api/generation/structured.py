@@ -15,6 +15,7 @@ from shoal.text.grammar.spec import Choice, GrammarSpec, JsonObject, JsonSchema,
 from shoal.text.text_model import TextModel
 
 MAX_CHOICES = 4096
+_NOTHING: tuple[Any, ...] = (None, {}, [])
 _FORMAT_KEYS = {"type", "json_schema"}
 _SCHEMA_KEYS = {"name", "description", "schema", "strict"}
 
@@ -47,7 +48,7 @@ class StructuredFields(BaseModel):
                     for name in ("json", "regex", "choice", "grammar")
                 ),
             )
-            if value is not None and (spec := read(value, param)) is not None
+            if value not in _NOTHING and (spec := read(value, param)) is not None
         ]
         if len(given) > 1:
             names = " and ".join(spec.param for spec in given[:2])
