@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shoal.config import LOOPBACK_HOSTS
 from shoal.errors import AuthenticationFailed, InternalError, PermissionDenied, ShoalError
-from shoal.server.auth import ADMIN_PREFIX, OPEN_PATHS
+from shoal.server.auth import ADMIN_PREFIX, OPEN_PATHS, SHARED_PREFIXES
 from shoal.server.context import RequestContext, context_of
 from shoal.server.errors import error_bytes, error_headers
 from shoal.server.services import Services
@@ -110,16 +110,16 @@ class AccessMiddleware:
         if scope["path"].startswith(ADMIN_PREFIX) and self._services.admin_keys:
             return self._admin(headers)
         if self._services.keys:
-            return self._key_tenant(headers)
+            return self._key_tenant(headers, scope["path"])
         client = scope.get("client")
         return str(client[0]) if client else ""
 
-    def _key_tenant(self, headers: Headers) -> str:
-        """Whose key it is; an admin's opens every route. Raises AuthenticationFailed."""
+    def _key_tenant(self, headers: Headers, path: str) -> str:
+        """Whose key it is; an admin's opens few routes. Raises AuthenticationFailed."""
         try:
             return self._services.keys.tenant(headers)
         except AuthenticationFailed:
-            if self._services.admin_keys:
+            if self._services.admin_keys and path.startswith(SHARED_PREFIXES):
                 return self._services.admin_keys.tenant(headers)
             raise
 
