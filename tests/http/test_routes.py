@@ -142,7 +142,7 @@ class _Engine:
         (_Engine({"tiny": ModelState("loading", 0.4)}), "loading"),
         (_Engine({"tiny": ModelState("failed", reason="bad folder")}), "failed"),
         (_Engine({"a": ModelState("ready", 1.0), "b": ModelState("loading")}), "loading"),
-        (_Engine({}), "loading"),
+        (_Engine({}), "no_model"),
         (_Engine({"tiny": ModelState("ready", 1.0)}, silent_s=6), "engine_silent"),
     ],
 )

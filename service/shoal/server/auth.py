@@ -11,6 +11,8 @@ OPEN_PATHS = frozenset(
 )  # routes that never need a key
 ADMIN_PREFIX = "/admin/"
 """Routes that need an admin key, and are there only where one can be set."""
+SHARED_PREFIXES = ("/v1/usage", "/v1/requests/")
+"""Routes for everyone that show an admin the whole."""
 
 
 class KeyRing:

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shoal.config import LOOPBACK_HOSTS
 from shoal.errors import AuthenticationFailed, InternalError, PermissionDenied, ShoalError
-from shoal.server.auth import ADMIN_PREFIX, OPEN_PATHS
+from shoal.server.auth import ADMIN_PREFIX, OPEN_PATHS, SHARED_PREFIXES
 from shoal.server.context import RequestContext, context_of
 from shoal.server.error_shapes import error_bytes_at, request_id_headers
 from shoal.server.errors import error_headers
@@ -135,12 +135,12 @@ class AccessMiddleware:
             return ANYONE
         if scope["path"].startswith(ADMIN_PREFIX) and self._services.has_admin:
             return self._admin(headers)
-        return self._any_key(headers)
+        return self._own_key(headers, scope["path"])
 
-    def _any_key(self, headers: Headers) -> Key:
-        """An admin's opens every route. Raises AuthenticationFailed."""
+    def _own_key(self, headers: Headers, path: str) -> Key:
+        """The caller's; an admin's opens few routes. Raises AuthenticationFailed."""
         services = self._services
-        if services.has_admin:
+        if services.has_admin and path.startswith(SHARED_PREFIXES):
             try:
                 return services.admin_keys.find(headers)
             except AuthenticationFailed:
