@@ -19,7 +19,7 @@ from shoal.server.api.chat.messages import chat_prompt
 from shoal.server.api.chat.schema import ChatRequest
 from shoal.server.api.generation.fields import printable, without_nulls
 from shoal.server.api.generation.submit import Fields, MakeTask
-from shoal.server.context import RequestContext
+from shoal.server.context import RequestContext, context_of
 from shoal.server.errors import FieldProblem
 from shoal.server.services import services_of
 from shoal.text.task import GenerationTask
@@ -124,7 +124,7 @@ def joined_text(parts: Any, types: Mapping[str, str], *, between: str = "") -> s
 
 def find_model(request: Request, name: str | None) -> TextModel:
     """The model that a request names. Raises InvalidRequest, ModelNotFound or Unavailable."""
-    return services_of(request).find_model(name)
+    return services_of(request).find_model(name, context_of(request.scope).key)
 
 
 async def count_prompt_tokens(request: Request, response: Response, chat: ChatRequest) -> int:

@@ -29,6 +29,6 @@ class EmbeddingsRequest(BaseModel):
 async def create_embeddings(request: Request) -> dict[str, Any]:
     """Answers 400 not_supported_by_model: decoders that write text have no embeddings."""
     fields = parse(EmbeddingsRequest, await read_json(request))
-    model = services_of(request).find_model(fields.model)
+    model = services_of(request).find_model(fields.model, context_of(request.scope).key)
     context_of(request.scope).model = model.name
     raise NotSupportedByModel(f"model {model.name} makes no embeddings", param="model")

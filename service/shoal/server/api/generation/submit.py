@@ -27,6 +27,8 @@ class RequestFields(Protocol):
 
     model: str | None
     max_time: float | None
+    priority: int
+    cache_salt: str | None
 
     @property
     def stream(self) -> bool: ...
@@ -117,7 +119,7 @@ def _reserve(
 
 
 def _of_tenant(
-    task: GenerationTask, fields: GenerationFields, context: RequestContext
+    task: GenerationTask, fields: RequestFields, context: RequestContext
 ) -> GenerationTask:
     """The task as its tenant's key allows it."""
     return replace(

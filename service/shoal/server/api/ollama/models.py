@@ -12,6 +12,7 @@ from shoal.server.api.generation.openapi import json_docs
 from shoal.server.api.models import abilities
 from shoal.server.api.ollama.render import timestamp
 from shoal.server.body import parse, read_json
+from shoal.server.context import context_of
 from shoal.server.services import Services, services_of
 from shoal.text.text_model import TextModel
 
@@ -129,14 +130,14 @@ async def change_models() -> None:
 
 
 def _all_models(request: Request) -> list[dict[str, Any]]:
-    """Those that are ready, adapters behind their bases."""
-    services = services_of(request)
+    """Those that are ready and that the key may use, adapters behind their bases."""
+    services, key = services_of(request), context_of(request.scope).key
     bases = [services.models.get(name) for name in services.served_names()]
     models = [*bases, *services.adapters.listed()]
     return [
         _listed(services, model)
         for model in models
-        if model is not None and model.base in services.client.loaded
+        if model is not None and model.base in services.client.loaded and key.may_use(model.name)
     ]
 
 

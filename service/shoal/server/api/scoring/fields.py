@@ -69,9 +69,6 @@ def scoring_task(
         sampling=SamplingParams(seed=0, temperature=0.0),
         stop=StopParams(max_tokens=0, deadline_s=min(fields.max_time or timeout_s, timeout_s)),
         output=OutputParams(prompt_logprobs=num_top),
-        priority=fields.priority,
-        tenant=context.tenant,
-        cache_salt=fields.cache_salt or context.tenant,
         use_prefix_cache=fields.cache_prompt,
     )
 

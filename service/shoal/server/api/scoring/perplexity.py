@@ -22,7 +22,7 @@ from shoal.server.api.scoring.fields import (
     scoring_usage,
 )
 from shoal.server.body import parse, read_json
-from shoal.server.context import RequestContext
+from shoal.server.context import RequestContext, context_of
 from shoal.server.json import dumps
 from shoal.server.services import services_of
 from shoal.text.delta import Delta
@@ -68,7 +68,7 @@ async def perplexity(request: Request) -> GenerationResponse:
     the context is read in windows; each token is scored once, in the first window that has it."""
     fields = parse(PerplexityRequest, await read_json(request))
     services = services_of(request)
-    model = services.find_model(fields.model)
+    model = services.find_model(fields.model, context_of(request.scope).key)
     loaded = services.find_loaded(model.name)
     windows = await _windows_of_all(fields, model, loaded, services.settings)
 

@@ -13,6 +13,7 @@ from shoal.server.api.generation.submit import start_generation
 from shoal.server.api.tgi.render import GenerateRenderer
 from shoal.server.api.tgi.schema import OUR_NAMES, GenerateRequest
 from shoal.server.body import parse, read_json
+from shoal.server.context import context_of
 from shoal.server.services import services_of
 
 EXAMPLE = {"inputs": "Once upon a time", "parameters": {"max_new_tokens": 32, "details": True}}
@@ -43,7 +44,7 @@ async def info(request: Request) -> dict[str, Any]:
     """The default model and the limits of a request."""
     services = services_of(request)
     settings = services.settings
-    name = services.default_model
+    name = services.find_model(services.default_model, context_of(request.scope).key).name
     loaded = services.find_loaded(name)
     return {
         "model_id": name,
