@@ -28,8 +28,8 @@ from models.recipes.common.evaluation import EvaluationOptions  # noqa: E402
 from models.recipes.pilotfish.evaluate import Case, held_out_cases, snips_schema  # noqa: E402
 from models.recipes.pilotfish.frames import frame_schema  # noqa: E402
 from shoal.engine.core import EngineCore  # noqa: E402
-from shoal.protocol.messages import EngineConfig, ModelSource, OutputParams, Submit  # noqa: E402
-from shoal.protocol.params import SamplingParams, StopParams  # noqa: E402
+from shoal.protocol.messages import EngineConfig, ModelSource, Submit  # noqa: E402
+from shoal.protocol.params import OutputParams, SamplingParams, StopParams  # noqa: E402
 from shoal.runner.load import load_runner  # noqa: E402
 from shoal.text.text_model import TextModel, load_text_model  # noqa: E402
 from tests.benchmarks.serving import serving  # noqa: E402

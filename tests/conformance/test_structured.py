@@ -107,9 +107,9 @@ def test_a_pattern_is_matched_as_a_whole(server: ServerProcess, fields: dict[str
 @pytest.mark.parametrize("key", ["structured_outputs", "guided_choice"])
 def test_a_choice_is_one_of_the_texts(server: ServerProcess, key: str) -> None:
     options = ["yes", "no", 'perhaps "so"', "déjà vu\n"]
-    value = {"choice": options} if key == "structured_outputs" else options
+    value: Any = {"choice": options} if key == "structured_outputs" else options
     for seed in range(4):
-        (text,) = texts(post(server, seed=seed, **{key: value}))
+        (text,) = texts(post(server, seed=seed, **dict[str, Any]({key: value})))
         assert text in options
 
 

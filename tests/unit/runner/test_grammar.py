@@ -12,7 +12,7 @@ import pytest
 from shoal.checkpoint.open import open_model
 from shoal.errors import ModelFolderError
 from shoal.kernels.native import available
-from shoal.protocol.messages import Finished, ModelSource, Submit
+from shoal.protocol.messages import Finished, ModelSource, StepOutputs, Submit
 from shoal.protocol.params import FinishReason, OutputParams, SamplingParams, StopParams
 from shoal.runner.vocabulary import read_vocabulary
 from shoal.text.text_model import TextModel
@@ -21,7 +21,7 @@ from tests.unit.runner import asking
 from tests.unit.runner.asking import Asked, text_of
 
 ROOT = Path(__file__).parents[3]
-SCHEMA = {
+SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
         "name_of_the_place": {"type": "string", "maxLength": 12},
@@ -53,7 +53,7 @@ def make_submit(model: TextModel, seq_id: int, *, grammar: str = JSON, **wishes:
 def is_valid(text: str) -> bool:
     answer = json.loads(text)
     return (
-        list(answer) == list(SCHEMA["properties"])  # type: ignore[arg-type]
+        list(answer) == list(SCHEMA["properties"])
         and len(answer["name_of_the_place"]) <= 12
         and answer["kind"] in ("village", "village green", "town")
         and all(isinstance(n, int) and n <= 99 for n in answer["numbers"])
@@ -111,7 +111,7 @@ def test_log_probabilities_are_those_of_the_model_alone(tiny: ModelSource) -> No
     plain = Submit(
         2, "tiny", whole, SamplingParams(seed=1), StopParams(0), OutputParams(prompt_logprobs=0)
     )
-    frames = []
+    frames: list[StepOutputs] = []
     asked.core.add(plain)
     while 2 not in {seq_id for frame in frames for seq_id in frame.finished}:
         if (outputs := asked.core.step()) is not None:
@@ -176,7 +176,7 @@ def test_an_optional_rest_may_be_ended_by_the_models_end_token(tiny: ModelSource
 
 def test_penalties_leave_forced_tokens_alone(tiny: ModelSource) -> None:
     model = text_of(tiny)
-    wishes = {"frequency_penalty": 2.0, "repetition_penalty": 3.0, "max_tokens": 80}
+    wishes: dict[str, Any] = {"frequency_penalty": 2.0, "repetition_penalty": 3.0, "max_tokens": 80}
     taken, sampled = Asked(tiny), Asked(tiny)
     fast = taken.run(make_submit(model, 1, **wishes))
     assert fast == sampled.run(make_submit(model, 1, logprobs=0, **wishes))

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from shoal.errors import InvalidRequest
-from shoal.text.grammar import workers
 from shoal.text.grammar.compile import compile_grammar
 from shoal.text.grammar.copying import schema_with_copies
 from shoal.text.grammar.errors import SchemaProblem
@@ -76,7 +75,7 @@ def test_every_kind_of_tags_compiles(tmp_path: Path) -> None:
         {"free_text": False, "separator": "\n"}, {"free_text": False, "parallel": False},
         {"at_least_one": True, "parallel": False},
     ):  # fmt: skip
-        spec = Tagged(tags, ("<call>",), "tools", **options)  # type: ignore[arg-type]
+        spec = Tagged(tags, ("<call>",), "tools", **options)
         assert "lark_grammar" in compiled(spec, tmp_path)
 
 
@@ -159,7 +158,7 @@ def test_a_worker_that_says_nothing_in_time_is_ended_and_replaced(
         return started[-1]
 
     real = subprocess.Popen
-    monkeypatch.setattr(workers.subprocess, "Popen", start)
+    monkeypatch.setattr(subprocess, "Popen", start)
     pool = Workers(1, 1.0)
     assert pool.ask('"one"') == {"grammar": "g"}
     begun = time.monotonic()
