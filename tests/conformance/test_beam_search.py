@@ -43,6 +43,7 @@ CASES: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("options", CASES, ids=str)
 def test_sequences_are_those_of_transformers(
     server: ServerProcess, theirs: Any, options: dict[str, Any]
