@@ -43,6 +43,7 @@ CASES: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("options", CASES, ids=str)
 def test_sequences_are_those_of_transformers(
     server: ServerProcess, theirs: Any, options: dict[str, Any]
@@ -54,6 +55,7 @@ def test_sequences_are_those_of_transformers(
         ends = [END_ID, *rng.integers(0, VOCAB_SIZE, 12).tolist()]
         wanted = theirs.generate(
             torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),  # a 0 is no padding here
             num_beams=width,
             num_return_sequences=count,
             do_sample=False,
