@@ -11,11 +11,11 @@ tensors, text, sockets or other models.
 from math import inf
 
 from shoal.engine.applied import Applied
-from shoal.engine.block_pool import ensure
 from shoal.engine.continuing import Continuation
 from shoal.engine.kv_blocks import KVBlocks
 from shoal.engine.kv_budget import Account
 from shoal.engine.limits import Limits
+from shoal.engine.rows_check import check_rows
 from shoal.engine.sequence import Sequence, make_sequence, new_row
 from shoal.engine.stopping import (
     Deadlines,
@@ -399,16 +399,7 @@ class Scheduler:
         self._waiting.check()
         self._waiting.shares.check(self._running, self._sequences.values())
         self._blocks.check(self._running)
-        running = {seq.seq_id for seq in self._running}
-        ensure(len(running) == len(self._running), "a sequence has two rows")
-        ensure(len(running) <= self.limits.max_rows, "more rows than allowed")
-        for seq_id, seq in self._sequences.items():
-            ensure((seq_id in running) != (seq_id in self._waiting), "a sequence is lost")
-            ensure(seq_id in running or not seq.block_ids, "a waiting sequence holds blocks")
-        ensure(
-            len(self._sequences) == len(running) + len(self._waiting),
-            "a finished sequence is still there",
-        )
+        check_rows(self._running, self._waiting, self._sequences, self.limits.max_rows)
 
 
 def _is_decoding(seq: Sequence) -> bool:
