@@ -64,4 +64,6 @@ class EngineAdapters:
         if base is None:
             return False
         scheduler, _, preparing = self._models[base]
-        return scheduler.has_adapter(adapter_id) or preparing.has_adapter(adapter_id)
+        return preparing.has_adapter(adapter_id) or any(
+            submit.adapter_id == adapter_id for submit in scheduler.submits
+        )

@@ -97,17 +97,12 @@ class Scheduler:
         """Forgets the prefix cache; returns how many blocks it had."""
         return self._blocks.reset_cache()
 
-    def has_adapter(self, adapter_id: int) -> bool:
-        """Has any sequence, running or waiting, this adapter?"""
-        return any(seq.submit.adapter_id == adapter_id for seq in self._sequences.values())
-
     # --- arrivals and aborts -------------------------------------------------------------------
 
     def add(self, submit: Submit, now: float) -> None:
         """A new sequence; one that could never run finishes at once with an error code."""
         assert submit.seq_id not in self._sequences, f"sequence {submit.seq_id} was added twice"
-        code = refusal(submit, self.limits.vocab_size, self.limits.max_model_len)
-        if code is not None:
+        if code := refusal(submit, self.limits.vocab_size, self.limits.max_model_len):
             self.refuse(submit.seq_id, code)
             return
         seq = make_sequence(submit, self.limits.max_model_len, self._num_arrived, now)
@@ -149,10 +144,6 @@ class Scheduler:
         """Blocks that sequences hold or could get now."""
         return self._blocks.pool.num_used + self._blocks.pool.num_available
 
-    @property
-    def _may_admit(self) -> bool:
-        return len(self._waiting) > 0 and len(self._running) < self.limits.max_rows
-
     # --- plan ----------------------------------------------------------------------------------
 
     def plan(self, now: float) -> StepPlan:
@@ -160,9 +151,10 @@ class Scheduler:
         share are not used by others, who `make_way`."""
         self._now = now
         self._blocks.end_shortage()
+        may_admit = len(self._waiting) > 0 and len(self._running) < self.limits.max_rows
         if (
             self._continuation
-            and not (self._may_admit or self._yielding.interferes(self._running, now))
+            and not (may_admit or self._yielding.interferes(self._running, now))
             and (plan := self._continuation.next()) is not None
         ):
             return plan

@@ -7,6 +7,7 @@ the last block, so a step computes a few tokens for each.
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 
 import msgspec
 
@@ -14,6 +15,7 @@ from shoal.bridge.engine_client import EngineClient
 from shoal.errors import InternalError, RequestTimeout, ShoalError
 from shoal.protocol.messages import Finished, Started, Submit, TokenLogprobs
 from shoal.protocol.params import FinishReason, OutputParams, SamplingParams, StopParams
+from shoal.protocol.trace import TokenTrace
 from shoal.text.beam import Beam, BeamParams, BeamSearch
 from shoal.text.generator import Generation, to_error
 from shoal.text.task import GenerationTask
@@ -27,6 +29,7 @@ class _Answer:
     def __init__(self, future: "asyncio.Future[TokenLogprobs]") -> None:
         self._future = future
         self.started: Started | None = None
+        self.cpu_s = 0.0
 
     def push(
         self,
@@ -35,7 +38,11 @@ class _Answer:
         prompt_logprobs: list[TokenLogprobs | None] | None,
         started: Started | None,
         finished: Finished | None,
+        forced: Sequence[int] = (),
+        trace: TokenTrace | None = None,
+        cpu_s: float = 0.0,
     ) -> None:
+        self.cpu_s = cpu_s
         self.started = started or self.started
         if self._future.done():
             return
@@ -129,6 +136,7 @@ class BeamGeneration(Generation):
         finally:
             self._client.abort(seq_ids)
             self._asked = [seq_id for seq_id in self._asked if seq_id not in seq_ids]
+            self.usage.cpu_seconds += sum(answer.cpu_s for answer in answers)
         if not search.running[0].token_ids and (started := answers[0].started) is not None:
             self.sequence_started(prompt_index * self.task.n, started)
         return found
@@ -150,6 +158,7 @@ class BeamGeneration(Generation):
             output=OutputParams(logprobs=num_top),
             priority=task.priority,
             tenant=task.tenant,
+            weight=task.weight,
             cache_salt=task.cache_salt,
             use_prefix_cache=task.use_prefix_cache,
             adapter_id=task.model.adapter_id,

@@ -118,7 +118,7 @@ class ResponseRenderer:
             "system_fingerprint": self._options.fingerprint,
         }
         if generation is not None and self._options.include:
-            response["ext"] = ext_dict(generation, self._options.include)
+            response["ext"] = ext_dict(generation, self._options)
         return response
 
 
