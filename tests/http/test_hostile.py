@@ -236,7 +236,8 @@ async def test_wrong_methods_are_405_with_allow(
     "path",
     ["/v1", "/v1/", "/v2/completions", "/v1/completions/", "/v1/chat", "//v1/models",
      "/v1/completions/../../etc/passwd", "/static-offline-docs/nope", "/x" * 2000,
-     "/admin/models/load", "/admin/drain", "/admin/keys/reload", "/v1/rerank", "/redoc", "/static-offline-docs/../app.py"],
+     "/admin/models/load", "/admin/drain", "/admin/keys/reload", "/v1/rerank", "/redoc",
+     "/static-offline-docs/../app.py"],
 )  # fmt: skip
 async def test_unknown_paths_and_what_is_not_offered_are_404(tmp_path: Path, path: str) -> None:
     async with serve(tmp_path) as served:

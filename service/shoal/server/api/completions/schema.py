@@ -150,10 +150,11 @@ async def make_task(
     """Tokenizes, and validates against the model. Raises InvalidRequest."""
     if request.suffix:
         raise NotSupportedByModel(f"model {model.name} cannot fill in a suffix", param="suffix")
+    wanted = request.wanted_tokens
     prompts = truncated(
-        await _prompts(request, model, loaded), request, loaded, request.wanted_tokens
+        await _prompts(request, model, loaded), request, loaded, 1 if wanted is None else wanted
     )
-    max_tokens = fit_max_tokens(loaded, prompts, request.wanted_tokens, param="prompt")
+    max_tokens = fit_max_tokens(loaded, prompts, wanted, param="prompt")
     is_ranked = request.candidates > request.n and not request.use_beam_search
     sampling = await with_grammar(
         await with_samplers(sampling_params(request, model, loaded), request, model, loaded),

@@ -1,8 +1,8 @@
 """The steps common to generation routes: reserve capacity, build the task, submit, respond."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from fastapi import Request
 
@@ -29,6 +29,14 @@ class RequestFields(Protocol):
     max_time: float | None
     priority: int
     cache_salt: str | None
+    user: str | None
+
+    @property
+    def model_fields_set(self) -> set[str]:
+        """Names of those that were given."""
+        ...
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None) -> Self: ...
 
     @property
     def stream(self) -> bool: ...
