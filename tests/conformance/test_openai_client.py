@@ -160,7 +160,13 @@ def test_an_unknown_model_is_a_not_found_error(client: OpenAI) -> None:
 
 def test_a_route_that_is_not_offered_is_a_not_found_error(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError):
+        client.moderations.create(model="tiny", input="x")
+
+
+def test_a_model_that_makes_no_embeddings_says_so(client: OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
         client.embeddings.create(model="tiny", input="x")
+    assert caught.value.code == "not_supported_by_model"
 
 
 def test_tools_of_other_kinds_are_refused_in_plain_words(client: OpenAI) -> None:

@@ -265,8 +265,11 @@ def test_the_cache_forgets(client: Client, admin: Client) -> None:
 
 def test_draining_refuses_new_work_and_can_be_undone(client: Client, admin: Client) -> None:
     once = client.with_options(max_retries=0)
-    running = threading.Thread(target=lambda: once.completions.create("x", max_tokens=200))
+    running = threading.Thread(target=lambda: once.completions.create("x", max_tokens=2000))
     running.start()
+    end = time.monotonic() + 10
+    while not any(model.running for model in client.load().models.values()):
+        assert time.monotonic() < end, "the request does not run"
     admin.admin.drain()
     try:
         with pytest.raises(ShuttingDown):
