@@ -10,7 +10,7 @@ from shoal.checkpoint.files import ModelFiles, StoredTensor
 from shoal.checkpoint.memory import release_freed_memory
 from shoal.checkpoint.open import open_model
 from shoal.checkpoint.quality import read_quality_loss
-from shoal.checkpoint.tokenizer import num_token_ids
+from shoal.checkpoint.tokenizer import num_token_ids as count_token_ids
 from shoal.errors import ConfigError, ModelFolderError
 from shoal.model.adapter import load_adapter
 from shoal.model.architectures.base import Architecture
@@ -92,7 +92,9 @@ def _load(
     else:
         built = _torch_backend(model, config, kv_bytes)
     on_progress(0.9)
-    architecture, spec = model.architecture, model.spec  # of all the model, adapters need these
+    # What is needed later: not the files, whose pages could not leave memory.
+    architecture, spec, path = model.architecture, model.spec, Path(source.path)
+    num_token_ids = model.num_token_ids
     runner = ModelRunner(
         built.backend,
         num_token_ids=model.num_token_ids,
@@ -100,7 +102,7 @@ def _load(
         max_tokens=model.max_tokens,
         block_size=config.block_size,
         sampler=sampler,
-        grammars=Grammars(lambda: read_vocabulary(files.tokenizer, model.num_token_ids)),
+        grammars=Grammars(lambda: read_vocabulary(open_model(path).tokenizer, num_token_ids)),
         num_threads=config.num_threads or usable_cores(),
         read_adapter=lambda path: load_adapter(AdapterFolder(path), architecture, spec),
     )
@@ -263,7 +265,7 @@ def _refuse_too_large(needed: int) -> None:
 def _num_token_ids(files: ModelFiles, spec: DecoderSpec) -> int:
     """Ids the tokenizer knows, for columns of the embedding beyond them. Raises
     ModelFolderError for a tokenizer with more ids than the embedding has rows."""
-    num_ids = num_token_ids(files.tokenizer)
+    num_ids = count_token_ids(files.tokenizer)
     if num_ids > spec.vocab_size:
         raise ModelFolderError(
             f"{files.tokenizer.where} has {num_ids} ids, the embedding only {spec.vocab_size} rows"
