@@ -199,7 +199,7 @@ async def test_other_errors_are_one_text_too(tmp_path: Path) -> None:
             (await chat(served, model="other"), 404),
             (await client.get("/api/nothing"), 404),
             (await client.get("/api/chat"), 405),
-            (await client.post("/api/chat", content=b"{}"), 415),
+            (await client.post("/api/chat", content=b"{}", headers={"origin": "http://x"}), 415),
             (await client.post("/api/embed", json={"model": "tiny", "input": "x"}), 400),
             (await client.request("DELETE", "/api/delete", json={"model": "tiny"}), 400),
             (await client.post("/api/create", json={"model": "x"}), 400),
@@ -221,3 +221,20 @@ async def test_a_failure_within_a_stream_is_its_last_line(tmp_path: Path) -> Non
         found = lines(await chat(served))
     assert found[0]["message"]["content"]
     assert list(found[-1]) == ["error"]
+
+
+@pytest.mark.parametrize("name", ["", "application/x-www-form-urlencoded", "text/plain"])
+async def test_the_body_need_not_be_called_json_unless_a_browser_sends_it(
+    tmp_path: Path, name: str
+) -> None:
+    async with serve_script(tmp_path, "Hello") as (served, _):
+        body = json.dumps({"model": "tiny", "messages": HI, "stream": False}).encode()
+        headers = {"content-type": name} if name else {}
+        post = served.client.post
+        answer = await post("/api/chat", content=body, headers=headers)
+        assert answer.json()["message"]["content"] == "Hello"
+        for browser in ({"origin": "null"}, {"sec-fetch-site": "cross-site"}):
+            refused = await post("/api/chat", content=body, headers={**headers, **browser})
+            assert refused.status_code == 415
+        other = await post("/v1/chat/completions", content=body, headers=headers)
+        assert other.status_code == 415

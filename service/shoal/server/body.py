@@ -13,15 +13,18 @@ from shoal.server.errors import from_validation
 from shoal.server.services import services_of
 
 MAX_DEPTH = 64
+_OF_BROWSERS = ("origin", "sec-fetch-site", "referer")
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
 
-async def read_json(request: Request) -> dict[str, Any]:
-    """The request's JSON object without nulls, since null always means not given.
+async def read_json(request: Request, *, any_type: bool = False) -> dict[str, Any]:
+    """The request's JSON object without nulls, since null always means not given. `any_type`: it
+    need not be called JSON, unless a browser sends it, whose pages could then post to us.
     Raises UnsupportedMediaType, RequestTooLarge, InvalidRequest or ClientGone."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
+    is_trusted = any_type and not any(name in request.headers for name in _OF_BROWSERS)
+    if media_type != "application/json" and not is_trusted:
         raise UnsupportedMediaType("send the body as JSON with Content-Type: application/json")
     value = _parse(await _read(request, services_of(request).settings.max_body_bytes))
     return {name: item for name, item in value.items() if item is not None}

@@ -2,14 +2,14 @@
 
 from harness import MODEL, PROMPT, URL, WEATHER, check, check_weather, feature, run
 from langchain_openai import ChatOpenAI, OpenAI
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 chat_model = ChatOpenAI(base_url=f"{URL}/v1", api_key="none", model=MODEL, max_tokens=100)
 
 
 class Person(BaseModel):
-    name: str
-    age: int
+    name: str = Field(max_length=20)
+    age: int = Field(ge=0, le=130)
 
 
 @feature("completions")

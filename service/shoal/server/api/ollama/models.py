@@ -75,7 +75,7 @@ async def running(request: Request) -> dict[str, Any]:
 @router.post("/api/show", **json_docs(NamedModel, "Ollama", example={}))
 async def show(request: Request) -> dict[str, Any]:
     """One model: details, template, default options, abilities."""
-    fields = parse(NamedModel, await read_json(request))
+    fields = parse(NamedModel, await read_json(request, any_type=True))
     services = services_of(request)
     model = find_model(request, model_name(services, fields.model))
     loaded = services.find_loaded(model.name)
@@ -99,7 +99,7 @@ async def show(request: Request) -> dict[str, Any]:
 @router.post("/api/pull", **json_docs(NamedModel, "Ollama", example={}))
 async def pull(request: Request) -> dict[str, Any]:
     """Success for a model that is served; others have to be added by the operator."""
-    fields = parse(NamedModel, await read_json(request))
+    fields = parse(NamedModel, await read_json(request, any_type=True))
     services = services_of(request)
     try:
         find_model(request, model_name(services, fields.model))

@@ -38,7 +38,7 @@ router.include_router(models_router)
 @router.post("/api/chat", **_docs(OllamaChat, messages=[{"role": "user", "content": "Hi"}]))
 async def chat(request: Request) -> Response:
     """Answers a conversation; streams lines of JSON unless `stream` is false."""
-    fields = parse(OllamaChat, await read_json(request))
+    fields = parse(OllamaChat, await read_json(request, any_type=True))
     if fields.is_load:
         return _loaded(request, fields, {"message": {"role": "assistant", "content": ""}})
     services = services_of(request)
@@ -50,7 +50,7 @@ async def chat(request: Request) -> Response:
 @router.post("/api/generate", **_docs(OllamaGenerate, prompt="Once upon a time"))
 async def generate(request: Request) -> Response:
     """Answers a prompt through the model's template, or with `raw` continues it."""
-    fields = parse(OllamaGenerate, await read_json(request))
+    fields = parse(OllamaGenerate, await read_json(request, any_type=True))
     if fields.is_load:
         return _loaded(request, fields, {"response": ""})
     services = services_of(request)
