@@ -19,7 +19,7 @@ NOTE = (
 INTRO = """\
 `AsyncClient` has the names and arguments of `Client`; there every call is awaited, `async with`
 and `async for` take the place of `with` and `for`. All names below are in `shoal.client`, the most
-common ones in `shoal`. `pip install ./sdk` installs the SDK alone."""
+common ones in `shoal`. `pip install ./deploy/sdk` installs the SDK alone."""
 
 # Class of a namespace -> how one reaches it.
 NAMESPACES = {

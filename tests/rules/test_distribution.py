@@ -56,7 +56,7 @@ def test_a_source_distribution_holds_what_an_install_needs(
 def test_the_sdk_alone_is_pure_python_without_a_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(ROOT / "sdk")
+    monkeypatch.chdir(ROOT / "deploy" / "sdk")
     with zipfile.ZipFile(tmp_path / build.build_wheel(str(tmp_path))) as archive:
         names = set(archive.namelist())
         (wheel,) = (archive.read(name).decode() for name in names if name.endswith("/WHEEL"))
@@ -72,7 +72,7 @@ def test_the_sdk_alone_is_pure_python_without_a_command(
 def test_the_sdk_alone_has_the_version_and_needs_of_the_whole() -> None:
     whole, sdk = (
         tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]
-        for folder in (".", "sdk")
+        for folder in (".", "deploy/sdk")
     )
     for key in ("version", "dependencies", "requires-python", "license"):
         assert sdk[key] == whole[key]
