@@ -205,6 +205,8 @@ REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
     ({"guided_json": {"type": "string", "x-copy": "prompt", "maxLength": 3}}, "guided_json",
      "invalid_schema", "maxLength"),
     ({"guided_json": {"type": "string", "x-copy": True}}, "guided_json", "invalid_schema", "must"),
+    ({"guided_json": {"anyOf": [{"pattern": f"a{i}"} for i in range(257)]}}, "guided_json",
+     "invalid_schema", "at most 256 patterns; got 257"),
 ]  # fmt: skip
 
 
@@ -236,6 +238,8 @@ HOSTILE: list[dict[str, Any]] = [
                                for i in range(40)} | {"d40": {}}, "$ref": "#/$defs/d0"}},
     {"guided_json": {"properties": {f"k{i}": {"pattern": f"[a-z]{{1,50}}(x{i}|y)*"}
                                     for i in range(4000)}}},
+    {"guided_json": {"properties": {f"k{i}": {"pattern": f"[a-z]{{1,50}}(x{i}|y)*"}
+                                    for i in range(256)}}},
     {"guided_grammar": "start: " + "(" * 5000 + '"a"' + ")" * 5000},
 ]  # fmt: skip
 

@@ -24,6 +24,8 @@ from shoal.text.text_model import TextModel
 
 MAX_BYTES = 256 << 10
 """Of a schema, pattern, list of choices or grammar."""
+MAX_PATTERNS = 256
+"""Of one schema: an engine follows all of them at once, so its work grows with their number."""
 MAX_SECONDS = 2.0
 MAX_DEPTH = 64
 _NUM_WORKERS = 2
@@ -94,6 +96,8 @@ def _check_size(spec: GrammarSpec) -> None:
             size = 0
         case JsonSchema(schema):
             size = _json_bytes(schema)
+            if size <= MAX_BYTES and (num_patterns := _count_patterns(schema)) > MAX_PATTERNS:
+                problem = f"may have at most {MAX_PATTERNS} patterns; got {num_patterns}"
         case Regex(text) | Lark(text):
             size = len(text.encode())
         case Choice(options):
@@ -111,3 +115,18 @@ def _check_size(spec: GrammarSpec) -> None:
 
 def _json_bytes(value: Any) -> int:
     return len(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+
+
+def _count_patterns(schema: object) -> int:
+    """How often a pattern or format occurs anywhere in it."""
+    count, stack = 0, [schema]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, dict):
+            count += sum(isinstance(part.get(key), str) for key in ("pattern", "format"))
+            named = part.get("patternProperties")
+            count += len(named) if isinstance(named, dict) else 0
+            stack += part.values()
+        elif isinstance(part, list):
+            stack += part
+    return count
