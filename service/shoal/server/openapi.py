@@ -20,6 +20,8 @@ _OF_MODELS = {
     404: "No such model.",
     503: "The server is full, loading or shutting down; see Retry-After.",
 }
+_OF_GENERATIONS = {504: "max_time, or the server's own limit, passed before the first output."}
+_OF_REQUESTS = {404: "No such request is running."}
 _OF_PROBES = {503: "Not able to serve; the body says why."}
 _ERROR = {
     "type": "object",
@@ -57,6 +59,10 @@ def complete(document: dict[str, Any], services: Services) -> dict[str, Any]:
             if "requestBody" in operation:
                 _add(operation, _OF_BODIES)
                 _name_model(operation, services)
+            if "503" in operation["responses"] and "requestBody" in operation:
+                _add(operation, _OF_GENERATIONS)
+            if "{request_id}" in path:
+                _add(operation, _OF_REQUESTS)
             if "{model_id}" in path or _takes_model(operation):
                 _add(operation, _OF_MODELS)
             if (found := error_schema_of(path)) is not None:
