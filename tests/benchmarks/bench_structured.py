@@ -144,7 +144,12 @@ def without_copies(schema: Any) -> Any:
         return [without_copies(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    return {key: without_copies(part) for key, part in schema.items() if key != "x-copy"}
+    plain = {key: without_copies(part) for key, part in schema.items() if key != "x-copy"}
+    if "propertyNames" in plain:  # beside copies only
+        names = plain.pop("propertyNames")["enum"]
+        plain["properties"] = dict.fromkeys(names, plain["additionalProperties"])
+        plain["additionalProperties"] = False
+    return plain
 
 
 def forced(args: argparse.Namespace) -> None:
