@@ -28,7 +28,7 @@ SCORED = ("arc_easy", "copa", "winograd")
 SAID = ("arc_easy_said",)
 SCORES = ("acc", "acc_norm", "exact_match")
 LIMIT = 1e-4
-"""Largest difference of a log-likelihood, per token of its continuation and in all."""
+"""Largest difference of the log-likelihood of a whole continuation."""
 
 
 @dataclass(frozen=True)
