@@ -26,12 +26,13 @@ deploy/install.sh "$python" build
 
 packages="server $*"
 echo "shoal: building the native kernels and installing the packages of ${packages% } ..."
-build_native_kernels &
+build_native_kernels 2> "${log%.log}-first.log" &
 build=$!
 status=0
 # shellcheck disable=SC2086  # several words
 deploy/install.sh "$python" $packages || status=$?
-wait $build || status=$?
+# The build reads what is installed while that changes, and can trip over a package half written.
+wait $build || [ $status != 0 ] || build_native_kernels || status=$?
 [ $status = 0 ] || exit $status
 
 if ! "$python" -c 'import shoal.kernels._native' 2> /dev/null; then

@@ -1,7 +1,6 @@
 """Every call of the SDK against `shoal serve` as a process."""
 
 import math
-import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -265,18 +264,17 @@ def test_the_cache_forgets(client: Client, admin: Client) -> None:
 
 def test_draining_refuses_new_work_and_can_be_undone(client: Client, admin: Client) -> None:
     once = client.with_options(max_retries=0)
-    running = threading.Thread(target=lambda: once.completions.create("x", max_tokens=2000))
-    running.start()
-    end = time.monotonic() + 10
-    while not any(model.running for model in client.load().models.values()):
-        assert time.monotonic() < end, "the request does not run"
-    admin.admin.drain()
-    try:
-        with pytest.raises(ShuttingDown):
-            once.completions.create("x", max_tokens=1)
-        assert not client.health().ready
-    finally:
-        admin.admin.drain(False)
-        running.join(60)
+    with once.completions.create("x", max_tokens=400, ignore_eos=True, stream=True) as stream:
+        chunks = iter(stream)
+        next(chunks)
+        admin.admin.drain()
+        try:
+            with pytest.raises(ShuttingDown):
+                once.completions.create("x", max_tokens=1)
+            assert not client.health().ready
+            *_, last = chunks
+            assert last.choices[0].finish_reason == "length"
+        finally:
+            admin.admin.drain(False)
     assert once.completions.create("x", max_tokens=1).text is not None
     client.wait_until_ready(5.0)
