@@ -1,0 +1,3 @@
+from tests.faults.measured import measured
+
+__all__ = ["measured"]
