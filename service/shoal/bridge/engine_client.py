@@ -17,6 +17,7 @@ from shoal.protocol.messages import (
     Finished,
     LoadedModel,
     ModelSource,
+    Progress,
     Started,
     StepOutputs,
     Submit,
@@ -42,6 +43,10 @@ class SequenceSink(Protocol):
         cpu_s: float = 0.0,
     ) -> None:
         """`forced`: further tokens behind `token_id`. `cpu_s`: CPU time of the sequence so far."""
+        ...
+
+    def note_progress(self, progress: Progress) -> None:
+        """How far it is, before its first token; only if `OutputParams.progress` is set."""
         ...
 
     def fail(self, error: ShoalError) -> None:
@@ -188,6 +193,9 @@ class Dispatcher:
                     _fail_sequence(seq_id, sink)
                 if end is not None:
                     sinks.pop(seq_id, None)
+        for seq_id, progress in outputs.progress.items():
+            if (sink := sinks.get(seq_id)) is not None:
+                sink.note_progress(progress)
         for seq_id, end in finished.items():
             if (sink := sinks.pop(seq_id, None)) is not None:  # finished without a new token
                 try:

@@ -18,6 +18,7 @@ from shoal.engine.cpu_meter import CpuMeter
 from shoal.engine.kv_budget import Account, KVBudget
 from shoal.engine.limits import Limits
 from shoal.engine.preparing import Preparing
+from shoal.engine.progress import ProgressReports
 from shoal.engine.scheduler import Scheduler
 from shoal.engine.stats import SpeedMeter
 from shoal.engine.stopping import failed
@@ -81,7 +82,7 @@ class EngineCore:
             return
         if model.scheduler.has_finished:
             self._last_words.append(model.outputs())
-        self._unknown += model.scheduler.submits
+        self._unknown += [seq.submit for seq in model.scheduler.sequences.values()]
         self._arbiter.remove(name)
         self._adapters.remove_model(name)
         if model.account is None:
@@ -137,6 +138,8 @@ class EngineCore:
             model.preparing.add(submit, self._clock(), lambda: self.wake())
         else:
             model.scheduler.add(submit, self._clock())
+        if model is not None and submit.output.progress:
+            model.progress.watch(submit.seq_id)
 
     def load_adapter(self, source: AdapterSource) -> AdapterLoaded:
         """Sequences may be added with it from now on. Raises ModelFolderError."""
@@ -223,6 +226,7 @@ class _Model:
             account,
         )
         self.preparing = Preparing(self.scheduler, model.runner)
+        self.progress = ProgressReports(self.scheduler.sequences)
 
     def step(
         self,
@@ -252,7 +256,9 @@ class _Model:
         ended_s, cpu_s = clock(), take_cpu_s()
         applied = scheduler.apply(plan, result, ended_s, cpu_s)
         self._speed.record(plan.num_tokens, started_s, ended_s, has_more=scheduler.has_work)
-        return self.outputs(plan, applied, result, step_s=ended_s - started_s, cpu_s=cpu_s)
+        outputs = self.outputs(plan, applied, result, step_s=ended_s - started_s, cpu_s=cpu_s)
+        progress = self.progress.take(ended_s, self._speed.tokens_per_s)
+        return msgspec.structs.replace(outputs, progress=progress) if progress else outputs
 
     def outputs(
         self,

@@ -8,6 +8,7 @@ decode and nobody joins or leaves, the next plan continues the last one. Knows i
 tensors, text, sockets or other models.
 """
 
+from collections.abc import Mapping
 from math import inf
 
 from shoal.engine.applied import Applied
@@ -89,9 +90,9 @@ class Scheduler:
         return self._blocks.pool.num_used
 
     @property
-    def submits(self) -> list[Submit]:
-        """Of all sequences, running and waiting."""
-        return [seq.submit for seq in self._sequences.values()]
+    def sequences(self) -> Mapping[int, Sequence]:
+        """Running and waiting, by id; always the present ones."""
+        return self._sequences
 
     def reset_cache(self) -> int:
         """Forgets the prefix cache; returns how many blocks it had."""

@@ -161,6 +161,18 @@ class Started(msgspec.Struct, frozen=True, array_like=True):
     """Sequences of its model that were waiting when it arrived."""
 
 
+class Progress(msgspec.Struct, frozen=True, array_like=True):
+    """How far a sequence is that has no token yet."""
+
+    position: int
+    """In the queue of its model, by arrival: 1 is the next; 0 = its prompt is being computed."""
+    num_processed: int
+    num_tokens: int
+    """Of the prompt, as are those processed."""
+    eta_ms: int | None
+    """Until its first token, estimated; None = unknown."""
+
+
 class Finished(msgspec.Struct, frozen=True, array_like=True):
     """Sent with the last output of a sequence."""
 
@@ -218,6 +230,8 @@ class StepOutputs(_Message, frozen=True):
     seq_cpu_s: dict[int, float] = {}
     """CPU time so far of the sequences that got a token or finished: their share of every step, by
     tokens computed."""
+    progress: dict[int, Progress] = {}
+    """Of sequences without a token whose callers asked for it; now and then."""
 
 
 class Loading(_Message, frozen=True):

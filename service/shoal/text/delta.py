@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from shoal.protocol.messages import TokenLogprobs
+from shoal.protocol.messages import Progress, TokenLogprobs
 from shoal.protocol.trace import TokenTrace
 
 
@@ -22,6 +22,8 @@ class Delta:
     """One per sampled token when a trace was requested."""
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    progress: Progress | None = None
+    """Before the first token, if it was asked for; then nothing else is there."""
 
     def merge(self, later: "Delta") -> None:
         """Appends the following delta of the same choice."""
@@ -31,5 +33,6 @@ class Delta:
         self.offsets += later.offsets
         self.traces += later.traces
         self.prompt_logprobs = self.prompt_logprobs or later.prompt_logprobs
+        self.progress = later.progress
         self.finish_reason = later.finish_reason
         self.stop_reason = later.stop_reason

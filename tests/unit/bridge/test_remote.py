@@ -231,6 +231,7 @@ async def test_an_engine_that_ignores_the_request_to_end_is_killed(
     async with remote_engine(
         monkeypatch, command=(sys.executable, "-c", deaf), stop_wait_s=0.3
     ) as engine:
+        await asyncio.wait_for(_until(lambda: engine.pid is not None), 20)
         await asyncio.sleep(0.3)
         pid = engine.pid
         assert pid is not None
