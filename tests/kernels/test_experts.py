@@ -64,7 +64,8 @@ def test_nearly_all_tokens_meet_the_same_experts_in_every_format(
     assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.995
 
 
-@pytest.mark.parametrize("kernel_set", [x for x in kernel_sets() if x != "portable"])
+# Portable keeps bf16 as it is, and no row this short is too wide for the 12 bits of avx512bf16.
+@pytest.mark.parametrize("kernel_set", sorted({*kernel_sets()} - {"portable", "avx512bf16"}))
 def test_an_expert_whose_weights_are_kept_otherwise_reads_rows_of_its_own_kind(
     kernel_set: str,
 ) -> None:

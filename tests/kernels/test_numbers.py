@@ -47,7 +47,8 @@ def test_bfloat16_logits_are_near_the_float64_network_of_the_same_weights(
     spec, weights = SPECS[name], bf16_weights(make_weights(SPECS[name]))
     tokens = random_tokens(spec, 75)
     found = logits_of(make_model(spec, weights, dtype="bfloat16", kernel_set=kernel_set), tokens)
-    assert error(found, Reference(spec, weights).forward(tokens)) < 0.05
+    limit = 0.08 if kernel_set == "avx512bf16" else 0.05  # it rounds activations to bf16, too
+    assert error(found, Reference(spec, weights).forward(tokens)) < limit
 
 
 @pytest.mark.parametrize("kernel_set", kernel_sets())
