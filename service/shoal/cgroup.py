@@ -2,7 +2,8 @@
 
 A group may have a limit of its own, and so may each of its parents: the tightest counts. Reads
 cgroup v2 and v1, nested and namespaced; a parent outside of the mounted tree cannot be seen (but
-for the memory of v1, where the kernel tells the tightest of all). Linux only: elsewhere none is found.
+for the memory of v1, where the kernel tells the tightest of all). Linux only: elsewhere nothing is
+found.
 """
 
 from collections.abc import Iterator
