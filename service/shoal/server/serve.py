@@ -14,7 +14,7 @@ from shoal.checkpoint.find_adapters import find_adapters
 from shoal.checkpoint.memory import use_one_arena
 from shoal.config import Settings, engine_config
 from shoal.errors import ShoalError
-from shoal.logs import configure_logging
+from shoal.logs import logging_to_stderr
 from shoal.metrics import Metrics
 
 EXIT_ENGINE_FAILED = 3
@@ -24,8 +24,10 @@ def run(settings: Settings) -> int:
     """Serves until a signal; returns the exit code. Raises ConfigError or ModelFolderError
     for invalid settings or model folders."""
     use_one_arena()
-    configure_logging(settings.log_level, settings.log_format)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with (
+        logging_to_stderr(settings.log_level, settings.log_format),
+        asyncio.Runner(loop_factory=_loop_factory()) as runner,
+    ):
         return runner.run(_serve(settings))
 
 
