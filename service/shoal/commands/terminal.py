@@ -29,7 +29,7 @@ ApiKey = Annotated[
         "--api-key",
         metavar="KEY",
         envvar=["SHOAL_API_KEY", "OPENAI_API_KEY"],
-        help="Key to send.",
+        help="Key to send. Other users of the machine can see flags: prefer the variable.",
     ),
 ]
 ModelName = Annotated[
