@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,18 +100,41 @@ class ServerProcess:
 
 @contextmanager
 def serve_process(
-    folder: Path, *flags: str, named_by: str = "--model", log_folder: Path | None = None
+    folder: Path,
+    *flags: str,
+    named_by: str = "--model",
+    log_folder: Path | None = None,
+    variables: Mapping[str, str] | None = None,
+    under: Sequence[str] = (),
 ) -> Iterator[ServerProcess]:
     """Starts the server on a free port and stops it at the end. `named_by`: the flag that gives
     it the folder. `log_folder`: for its server.log; None = beside the model. Keys, which are no
-    flags of the server, are given as --api-key and --admin-key, and it gets them as it can."""
+    flags of the server, are given as --api-key and --admin-key, and it gets them as it can.
+    `variables`: more of its environment; `under`: a command that runs it."""
     flags, keys = _without_keys(flags)
     server_log = (log_folder or folder.parent) / "server.log"
     environment = {name: value for name, value in os.environ.items() if "SHOAL" not in name}
     process = subprocess.Popen(
-        [sys.executable, "-m", "shoal", "serve", named_by, str(folder), "--port", "0", *flags],
+        [
+            *under,
+            sys.executable,
+            "-m",
+            "shoal",
+            "serve",
+            named_by,
+            str(folder),
+            "--port",
+            "0",
+            *flags,
+        ],
         cwd=folder.parent,
-        env={**environment, **keys, "PYTHONPATH": str(ROOT / "service"), "OMP_NUM_THREADS": "2"},
+        env={
+            **environment,
+            **keys,
+            **(variables or {}),
+            "PYTHONPATH": str(ROOT / "service"),
+            "OMP_NUM_THREADS": "2",
+        },
         stdout=subprocess.PIPE,
         stderr=server_log.open("w"),
         text=True,
