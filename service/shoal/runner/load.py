@@ -138,7 +138,16 @@ def check_model(files: ModelFiles, config: EngineConfig) -> list[str]:
     """Reads and checks all that `load_runner` would, and builds nothing; returns remarks for the
     operator. Raises ModelFolderError or ConfigError."""
     model = _read(files, config, lambda progress: None)
-    return _remarks(files, model, choose_kernels(config, model.spec))
+    choice = choose_kernels(config, model.spec)
+    if choice.kernels == "torch" and config.device == "cuda":
+        choose_device(config.device)
+    return _remarks(files, model, choice)
+
+
+def check_adapter(files: ModelFiles, config: EngineConfig, path: Path) -> None:
+    """Reads an adapter of a model as `load_runner`'s runner would. Raises as `check_model`."""
+    model = _read(files, config, lambda progress: None)
+    load_adapter(AdapterFolder(path), model.architecture, model.spec)
 
 
 def memory_needed(files: ModelFiles, config: EngineConfig) -> tuple[int, bool]:

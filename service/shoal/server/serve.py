@@ -55,7 +55,7 @@ async def _serve(settings: Settings) -> int:
         observer=metrics,
         on_fatal=engine_failed,
     )
-    with _listen(settings) as listener:
+    with listen(settings) as listener:
         await client.start()
         try:
             await asyncio.sleep(0)  # sends the config to the engine before the slow import
@@ -80,7 +80,7 @@ def access_remarks(settings: Settings) -> list[str]:
     ]
 
 
-def _listen(settings: Settings) -> socket.socket:
+def listen(settings: Settings) -> socket.socket:
     """Binds the socket. Raises ShoalError when the port cannot be used."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
