@@ -24,10 +24,13 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 serve: ## install what is missing and serve the default models on 127.0.0.1:8000
+	@deploy/native-again.sh $(VENV)
 	@$(MAKE) --silent --jobs 2 $(VENV)/server.stamp $(PULLED:%=$(VENV)/%.pulled)
 	@$(BIN)/shoal serve $(MODEL_NAMES) --host $(HOST) --port $(PORT) $(ARGS)
 
-setup: $(VENV)/dev.stamp ## make the environment for working on Shoal
+setup: ## make the environment for working on Shoal
+	@deploy/native-again.sh $(VENV)
+	@$(MAKE) --silent $(VENV)/dev.stamp
 
 test: $(VENV)/dev.stamp ## the fast tests (ARGS="-k name" picks some)
 	$(BIN)/python -m pytest -q --numprocesses 2 --dist worksteal $(ARGS)
