@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,16 +100,41 @@ class ServerProcess:
 
 @contextmanager
 def serve_process(
-    folder: Path, *flags: str, named_by: str = "--model", log_folder: Path | None = None
+    folder: Path,
+    *flags: str,
+    named_by: str = "--model",
+    log_folder: Path | None = None,
+    variables: Mapping[str, str] | None = None,
+    under: Sequence[str] = (),
 ) -> Iterator[ServerProcess]:
     """Starts the server on a free port and stops it at the end. `named_by`: the flag that gives
-    it the folder. `log_folder`: for its server.log; None = beside the model."""
+    it the folder. `log_folder`: for its server.log; None = beside the model. Keys, which are no
+    flags of the server, are given as --api-key and --admin-key, and it gets them as it can.
+    `variables`: more of its environment; `under`: a command that runs it."""
+    flags, keys = _without_keys(flags)
     server_log = (log_folder or folder.parent) / "server.log"
     environment = {name: value for name, value in os.environ.items() if "SHOAL" not in name}
     process = subprocess.Popen(
-        [sys.executable, "-m", "shoal", "serve", named_by, str(folder), "--port", "0", *flags],
+        [
+            *under,
+            sys.executable,
+            "-m",
+            "shoal",
+            "serve",
+            named_by,
+            str(folder),
+            "--port",
+            "0",
+            *flags,
+        ],
         cwd=folder.parent,
-        env={**environment, "PYTHONPATH": str(ROOT / "service"), "OMP_NUM_THREADS": "2"},
+        env={
+            **environment,
+            **keys,
+            **(variables or {}),
+            "PYTHONPATH": str(ROOT / "service"),
+            "OMP_NUM_THREADS": "2",
+        },
         stdout=subprocess.PIPE,
         stderr=server_log.open("w"),
         text=True,
@@ -136,3 +161,17 @@ def serve_process(
         except subprocess.TimeoutExpired:
             process.kill()
             raise
+
+
+def _without_keys(flags: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The flags without keys, and the variables that hold these."""
+    variables = {"--api-key": "SHOAL_API_KEYS", "--admin-key": "SHOAL_ADMIN_KEYS"}
+    left: list[str] = []
+    keys: dict[str, list[str]] = {}
+    each = iter(flags)
+    for flag in each:
+        if flag in variables:
+            keys.setdefault(variables[flag], []).append(next(each))
+        else:
+            left.append(flag)
+    return tuple(left), {name: ",".join(values) for name, values in keys.items()}

@@ -12,6 +12,7 @@ import pytest
 
 from shoal.errors import ConfigError
 from shoal.protocol.messages import Submit
+from shoal.server.auth import KeyRing
 from shoal.server.keys import read_keys_file
 from shoal.server.tenants import cache_salt
 from tests.fakes.http_app import Served
@@ -314,6 +315,8 @@ KEY = '[[keys]]\nname = "a"\nkey = "secret-canary"\n'
         (KEY + "weight = 0", "entry 1: weight"),
         (KEY + 'requests_per_minute = "9"', "requests_per_minute"),
         (KEY + "zoo = 1", "entry 1: zoo"),
+        (KEY.replace("secret", " secret"), "entry 1: entry: the key has blanks"),
+        (KEY.replace("secret", "s\\u00e9cret"), "entry 1: entry: a key is printable ASCII"),
         (KEY.replace('"a"', '"a:b"'), "entry 1: name"),
         (KEY + KEY, "the name a is there twice"),
         (KEY + KEY.replace('"a"', '"b"'), "a key twice"),
@@ -359,3 +362,24 @@ async def test_tenants_are_counted_where_it_is_asked_for(tmp_path: Path) -> None
     async with serve_keys(tmp_path) as served:
         await complete(served, "ann")
         assert "tenant_" not in (await served.client.get("/metrics", headers=key_of("ann"))).text
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ("team:secret-canary\n", "blanks or line breaks around it"),
+        ("team: secret-canary", "blanks or line breaks around it"),
+        ("secret-canary\t", "blanks or line breaks around it"),
+        ("secret\u00e9-canary", "printable ASCII"),
+        ("secret\x00-canary", "printable ASCII"),
+        ("team:\udcffcanary", "printable ASCII"),
+        ("a b:secret-canary", "the name before the colon"),
+        ("team:", "no key"),
+        ("team:sha256:12", "64 hexadecimal digits"),
+    ],
+)
+def test_a_key_that_no_caller_can_send_is_refused_by_its_number(entry: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as caught:
+        KeyRing(["ann:fine", entry], setting="admin_keys")
+    assert caught.value.message.startswith("admin_keys entry 2")
+    assert "canary" not in caught.value.message

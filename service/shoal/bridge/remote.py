@@ -16,6 +16,7 @@ import msgspec
 
 from shoal.bridge.adapters import AdapterTable
 from shoal.bridge.engine_client import Dispatcher, ModelState, SequenceSink, StepObserver
+from shoal.bridge.exit_codes import describe_exit
 from shoal.bridge.models import ModelTable
 from shoal.bridge.supervisor import Supervisor
 from shoal.errors import EngineRestarted, ModelNotFound, ShoalError, Unavailable
@@ -249,7 +250,7 @@ class RemoteEngine:
         self._models.engine_ended(error)
         reasons = [state.reason for state in self._states.values() if state.reason]
         if is_final and self._on_fatal is not None and not self._closing:
-            self._on_fatal(reasons[0] if reasons else f"engine exited with code {exit_code}")
+            self._on_fatal(reasons[0] if reasons else describe_exit(exit_code))
         elif not self._closing:
             for name in self._states:
                 self._states[name] = ModelState()

@@ -17,6 +17,9 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
+
+import msgspec
 
 from shoal.engine.core import EngineCore
 from shoal.engine.loading import Load, Loader, LoadError
@@ -36,6 +39,7 @@ from shoal.protocol.messages import (
     Loaded,
     LoadFailed,
     LoadModel,
+    ModelSource,
     ModelUnloaded,
     Ready,
     ResetCache,
@@ -154,9 +158,11 @@ def main(fd: int, load: Load | None = None) -> int:
     link = Link(connection)
     try:
         config, early = _first_frames(link)
+        if load is None:
+            config, load = _within_memory(config)
         core = EngineCore({}, config, time.monotonic)
         core.wake = link.wake
-        loader = Loader(config, load or _real_loader(), link.wake)
+        loader = Loader(config, load, link.wake)
         _serve(link, core, loader, config, early)
         link.drain(_EXIT_GRACE_S)
     except ParentGoneError:
@@ -171,10 +177,25 @@ def main(fd: int, load: Load | None = None) -> int:
 # --- start ---------------------------------------------------------------------------------------
 
 
-def _real_loader() -> Load:
+def _within_memory(config: EngineConfig) -> tuple[EngineConfig, Load]:
+    """The config with a KV cache that fits into memory, and what loads the models that fit."""
     from shoal.runner.load import load_runner  # late: torch is loaded only in this process
+    from shoal.runner.memory_plan import plan_memory
 
-    return load_runner
+    plan = plan_memory(config)
+    if plan.remark is not None:
+        _log.warning(plan.remark)
+
+    def load(
+        source: ModelSource,
+        config: EngineConfig,
+        kv_bytes: int,
+        on_progress: Callable[[float], None],
+    ) -> LoadedRunner:
+        plan.check(source)
+        return load_runner(source, config, kv_bytes, on_progress)
+
+    return msgspec.structs.replace(config, kv_cache_bytes=plan.kv_cache_bytes), load
 
 
 def _first_frames(link: Link) -> tuple[EngineConfig, list[ToEngine]]:
@@ -229,7 +250,7 @@ def _unload_model(link: Link, core: EngineCore, name: str) -> None:
     core.remove_model(name)
     gc.unfreeze()
     _settle_memory()
-    from shoal.runner.load import give_back_memory  # late, as in _real_loader
+    from shoal.runner.load import give_back_memory  # late, as in _within_memory
 
     give_back_memory()
     link.send(ModelUnloaded(name))

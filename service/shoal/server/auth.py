@@ -3,8 +3,9 @@
 import hmac
 from collections.abc import Iterable, Mapping
 
+from shoal.config import Settings
 from shoal.errors import AuthenticationFailed
-from shoal.server.keys import Key, Role, digest_of, parse_setting
+from shoal.server.keys import Key, Role, digest_of, parse_setting, read_keys_file
 
 OPEN_PATHS = frozenset(
     {"/livez", "/readyz", "/health", "/health/live", "/health/ready"}
@@ -48,6 +49,14 @@ class KeyRing:
                 hint="send it as 'Authorization: Bearer KEY'",
             )
         return found
+
+
+def check_keys(settings: Settings) -> None:
+    """Raises ConfigError for keys that cannot be used, before anything is started."""
+    KeyRing(settings.api_keys)
+    KeyRing(settings.admin_keys, setting="admin_keys", role="admin")
+    if settings.keys_file is not None:
+        read_keys_file(settings.keys_file)
 
 
 def _presented_key(headers: Mapping[str, str]) -> str:
