@@ -4,7 +4,7 @@ The HTTP server accepts requests as soon as it is imported, even if models are s
 """
 
 import asyncio
-import socket
+import contextlib
 import sys
 from collections.abc import Callable
 
@@ -13,9 +13,9 @@ from shoal.checkpoint.find import find_models
 from shoal.checkpoint.find_adapters import find_adapters
 from shoal.checkpoint.memory import use_one_arena
 from shoal.config import Settings, engine_config
-from shoal.errors import ShoalError
 from shoal.logs import configure_logging
 from shoal.metrics import Metrics
+from shoal.server.wire.listener import listen
 
 EXIT_ENGINE_FAILED = 3
 
@@ -45,39 +45,25 @@ async def _serve(settings: Settings) -> int:
         observer=metrics,
         on_fatal=engine_failed,
     )
-    with _listen(settings) as listener:
+    with contextlib.ExitStack() as sockets:
+        listener = sockets.enter_context(listen(settings))
+        probe_listener = None
+        if settings.probe_port is not None:
+            probe_listener = sockets.enter_context(listen(settings, settings.probe_port))
         await client.start()
         try:
             await asyncio.sleep(0)  # sends the config to the engine before the slow import
             from shoal.server.http_server import serve_http
 
-            await serve_http(settings, selection, adapters, client, metrics, listener, stop)
+            await serve_http(
+                settings, selection, adapters, client, metrics, listener, probe_listener, stop
+            )
         finally:
             await client.close()
     if fatal:
         print(f"shoal: {fatal[0]}", file=sys.stderr)
         return EXIT_ENGINE_FAILED
     return 0
-
-
-def _listen(settings: Settings) -> socket.socket:
-    """Binds the socket. Raises ShoalError when the port cannot be used."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux only; inherited by connections
-        # Otherwise unsent data for a stalled or vanished client would be kept forever.
-        stall_ms = int(settings.stream_stall_timeout * 1000)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stall_ms)
-    try:
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        listener.close()
-        raise ShoalError(
-            f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): "
-            "is another server running? Choose another with --port"
-        ) from error
-    return listener
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
