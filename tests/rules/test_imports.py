@@ -11,7 +11,7 @@ import pytest
 
 from tests.rules.imports import Import, package_imports, read_imports
 
-SHARED = {"protocol", "config", "errors", "logs", "metrics"}
+SHARED = {"protocol", "config", "errors", "logs", "metrics", "cgroup"}
 
 # Folder -> what of ours it may import. Those not named import nothing of ours.
 MAY_IMPORT = {
@@ -40,7 +40,7 @@ SPEC_IN_KERNELS = ("kernels/native.py", "shoal.model.spec")
 
 # These load what they call only when it is called: `shoal --help` and `import shoal` stay quick.
 LOADED_WHEN_RUN = {"commands", "cli", "__init__"}
-CHEAP = {"commands", "errors"}
+CHEAP = {"commands", "errors", "cgroup"}
 LOADED_BY_THE_DOCTOR = ("commands/checks.py", "config")
 
 TORCH = {"torch", "transformers", "triton"}
@@ -71,7 +71,7 @@ def is_foreign(found: Import, packages: set[str]) -> bool:
 RULES = {
     "folders": Rule(
         "Only to the right in the flow: server -> text -> bridge -> engine -> runner -> model, "
-        "sampling, kernels; everything may import protocol, config, errors, logs, metrics",
+        "sampling, kernels; everything may import protocol, config, errors, logs, metrics, cgroup",
         lambda found: (
             found.target not in ("", found.place)
             and found.target not in MAY_IMPORT.get(found.place, set())

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from shoal import cgroup
 from shoal.commands import machine
 from shoal.commands.model_folders import ModelFolder, read_folder
 from shoal.config import Settings, engine_config
@@ -66,7 +67,8 @@ def check_memory() -> Finding:
     import psutil
 
     available = int(psutil.virtual_memory().available)
-    limit = machine.memory_limit_bytes()
+    tightest = cgroup.tightest_memory()
+    limit = None if tightest is None else tightest.left
     usable = available if limit is None else min(available, limit)
     found = f"{usable / 2**30:.1f} GiB usable" + ("" if limit is None else " (cgroup limit)")
     return Finding("memory", usable >= LEAST_MEMORY_BYTES, found, "free 512 MiB or raise the limit")

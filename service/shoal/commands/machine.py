@@ -1,4 +1,4 @@
-"""Detects the machine's CPU, usable cores and memory limit. Reads /proc and cgroups."""
+"""Detects the machine's CPU and usable cores."""
 
 import os
 import platform
@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-CGROUP = Path("/sys/fs/cgroup")
+from shoal import cgroup
+
 CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -20,22 +21,14 @@ def cpu_flags(cpuinfo: Path = CPUINFO) -> frozenset[str]:
     return frozenset(flags.split())
 
 
-def usable_cores(cgroup: Path = CGROUP) -> float:
-    """Cores this process may use: its CPU affinity, or less under a cgroup quota."""
+def usable_cores() -> float:
+    """Cores this process may use: its CPU affinity, or less under the quota of a control group."""
     if hasattr(os, "sched_getaffinity"):
         cores = float(len(os.sched_getaffinity(0)))
     else:
         cores = float(os.cpu_count() or 1)
-    quota, _, period = _read(cgroup / "cpu.max").partition(" ")
-    if quota.isdigit() and period.isdigit():
-        return min(cores, int(quota) / int(period))
-    return cores
-
-
-def memory_limit_bytes(cgroup: Path = CGROUP) -> int | None:
-    """The cgroup's memory limit, or None."""
-    limit = _read(cgroup / "memory.max")
-    return int(limit) if limit.isdigit() else None
+    quota = cgroup.cpu_quota()
+    return cores if quota is None else min(cores, quota)
 
 
 def describe() -> dict[str, Any]:

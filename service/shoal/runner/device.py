@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shoal.cgroup import cpu_quota, memory_limits
 from shoal.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -11,32 +12,22 @@ if TYPE_CHECKING:
 
 
 def usable_cores() -> int:
-    """Cores this process may use: affinity mask, cut by a cgroup v2 CPU quota."""
+    """Cores this process may use: affinity mask, cut by the CPU quota of its control groups."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return cores or 1
-    if quota != "max":
-        cores = min(cores or 1, max(1, int(quota) // int(period)))
+    quota = cpu_quota()
+    if quota is not None:
+        cores = min(cores or 1, max(1, int(quota)))
     return cores or 1
 
 
 def available_bytes() -> int | None:
-    """Memory this process may still take: the machine's, cut by a cgroup v2 limit; None where
-    the system does not say."""
-    found: list[int] = []
+    """Memory this process may still take: the machine's, cut by the limits of its control groups;
+    None where the system does not say."""
+    found = [memory.left for memory in memory_limits()]
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 found.append(int(line.split()[1]) * 1024)
-    except (OSError, ValueError):
-        pass
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        if limit != "max":
-            found.append(max(0, int(limit) - used))
     except (OSError, ValueError):
         pass
     return min(found, default=None)

@@ -113,24 +113,6 @@ def test_torch_is_essential_only_where_nothing_else_computes(
         assert "pip install 'shoal[torch]'" in finding.found + finding.advice
 
 
-@pytest.mark.parametrize(
-    ("quota", "cores"), [("150000 100000", 1.5), ("50000 100000", 0.5), ("max 100000", None)]
-)
-def test_a_cgroup_quota_limits_the_cores(tmp_path: Path, quota: str, cores: float | None) -> None:
-    (tmp_path / "cpu.max").write_text(quota + "\n")
-    unlimited = machine.usable_cores(tmp_path / "none")
-    expected = unlimited if cores is None else min(unlimited, cores)
-    assert machine.usable_cores(tmp_path) == expected
-
-
-def test_a_cgroup_memory_limit_is_read(tmp_path: Path) -> None:
-    assert machine.memory_limit_bytes(tmp_path) is None
-    (tmp_path / "memory.max").write_text("max\n")
-    assert machine.memory_limit_bytes(tmp_path) is None
-    (tmp_path / "memory.max").write_text("1073741824\n")
-    assert machine.memory_limit_bytes(tmp_path) == 2**30
-
-
 def test_the_processor_is_read_from_cpuinfo(tmp_path: Path) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("processor : 0\nmodel name\t: Fast One\nflags\t\t: fpu avx2 fma\n")
