@@ -51,7 +51,8 @@ class Drain:
         limit_s = services.settings.drain_timeout - (self._loop.time() - began)
         await self._at_most(self._last_request(), limit_s)
         if services.open_requests:
-            closing = asyncio.create_task(services.client.close())  # ends them with an error event
+            services.running.fail_all(shutting_down())
+            closing = asyncio.create_task(services.client.close())  # also ends what else is open
             await asyncio.wait(services.open_requests, timeout=LAST_ANSWERS_S)
             await closing
 

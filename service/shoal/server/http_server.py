@@ -131,7 +131,10 @@ class _Server(uvicorn.Server):
     """uvicorn.Server whose signals drain it, and with a second port where one is set."""
 
     def __init__(
-        self, config: uvicorn.Config, drain: Drain, probes: tuple[uvicorn.Config, socket.socket] | None
+        self,
+        config: uvicorn.Config,
+        drain: Drain,
+        probes: tuple[uvicorn.Config, socket.socket] | None,
     ) -> None:
         super().__init__(config)
         self._drain = drain

@@ -5,12 +5,14 @@ the machine against what server and engine have, since other programs are not ou
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import psutil
 
+from shoal import cgroup
 from shoal.server.services import Services
 
 log = logging.getLogger("shoal.server")
@@ -39,12 +41,27 @@ def is_short(share: float, was_short: bool, high: float) -> bool:
     return high < 1 and share > (high - RELIEF if was_short else high)
 
 
+def read_memory() -> list[MemoryUse]:
+    """Of this process and its surroundings."""
+    limits = [MemoryUse(group.used, group.limit) for group in cgroup.memory_limits()]
+    return limits or [MemoryUse(_own_bytes(), psutil.virtual_memory().total)]
+
+
+def _own_bytes() -> int:
+    """What this process and its children have in memory; the pages they share count each time."""
+    own = psutil.Process()
+    num_bytes = 0
+    for process in (own, *own.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):
+            num_bytes += process.memory_info().rss
+    return num_bytes
+
+
 async def watch_memory(services: Services, read: ReadMemory | None = None) -> None:
     """Keeps `services.memory_is_short` true to what `read` says, in a thread. Runs for ever."""
     high = services.settings.max_memory_share
-    read = read or read_memory
     while high < 1:
-        uses = await asyncio.to_thread(lambda: list(read()))
+        uses = list(await asyncio.to_thread(read or read_memory))
         tightest = max(uses, key=lambda use: use.share)
         short = is_short(tightest.share, services.memory_is_short, high)
         if short != services.memory_is_short:

@@ -51,7 +51,9 @@ class ContextMiddleware:
                 status = message["status"]
                 for name in request_id_headers(scope["path"]):
                     MutableHeaders(scope=message)[name] = request_id
-                if self._services.draining or ((wire := scope.get(WIRE)) and wire.closes_after(scope)):
+                if self._services.draining or (
+                    (wire := scope.get(WIRE)) and wire.closes_after(scope)
+                ):
                     MutableHeaders(scope=message)["connection"] = "close"
             await send(message)
 

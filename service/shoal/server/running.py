@@ -47,6 +47,10 @@ class RunningGenerations:
                 num_waiting[model] -= generation.task.num_sequences
                 generation.fail(error)
 
+    def fail_all(self, error: ShoalError) -> None:
+        for generation in list(self._all()):
+            generation.fail(error)
+
     async def wait_for_none(self, model: str) -> None:
         """Returns when nothing of this model runs."""
         if self.of_model(model):

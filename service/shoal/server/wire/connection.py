@@ -8,7 +8,7 @@ has found.
 import asyncio
 import math
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -74,10 +74,10 @@ class GuardedConnection:
 
     # --- uvicorn's interface ---------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        self._raw = transport
-        transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
-        super().connection_made(PoliteTransport(transport, self._close))  # type: ignore[misc]
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._raw = raw = cast(asyncio.Transport, transport)
+        raw.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        super().connection_made(PoliteTransport(raw, self._close))  # type: ignore[misc]
         self._deadline = self.loop.time() + self._limits.header_timeout
         self._guard.add(self)
 

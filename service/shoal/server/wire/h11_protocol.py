@@ -1,11 +1,15 @@
 """The connection with the parser h11, where httptools cannot be installed."""
 
+import re
 from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from shoal.server.wire.connection import GuardedConnection, Refused
+
+_FOLDED = re.compile(rb"\n[ \t]")
+"""A header that goes on in the next line. The parser joins the lines, and equal lengths too."""
 
 
 class H11Connection(GuardedConnection, H11Protocol):
@@ -42,11 +46,15 @@ class _CountedParser(h11.Connection):
         self._to = connection
 
     def next_event(self) -> Any:
+        before = self.trailing_data[0] if self.their_state is h11.IDLE else b""
         event = super().next_event()
         if isinstance(event, h11.Data):
             self._to._body_bytes += len(event.data)
         elif isinstance(event, h11.Request):
             version = event.http_version.decode("ascii", "replace")
+            head = before[: len(before) - len(self.trailing_data[0])].lower()
+            if _FOLDED.search(head) or head.count(b"\ncontent-length:") > 1:
+                raise h11.RemoteProtocolError("read differently by other servers")
             try:
                 self._to._head_came(event.target, version, list(event.headers))
             except Refused as error:

@@ -81,7 +81,7 @@ def _size(headers: Sequence[Header]) -> int:
 
 
 def _check_framing(version: str, headers: Sequence[Header]) -> None:
-    """Refuses what two servers could read differently (request smuggling). Parsers let some pass."""
+    """Refuses what two servers could read differently (smuggling): parsers let some of it pass."""
     lengths = codings = hosts = 0
     for name, value in headers:
         if name == b"content-length":

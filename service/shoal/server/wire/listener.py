@@ -1,4 +1,4 @@
-"""Listening sockets, whose options every accepted connection inherits, and files for connections."""
+"""Listening sockets, whose options accepted ones inherit, and files for the connections."""
 
 import contextlib
 import os
