@@ -1,0 +1,78 @@
+"""A real server is told to end: what clients and load balancers see of it."""
+
+import signal
+import time
+from pathlib import Path
+
+import httpx
+
+from tests.conformance.served import serve_process, write_tiny_llama
+from tests.faults.measured import Measured
+
+STREAM = {"prompt": "x", "stream": True, "ignore_eos": True, "max_tokens": 4000, "temperature": 0}
+
+
+def test_sigterm_says_so_first_and_a_second_one_ends_with_error_events(
+    tmp_path: Path, measured: Measured
+) -> None:
+    folder = write_tiny_llama(tmp_path / "tiny", num_layers=60)  # slow enough to be in the middle
+    flags = ["--dtype", "float32", "--shutdown-delay", "60", "--probe-port", "0"]
+    with serve_process(folder, *flags) as server, httpx.Client(timeout=20) as client:
+        assert client.get(server.url + "/readyz").status_code == 200
+        with client.stream("POST", server.url + "/v1/completions", json=STREAM) as response:
+            lines = (line for line in response.iter_lines() if line)
+            assert next(lines).startswith("data: {")
+            server.process.send_signal(signal.SIGTERM)
+            began = time.monotonic()
+            while httpx.get(server.url + "/readyz").status_code == 200:  # the signal is on its way
+                assert time.monotonic() - began < 3
+            took_s = time.monotonic() - began
+            measured(
+                "SIGTERM: /readyz says 503",
+                promised="≤ 100 ms",
+                measured=f"{took_s * 1000:.0f} ms",
+            )
+            assert took_s < 0.3
+            refusal = httpx.post(server.url + "/v1/completions", json={"prompt": "x"})
+            assert refusal.status_code == 503
+            assert refusal.json()["error"]["code"] == "shutting_down"
+            assert refusal.headers["retry-after"]
+            assert refusal.headers["connection"] == "close"
+            assert httpx.get(server.url + "/livez").status_code == 200
+            server.process.send_signal(signal.SIGTERM)
+            began = time.monotonic()
+            rest = list(lines)
+        assert '"shutting_down"' in rest[-2]
+        assert rest[-1] == "data: [DONE]"
+        assert server.process.wait(10) == 0
+        took_s = time.monotonic() - began
+        measured("a second signal", promised="ends ≤ 2 s", measured=f"{took_s:.2f} s")
+        assert took_s < 6
+
+
+def test_an_idle_server_stays_open_for_the_delay_and_ends_with_code_0(
+    tmp_path: Path, measured: Measured
+) -> None:
+    folder = write_tiny_llama(tmp_path / "tiny")
+    with serve_process(folder, "--shutdown-delay", "1") as server:
+        assert server.get("/readyz").status_code == 200
+        server.process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        statuses = []
+        try:
+            while True:
+                statuses.append(server.get("/v1/models").status_code)
+                open_s = time.monotonic() - began
+                time.sleep(0.05)
+        except httpx.TransportError:
+            pass
+        assert server.process.wait(10) == 0
+        gone_s = time.monotonic() - began
+    measured(
+        "SIGTERM while idle (delay 1 s in the test)",
+        promised="listener open 1 s more, exit ≤ 2 s after",
+        measured=f"open {open_s:.2f} s, gone {gone_s:.2f} s",
+    )
+    assert statuses
+    assert open_s > 0.9
+    assert gone_s < 1 + 2 * 3
