@@ -100,14 +100,31 @@ class ServerProcess:
 
 @contextmanager
 def serve_process(
-    folder: Path, *flags: str, named_by: str = "--model", log_folder: Path | None = None
+    folder: Path,
+    *flags: str,
+    named_by: str = "--model",
+    log_folder: Path | None = None,
+    max_files: int = 0,
 ) -> Iterator[ServerProcess]:
     """Starts the server on a free port and stops it at the end. `named_by`: the flag that gives
-    it the folder. `log_folder`: for its server.log; None = beside the model."""
+    it the folder. `log_folder`: for its server.log; None = beside the model. `max_files`: its limit
+    of open files; 0 = that of the tests."""
     server_log = (log_folder or folder.parent) / "server.log"
     environment = {name: value for name, value in os.environ.items() if "SHOAL" not in name}
+    limit = ["prlimit", f"--nofile={max_files}"] if max_files else []
     process = subprocess.Popen(
-        [sys.executable, "-m", "shoal", "serve", named_by, str(folder), "--port", "0", *flags],
+        [
+            *limit,
+            sys.executable,
+            "-m",
+            "shoal",
+            "serve",
+            named_by,
+            str(folder),
+            "--port",
+            "0",
+            *flags,
+        ],
         cwd=folder.parent,
         env={**environment, "PYTHONPATH": str(ROOT / "service"), "OMP_NUM_THREADS": "2"},
         stdout=subprocess.PIPE,

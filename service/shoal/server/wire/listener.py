@@ -12,6 +12,8 @@ PROBE_PLACES = 16
 """Connections beyond the limit, for probes alone."""
 BACKLOG = 2048
 """Connections that may wait to be accepted: those of a burst."""
+_SMALL_BACKLOG = 256
+"""Fewer than this come at the cost of open connections, where files are few."""
 _OWN_FILES = 64
 """Files kept for the process itself: an engine that is started again, model files, logs."""
 _KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
@@ -60,9 +62,9 @@ def find_places(max_connections: int) -> Places:
     if files is None:
         return Places(max_connections, BACKLOG)
     free = files - in_use - _OWN_FILES - PROBE_PLACES
-    backlog = max(8, min(BACKLOG, free - max_connections))
-    if free < max_connections + backlog:
-        backlog = max(8, min(backlog, free // 4))
+    backlog = min(BACKLOG, free - max_connections)
+    if backlog < _SMALL_BACKLOG:
+        backlog = max(8, min(_SMALL_BACKLOG, free // 4))
     return Places(max(1, min(max_connections, free - backlog)), backlog)
 
 
