@@ -149,6 +149,7 @@ class GuardedConnection:
             raise Refused from error
         self._in_body, self._body_bytes, self._body_length = True, 0, None
         self._deadline = NEVER
+        self._guard.touch(self)
         for name, value in headers:
             if name == b"content-length" and value.isdigit():
                 self._body_length = int(value[:20])
@@ -180,11 +181,6 @@ class GuardedConnection:
     def is_idle(self) -> bool:
         """Nothing is asked, or not yet all of it."""
         return not (self._is_answering or self._deaf)
-
-    @property
-    def is_silent(self) -> bool:
-        """It has never asked anything."""
-        return not (self._num_messages or self._in_body or self._deaf)
 
     def closes_after(self, scope: Scope) -> bool:
         """Must this request's answer, which is about to begin, be the last of the connection? So it

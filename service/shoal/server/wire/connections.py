@@ -13,14 +13,14 @@ LOOKS_PER_LIMIT = 8
 
 
 class Connections:
-    """At most `max_open`, and `reserved` more for probes. For a new one, the oldest that has never
-    asked anything makes room, or one that is idle."""
+    """At most `max_open`, and `reserved` more for probes. For a new one, the one that has been idle
+    for longest makes room."""
 
     def __init__(self, limits: WireLimits, *, max_open: int, reserved: int) -> None:
         self.limits = limits
         self.max_open = max_open
         self.reserved = reserved
-        self._open: dict[GuardedConnection, None] = {}  # the oldest first
+        self._open: dict[GuardedConnection, None] = {}  # who has not asked for longest first
         self._timer: asyncio.TimerHandle | None = None
 
     def protocol(self, parser: str = "") -> Any:
@@ -46,13 +46,15 @@ class Connections:
         if self._timer is None:
             self._look_later()
 
+    def touch(self, connection: GuardedConnection) -> None:
+        """It asks something."""
+        if self._open.pop(connection, self) is None:
+            self._open[connection] = None
+
     def remove(self, connection: GuardedConnection) -> None:
         self._open.pop(connection, None)
 
     def _find_idle(self) -> GuardedConnection | None:
-        for connection in self._open:
-            if connection.is_silent:
-                return connection
         return next((connection for connection in self._open if connection.is_idle), None)
 
     def _look_later(self) -> None:
