@@ -11,9 +11,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from shoal.server.app import create_probe_app
 from shoal.server.wire.listener import find_places
 from tests.conformance.served import serve_process, write_tiny_llama
+from tests.fakes.http_app import serve
 from tests.faults.measured import Measured
+from tests.http.building import refused
 
 _PLACES = """
 import resource, sys
@@ -36,6 +39,20 @@ def test_connections_fit_into_the_limit_of_open_files(soft: int, hard: int) -> N
 
 def test_few_connections_are_not_more_than_asked_for() -> None:
     assert find_places(5).max_open == 5
+
+
+async def test_the_probe_port_has_health_and_metrics_only(tmp_path: Path) -> None:
+    async with serve(tmp_path, api_keys=["secret"]) as served:
+        transport = httpx.ASGITransport(create_probe_app(served.services))
+        async with httpx.AsyncClient(transport=transport, base_url="http://probe") as client:
+            for path in ("/livez", "/readyz", "/health", "/health/live", "/health/ready"):
+                assert (await client.get(path)).status_code == 200
+            assert (await client.get("/metrics")).status_code == 401
+            key = {"authorization": "Bearer secret"}
+            assert (await client.get("/metrics", headers=key)).status_code == 200
+            for path in ("/v1/models", "/docs", "/openapi.json", "/load", "/version"):
+                refusal = await client.get(path, headers=key)
+                refused(refusal, 404, "unknown_url")
 
 
 @pytest.mark.faults

@@ -1,6 +1,7 @@
 """A real server is told to end: what clients and load balancers see of it."""
 
 import signal
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +14,19 @@ import pytest
 from tests.conformance.served import ServerProcess, serve_process, write_tiny_llama
 from tests.faults.balancer import balancing
 from tests.faults.measured import Measured
+from tests.faults.wire_server import post
 
 STREAM = {"prompt": "x", "stream": True, "ignore_eos": True, "max_tokens": 4000, "temperature": 0}
+
+
+def raw_answer(server: ServerProcess, request: bytes) -> bytes:
+    port = int(server.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+        client.sendall(request)
+        answer = b""
+        while b"}}" not in answer and (piece := client.recv(1 << 16)):
+            answer += piece
+        return answer
 
 
 def test_sigterm_says_so_first_and_a_second_one_ends_with_error_events(
@@ -66,6 +78,17 @@ def test_an_idle_server_stays_open_for_the_delay_and_ends_with_code_0(
     folder = write_tiny_llama(tmp_path / "tiny")
     with serve_process(folder, "--shutdown-delay", "1") as server:
         assert server.get("/readyz").status_code == 200
+        # Refusals of the wire, here on uvloop.
+        for request, status in (
+            (b"nonsense\r\n\r\n", 400),
+            (b"GET / HTTP/1.1\r\nA: " + b"b" * 41_000, 431),
+            (post(b"", "Content-Length: 30000000", close=False), 413),
+            (post(b"{}", "Connection: Upgrade", "Upgrade: h2c"), 400),
+        ):
+            answer = raw_answer(server, request)
+            assert answer.startswith(b"HTTP/1.1 %d " % status), answer[:200]
+            assert b'{"error":{' in answer
+        assert server.metric("shoal_connections_open") > 0
         server.process.send_signal(signal.SIGTERM)
         began = time.monotonic()
         statuses = []

@@ -60,6 +60,7 @@ async def test_a_plain_answer_that_nobody_takes_ends_and_is_never_held_as_a_whol
         assert 0 < max(unsent) <= 3 * response._PIECE_BYTES
         nothing_left(server.served)
         await until(lambda: not len(server.connections))
+        assert set(server.ended) <= {"stalled"}
         reader.close()
 
 

@@ -142,6 +142,7 @@ async def test_the_clock_ends_what_is_never_whole(
             is_refused(answer, 408, "request_timeout")
         assert max(silent.seconds, half_head.seconds, dripped.seconds) < 0.4 + 2
         assert max(half.seconds, dripped_body.seconds) < 0.8 + 5
+        assert sorted(server.ended) == [*["request_timeout"] * 4, "silent"]
         measured(
             f"headers of one byte at a time ({parser}; limit 0.4 s in the test)",
             promised="closed after header_timeout",
@@ -276,6 +277,7 @@ async def test_probes_find_a_place_when_all_others_are_taken(
         answer = await server.get()  # the oldest silent one makes room
         assert answer.status == 200
         assert len(server.connections) <= 20
+        assert server.ended == ["made_room"] * 41
         measured(
             f"silent sockets three times the limit, then a probe ({parser})",
             promised="≤ 100 ms",

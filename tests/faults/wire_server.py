@@ -57,6 +57,8 @@ class Wire:
     runner: ScriptedRunner
     connections: Connections
     port: int
+    ended: list[str]
+    """Why connections were ended by a limit."""
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port)
@@ -117,7 +119,10 @@ async def wire(
     """`options`: of `serve_script`, settings among them."""
     async with serve_script(folder, script, **options) as (served, runner):
         settings = served.services.settings.model_copy(update={"port": 0})
-        connections = Connections(WireLimits.of(settings), max_open=max_open, reserved=reserved)
+        ended: list[str] = []
+        connections = Connections(
+            WireLimits.of(settings), max_open=max_open, reserved=reserved, on_end=ended.append
+        )
         with listen(settings) as listener:
             config = uvicorn.Config(
                 served.app,
@@ -131,7 +136,7 @@ async def wire(
             task = asyncio.create_task(server.serve(sockets=[listener]))
             await until(lambda: server.started)
             try:
-                yield Wire(served, runner, connections, listener.getsockname()[1])
+                yield Wire(served, runner, connections, listener.getsockname()[1], ended)
             finally:
                 server.should_exit = server.force_exit = True
                 await task

@@ -75,7 +75,13 @@ async def serve_http(
             "fewer connections than max_connections: the limit of open files is low",
             extra={"max_connections": places.max_open, "set": settings.max_connections},
         )
-    connections = Connections(limits, max_open=places.max_open, reserved=PROBE_PLACES)
+    connections = Connections(
+        limits,
+        max_open=places.max_open,
+        reserved=PROBE_PLACES,
+        on_end=lambda reason: metrics.connections_ended.labels(reason).inc(),
+    )
+    metrics.connections.set_function(lambda: len(connections))
     config = _uvicorn_config(settings, create_app(services), connections, places.backlog)
     probes = None
     if probe_listener is not None:

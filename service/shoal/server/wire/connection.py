@@ -195,6 +195,7 @@ class GuardedConnection:
         """Answers instead of the app, and closes. If the answer to an earlier request is on its
         way, or to this one, that one comes to its end."""
         cycle = self.cycle
+        self._guard.on_end(str(error.code))
         if self._is_answering and (cycle.response_started or not cycle.more_body):
             cycle.keep_alive = False
             self._deaf, self._num_bytes = True, 0
@@ -235,26 +236,30 @@ class GuardedConnection:
         if unsent == 0 or unsent != self._unsent:
             self._unsent, self._unsent_since = unsent, now
         elif now - self._unsent_since > self._limits.stall_timeout:
+            self._guard.on_end("stalled")
             self._raw.abort()
 
     def _time_out(self) -> None:
         if self.transport.is_leaving:
             self._raw.abort()
         elif self._num_bytes == 0 and not self._in_body:
-            self.drop()
+            self.drop("silent")
         else:
             what = "body" if self._in_body else "headers"
             limit_s = self._limits.body_timeout if self._in_body else self._limits.header_timeout
             message = f"the {what} did not come within {limit_s:g} s"
             self.refuse(refusal(408, message, "request_timeout"))
 
-    def drop(self) -> None:
-        """Closes an idle connection, to make room or because its time is up."""
+    def drop(self, reason: str) -> None:
+        """Closes an idle connection."""
+        self._guard.on_end(reason)
         self._raw.close()
 
     def turn_away(self) -> None:
         """Answers at once that there are too many."""
-        self._raw.write(_response(too_many_connections()))
+        error = too_many_connections()
+        self._guard.on_end(str(error.code))
+        self._raw.write(_response(error))
         self._raw.close()
 
     def _bad_request(self) -> ShoalError:

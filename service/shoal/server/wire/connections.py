@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from shoal.server.wire.connection import GuardedConnection
@@ -16,8 +17,17 @@ class Connections:
     """At most `max_open`, and `reserved` more for probes. For a new one, the one that has been idle
     for longest makes room."""
 
-    def __init__(self, limits: WireLimits, *, max_open: int, reserved: int) -> None:
+    def __init__(
+        self,
+        limits: WireLimits,
+        *,
+        max_open: int,
+        reserved: int,
+        on_end: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        """`on_end` is called with the reason when a limit ends a connection."""
         self.limits = limits
+        self.on_end = on_end
         self.max_open = max_open
         self.reserved = reserved
         self._open: dict[GuardedConnection, None] = {}  # who has not asked for longest first
@@ -36,7 +46,7 @@ class Connections:
         if len(self._open) >= self.max_open:
             if (idle := self._find_idle()) is not None:
                 self.remove(idle)
-                idle.drop()
+                idle.drop("made_room")
             elif len(self._open) < self.max_open + self.reserved:
                 connection.in_reserve = True
             else:
