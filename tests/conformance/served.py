@@ -155,7 +155,7 @@ def serve_process(
             )
     finally:
         if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGINT)  # without the delay of SIGTERM
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:

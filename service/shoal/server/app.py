@@ -25,6 +25,7 @@ from shoal.server.api import (
 from shoal.server.api.admin_models import admin_models_router
 from shoal.server.api.apis import api_routers
 from shoal.server.api.scoring import choices, perplexity
+from shoal.server.auth import OPEN_PATHS
 from shoal.server.error_shapes import error_bytes_at
 from shoal.server.errors import error_headers
 from shoal.server.json import APIResponse
@@ -69,6 +70,19 @@ def create_app(services: Services) -> FastAPI:
         app.include_router(admin_models_router(ModelAdmin(services)))
         app.include_router(admin_keys.router)
     app.openapi = _completed(app.openapi, services)  # type: ignore[method-assign]  # as FastAPI documents it
+    app.add_exception_handler(ShoalError, _handle_shoal_error)
+    app.add_exception_handler(HTTPException, _handle_http_exception)
+    return app
+
+
+def create_probe_app(services: Services) -> FastAPI:
+    """The app of the probe port: health and metrics, with the same keys."""
+    app = FastAPI(openapi_url=None, redirect_slashes=False, middleware=_middleware(services))
+    app.state.services = services
+    shown = OPEN_PATHS | {"/metrics"}
+    app.router.routes += [
+        route for route in health.router.routes if getattr(route, "path", "") in shown
+    ]
     app.add_exception_handler(ShoalError, _handle_shoal_error)
     app.add_exception_handler(HTTPException, _handle_http_exception)
     return app

@@ -21,6 +21,7 @@ from shoal.server.errors import error_headers
 from shoal.server.keys import ANYONE, Key, KeyLimits
 from shoal.server.services import Services
 from shoal.server.tenants import tenant_of
+from shoal.server.wire.connection import WIRE
 
 access_log = logging.getLogger("shoal.access")
 NO_LIMITS = KeyLimits()
@@ -50,6 +51,10 @@ class ContextMiddleware:
                 status = message["status"]
                 for name in request_id_headers(scope["path"]):
                     MutableHeaders(scope=message)[name] = request_id
+                if self._services.draining or (
+                    (wire := scope.get(WIRE)) and wire.closes_after(scope)
+                ):
+                    MutableHeaders(scope=message)["connection"] = "close"
             await send(message)
 
         try:

@@ -3,6 +3,7 @@
 import math
 import time
 import uuid
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +59,18 @@ def top_texts(
         text, value = token_text(tokenizer, token_id, as_id=as_id), float32_value(logprob)
         texts[text] = max(value, texts.get(text, value))
     return texts
+
+
+def answer_pieces(
+    head: dict[str, Any], choices: Iterable[dict[str, Any]], tail: dict[str, Any]
+) -> Iterator[bytes]:
+    """A whole answer as JSON, choice by choice, so that none has to wait for the others in its
+    large form. Neither head nor tail may be empty."""
+    before = dumps(head)[:-1] + b',"choices":['
+    for choice in choices:
+        yield before + dumps(choice)
+        before = b","
+    yield b"]," + dumps(tail)[1:]
 
 
 def usage_dict(usage: Usage) -> dict[str, Any]:
