@@ -3,7 +3,8 @@
 Server to engine: `EngineConfig` (once, first), `Submit`, `Abort`, `LoadModel`, `UnloadModel`,
 `LoadAdapter`, `UnloadAdapter`, `ResetCache`, `Shutdown`.
 Engine to server: `Loading`, `LoadFailed`, `Loaded`, `Ready`, `ModelUnloaded`, `AdapterLoaded`,
-`AdapterFailed`, `AdapterUnloaded`, `CacheReset`, `StepOutputs`, `Heartbeat`, `EngineFailed`.
+`AdapterFailed`, `AdapterUnloaded`, `CacheReset`, `PromptPart`, `StepOutputs`, `Heartbeat`, `Alive`,
+`EngineFailed`.
 """
 
 import msgspec
@@ -220,6 +221,14 @@ class StepOutputs(_Message, frozen=True):
     tokens computed."""
 
 
+class PromptPart(_Message, frozen=True):
+    """Some of a sequence's `prompt_logprobs`, ahead of the `StepOutputs` that has the rest of them:
+    those of a long prompt would make its frame too long."""
+
+    seq_id: int
+    prompt_logprobs: list[TokenLogprobs | None]
+
+
 class Loading(_Message, frozen=True):
     """Load progress of a model, from 0 to 1."""
 
@@ -309,6 +318,10 @@ class Heartbeat(_Message, frozen=True):
     stats: list[EngineStats]
 
 
+class Alive(_Message, frozen=True):
+    """The engine process runs, but its loop has been in one step for longer than `heartbeat_s`."""
+
+
 class EngineFailed(_Message, frozen=True):
     """The engine cannot continue (bad model folder, out of memory); it exits after this."""
 
@@ -336,7 +349,9 @@ FromEngine = (
     | ModelUnloaded
     | AdapterEvent
     | CacheReset
+    | PromptPart
     | StepOutputs
     | Heartbeat
+    | Alive
     | EngineFailed
 )
