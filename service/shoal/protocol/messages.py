@@ -189,6 +189,8 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     """Tokens computed per second (prefill and decode), moving average."""
     num_yields: int = 0
     """Rows that made way for another tenant."""
+    queue_tokens_per_s: float = 0.0
+    """The same while sequences waited, so what a full batch computes; 0 = not known yet."""
 
 
 class StepOutputs(_Message, frozen=True):
