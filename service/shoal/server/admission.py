@@ -9,11 +9,12 @@ a Retry-After computed from the measured throughput, and so are those that would
 
 import math
 import random
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-from shoal.errors import InvalidRequest, RateLimited, Unavailable
+from shoal.errors import InvalidRequest, RateLimited, ShoalError, Unavailable
 from shoal.protocol.messages import EngineStats
 from shoal.server.keys import ANYONE, Key
 from shoal.server.rate_limits import KeyUse, RateLimits
@@ -80,6 +81,8 @@ class Admission:
         self._max_wait_s = max_wait_s
         self._loads: dict[str, _Load] = {}
         self.rate_limits = rate_limits or RateLimits()
+        self.refused_s = -math.inf
+        """When it last refused a request, on the monotonic clock."""
 
     def reserve(
         self, model: str, tenant: str, num_sequences: int, key: Key = ANYONE
@@ -91,17 +94,30 @@ class Admission:
         use = self.rate_limits.of(key)
         use.start()
         try:
-            self._check_tenant(model, load, tenant, num_sequences, key)
-            self._check_room(model, load, tenant, num_sequences)
-            self._check_wait(model, load, tenant, key)
+            self._check(model, load, tenant, num_sequences, key)
         except BaseException:
             use.give_back()
+            self.refused_s = time.monotonic()
             raise
         held = load.by_tenant.setdefault(tenant, _Held(key.weight))
         held.weight = key.weight
         held.sequences += num_sequences
         load.sequences += num_sequences
         return Reservation(self, model, tenant, num_sequences, use)
+
+    def refusal(self, model: str, tenant: str, key: Key) -> ShoalError | None:
+        """Why `reserve` would refuse one sequence now; None where it would not."""
+        try:
+            self._check(model, self._loads.setdefault(model, _Load()), tenant, 1, key)
+        except (Unavailable, RateLimited) as error:
+            self.refused_s = time.monotonic()
+            return error
+        return None
+
+    def _check(self, model: str, load: _Load, tenant: str, num_sequences: int, key: Key) -> None:
+        self._check_tenant(model, load, tenant, num_sequences, key)
+        self._check_room(model, load, tenant, num_sequences)
+        self._check_wait(model, load, tenant, key)
 
     def _check_tenant(
         self, model: str, load: _Load, tenant: str, num_sequences: int, key: Key

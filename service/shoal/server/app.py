@@ -25,6 +25,7 @@ from shoal.server.api import (
 from shoal.server.api.admin_models import admin_models_router
 from shoal.server.api.apis import api_routers
 from shoal.server.api.scoring import choices, perplexity
+from shoal.server.early_refusal import EarlyRefusal
 from shoal.server.error_shapes import error_bytes_at
 from shoal.server.errors import error_headers
 from shoal.server.json import APIResponse
@@ -78,6 +79,7 @@ def _middleware(services: Services) -> list[Middleware]:
     layers = [
         Middleware(ContextMiddleware, services=services),
         Middleware(AccessMiddleware, services=services),
+        Middleware(EarlyRefusal, services=services),
     ]
     if services.settings.cors_origins:
         # Before the key check, since browsers send preflight requests without keys.
