@@ -118,7 +118,7 @@ class History:
         elif chance < 0.95:
             self.fails_next = True
         elif chance < 0.97:
-            self.core.reset_cache()
+            self.core.reset_cache("")
         else:
             self.now += 3.0
 
@@ -191,7 +191,10 @@ class History:
             "internal_error": lambda: seq_id in self.failed,
             "request_timeout": lambda: submit.stop.deadline_s is not None,
             "server_is_overloaded": lambda: self.max_preemptions <= 8,
-            "context_length_exceeded": lambda: room < min(submit.stop.max_tokens, 1),
+            "context_length_exceeded": lambda: (
+                len(submit.prompt_token_ids) + min(submit.stop.max_tokens, 1)
+                > self.context[submit.model]
+            ),
         }
         assert causes[code](), f"{code} without a cause"
 

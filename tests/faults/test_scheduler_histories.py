@@ -17,9 +17,12 @@ from tests.unit.runner.asking import Asked
 
 @pytest.mark.parametrize(
     "num_histories",
-    [200, pytest.param(10_000, marks=[pytest.mark.faults, pytest.mark.timeout(600)])],
+    [100, pytest.param(10_000, marks=[pytest.mark.faults, pytest.mark.timeout(600)])],
 )
-def test_random_histories_on_fake_runners(num_histories: int, measured: Measured) -> None:
+def test_random_histories_on_fake_runners(
+    num_histories: int, measured: Measured, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("CRITICAL", "shoal.engine")  # steps fail by the thousand
     tally = run_histories(range(num_histories))
     measured(
         f"{num_histories} scheduler histories",
