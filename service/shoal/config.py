@@ -187,6 +187,12 @@ class Settings(BaseSettings):
     max_queue_tokens: int = Field(
         262_144, ge=1, description="Prompt tokens that may wait, per model."
     )
+    max_queue_wait: float = Field(
+        10.0,
+        gt=0,
+        description="Seconds; a request that is expected to wait longer for its turn is refused, "
+        "with 503 and Retry-After.",
+    )
     tenant_max_queue: int = Field(
         0,
         ge=0,

@@ -82,6 +82,7 @@ async def serve(
             max_queue=checked.max_queue,
             max_queue_tokens=checked.max_queue_tokens,
             tenant_max_queue=checked.tenant_max_queue,
+            max_wait_s=checked.max_queue_wait,
         ),
         keys=KeyRing(checked.api_keys),
         metrics=metrics,

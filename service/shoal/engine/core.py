@@ -36,6 +36,8 @@ from shoal.protocol.step import LoadedRunner, StepPlan, StepResult
 
 _log = logging.getLogger(__name__)
 
+_QUEUE_SPEED_LEAST_S = 0.2
+"""Seconds of steps beside a queue before its speed is told."""
 _NO_PLAN, _NOTHING_APPLIED, _NO_RESULT = StepPlan(), Applied(), StepResult([])
 
 
@@ -212,6 +214,7 @@ class _Model:
         if account is not None:
             account.least = -(-loaded.max_model_len // config.block_size)
         self._speed = SpeedMeter()
+        self._queue_speed = SpeedMeter(_QUEUE_SPEED_LEAST_S)  # while sequences wait
         self.scheduler = Scheduler(
             Limits(
                 num_blocks=num_blocks,
@@ -256,6 +259,8 @@ class _Model:
         ended_s, cpu_s = clock(), take_cpu_s()
         applied = scheduler.apply(plan, result, ended_s, cpu_s)
         self._speed.record(plan.num_tokens, started_s, ended_s, has_more=scheduler.has_work)
+        if is_queued := scheduler.num_waiting > 0:
+            self._queue_speed.record(plan.num_tokens, started_s, ended_s, has_more=is_queued)
         outputs = self.outputs(plan, applied, result, step_s=ended_s - started_s, cpu_s=cpu_s)
         progress = self.progress.take(ended_s, self._speed.tokens_per_s)
         return msgspec.structs.replace(outputs, progress=progress) if progress else outputs
@@ -299,6 +304,7 @@ class _Model:
             num_preemptions=scheduler.num_preemptions,
             tokens_per_s=self._speed.tokens_per_s,
             num_yields=scheduler.num_yields,
+            queue_tokens_per_s=self._queue_speed.tokens_per_s,
         )
 
 

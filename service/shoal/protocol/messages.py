@@ -3,7 +3,8 @@
 Server to engine: `EngineConfig` (once, first), `Submit`, `Abort`, `LoadModel`, `UnloadModel`,
 `LoadAdapter`, `UnloadAdapter`, `ResetCache`, `Shutdown`.
 Engine to server: `Loading`, `LoadFailed`, `Loaded`, `Ready`, `ModelUnloaded`, `AdapterLoaded`,
-`AdapterFailed`, `AdapterUnloaded`, `CacheReset`, `StepOutputs`, `Heartbeat`, `EngineFailed`.
+`AdapterFailed`, `AdapterUnloaded`, `CacheReset`, `PromptPart`, `StepOutputs`, `Heartbeat`, `Alive`,
+`EngineFailed`.
 """
 
 import msgspec
@@ -200,6 +201,8 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     """Tokens computed per second (prefill and decode), moving average."""
     num_yields: int = 0
     """Rows that made way for another tenant."""
+    queue_tokens_per_s: float = 0.0
+    """The same while sequences waited, so what a full batch computes; 0 = not known yet."""
 
 
 class StepOutputs(_Message, frozen=True):
@@ -232,6 +235,14 @@ class StepOutputs(_Message, frozen=True):
     tokens computed."""
     progress: dict[int, Progress] = {}
     """Of sequences without a token whose callers asked for it; now and then."""
+
+
+class PromptPart(_Message, frozen=True):
+    """Some of a sequence's `prompt_logprobs`, ahead of the `StepOutputs` that has the rest of them:
+    those of a long prompt would make its frame too long."""
+
+    seq_id: int
+    prompt_logprobs: list[TokenLogprobs | None]
 
 
 class Loading(_Message, frozen=True):
@@ -323,6 +334,10 @@ class Heartbeat(_Message, frozen=True):
     stats: list[EngineStats]
 
 
+class Alive(_Message, frozen=True):
+    """The engine process runs, but its loop has been in one step for longer than `heartbeat_s`."""
+
+
 class EngineFailed(_Message, frozen=True):
     """The engine cannot continue (bad model folder, out of memory); it exits after this."""
 
@@ -350,7 +365,9 @@ FromEngine = (
     | ModelUnloaded
     | AdapterEvent
     | CacheReset
+    | PromptPart
     | StepOutputs
     | Heartbeat
+    | Alive
     | EngineFailed
 )

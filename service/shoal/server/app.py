@@ -26,6 +26,7 @@ from shoal.server.api.admin_models import admin_models_router
 from shoal.server.api.apis import api_routers
 from shoal.server.api.scoring import choices, perplexity
 from shoal.server.auth import OPEN_PATHS
+from shoal.server.early_refusal import EarlyRefusal
 from shoal.server.error_shapes import error_bytes_at
 from shoal.server.errors import error_headers
 from shoal.server.json import APIResponse
@@ -92,6 +93,7 @@ def _middleware(services: Services) -> list[Middleware]:
     layers = [
         Middleware(ContextMiddleware, services=services),
         Middleware(AccessMiddleware, services=services),
+        Middleware(EarlyRefusal, services=services),
     ]
     if services.settings.cors_origins:
         # Before the key check, since browsers send preflight requests without keys.
