@@ -77,7 +77,7 @@ def test_a_deep_model_hardly_notices() -> None:
         logits_of(make_model(spec, weights, dtype=dtype, kv_dtype=kv_dtype, num_threads=2), tokens)
         for dtype, kv_dtype in (("float32", "auto"), ("bfloat16", "auto"), ("bfloat16", "int8"))
     )
-    assert mean_kl(bf16, exact) < 3e-5
+    assert mean_kl(bf16, exact) < 6e-5
     assert mean_kl(int8, exact) < 3e-4
 
 
