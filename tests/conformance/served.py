@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 from safetensors.numpy import save_file
 
 from tests.fakes.text_folder import END_ID, VOCAB_SIZE, write_text_folder
@@ -106,12 +107,13 @@ def serve_process(
     it the folder. `log_folder`: for its server.log; None = beside the model."""
     server_log = (log_folder or folder.parent) / "server.log"
     environment = {name: value for name, value in os.environ.items() if "SHOAL" not in name}
+    log = server_log.open("w")
     process = subprocess.Popen(
         [sys.executable, "-m", "shoal", "serve", named_by, str(folder), "--port", "0", *flags],
         cwd=folder.parent,
         env={**environment, "PYTHONPATH": str(ROOT / "service"), "OMP_NUM_THREADS": "2"},
         stdout=subprocess.PIPE,
-        stderr=server_log.open("w"),
+        stderr=log,
         text=True,
         start_new_session=True,
     )
@@ -124,11 +126,12 @@ def serve_process(
                 yield ServerProcess(found[1], process)
                 break
         else:
-            log = server_log.read_text()
             raise AssertionError(
-                f"the server did not come up, exit code {process.wait(10)}: {printed}{log}"
+                f"the server did not come up, exit code {process.wait(10)}: {printed}"
+                + server_log.read_text()
             )
     finally:
+        children = descendants(process.pid)
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         try:
@@ -136,3 +139,17 @@ def serve_process(
         except subprocess.TimeoutExpired:
             process.kill()
             raise
+        finally:
+            process.stdout.close()
+            log.close()
+        _, alive = psutil.wait_procs(children, timeout=10)
+        assert alive == [], "processes outlive the server"
+        assert "never retrieved" not in server_log.read_text(), "a task's error is lost"
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """The processes below a process."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []

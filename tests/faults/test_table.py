@@ -9,6 +9,8 @@ pytest_plugins = ["pytester"]
 CASES = """
     import pytest
 
+    pytestmark = pytest.mark.faults
+
     def test_that_measures(measured):
         measured("a reader stops", promised="30 s", measured="31 s")
         measured("a pipe | is full", promised="0 lost", measured="0")
@@ -33,8 +35,8 @@ CASES = """
 """
 
 
-@pytest.mark.parametrize("workers", [[], ["-n", "1"]], ids=["one process", "a worker"])
-def test_rows_and_failures_are_told(pytester: pytest.Pytester, workers: list[str]) -> None:
+def test_rows_and_failures_are_told(pytester: pytest.Pytester) -> None:
+    """Also where a worker of xdist ran the tests."""
     pytester.makeini("[pytest]\nmarkers = faults\n  checklist")
     pytester.makeconftest(
         f"""
@@ -44,10 +46,8 @@ def test_rows_and_failures_are_told(pytester: pytest.Pytester, workers: list[str
         from tests.faults.table import *
         """
     )
-    pytester.makepyfile("import pytest\npytestmark = pytest.mark.faults\n", test_it=CASES)
-    source = (pytester.path / "test_it.py").read_text()
-    (pytester.path / "test_it.py").write_text(source + "\npytestmark = pytest.mark.faults\n")
-    result = pytester.runpytest_subprocess("-m", "faults", "--faults-table", "table.md", *workers)
+    pytester.makepyfile(test_it=CASES)
+    result = pytester.runpytest_subprocess("-m", "faults", "--faults-table", "table.md", "-n", "1")
     table = (pytester.path / "table.md").read_text().splitlines()
     assert table[:2] == ["| situation | promised | measured | pass |", "| --- | --- | --- | --- |"]
     assert set(table[2:8]) == {
