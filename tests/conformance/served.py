@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 from safetensors.numpy import save_file
 
+from tests.fakes import canary
 from tests.fakes.text_folder import END_ID, VOCAB_SIZE, write_text_folder
 
 ROOT = Path(__file__).parents[2]
@@ -124,6 +125,8 @@ def serve_process(
             printed += line
             if found := re.search(r"serves on (http://\S+)", line):
                 yield ServerProcess(found[1], process)
+                if process.poll() is None:
+                    assert canary.show(found[1]) == [], "answers repeat a key or a prompt"
                 break
         else:
             raise AssertionError(
@@ -140,11 +143,14 @@ def serve_process(
             process.kill()
             raise
         finally:
+            printed += process.stdout.read()
             process.stdout.close()
             log.close()
         _, alive = psutil.wait_procs(children, timeout=10)
         assert alive == [], "processes outlive the server"
-        assert "never retrieved" not in server_log.read_text(), "a task's error is lost"
+        written = server_log.read_text()
+        assert "never retrieved" not in written, "a task's error is lost"
+        assert canary.seen_in(written + printed) == [], "a key or a prompt is in the log"
 
 
 def descendants(pid: int) -> list[psutil.Process]:
