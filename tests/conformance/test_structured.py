@@ -55,6 +55,14 @@ def streamed_text(server: ServerProcess, path: str, **fields: Any) -> str:
     return "".join(c["text"] if "text" in c else c["delta"].get("content") or "" for c in choices)
 
 
+def bytes_of(token: str) -> bytes:
+    """Of a token in log-probs, which is named by its bytes where it is no text."""
+    escaped = token.removeprefix("bytes:")
+    if escaped == token:
+        return token.encode()
+    return escaped.encode().decode("unicode_escape").encode("latin-1")
+
+
 def check_person(text: str) -> None:
     person = json.loads(text)
     assert list(person) == ["name", "size", "age"]

@@ -14,7 +14,6 @@ from shoal.checkpoint.find import find_models
 from shoal.checkpoint.find_adapters import find_adapters
 from shoal.checkpoint.memory import use_one_arena
 from shoal.config import Settings, engine_config, environment_remarks, forget_secrets
-from shoal.errors import ShoalError
 from shoal.logs import logging_to_stderr
 from shoal.metrics import Metrics
 from shoal.server.auth import check_keys
