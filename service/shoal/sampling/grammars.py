@@ -92,7 +92,9 @@ class Grammars:
         from llguidance import LLMatcher, LLParserLimits
 
         limits = LLParserLimits(**PARSER_LIMITS)
-        return LLMatcher(self.tokenizer, grammar, log_level=0, limits=limits)
+        matcher = LLMatcher(self.tokenizer, grammar, log_level=0, limits=limits)
+        _ = self.ambiguous_ids  # here, not when the first row needs them
+        return matcher
 
 
 def _make_tokenizer(vocabulary: Vocabulary) -> "LLTokenizer":
