@@ -56,11 +56,10 @@ def streamed_text(server: ServerProcess, path: str, **fields: Any) -> str:
 
 
 def bytes_of(token: str) -> bytes:
-    """Of a token in log-probs, which is named by its bytes where it is no text."""
-    escaped = token.removeprefix("bytes:")
-    if escaped == token:
-        return token.encode()
-    return escaped.encode().decode("unicode_escape").encode("latin-1")
+    """Of a token as log-probabilities name it: part of a character is named by its bytes."""
+    if token.startswith("bytes:"):
+        return bytes.fromhex(token.removeprefix("bytes:").replace("\\x", ""))
+    return token.encode()
 
 
 def check_person(text: str) -> None:
@@ -78,13 +77,6 @@ def test_every_choice_keeps_to_the_schema_streamed_or_not(server: ServerProcess,
     for text in answers:
         check_person(text)
     assert streamed_text(server, path, response_format=FORMAT) == answers[0]
-
-
-def bytes_of(name: str) -> bytes:
-    """Of a token, by how log-probs name it."""
-    if name.startswith("bytes:"):
-        return bytes.fromhex(name.removeprefix("bytes:").replace("\\x", ""))
-    return name.encode()
 
 
 def test_the_best_of_several_is_valid_and_reports_its_tokens(server: ServerProcess) -> None:
