@@ -84,7 +84,7 @@ test("the receipt says what it cost", () => {
     ext: { timings: { queue_ms: 1, prefill_ms: 20, decode_ms: 30, tokens_per_second: 66.7 }, usage_cost: { cpu_seconds: 0.05, joules_est: 0.2, energy_source: "estimate", amount_est: null }, seed: ["5"] },
     stopped: false, finish: "length", firstToken: 0.03, seconds: 0.1,
   };
-  assert.equal(summaryOf(outcome).join(" · "), "2 tokens · 67 tokens/s · first after 30 ms · 50 ms of CPU · cut at the most tokens");
+  assert.equal(summaryOf(outcome).join(" · "), "2 tokens · 67 tokens/s · first after 30 ms · 50 ms of CPU · cut at max tokens");
   assert.deepEqual(factsOf(outcome).find(([name]) => name === "Energy"), ["Energy", "0.20 J, estimated"]);
   assert.deepEqual(summaryOf({ usage: null, ext: {}, stopped: true, finish: null, firstToken: 0, seconds: 1 }), ["stopped by you"]);
 });

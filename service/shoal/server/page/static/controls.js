@@ -13,7 +13,7 @@ import { settings } from "./store.js";
 export const SAMPLING = [
   { name: "temperature", label: "Temperature", min: 0, max: 2, step: 0.05, slider: true, help: "0 always takes the likeliest token; higher is freer." },
   { name: "top_p", label: "Top p", min: 0, max: 1, step: 0.01, slider: true, help: "Only the likeliest tokens that together have this probability." },
-  { name: "max_tokens", label: "Most tokens", min: 1, step: 1, help: "The answer is cut after so many." },
+  { name: "max_tokens", label: "Max tokens", min: 1, step: 1, help: "The answer is cut after so many." },
   { name: "seed", label: "Seed", step: 1, help: "The same seed gives the same text, alone or among others." },
 ];
 /** @type {NumberField[]} */
@@ -31,6 +31,7 @@ const SCHEMA_EXAMPLE = {
   type: "object",
   properties: { name: { type: "string" }, legs: { type: "integer" }, can_fly: { type: "boolean" } },
   required: ["name", "legs", "can_fly"],
+  additionalProperties: false,
 };
 const TOOLS_EXAMPLE = [
   {

@@ -11,7 +11,7 @@ export function renderMarkdown(text) {
   return blocksOf(text).map(({ kind, lines, level }) => {
     const joined = lines.join("\n");
     if (kind === "code") return el("pre", {}, el("code", {}, joined));
-    if (kind === "heading") return el("h3", {}, ...inline(joined));
+    if (kind === "heading") return el("h2", {}, ...inline(joined));
     if (kind === "quote") return el("blockquote", {}, ...inline(joined));
     if (kind === "list" || kind === "numbers") return list(kind, lines, level);
     return el("p", {}, ...inline(joined));

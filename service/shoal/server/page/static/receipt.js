@@ -9,7 +9,7 @@ import { duration } from "./scale.js";
  */
 
 const FINISHES = /** @type {Record<string, string>} */ ({
-  length: "cut at the most tokens",
+  length: "cut at max tokens",
   tool_calls: "calls a tool",
   abort: "ended by the server",
   error: "failed",

@@ -21,6 +21,7 @@ export function percent(probability) {
   if (value >= 99.95) return value >= 100 ? "100 %" : "99.9 %";
   if (value >= 10) return `${value.toFixed(0)} %`;
   if (value >= 0.1) return `${value.toFixed(1)} %`;
+  if (value === 0) return "0 %";
   return value >= 0.01 ? `${value.toFixed(2)} %` : "< 0.01 %";
 }
 

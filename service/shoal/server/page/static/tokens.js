@@ -98,7 +98,7 @@ export class TokenText {
   #hovered(event) {
     const at = indexOf(event.target);
     // The pointer moved over it; not: it appeared below the pointer.
-    const moved = event.pointerType === "mouse" && (event.movementX || event.movementY);
+    const moved = event.pointerType === "mouse" && pointer.moves(event);
     if (moved && at >= 0 && !card.pinned && !card.shows(this, at)) this.select(at);
     else if (at >= 0) clearTimeout(card.timer);
   }
@@ -117,12 +117,24 @@ export class TokenText {
     const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: this.entries.length - 1 }[event.key];
     if (at < 0) return;
     if (to !== undefined) this.focus(to);
-    else if (event.key === "Enter" || event.key === " ") card.enter();
+    else if (event.key === "Enter" || event.key === " ") card.enter(this, at);
     else if (event.key === "Escape") card.hide();
     else return;
     event.preventDefault();
   }
 }
+
+/** Where the mouse was last. */
+const pointer = {
+  x: -1,
+  y: -1,
+  /** @param {PointerEvent} event */
+  moves({ screenX, screenY }) {
+    const moved = screenX !== this.x || screenY !== this.y;
+    [this.x, this.y] = [screenX, screenY];
+    return moved;
+  },
+};
 
 /** @param {EventTarget | null} target */
 function indexOf(target) {
@@ -171,7 +183,12 @@ const card = {
     this.element.style.top = `${below ? around.bottom + 6 : Math.max(8, around.top - height - 6)}px`;
   },
 
-  enter() {
+  /**
+   * @param {TokenText} owner
+   * @param {number} at
+   */
+  enter(owner, at) {
+    this.show(owner, at);
     this.pinned = true;
     this.element.querySelector("button")?.focus();
   },
@@ -217,6 +234,7 @@ document.addEventListener("pointerdown", (event) => {
   const target = /** @type {Element} */ (event.target);
   if (!target.closest(".token-card, .token")) card.hide();
 });
+document.addEventListener("pointermove", (event) => pointer.moves(event), { passive: true });
 document.addEventListener("scroll", () => card.element.hidden || card.place(), { passive: true });
 document.addEventListener("focusin", (event) => {
   const target = /** @type {Element} */ (event.target);
@@ -233,7 +251,7 @@ function contents(entry, choose) {
   const canBranch = card.owner?.hooks.onBranch != null;
   const rank = entry.rank === 1 ? "the likeliest" : `number ${entry.rank} by likelihood`;
   return [
-    el("h3", {}, visible(entry.token)),
+    el("p", { class: "title" }, visible(entry.token)),
     el("p", { class: "sub" }, `${percent(Math.exp(entry.logprob))}, ${rank} · entropy ${bits(entry.entropy).toFixed(1)} bits`),
     el("ol", {}, ...shown.map((each) => el("li", {}, alternativeButton(each, each.id === entry.id, canBranch, choose)))),
     steps(entry, canBranch),
@@ -252,10 +270,9 @@ function alternativeButton(candidate, isCurrent, canBranch, choose) {
     "button",
     {
       type: "button", disabled: !canBranch, "aria-current": isCurrent ? "true" : null,
-      "aria-label": `Go on from ${visible(candidate.token)}, ${percent(probability)}`,
       onclick: () => choose(candidate),
     },
-    el("span", { class: "name" }, visible(candidate.token)),
+    el("span", { class: "name" }, el("span", { class: "sr-only" }, "Go on from "), visible(candidate.token)),
     el("progress", { max: 1, value: probability, "aria-hidden": "true" }),
     el("span", { class: "number" }, percent(probability)),
   );

@@ -122,8 +122,8 @@ function makeCell(requestAt, index) {
   const [text, count] = [el("span", {}), el("span", {}, "waiting")];
   const button = el(
     "button",
-    { type: "button", class: "running", disabled: true, "aria-label": `Run stream ${number} again alone`, onclick: () => void check(cell) },
-    el("span", { class: "head" }, el("span", { class: "num" }, String(number)), count),
+    { type: "button", class: "running", disabled: true, onclick: () => void check(cell) },
+    el("span", { class: "head" }, el("span", { class: "num" }, el("span", { class: "sr-only" }, "Run again alone: stream "), String(number)), count),
     el("span", { class: "text" }, text),
   );
   const cell = { element: el("li", {}, button), button, text, count, request: requestAt, index, ids: [], shown: "" };
