@@ -95,6 +95,7 @@ class Settings(BaseSettings):
         "anthropic, tgi, ollama; unset = all.",
     )
     docs: bool = Field(True, description="Serve /docs and /openapi.json.")
+    page: bool = Field(True, description="Serve the playground, a page for browsers at /.")
 
     # --- models -------------------------------------------------------------------------------
     models: Annotated[list[str], NoDecode] = Field(

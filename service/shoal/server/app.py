@@ -33,6 +33,7 @@ from shoal.server.json import APIResponse
 from shoal.server.middleware import AccessMiddleware, ContextMiddleware
 from shoal.server.model_admin import ModelAdmin
 from shoal.server.openapi import complete
+from shoal.server.page.routes import page_routes
 from shoal.server.services import Services
 
 DESCRIPTION = "Small language models, served with continuous batching. OpenAI-compatible."
@@ -54,6 +55,8 @@ def create_app(services: Services) -> FastAPI:
         app.openapi_url = None
         app.router.routes.clear()
     app.state.services = services
+    if services.settings.page:
+        app.router.routes.extend(page_routes(docs=services.settings.docs))
     for router in (
         *api_routers(services.settings.apis),
         models.router,
