@@ -1,8 +1,15 @@
 # Shoal on CPU with its default models. How to build and run it: deploy/README.md.
-# BASE_IMAGE is any Debian with Python 3.11 or newer and its venv module; pin it by digest.
+# BASE_IMAGE is any Debian with Python 3.11 or newer and its venv module. A release (RELEASE=true) names
+# it by digest, so that what is built can be built again; else the build ends at once.
 ARG BASE_IMAGE=python:3.11-slim
 
 FROM ${BASE_IMAGE} AS build
+ARG BASE_IMAGE
+ARG RELEASE=false
+RUN case "$RELEASE:$BASE_IMAGE" in \
+        false:* | true:*@sha256:*) ;; \
+        *) echo "a release names its base by digest: BASE_IMAGE=NAME@sha256:..." >&2; exit 1 ;; \
+    esac
 # "true" adds PyTorch's CPU build, for models that the native kernels do not know; PIP_ARGS is handed
 # to pip: where that build is, if pip does not find it by itself.
 ARG WITH_TORCH=false
@@ -27,6 +34,11 @@ COPY pyproject.toml README.md LICENSE ./
 COPY LICENSES LICENSES
 COPY service service
 COPY models /models
+# What the image holds, for whoever scans it.
+COPY deploy/sbom.py deploy/
+RUN ln -s /models models \
+    && python3 deploy/sbom.py server $([ "$WITH_TORCH" = true ] && echo torch-cpu) \
+        > /opt/shoal/sbom.cdx.json
 # Without pip in the image nothing more can be pulled there: what is not in it is not offered.
 RUN if [ -n "$MODELS" ]; then PYTHONPATH=service \
         /opt/shoal/bin/python -m shoal.commands.fetch "$MODELS" /models $PIP_ARGS; \

@@ -18,22 +18,28 @@ NATIVE := $(wildcard $(addprefix service/shoal/kernels/,CMakeLists.txt src/*.* s
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-all setup fix check bench bench-peers families evaluate lock clean
+.PHONY: help serve test test-all test-faults setup fix check bench bench-peers families evaluate lock audit sbom clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 serve: ## install what is missing and serve the default models on 127.0.0.1:8000
+	@deploy/native-again.sh $(VENV)
 	@$(MAKE) --silent --jobs 2 $(VENV)/server.stamp $(PULLED:%=$(VENV)/%.pulled)
 	@$(BIN)/shoal serve $(MODEL_NAMES) --host $(HOST) --port $(PORT) $(ARGS)
 
-setup: $(VENV)/dev.stamp ## make the environment for working on Shoal
+setup: ## make the environment for working on Shoal
+	@deploy/native-again.sh $(VENV)
+	@$(MAKE) --silent $(VENV)/dev.stamp
 
 test: $(VENV)/dev.stamp ## the fast tests (ARGS="-k name" picks some)
 	$(BIN)/python -m pytest -q --numprocesses 2 --dist worksteal $(ARGS)
 
 test-all: $(VENV)/dev.stamp ## also the slow tests: processes, container, training
 	$(BIN)/python -m pytest -q -m "not peers" $(ARGS)
+
+test-faults: $(VENV)/dev.stamp ## the whole fault list, as a table of promised and measured
+	$(BIN)/python -m pytest -q -m "faults or checklist" $(ARGS)
 
 fix: $(VENV)/dev.stamp ## format, repair what can be repaired, generate the SDK's sync half and page
 	$(BIN)/python deploy/generate_sync_client.py
@@ -62,6 +68,13 @@ evaluate: $(VENV)/dev.stamp ## measure the default models on held-out text in DA
 lock: ## resolve requirements/*.lock anew from pyproject.toml
 	test -x .cache/lock/bin/uv || { $(PYTHON) -m venv .cache/lock && .cache/lock/bin/pip install -q uv; }
 	$(PYTHON) deploy/lock.py .cache/lock/bin/uv
+
+audit: ## look for unsafe code, Dockerfile and CI files: bandit, hadolint, zizmor
+	@deploy/audit.sh $(PYTHON)
+
+sbom: ## write what the image holds, as CycloneDX, to dist/
+	@mkdir -p dist
+	$(PYTHON) deploy/sbom.py > dist/shoal.cdx.json
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) build dist .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

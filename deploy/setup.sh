@@ -35,7 +35,10 @@ deploy/install.sh "$python" $packages || status=$?
 wait $build || [ $status != 0 ] || build_native_kernels || status=$?
 [ $status = 0 ] || exit $status
 
+missing=${python%/bin/*}/native-missing # for deploy/native-again.sh
+rm -f "$missing"
 if ! "$python" -c 'import shoal.kernels._native' 2> /dev/null; then
+    deploy/native-again.sh --compilers > "$missing"
     echo "shoal: the native kernels could not be built ($log says why):" \
         "installing PyTorch to compute instead ..."
     deploy/install.sh "$python" torch

@@ -4,12 +4,17 @@ Sources: TOML file, environment (`SHOAL_<NAME>`), flag (`--<name>`); later ones 
 ones. Nothing else in Shoal reads the environment, and settings do not change after startup.
 """
 
+import difflib
+import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -22,8 +27,28 @@ from shoal.protocol.messages import AdapterSource, EngineConfig, ModelSource
 Api = Literal["openai", "responses", "anthropic", "tgi", "ollama"]
 """APIs that generate text."""
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
+SECRETS = frozenset({"api_keys", "admin_keys"})
+"""Settings whose values are never shown, and never taken from the command line."""
+SECRET_VARIABLES = frozenset(
+    {"SHOAL_API_KEYS", "SHOAL_ADMIN_KEYS", "SHOAL_API_KEY", "OPENAI_API_KEY"}
+)
+"""Variables that hold keys, which no child process needs."""
+OF_CLIENTS = frozenset({"SHOAL_BASE_URL", "SHOAL_API_KEY"})
+"""Variables of the SDK and of the commands that call a server."""
+_SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
+_SERVICE_LINK_NAME = re.compile(r"_SERVICE_(HOST|PORT)(_|$)|_PORT_\d+_(TCP|UDP|SCTP)(_|$)")
+"""Of the variables that Kubernetes puts into every container beside a Service whose name begins
+with "shoal"."""
 _ENGINE = EngineConfig(models=())
 """The engine's defaults are defined in `protocol/messages.py`."""
+
+
+class _Environment(EnvSettingsSource):
+    """SHOAL_<NAME>, but for service links: SHOAL_PORT=tcp://... is no port."""
+
+    def __call__(self) -> dict[str, Any]:
+        found = super().__call__()
+        return {name: value for name, value in found.items() if not _is_service_link(value)}
 
 
 class Settings(BaseSettings):
@@ -40,7 +65,7 @@ class Settings(BaseSettings):
         default_factory=list,
         repr=False,
         description="Accepted keys, each KEY, NAME:KEY or NAME:sha256:HEX; the name is the tenant. "
-        "Other users of the machine can see flags: prefer keys_file.",
+        "Not as a flag: every user of the machine can see those.",
     )
     keys_file: Path | None = Field(
         None,
@@ -55,7 +80,8 @@ class Settings(BaseSettings):
     admin_keys: Annotated[list[str], NoDecode] = Field(
         default_factory=list,
         repr=False,
-        description="Keys of the /admin routes, in the same forms; empty = there are none.",
+        description="Keys of the /admin routes, in the same forms, no flag either; empty = there "
+        "are none.",
     )
     allow_unauthenticated: bool = Field(
         False, description="Serve without keys on an address that others can reach."
@@ -69,6 +95,7 @@ class Settings(BaseSettings):
         "anthropic, tgi, ollama; unset = all.",
     )
     docs: bool = Field(True, description="Serve /docs and /openapi.json.")
+    page: bool = Field(True, description="Serve the playground, a page for browsers at /.")
 
     # --- models -------------------------------------------------------------------------------
     models: Annotated[list[str], NoDecode] = Field(
@@ -160,6 +187,12 @@ class Settings(BaseSettings):
     )
     max_queue_tokens: int = Field(
         262_144, ge=1, description="Prompt tokens that may wait, per model."
+    )
+    max_queue_wait: float = Field(
+        10.0,
+        gt=0,
+        description="Seconds; a request that is expected to wait longer for its turn is refused, "
+        "with 503 and Retry-After.",
     )
     tenant_max_queue: int = Field(
         0,
@@ -261,8 +294,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _require_auth_beyond_loopback(self) -> Self:
-        has_keys = self.api_keys or self.keys_file
-        if not (self.host in LOOPBACK_HOSTS or has_keys or self.allow_unauthenticated):
+        if not (self.host in LOOPBACK_HOSTS or self.has_keys or self.allow_unauthenticated):
             raise ValueError(
                 f"host {self.host} can be reached from other machines: set keys_file or api_keys, "
                 "or allow_unauthenticated to serve anyone"
@@ -278,7 +310,13 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        environment = _Environment(settings_cls)
+        return init_settings, environment, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def has_keys(self) -> bool:
+        """Must callers send a key?"""
+        return bool(self.api_keys) or self.keys_file is not None
 
 
 def load_settings(config_file: Path | None = None, **flags: Any) -> Settings:
@@ -291,6 +329,37 @@ def load_settings(config_file: Path | None = None, **flags: Any) -> Settings:
         model_config = SettingsConfigDict(toml_file=config_file or Path("shoal.toml"))
 
     return FileSettings(**flags)
+
+
+def environment_remarks(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """What in the environment looks like a setting of ours and is none, one line each."""
+    remarks = []
+    for given, value in sorted(environ.items()):
+        name = given.upper()
+        if not name.startswith("SHOAL_"):
+            continue
+        setting = name.removeprefix("SHOAL_").lower()
+        if setting in Settings.model_fields:
+            if _is_service_link(value):
+                remarks.append(
+                    f"{name}={value[:100]} is ignored: it comes from Kubernetes, because a Service "
+                    "has that name; enableServiceLinks: false in the pod leaves it out"
+                )
+        elif not (name in OF_CLIENTS or _is_service_link(value) or _SERVICE_LINK_NAME.search(name)):
+            near = difflib.get_close_matches(setting, Settings.model_fields, n=1)
+            hint = f": did you mean SHOAL_{near[0].upper()}?" if near else ""
+            remarks.append(f"{name} is no setting and is ignored{hint}")
+    return remarks
+
+
+def forget_secrets() -> None:
+    """Takes keys out of the environment: child processes inherit what is left."""
+    for name in [name for name in os.environ if name.upper() in SECRET_VARIABLES]:
+        del os.environ[name]
+
+
+def _is_service_link(value: object) -> bool:
+    return isinstance(value, str) and _SERVICE_LINK.match(value) is not None
 
 
 def engine_config(

@@ -1,15 +1,26 @@
 """Log lines: one JSON object each (or plain text on a terminal), with control characters escaped.
 
-Prompts and outputs never reach a log; fields are passed with `extra=`.
+Prompts and outputs never reach a log; fields are passed with `extra=`. How lines are written is in
+`log_writer.py`: nothing that logs ever waits for whoever reads standard error.
 """
 
 import json
 import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from shoal.errors import ShoalError
+from shoal.log_writer import LogWriter, StderrPipe, would_wait
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_CONTROLS = {
+    code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10)
+}
+
+_writer: LogWriter | None = None
 
 
 class JsonFormatter(logging.Formatter):
@@ -39,17 +50,78 @@ class TextFormatter(logging.Formatter):
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         event = record.getMessage().encode("unicode_escape").decode("ascii")
         line = f"{clock} {record.levelname.lower():7} {event} {fields}".rstrip()
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        if not record.exc_info:
+            return line
+        exception = self.formatException(record.exc_info).translate(_CONTROLS)
+        return f"{line}\n{exception}"
 
 
-def configure_logging(level: str, log_format: str) -> None:
-    """Sends all logs to stderr in `log_format`; "auto" is text on a terminal, else JSON."""
+class _WriterHandler(logging.Handler):
+    def __init__(self, writer: LogWriter) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._writer.put(self.format(record))
+        except Exception:  # of a value that cannot be formatted
+            self.handleError(record)
+
+
+@contextmanager
+def logging_to_stderr(level: str, log_format: str) -> Iterator[None]:
+    """Sends to standard error in `log_format` ("auto" is text on a terminal, else JSON): all logs,
+    warnings and uncaught exceptions, and what this process and its children write there."""
+    global _writer
     as_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
+    formatter: logging.Formatter = TextFormatter() if as_text else JsonFormatter()
+
+    def shape(line: str) -> str:
+        return line.translate(_CONTROLS) if as_text else _as_json(line)
+
+    def notice(num_lines: int) -> str:
+        record = _record("log lines were dropped")
+        record.num_lines = num_lines
+        return formatter.format(record)
+
+    pipe = StderrPipe(lambda line: writer.put(shape(line)))
+    writer = _writer = LogWriter(pipe.original, notice)
+    handler = _WriterHandler(writer)
+    handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    try:
+        yield
+    except ShoalError:
+        raise
+    except Exception:
+        logging.getLogger("shoal").critical("uncaught exception", exc_info=True)
+        raise SystemExit(1) from None
+    finally:
+        logging.captureWarnings(False)
+        logging.getLogger().removeHandler(handler)
+        pipe.close(is_blocked=lambda: not writer.close() or would_wait(pipe.original))
+
+
+def num_dropped_lines() -> int:
+    """Log lines that could not be written since the start."""
+    return _writer.num_dropped if _writer is not None else 0
+
+
+def _as_json(line: str) -> str:
+    """A line that came over standard error: a JSON object, if it is none already."""
+    if line.startswith("{"):
+        try:
+            return json.dumps(json.loads(line))
+        except (ValueError, RecursionError):
+            pass
+    return JsonFormatter().format(_record(line))
+
+
+def _record(message: str) -> logging.LogRecord:
+    return logging.LogRecord("shoal.stderr", logging.WARNING, "", 0, "%s", (message,), None)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

@@ -1,10 +1,14 @@
 """All Prometheus metrics. Names are part of the API; buckets suit CPU speeds (1 ms to 60 s)."""
 
 import contextlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
+from shoal.logs import num_dropped_lines
 from shoal.protocol.messages import StepOutputs
 
 _SECONDS = (
@@ -32,12 +36,21 @@ class _TenantMetrics(NamedTuple):
     generation_tokens: Counter
 
 
+class _DroppedLines(Collector):
+    """Counted where lines are written."""
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        text = "Log lines that could not be written"
+        yield CounterMetricFamily("shoal_log_lines_dropped", text, value=num_dropped_lines())
+
+
 class Metrics:
     """The metrics of one server process, in their own registry."""
 
     def __init__(self, *, by_tenant: bool = False) -> None:
         """`by_tenant`: also count what each tenant uses."""
         self.registry = CollectorRegistry()
+        self.registry.register(_DroppedLines())
         self._tenants: set[str] = set()
         self._last_yields: dict[str, int] = {}
         self._last_preemptions: dict[str, int] = {}

@@ -12,6 +12,7 @@ Prints a line for each and all numbers as JSON. Sends to loopback only.
 import argparse
 import asyncio
 import json
+import os
 import random
 import statistics
 import time
@@ -176,8 +177,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--pause", type=float, default=0.2, help="of a light tenant, seconds")
     options = parser.parse_args()
-    flags = [part for name, key in KEYS.items() for part in ("--api-key", f"{name}:{key}")]
-    with serving([options.model], *flags) as (_, port):
+    os.environ["SHOAL_API_KEYS"] = ",".join(f"{name}:{key}" for name, key in KEYS.items())
+    with serving([options.model]) as (_, port):
         result = asyncio.run(measure(port, options))
     waits, index = result["latency"], result["shares"]["index"]
     print(

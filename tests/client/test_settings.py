@@ -174,6 +174,7 @@ def test_clients_of_the_wrong_kind_are_refused(sdk: Sdk) -> None:
         ("NO_PROXY", "localhost,127.0.0.1,[::1]"),
         ("HTTP_PROXY", f"http://user:{KEY}@proxy.test:port"),
         ("all_proxy", f"gopher://user:{KEY}@proxy.test"),
+        ("ALL_PROXY", f"socks5://user:{KEY}@proxy.test:1080"),
     ],
 )
 def test_proxy_settings_that_cannot_be_used_are_named_without_their_values(

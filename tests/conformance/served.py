@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,10 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 from safetensors.numpy import save_file
 
+from tests.fakes import canary
 from tests.fakes.text_folder import END_ID, VOCAB_SIZE, write_text_folder
 
 ROOT = Path(__file__).parents[2]
@@ -104,17 +106,20 @@ def serve_process(
     *flags: str,
     named_by: str = "--model",
     log_folder: Path | None = None,
-    max_files: int = 0,
+    variables: Mapping[str, str] | None = None,
+    under: Sequence[str] = (),
 ) -> Iterator[ServerProcess]:
     """Starts the server on a free port and stops it at the end. `named_by`: the flag that gives
-    it the folder. `log_folder`: for its server.log; None = beside the model. `max_files`: its limit
-    of open files; 0 = that of the tests."""
+    it the folder. `log_folder`: for its server.log; None = beside the model. Keys, which are no
+    flags of the server, are given as --api-key and --admin-key, and it gets them as it can.
+    `variables`: more of its environment; `under`: a command that runs it."""
+    flags, keys = _without_keys(flags)
     server_log = (log_folder or folder.parent) / "server.log"
     environment = {name: value for name, value in os.environ.items() if "SHOAL" not in name}
-    limit = ["prlimit", f"--nofile={max_files}"] if max_files else []
+    log = server_log.open("w")
     process = subprocess.Popen(
         [
-            *limit,
+            *under,
             sys.executable,
             "-m",
             "shoal",
@@ -126,9 +131,15 @@ def serve_process(
             *flags,
         ],
         cwd=folder.parent,
-        env={**environment, "PYTHONPATH": str(ROOT / "service"), "OMP_NUM_THREADS": "2"},
+        env={
+            **environment,
+            **keys,
+            **(variables or {}),
+            "PYTHONPATH": str(ROOT / "service"),
+            "OMP_NUM_THREADS": "2",
+        },
         stdout=subprocess.PIPE,
-        stderr=server_log.open("w"),
+        stderr=log,
         text=True,
         start_new_session=True,
     )
@@ -139,13 +150,16 @@ def serve_process(
             printed += line
             if found := re.search(r"serves on (http://\S+)", line):
                 yield ServerProcess(found[1], process)
+                if process.poll() is None:
+                    assert canary.show(found[1]) == [], "answers repeat a key or a prompt"
                 break
         else:
-            log = server_log.read_text()
             raise AssertionError(
-                f"the server did not come up, exit code {process.wait(10)}: {printed}{log}"
+                f"the server did not come up, exit code {process.wait(10)}: {printed}"
+                + server_log.read_text()
             )
     finally:
+        children = descendants(process.pid)
         if process.poll() is None:
             process.send_signal(signal.SIGINT)  # without the delay of SIGTERM
         try:
@@ -153,3 +167,34 @@ def serve_process(
         except subprocess.TimeoutExpired:
             process.kill()
             raise
+        finally:
+            printed += process.stdout.read()
+            process.stdout.close()
+            log.close()
+        _, alive = psutil.wait_procs(children, timeout=10)
+        assert alive == [], "processes outlive the server"
+        written = server_log.read_text()
+        assert "never retrieved" not in written, "a task's error is lost"
+        assert canary.seen_in(written + printed) == [], "a key or a prompt is in the log"
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """The processes below a process."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _without_keys(flags: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The flags without keys, and the variables that hold these."""
+    variables = {"--api-key": "SHOAL_API_KEYS", "--admin-key": "SHOAL_ADMIN_KEYS"}
+    left: list[str] = []
+    keys: dict[str, list[str]] = {}
+    each = iter(flags)
+    for flag in each:
+        if flag in variables:
+            keys.setdefault(variables[flag], []).append(next(each))
+        else:
+            left.append(flag)
+    return tuple(left), {name: ",".join(values) for name, values in keys.items()}

@@ -63,7 +63,8 @@ def test_silent_sockets_cost_neither_probes_nor_the_engine(
     folder = write_tiny_llama(tmp_path / "tiny")
     with socket.create_server(("127.0.0.1", 0)) as free:
         probe_port = free.getsockname()[1]
-    with serve_process(folder, "--probe-port", str(probe_port), max_files=files) as server:
+    limited = ("prlimit", f"--nofile={files}")
+    with serve_process(folder, "--probe-port", str(probe_port), under=limited) as server:
         port = int(server.url.rpartition(":")[2])
         silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(num_silent)]
         slowest = 0.0

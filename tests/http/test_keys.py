@@ -12,6 +12,7 @@ import pytest
 
 from shoal.errors import ConfigError
 from shoal.protocol.messages import Submit
+from shoal.server.auth import KeyRing
 from shoal.server.keys import read_keys_file
 from shoal.server.tenants import cache_salt
 from tests.fakes.http_app import Served
@@ -119,6 +120,24 @@ async def test_an_admin_of_the_file_opens_admin_routes_and_others_do_not(tmp_pat
             refused(denied, 403, "insufficient_permissions")
         refused(await served.client.post(reload), 401, "invalid_api_key")
         assert (await complete(served, "root")).status_code == 200
+
+
+async def test_keys_of_the_setting_have_no_right_to_go_before_others(tmp_path: Path) -> None:
+    async with serve_script(tmp_path, "ab", api_keys=["ann:key-a"]) as (served, _):
+        seen = []
+        submit = served.services.client.submit
+        served.services.client.submit = lambda message, sink: (  # type: ignore[method-assign]
+            seen.append(message.priority),
+            submit(message, sink),
+        )
+        for route, body in (("completions", {"prompt": "x"}), ("responses", {"input": "x"})):
+            response = await served.client.post(
+                f"/v1/{route}",
+                json={**body, "priority": -10},
+                headers={"x-api-key": "key-a"},
+            )
+            assert response.status_code == 200
+        assert seen == [0, 0]
 
 
 async def test_priority_is_clamped_to_the_right_of_the_key_and_said(tmp_path: Path) -> None:
@@ -314,6 +333,8 @@ KEY = '[[keys]]\nname = "a"\nkey = "secret-canary"\n'
         (KEY + "weight = 0", "entry 1: weight"),
         (KEY + 'requests_per_minute = "9"', "requests_per_minute"),
         (KEY + "zoo = 1", "entry 1: zoo"),
+        (KEY.replace("secret", " secret"), "entry 1: entry: the key has blanks"),
+        (KEY.replace("secret", "s\\u00e9cret"), "entry 1: entry: a key is printable ASCII"),
         (KEY.replace('"a"', '"a:b"'), "entry 1: name"),
         (KEY + KEY, "the name a is there twice"),
         (KEY + KEY.replace('"a"', '"b"'), "a key twice"),
@@ -359,3 +380,24 @@ async def test_tenants_are_counted_where_it_is_asked_for(tmp_path: Path) -> None
     async with serve_keys(tmp_path) as served:
         await complete(served, "ann")
         assert "tenant_" not in (await served.client.get("/metrics", headers=key_of("ann"))).text
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ("team:secret-canary\n", "blanks or line breaks around it"),
+        ("team: secret-canary", "blanks or line breaks around it"),
+        ("secret-canary\t", "blanks or line breaks around it"),
+        ("secret\u00e9-canary", "printable ASCII"),
+        ("secret\x00-canary", "printable ASCII"),
+        ("team:\udcffcanary", "printable ASCII"),
+        ("a b:secret-canary", "the name before the colon"),
+        ("team:", "no key"),
+        ("team:sha256:12", "64 hexadecimal digits"),
+    ],
+)
+def test_a_key_that_no_caller_can_send_is_refused_by_its_number(entry: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as caught:
+        KeyRing(["ann:fine", entry], setting="admin_keys")
+    assert caught.value.message.startswith("admin_keys entry 2")
+    assert "canary" not in caught.value.message

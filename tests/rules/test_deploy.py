@@ -1,7 +1,9 @@
 """What the files for running Shoal elsewhere promise, read without running them."""
 
+import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,56 @@ def test_compose_gives_the_container_nothing_it_does_not_need() -> None:
     assert SERVICE["cap_drop"] == ["ALL"]
     assert "no-new-privileges:true" in SERVICE["security_opt"]
     assert all(port.startswith("127.0.0.1:") for port in SERVICE["ports"])
+
+
+def test_compose_limits_what_the_container_can_take() -> None:
+    assert SERVICE["cpus"] == "${CPUS:-2}"
+    assert SERVICE["mem_limit"] == "${MEMORY:-1g}"
+    assert 64 <= SERVICE["pids_limit"] <= 1024
+    assert all("size=" in mount for mount in SERVICE["tmpfs"])
+    assert SERVICE["logging"]["driver"] == "json-file"
+    assert {"max-size", "max-file"} <= SERVICE["logging"]["options"].keys()
+
+
+@pytest.mark.parametrize(
+    ("release", "base", "goes_on"),
+    [
+        ("false", "python:3.11-slim", True),
+        ("true", "python:3.11-slim", False),
+        ("true", f"python:3.11-slim@sha256:{'0' * 64}", True),
+        ("yes", f"python@sha256:{'0' * 64}", False),
+    ],
+)
+def test_a_release_names_its_base_image_by_digest(release: str, base: str, goes_on: bool) -> None:
+    """Runs the first command of the build."""
+    (command,) = re.findall(r"^RUN (case .*?esac)$", DOCKERFILE, re.M | re.S)
+    environment = {"RELEASE": release, "BASE_IMAGE": base}
+    done = subprocess.run(
+        ["sh", "-c", command], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode == 0) == goes_on
+    assert ("by digest" in done.stderr) != goes_on
+
+
+def test_the_list_of_what_the_image_holds_is_whole() -> None:
+    done = subprocess.run(
+        [sys.executable, "deploy/sbom.py", "server"], cwd=ROOT, capture_output=True, check=True
+    )
+    told = json.loads(done.stdout)
+    assert (told["bomFormat"], told["specVersion"]) == ("CycloneDX", "1.6")
+    parts = {part["bom-ref"]: part for part in told["components"]}
+    lock = (ROOT / "requirements" / "server.lock").read_text()
+    pinned = re.findall(r"^([\w.-]+)==([^\s;]+)", lock, re.M)
+    assert {f"pkg:pypi/{name}@{version}" for name, version in pinned} == {
+        ref for ref in parts if ref.startswith("pkg:")
+    }
+    for model in ("minnow", "pilotfish"):
+        lock_file = json.loads((ROOT / "models" / model / "lock.json").read_text())
+        files = {part["name"]: part for part in parts[f"model:{model}"]["components"]}
+        assert files.keys() == lock_file["files"].keys()
+    assert set(told["dependencies"][0]["dependsOn"]) == parts.keys()
+    assert "deploy/sbom.py" in DOCKERFILE
+    assert "!deploy/sbom.py" in (ROOT / ".dockerignore").read_text()
 
 
 def test_compose_starts_only_with_keys() -> None:

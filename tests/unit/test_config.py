@@ -1,12 +1,19 @@
 """Settings: file < environment < flag, ranges, the refusal of an open door, model folders."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from shoal.config import Settings, engine_config, load_settings
+from shoal.config import (
+    Settings,
+    engine_config,
+    environment_remarks,
+    forget_secrets,
+    load_settings,
+)
 from shoal.errors import ConfigError
 from shoal.protocol.messages import EngineConfig, ModelSource
 
@@ -123,3 +130,47 @@ def test_the_engine_is_told_its_settings(tmp_path: Path) -> None:
     assert (config.models, config.num_threads, config.dtype) == ((source,), 3, "float32")
     assert (config.max_batch_size, config.prefix_cache) == (7, False)
     assert config.token_budget == settings.token_budget
+
+
+SERVICE_LINKS = {
+    "SHOAL_PORT": "tcp://10.96.7.7:8000",
+    "SHOAL_SERVICE_HOST": "10.96.7.7",
+    "SHOAL_SERVICE_PORT": "8000",
+    "SHOAL_SERVICE_PORT_HTTP": "8000",
+    "SHOAL_PORT_8000_TCP": "tcp://10.96.7.7:8000",
+    "SHOAL_PORT_8000_TCP_PROTO": "tcp",
+    "SHOAL_PORT_8000_TCP_ADDR": "10.96.7.7",
+    "SHOAL_UI_PORT": "udp://10.96.7.8:53",
+    "SHOAL_UI_SERVICE_HOST": "10.96.7.8",
+}
+
+
+def test_the_service_links_of_kubernetes_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SERVICE_LINKS.items():
+        monkeypatch.setenv(name, value)
+    assert load_settings().port == 8000
+    (remark,) = environment_remarks(SERVICE_LINKS)
+    assert remark.startswith("SHOAL_PORT=tcp://10.96.7.7:8000 is ignored")
+    assert "enableServiceLinks: false" in remark
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("SHOAL_PROT", ": did you mean SHOAL_PORT?"),
+        ("shoal_max_bach_size", ": did you mean SHOAL_MAX_BATCH_SIZE?"),
+        ("SHOAL_SOMETHING_ELSE", ""),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_told(name: str, hint: str) -> None:
+    environ = {name: "sk-secret", "SHOAL_PORT": "1", "shoal_host": "::1", "SHOAL_BASE_URL": "x"}
+    assert environment_remarks(environ) == [f"{name.upper()} is no setting and is ignored{hint}"]
+
+
+def test_keys_leave_the_environment_before_a_child_can_inherit_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("SHOAL_API_KEYS", "shoal_admin_keys", "SHOAL_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.setenv(name, "sk-secret")
+    forget_secrets()
+    assert "sk-secret" not in os.environ.values()

@@ -32,7 +32,7 @@ class ModelSelection:
     def smallest_first(self) -> tuple[ModelSource, ...]:
         """The sources in the order of their files' sizes: what is small is ready at once, whatever
         else is to be loaded."""
-        return tuple(sorted(self.sources, key=_num_bytes))
+        return tuple(sorted(self.sources, key=num_file_bytes))
 
 
 def find_models(
@@ -128,7 +128,7 @@ def is_one_model(folder: Path) -> bool:
     return has_config or (looks_like_model(folder) and next(folder.glob("*.gguf"), None) is None)
 
 
-def _num_bytes(source: ModelSource) -> int:
+def num_file_bytes(source: ModelSource) -> int:
     """Of the files at the source's path; 0 for what cannot be read, which loading then says."""
     try:
         if not os.path.isdir(source.path):

@@ -1,26 +1,28 @@
 """The checks of `shoal doctor`. Each check is one function that returns findings; none prints.
 
-Imports neither torch nor the server: versions come from package metadata.
+What `shoal serve` refuses is found by calling the function that refuses it there. Versions come
+from package metadata: torch is not imported.
 """
 
 import importlib.metadata
 import importlib.util
 import platform
-import socket
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shoal import cgroup
 from shoal.commands import machine
-from shoal.commands.model_folders import ModelFolder, read_folder
-from shoal.config import Settings, engine_config
-from shoal.errors import ConfigError, ModelFolderError
+from shoal.commands.model_folders import ModelFolder, adapter_problem, read_folder
+from shoal.config import Settings, engine_config, environment_remarks
+from shoal.errors import ConfigError, ModelFolderError, ShoalError
 
 SERVER_PACKAGES = ("fastapi", "uvicorn", "pydantic-settings", "msgspec", "safetensors")
 FAST_PACKAGES = {"uvloop": "a faster event loop", "httptools": "faster HTTP parsing"}
 NATIVE_MODULE = "shoal.kernels._native"
 LEAST_MEMORY_BYTES = 512 << 20
+ENGINE_START_BYTES = 20 << 20
+"""What serving has taken, beyond this process, by the time that the engine plans its memory."""
 INSTRUCTION_SETS = (
     "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd",
 )  # fmt: skip
@@ -44,10 +46,12 @@ def all_checks(settings: Settings) -> Iterator[Finding]:
     yield check_memory()
     yield check_instructions()
     yield from check_packages()
-    yield check_kernels()
-    yield check_torch()
+    yield check_kernels(settings)
+    yield check_torch(settings)
+    yield from check_environment(settings)
+    yield check_keys(settings)
     yield from check_models(settings)
-    yield check_port(settings.host, settings.port)
+    yield check_port(settings)
 
 
 def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
@@ -94,29 +98,64 @@ def check_packages() -> Iterator[Finding]:
         yield Finding(name, version is not None, version or "missing", f"{install} for {benefit}")
 
 
-def check_kernels() -> Finding:
-    found = "native kernels built" if _native_is_built() else "not built; PyTorch is used"
+def check_kernels(settings: Settings) -> Finding:
+    """The native library, loaded as the engine loads it."""
     advice = "install with a C++ compiler to build the native kernels"
-    return Finding("kernels", _native_is_built(), found, advice)
+    is_needed = settings.kernels == "native"
+    problem = _native_problem()
+    if problem is None:
+        return Finding("kernels", True, "native kernels built")
+    found = f"not usable ({problem})" if _native_is_installed() else "not built"
+    return Finding("kernels", False, f"{found}; PyTorch is used", advice, is_needed)
 
 
-def check_torch() -> Finding:
-    """Essential only if the native kernels are not built."""
+def check_torch(settings: Settings) -> Finding:
+    """Essential where nothing else would compute."""
     advice = "pip install 'shoal[torch]'"
     if (version := _version("torch")) is not None:
         return Finding("torch", True, version)
-    if _native_is_built():
+    if settings.kernels == "torch" or settings.device == "cuda":
+        wanted = "kernels=torch" if settings.kernels == "torch" else "device=cuda"
+        return Finding("torch", False, f"missing, and {wanted} needs it", advice, True)
+    if _native_problem() is None:
         uses = "training, GPUs and models that the native kernels do not know"
         return Finding("torch", True, f"not installed; for {uses}: {advice}")
     return Finding("torch", False, "missing, and the native kernels are not built", advice, True)
 
 
+def check_environment(settings: Settings) -> Iterator[Finding]:
+    """What `shoal serve` warns of."""
+    from shoal.server.serve import access_remarks
+
+    for remark in environment_remarks():
+        yield Finding("environment", False, remark)
+    for remark in access_remarks(settings):
+        yield Finding("access", False, remark, "set keys_file or api_keys")
+
+
+def check_keys(settings: Settings) -> Finding:
+    from shoal.server.auth import check_keys
+
+    try:
+        check_keys(settings)
+    except ConfigError as error:
+        return Finding("keys", False, error.message, "`shoal keys --help`", True)
+    kinds = {"keys_file": settings.keys_file, "api_keys": settings.api_keys}
+    given = [name for name, value in kinds.items() if value]
+    return Finding("keys", True, f"from {' and '.join(given)}" if given else "none are needed")
+
+
 def check_models(settings: Settings) -> Iterator[Finding]:
-    """Reads the folders that `shoal serve` would load with these settings, with the same code."""
+    """Reads the folders that `shoal serve` would load with these settings, with the same code, and
+    plans their memory as the engine does."""
     from shoal.checkpoint.find import find_models
+    from shoal.checkpoint.find_adapters import find_adapters
+    from shoal.runner.device import available_bytes
+    from shoal.runner.memory_plan import plan_memory
 
     try:
         selection = find_models(settings.models, settings.models_dir, settings.default_model)
+        adapters = find_adapters(settings.adapters, selection.sources)
     except ConfigError as error:
         advice = "`shoal serve --help` lists the settings; `shoal train --help`: make a model"
         yield Finding("models", False, error.message, advice, True)
@@ -124,10 +163,16 @@ def check_models(settings: Settings) -> Iterator[Finding]:
     except ModelFolderError as error:
         yield Finding("models", False, error.message, essential=True)
         return
-    config = engine_config(settings, selection.sources)
+    config = engine_config(settings, selection.smallest_first)
+    available = available_bytes()
+    plan = plan_memory(config, None if available is None else available - ENGINE_START_BYTES)
+    if plan.remark is not None:
+        yield Finding("KV cache", False, plan.remark)
     num_bad = 0
     for source in selection.sources:
         model = read_folder(source, config)
+        if not model.problems and source.name in plan.refused:
+            model = replace(model, problems=(plan.refused[source.name],))
         num_bad += bool(model.problems)
         yield _model_finding(model, essential=not source.may_fail)
     for name, reason in selection.failed.items():
@@ -136,6 +181,10 @@ def check_models(settings: Settings) -> Iterator[Finding]:
         yield Finding(f"model {name}", True, how_to_get)
     if num_bad == len(selection.sources):
         yield Finding("models", False, "none can be served", essential=True)
+    for adapter in adapters:
+        problem = adapter_problem(adapter, selection.sources, config)
+        found = problem or f"fits {adapter.model}"
+        yield Finding(f"adapter {adapter.name}", problem is None, found, essential=True)
 
 
 def _model_finding(model: ModelFolder, *, essential: bool) -> Finding:
@@ -146,21 +195,25 @@ def _model_finding(model: ModelFolder, *, essential: bool) -> Finding:
     return Finding(name, not model.problems, "; ".join(notes), essential=essential)
 
 
-def check_port(host: str, port: int) -> Finding:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            advice = "stop what listens there, or `shoal serve --port N`"
-            return Finding("port", False, f"{host}:{port}: {reason}", advice)
-    return Finding("port", True, f"{host}:{port} is free")
+def check_port(settings: Settings) -> Finding:
+    """Listens as `shoal serve` would."""
+    from shoal.server.wire.listener import listen
+
+    try:
+        listen(settings).close()
+    except ShoalError as error:
+        return Finding("port", False, error.message, "stop what listens there", True)
+    return Finding("port", True, f"{settings.host}:{settings.port} is free")
 
 
-def _native_is_built() -> bool:
+def _native_is_installed() -> bool:
     return importlib.util.find_spec(NATIVE_MODULE) is not None
+
+
+def _native_problem() -> str | None:
+    from shoal.runner.kernel_choice import why_no_native_library
+
+    return why_no_native_library()
 
 
 def _version(package: str) -> str | None:

@@ -18,11 +18,14 @@ def doctor(
     ] = None,
     host: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Address to try.")] = None,
     port: Annotated[str | None, typer.Option(metavar="N", help="Port to try.")] = None,
+    keys_file: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Keys file to check.")
+    ] = None,
 ) -> None:
     """Check whether `shoal serve` can run here, and say what to do where it cannot.
 
-    Settings come from the same places as those of `shoal serve`. Exit code 1 when something
-    essential is missing.
+    Settings come from the same places as those of `shoal serve`. Exit code 1 when it would refuse
+    to start, 2 when the settings themselves are wrong; what is optional does not count.
     """
     from rich.console import Console
     from rich.text import Text
@@ -31,6 +34,7 @@ def doctor(
     from shoal.commands.serve import checked_settings
 
     given = {"models_dir": models_dir, "models": model or None, "host": host, "port": port}
+    given["keys_file"] = keys_file
     flags = {name: value for name, value in given.items() if value is not None}
     settings = checked_settings(config, flags)
     console = Console(highlight=False, soft_wrap=True)

@@ -6,7 +6,7 @@ The reasons are the error messages of the code with which `shoal serve` loads a 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from shoal.errors import ShoalError
 
 if TYPE_CHECKING:
-    from shoal.protocol.messages import EngineConfig, ModelSource
+    from shoal.protocol.messages import AdapterSource, EngineConfig, ModelSource
 
 LockState = Literal["verified", "none", "damaged"]
 Result = TypeVar("Result")
@@ -84,3 +84,23 @@ def read_folder(source: ModelSource, config: EngineConfig | None = None) -> Mode
         problems=tuple(dict.fromkeys(problems)),
         remarks=(*(text.remarks if text else ()), *(remarks or ())),
     )
+
+
+def adapter_problem(
+    adapter: AdapterSource, models: Sequence[ModelSource], config: EngineConfig
+) -> str | None:
+    """Why the engine could not load an adapter of one of these models; None if it can, or if it is
+    the model that cannot be read."""
+    from shoal.checkpoint.open import open_model
+    from shoal.runner.load import check_adapter
+
+    (base,) = [model for model in models if model.name == adapter.model]
+    try:
+        files = open_model(Path(base.path))
+    except ShoalError:
+        return None
+    try:
+        check_adapter(files, config, Path(adapter.path))
+    except ShoalError as error:
+        return error.message
+    return None

@@ -27,9 +27,10 @@ SUMMARY = "Start the server."
 DESCRIPTION = f"""{SUMMARY}
 
 Every setting can stand in a TOML file (./shoal.toml or --config), in the environment as
-SHOAL_<NAME>, or here as a flag; later ones win. Names are the same everywhere."""
+SHOAL_<NAME>, or here as a flag; later ones win. Names are the same everywhere.
 
-SECRET_SETTINGS = frozenset({"api_keys", "admin_keys"})  # values never shown in messages
+Keys are no flags, which every user of the machine can see: they come from --keys-file, or from
+api_keys and admin_keys in the file or environment, each KEY, NAME:KEY or NAME:sha256:HEX."""
 
 
 def make_command() -> Callable[..., None]:
@@ -39,6 +40,7 @@ def make_command() -> Callable[..., None]:
     def serve(paths: list[str] | None = None, config: Path | None = None, **flags: Any) -> None:
         if paths:
             flags["models"] = [*paths, *(flags["models"] or ())]
+        _refuse_secrets(flags)
         run_server(config, {name: value for name, value in flags.items() if value is not None})
 
     parameters = [_parameter("paths", list[str] | None, _paths_argument())]
@@ -65,6 +67,18 @@ def run_server(config: Path | None, flags: dict[str, Any]) -> None:
     raise typer.Exit(exit_code)
 
 
+def _refuse_secrets(flags: dict[str, Any]) -> None:
+    from shoal.config import SECRETS
+
+    for name in sorted(SECRETS):
+        if flags[name]:
+            fail(
+                f"{flag_name(name)}: every user of this machine can see a command's arguments: "
+                f"set SHOAL_{name.upper()} or {name} in the settings file, or use --keys-file",
+                2,
+            )
+
+
 def checked_settings(config: Path | None, flags: dict[str, Any]) -> Settings:
     """Settings from all sources, or one line per problem and exit code 2."""
     import tomllib
@@ -89,6 +103,8 @@ def checked_settings(config: Path | None, flags: dict[str, Any]) -> Settings:
 
 def problems(error: ValidationError, flags: dict[str, Any]) -> list[str]:
     """Describes each problem in one line: source of the value, what is expected, the value."""
+    from shoal.config import SECRETS
+
     lines = []
     for item in error.errors(include_url=False, include_context=False):
         name = str(item["loc"][0]) if item["loc"] else ""
@@ -99,7 +115,7 @@ def problems(error: ValidationError, flags: dict[str, Any]) -> list[str]:
             lines.append(message)
         else:
             where = flag_name(name) if name in flags else f"{name} (file or SHOAL_{name.upper()})"
-            shown = "" if name in SECRET_SETTINGS else f"; got {str(item['input'])[:100]!r}"
+            shown = "" if name in SECRETS else f"; got {str(item['input'])[:100]!r}"
             lines.append(f"{where}: {message[:1].lower()}{message[1:]}{shown}")
     return lines
 
@@ -138,6 +154,8 @@ def _config_option() -> Any:
 
 
 def _setting_parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+    from shoal.config import SECRETS
+
     flag = flag_name(name)
     help_text = " ".join(filter(None, (field.description, _range(field), _default(field))))
     if field.annotation is bool:
@@ -145,7 +163,13 @@ def _setting_parameter(name: str, field: FieldInfo) -> inspect.Parameter:
         option = typer.Option(f"{flag}/--no-{flag[2:]}", help=help_text, show_default=False)
     else:
         kind = list[str] | None if _is_list(field.annotation) else str | None
-        option = typer.Option(flag, metavar=_metavar(field), help=help_text, show_default=False)
+        option = typer.Option(
+            flag,
+            metavar=_metavar(field),
+            help=help_text,
+            show_default=False,
+            hidden=name in SECRETS,
+        )
     return _parameter(name, kind, option)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -29,7 +29,7 @@ ApiKey = Annotated[
         "--api-key",
         metavar="KEY",
         envvar=["SHOAL_API_KEY", "OPENAI_API_KEY"],
-        help="Key to send.",
+        help="Key to send. Other users of the machine can see flags: prefer the variable.",
     ),
 ]
 ModelName = Annotated[
@@ -39,8 +39,9 @@ ModelName = Annotated[
 
 
 def fail(message: str, exit_code: int = 1) -> NoReturn:
-    """Prints one line to stderr and exits."""
-    print(f"shoal: {message}", file=sys.stderr)
+    """Prints one line to stderr, unless nothing can be written there, and exits."""
+    with suppress(OSError):
+        print(f"shoal: {message}", file=sys.stderr)
     raise typer.Exit(exit_code)
 
 

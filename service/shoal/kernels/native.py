@@ -28,10 +28,10 @@ from shoal.model.spec import (
 
 try:
     from shoal.kernels import _native
-except ImportError:  # installed without a compiler: callers ask available() first
-    _BUILT = False
+except ImportError as error:  # installed without a compiler: callers ask available() first
+    _BUILT, _WHY_NOT = False, str(error)
 else:
-    _BUILT = True
+    _BUILT, _WHY_NOT = True, ""
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
@@ -84,6 +84,11 @@ _WORDS = {
 def available() -> bool:
     """Whether the library was built for this Python."""
     return _BUILT
+
+
+def why_not_available() -> str:
+    """What Python said when it did not find or could not load the library; "" if it did."""
+    return _WHY_NOT
 
 
 def kernel_sets() -> list[str]:

@@ -47,6 +47,14 @@ def choose_kernels(config: EngineConfig, spec: DecoderSpec) -> KernelChoice:
     return choice
 
 
+def why_no_native_library() -> str | None:
+    """What Python says about a native library that it does not find or cannot load; None where it
+    is loaded."""
+    from shoal.kernels import native
+
+    return None if native.available() else native.why_not_available() or "not built"
+
+
 def has_torch() -> bool:
     """Is PyTorch installed? It is not loaded for the answer."""
     return find_spec("torch") is not None
@@ -59,6 +67,11 @@ def _choose(config: EngineConfig, spec: DecoderSpec) -> KernelChoice:
         return KernelChoice("torch")
     missing = ", ".join(native.supports(spec))
     if config.kernels == "native":
+        if not native.available():
+            raise ConfigError(
+                "kernels=native, and the native library is not built: reinstall Shoal with a C++ "
+                "compiler at hand, or set kernels=auto"
+            )
         if config.device == "cuda":
             raise ConfigError("kernels=native compute on the CPU; device cuda needs kernels=torch")
         if missing:

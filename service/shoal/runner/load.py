@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shoal.checkpoint.adapter import AdapterFolder
 from shoal.checkpoint.files import ModelFiles, StoredTensor
@@ -26,6 +27,9 @@ from shoal.runner.model_runner import ModelRunner
 from shoal.runner.vocabulary import read_vocabulary
 from shoal.sampling.grammars import Grammars
 from shoal.sampling.sampler import Sampler
+
+if TYPE_CHECKING:
+    from shoal.kernels.native import Dtype
 
 _log = logging.getLogger(__name__)
 
@@ -134,7 +138,26 @@ def check_model(files: ModelFiles, config: EngineConfig) -> list[str]:
     """Reads and checks all that `load_runner` would, and builds nothing; returns remarks for the
     operator. Raises ModelFolderError or ConfigError."""
     model = _read(files, config, lambda progress: None)
-    return _remarks(files, model, choose_kernels(config, model.spec))
+    choice = choose_kernels(config, model.spec)
+    if choice.kernels == "torch" and config.device == "cuda":
+        choose_device(config.device)
+    return _remarks(files, model, choice)
+
+
+def check_adapter(files: ModelFiles, config: EngineConfig, path: Path) -> None:
+    """Reads an adapter of a model as `load_runner`'s runner would. Raises as `check_model`."""
+    model = _read(files, config, lambda progress: None)
+    load_adapter(AdapterFolder(path), model.architecture, model.spec)
+
+
+def memory_needed(files: ModelFiles, config: EngineConfig) -> tuple[int, bool]:
+    """(bytes that the weights will take, does PyTorch compute). Builds nothing. Raises as
+    `check_model`."""
+    model = _read(files, config, lambda progress: None)
+    if choose_kernels(config, model.spec).kernels == "native":
+        return _native_weights(model, config)[2], False
+    dtype = choose_dtype(config.dtype, stored_format(model.weights), "cpu")
+    return num_parameters(model.weights) * dtype.itemsize, True
 
 
 def _read(files: ModelFiles, config: EngineConfig, on_progress: Callable[[float], None]) -> _Model:
@@ -174,22 +197,24 @@ def num_kv_blocks(block_bytes: int, config: EngineConfig, kv_bytes: int, max_tok
     return min(affordable, useful)
 
 
-def _native_backend(model: _Model, config: EngineConfig, kv_bytes: int) -> _Built:
-    from shoal.kernels.native import BLOCK_SIZE as NATIVE_BLOCK_SIZE
-    from shoal.runner.backends.native import (
-        NativeBackend,
-        main_block_type,
-        native_dtype,
-        native_kv_dtype,
-        packed_bytes,
-    )
+def _native_weights(model: _Model, config: EngineConfig) -> "tuple[str | None, Dtype, int]":
+    """(block type of the file or None, number format, bytes) of the weights in native kernels."""
+    from shoal.runner.backends.native import main_block_type, native_dtype, packed_bytes
 
-    if config.block_size != NATIVE_BLOCK_SIZE:
-        raise ConfigError(f"block_size must be {NATIVE_BLOCK_SIZE} with native kernels")
     block_type = main_block_type(model.weights)
     stored = "float32" if block_type else stored_format(model.weights)
     dtype = native_dtype(config.dtype, stored, config.quantize, block_type is not None)
-    _refuse_too_large(packed_bytes(model.weights, dtype))
+    return block_type, dtype, packed_bytes(model.weights, dtype)
+
+
+def _native_backend(model: _Model, config: EngineConfig, kv_bytes: int) -> _Built:
+    from shoal.kernels.native import BLOCK_SIZE as NATIVE_BLOCK_SIZE
+    from shoal.runner.backends.native import NativeBackend, native_kv_dtype
+
+    if config.block_size != NATIVE_BLOCK_SIZE:
+        raise ConfigError(f"block_size must be {NATIVE_BLOCK_SIZE} with native kernels")
+    block_type, dtype, weight_bytes = _native_weights(model, config)
+    _refuse_too_large(weight_bytes)
     kv_dtype = native_kv_dtype(config.kv_cache_dtype)
     block_bytes = config.block_size * (
         model.spec.kv_numbers_per_token + 4 * _kv_scales(model.spec)

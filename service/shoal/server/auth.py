@@ -3,16 +3,25 @@
 import hmac
 from collections.abc import Iterable, Mapping
 
+from shoal.config import Settings
 from shoal.errors import AuthenticationFailed
-from shoal.server.keys import Key, Role, digest_of, parse_setting
+from shoal.server.keys import Key, Role, digest_of, parse_setting, read_keys_file
 
 OPEN_PATHS = frozenset(
     {"/livez", "/readyz", "/health", "/health/live", "/health/ready"}
 )  # routes that never need a key
+PAGE_PREFIX = "/page/"
+"""Files of the page: they hold nothing of this server, and the page asks for a key itself."""
 ADMIN_PREFIX = "/admin/"
 """Routes that need an admin key, and are there only where one can be set."""
 SHARED_PREFIXES = ("/v1/usage", "/v1/requests/")
 """Routes for everyone that show an admin the whole."""
+
+
+def is_open(method: str, path: str) -> bool:
+    """Needs this no key?"""
+    of_page = path == "/" or path.startswith(PAGE_PREFIX)
+    return path in OPEN_PATHS or (of_page and method in ("GET", "HEAD"))
 
 
 class KeyRing:
@@ -48,6 +57,14 @@ class KeyRing:
                 hint="send it as 'Authorization: Bearer KEY'",
             )
         return found
+
+
+def check_keys(settings: Settings) -> None:
+    """Raises ConfigError for keys that cannot be used, before anything is started."""
+    KeyRing(settings.api_keys)
+    KeyRing(settings.admin_keys, setting="admin_keys", role="admin")
+    if settings.keys_file is not None:
+        read_keys_file(settings.keys_file)
 
 
 def _presented_key(headers: Mapping[str, str]) -> str:

@@ -63,6 +63,7 @@ async def serve_http(
             max_queue=settings.max_queue,
             max_queue_tokens=settings.max_queue_tokens,
             tenant_max_queue=settings.tenant_max_queue,
+            max_wait_s=settings.max_queue_wait,
         ),
         keys=KeyRing(settings.api_keys),
         metrics=metrics,

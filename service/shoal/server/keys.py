@@ -6,6 +6,7 @@ role, rights and limits. Only hashes are kept.
 
 import hashlib
 import logging
+import re
 import stat
 import tomllib
 from dataclasses import dataclass, field
@@ -86,6 +87,8 @@ class KeyEntry(BaseModel):
     def _one_secret(self) -> Self:
         if (self.key is None) == (self.sha256 is None):
             raise ValueError("give either key or sha256")
+        if self.key is not None and (problem := problem_of(self.key)):
+            raise ValueError(problem)
         return self
 
     def to_key(self) -> Key:
@@ -110,22 +113,39 @@ def digest_of(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
+def problem_of(key: str) -> str | None:
+    """Why no caller could send this key in a header; None if one can."""
+    if key != key.strip():
+        return "the key has blanks or line breaks around it: take them away"
+    if not (key.isascii() and key.isprintable()):
+        return "a key is printable ASCII, so that it can be sent in a header"
+    return None
+
+
 def parse_setting(entry: str, number: int, setting: str, role: Role = "user") -> Key:
-    """KEY, NAME:KEY or NAME:sha256:HEX, the `number`th of a setting. Raises ConfigError."""
+    """KEY, NAME:KEY or NAME:sha256:HEX, the `number`th of a setting; without a right to go before
+    others, which only a keys file gives. Raises ConfigError."""
     name, colon, key = entry.partition(":")
     if not colon:
         name, key = f"key-{number}", entry
     if not key:
         raise ConfigError(f"{setting} entry {number} has no key after its name")
+    if not re.fullmatch(NAME, name):
+        raise ConfigError(
+            f"{setting} entry {number}: the name before the colon is of letters, digits, '.', '_' "
+            "and '-', at most 64"
+        )
+    if problem := problem_of(key):
+        raise ConfigError(f"{setting} entry {number}: {problem}")
     if not key.startswith("sha256:"):
-        return Key(name, digest_of(key), role)
+        return Key(name, digest_of(key), role, max_priority=0)
     try:
         digest = bytes.fromhex(key.removeprefix("sha256:"))
     except ValueError:
         digest = b""
     if len(digest) != 32:
         raise ConfigError(f"{setting} entry {number}: sha256 needs 64 hexadecimal digits")
-    return Key(name, digest, role)
+    return Key(name, digest, role, max_priority=0)
 
 
 def read_keys_file(path: Path) -> tuple[Key, ...]:

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shoal.config import LOOPBACK_HOSTS
 from shoal.errors import AuthenticationFailed, InternalError, PermissionDenied, ShoalError
-from shoal.server.auth import ADMIN_PREFIX, OPEN_PATHS, SHARED_PREFIXES
+from shoal.server.auth import ADMIN_PREFIX, SHARED_PREFIXES, is_open
 from shoal.server.context import RequestContext, context_of
 from shoal.server.error_shapes import error_bytes_at, request_id_headers
 from shoal.server.errors import error_headers
@@ -74,7 +74,8 @@ class ContextMiddleware:
         """Writes one log line and counts the request; unknown routes share one label."""
         route = getattr(scope.get("route"), "path", "unknown")
         self._services.metrics.requests.labels(context.model, route, str(status)).inc()
-        level = logging.DEBUG if route in OPEN_PATHS or route == "/metrics" else logging.INFO
+        is_quiet = is_open(scope["method"], route) or route == "/metrics"
+        level = logging.DEBUG if is_quiet else logging.INFO
         if access_log.isEnabledFor(level):
             fields = {
                 "request_id": context.request_id,
@@ -136,7 +137,7 @@ class AccessMiddleware:
                 "this server answers only to a loopback Host name",
                 hint="set API keys or allow_unauthenticated to serve other names",
             )
-        if scope["path"] in OPEN_PATHS:
+        if is_open(scope["method"], scope["path"]):
             return ANYONE
         if scope["path"].startswith(ADMIN_PREFIX) and self._services.has_admin:
             return self._admin(headers)

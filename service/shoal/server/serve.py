@@ -5,6 +5,7 @@ The HTTP server accepts requests as soon as it is imported, even if models are s
 
 import asyncio
 import contextlib
+import logging
 import sys
 from collections.abc import Callable
 
@@ -12,10 +13,13 @@ from shoal.bridge.remote import RemoteEngine
 from shoal.checkpoint.find import find_models
 from shoal.checkpoint.find_adapters import find_adapters
 from shoal.checkpoint.memory import use_one_arena
-from shoal.config import Settings, engine_config
-from shoal.logs import configure_logging
+from shoal.config import Settings, engine_config, environment_remarks, forget_secrets
+from shoal.logs import logging_to_stderr
 from shoal.metrics import Metrics
+from shoal.server.auth import check_keys
 from shoal.server.wire.listener import listen
+
+log = logging.getLogger("shoal.server")
 
 EXIT_ENGINE_FAILED = 3
 
@@ -24,12 +28,18 @@ def run(settings: Settings) -> int:
     """Serves until a signal; returns the exit code. Raises ConfigError or ModelFolderError
     for invalid settings or model folders."""
     use_one_arena()
-    configure_logging(settings.log_level, settings.log_format)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    forget_secrets()
+    with (
+        logging_to_stderr(settings.log_level, settings.log_format),
+        asyncio.Runner(loop_factory=_loop_factory()) as runner,
+    ):
         return runner.run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> int:
+    for remark in (*environment_remarks(), *access_remarks(settings)):
+        log.warning(remark)
+    check_keys(settings)
     selection = find_models(settings.models, settings.models_dir, settings.default_model)
     adapters = find_adapters(settings.adapters, selection.sources)
     metrics = Metrics(by_tenant=settings.tenant_metrics)
@@ -64,6 +74,16 @@ async def _serve(settings: Settings) -> int:
         print(f"shoal: {fatal[0]}", file=sys.stderr)
         return EXIT_ENGINE_FAILED
     return 0
+
+
+def access_remarks(settings: Settings) -> list[str]:
+    """What an operator should know about who may call."""
+    if settings.has_keys or not settings.allow_unauthenticated:
+        return []
+    return [
+        f"allow_unauthenticated: whoever reaches {settings.host}:{settings.port}, under whatever "
+        "name, is served without a key"
+    ]
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from shoal.protocol.messages import TokenLogprobs
+from shoal.protocol.messages import Progress, TokenLogprobs
 from shoal.protocol.trace import TokenTrace
 from shoal.text.logprobs import LogprobColumns
 
@@ -24,6 +24,8 @@ class Delta:
     """One per sampled token when a trace was requested."""
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    progress: Progress | None = None
+    """Before the first token, if it was asked for; then nothing else is there."""
 
     def merge(self, later: "Delta") -> None:
         """Appends the following delta of the same choice."""
@@ -35,6 +37,7 @@ class Delta:
         self.offsets += later.offsets
         self.traces += later.traces
         self.prompt_logprobs = self.prompt_logprobs or later.prompt_logprobs
+        self.progress = later.progress
         self.finish_reason = later.finish_reason
         self.stop_reason = later.stop_reason
 

@@ -1,6 +1,7 @@
 """What `shoal doctor` finds on this machine and on made-up ones."""
 
 import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,12 @@ from typer.testing import CliRunner, Result
 from shoal.checkpoint.find import find_models
 from shoal.cli import build_app
 from shoal.commands import checks, machine
-from shoal.commands.checks import check_port, check_python, check_torch
+from shoal.commands.checks import check_python, check_torch
+from shoal.config import load_settings
 from shoal.errors import ModelFolderError
+from shoal.kernels import native
+from shoal.server import serve as server
+from tests.fakes.tiny_adapters import write_adapter
 from tests.fakes.tiny_models import write_tiny_llama
 
 
@@ -81,14 +86,133 @@ def test_no_model_is_essential_and_says_what_to_do(tmp_path: Path) -> None:
     assert "shoal serve PATH" in result.stdout
 
 
-def test_a_taken_port_is_found_but_not_essential() -> None:
+@pytest.fixture
+def taken_port() -> Iterator[int]:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        finding = check_port("127.0.0.1", taken.getsockname()[1])
-    assert not finding.ok
-    assert not finding.essential
-    assert "--port" in finding.advice
+        yield taken.getsockname()[1]
+
+
+def break_nothing(folder: Path) -> dict[str, str]:
+    return {}
+
+
+def break_name(folder: Path) -> dict[str, str]:
+    return {"SHOAL_MODELS": f"{folder},{folder}"}
+
+
+def break_keys(folder: Path) -> dict[str, str]:
+    return {"SHOAL_API_KEYS": "ann:caf\u00e9"}
+
+
+def break_keys_file(folder: Path) -> dict[str, str]:
+    (folder.parent / "keys.toml").write_text("keys = 3")
+    return {"SHOAL_KEYS_FILE": str(folder.parent / "keys.toml")}
+
+
+def break_adapter(folder: Path) -> dict[str, str]:
+    return {"SHOAL_ADAPTERS": str(folder.parent / "none")}
+
+
+def break_address(folder: Path) -> dict[str, str]:
+    return {"SHOAL_HOST": "203.0.113.1", "SHOAL_ALLOW_UNAUTHENTICATED": "true"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (break_nothing, "cannot listen on 127.0.0.1"),  # the port is taken
+        (break_name, "two models are named tiny"),
+        (break_keys, "api_keys entry 1: a key is printable ASCII"),
+        (break_keys_file, "a keys file holds"),
+        (break_adapter, "none"),
+        (break_address, "cannot listen on 203.0.113.1"),
+    ],
+)
+def test_what_serve_refuses_the_doctor_refuses_in_the_same_words(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    taken_port: int,
+    change: Callable[[Path], dict[str, str]],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = write_tiny_llama(tmp_path / "tiny")
+    changed = {"SHOAL_MODELS": str(folder), "SHOAL_PORT": str(taken_port), **change(folder)}
+    for name, value in changed.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(server, "forget_secrets", lambda: None)
+    serve = CliRunner().invoke(build_app(), ["serve"])
+    assert serve.exit_code == 2, serve.output
+    (line,) = serve.stderr.splitlines()
+    said = line.removeprefix("shoal: ")
+    assert words in said
+    doctor = invoke()
+    assert doctor.exit_code == 1
+    assert said in doctor.stdout
+    (essential,) = [line for line in doctor.stdout.splitlines() if said in line]
+    assert essential.startswith("✗")
+    assert "(optional)" not in essential
+
+
+def test_wrong_settings_end_both_with_2(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SHOAL_THREADS", "many")
+    for command in ("serve", "doctor"):
+        result = CliRunner().invoke(build_app(), [command])
+        assert result.exit_code == 2
+        assert "threads (file or SHOAL_THREADS)" in result.stderr
+
+
+def test_what_serve_warns_of_is_optional(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_tiny_llama(tmp_path / "tiny")
+    monkeypatch.setenv("SHOAL_PORT", "tcp://10.0.0.1:8000")
+    monkeypatch.setenv("SHOAL_THREDS", "2")
+    monkeypatch.setenv("SHOAL_ALLOW_UNAUTHENTICATED", "1")
+    result = invoke("--model", str(folder), "--port", "0")
+    assert result.exit_code == 0, result.stdout
+    for words in ("enableServiceLinks: false", "did you mean SHOAL_THREADS?", "without a key"):
+        assert words in result.stdout
+
+
+def test_a_model_without_room_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_tiny_llama(tmp_path / "tiny")
+    monkeypatch.setattr("shoal.runner.device.available_bytes", lambda: 60 << 20)
+    result = invoke("--model", str(folder), "--port", "0")
+    assert result.exit_code == 1
+    assert "✗ model tiny" in result.stdout
+    assert "40 MiB were available" in result.stdout
+    assert "raise the limit" in result.stdout
+
+
+def test_an_adapter_that_does_not_fit_its_model_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = write_tiny_llama(tmp_path / "tiny")
+    adapter = write_adapter(tmp_path / "good", base)
+    monkeypatch.setenv("SHOAL_ADAPTERS", str(adapter))
+    result = invoke("--model", str(base), "--port", "0")
+    assert result.exit_code == 0, result.stdout
+    assert "✓ adapter good" in result.stdout
+    (adapter / "adapter_model.safetensors").write_bytes(b"cut")
+    result = invoke("--model", str(base), "--port", "0")
+    assert result.exit_code == 1
+    assert "✗ adapter good" in result.stdout
+
+
+@pytest.mark.parametrize("setting", ["kernels=native", "kernels=auto"])
+def test_a_native_library_that_does_not_load_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    folder = write_tiny_llama(tmp_path / "tiny")
+    monkeypatch.setattr(native, "_BUILT", False)
+    monkeypatch.setattr(native, "_WHY_NOT", "undefined symbol: x")
+    monkeypatch.setenv("SHOAL_KERNELS", setting.partition("=")[2])
+    result = invoke("--model", str(folder), "--port", "0")
+    assert "undefined symbol: x" in result.stdout or "✗ kernels" in result.stdout
+    assert "C++ compiler" in result.stdout
+    assert result.exit_code == (1 if setting == "kernels=native" else 0), result.stdout
 
 
 def test_an_old_python_is_essential() -> None:
@@ -98,15 +222,25 @@ def test_an_old_python_is_essential() -> None:
 
 
 @pytest.mark.parametrize(
-    ("torch", "native", "ok"),
-    [("2.13.0", False, True), (None, True, True), (None, False, False)],
+    ("torch", "problem", "settings", "ok"),
+    [
+        ("2.13.0", "not built", {}, True),
+        (None, None, {}, True),
+        (None, "not built", {}, False),
+        (None, None, {"kernels": "torch"}, False),
+        (None, None, {"device": "cuda"}, False),
+    ],
 )
 def test_torch_is_essential_only_where_nothing_else_computes(
-    monkeypatch: pytest.MonkeyPatch, torch: str | None, native: bool, ok: bool
+    monkeypatch: pytest.MonkeyPatch,
+    torch: str | None,
+    problem: str | None,
+    settings: dict[str, str],
+    ok: bool,
 ) -> None:
     monkeypatch.setattr(checks, "_version", lambda _: torch)
-    monkeypatch.setattr(checks, "_native_is_built", lambda: native)
-    finding = check_torch()
+    monkeypatch.setattr(checks, "_native_problem", lambda: problem)
+    finding = check_torch(load_settings(**settings))
     assert finding.ok == ok
     assert finding.essential == (not ok)
     if torch is None:

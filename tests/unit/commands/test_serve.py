@@ -136,6 +136,20 @@ def test_paths_are_models_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [settings.models for settings in seen] == [["x", "a,b=y/z=1", "m"]]
 
 
+@pytest.mark.parametrize(
+    ("flag", "variable"), [("--api-key", "SHOAL_API_KEYS"), ("--admin-key", "SHOAL_ADMIN_KEYS")]
+)
+def test_keys_are_no_flags(flag: str, variable: str) -> None:
+    result = CliRunner().invoke(build_app(), ["serve", flag, "sk-secret", "--port", "0"])
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"shoal: {flag}: ")
+    assert variable in result.stderr
+    assert "sk-secret" not in result.output
+    shown = CliRunner().invoke(build_app(), ["serve", "--help"], env={"COLUMNS": "200"}).stdout
+    assert flag not in shown
+    assert variable.removeprefix("SHOAL_").lower() in shown
+
+
 def test_a_missing_model_folder_is_one_plain_line() -> None:
     result = CliRunner().invoke(build_app(), ["serve", "--port", "0", "--model", "nowhere"])
     assert result.exit_code == 2

@@ -115,3 +115,9 @@ def test_a_loaded_model_and_a_checked_one_say_why_and_which_keys_are_not_used(
     ]
     for remark in remarks:
         assert f"model m: {remark}" in caplog.text
+
+
+def test_native_kernels_that_are_asked_for_and_not_built_are_refused(machine: Any) -> None:
+    machine(built=False)
+    with pytest.raises(ConfigError, match=r"not built.*C\+\+ compiler"):
+        choose(kernels="native")

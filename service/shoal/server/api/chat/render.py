@@ -11,6 +11,7 @@ from shoal.server.api.generation.serialize import (
     closing_event,
     ext_dict,
     float32_value,
+    progress_event,
     token_text,
     usage_dict,
 )
@@ -56,6 +57,8 @@ class ChatRenderer(sse.OpenAIStream):
 
     def chunk(self, delta: Delta) -> bytes:
         """The role with the first token, then content, then a separate final chunk."""
+        if delta.progress is not None:
+            return progress_event(self._head, delta.progress)
         records: list[bytes] = []
         if delta.index not in self._started:
             self._started.add(delta.index)

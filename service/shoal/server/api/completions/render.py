@@ -11,6 +11,7 @@ from shoal.server.api.generation.serialize import (
     closing_event,
     ext_dict,
     float32_value,
+    progress_event,
     token_text,
     top_texts,
     usage_dict,
@@ -60,6 +61,8 @@ class CompletionRenderer(sse.OpenAIStream):
         )
 
     def chunk(self, delta: Delta) -> bytes:
+        if delta.progress is not None:
+            return progress_event(self._head, delta.progress)
         if self._text_only:
             return b"%b%d%b%b%b%b%b%b%b" % (
                 self._before_index,

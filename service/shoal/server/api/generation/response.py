@@ -198,7 +198,8 @@ class GenerationResponse(Response):
                 if deltas is None:
                     piece = self._renderer.ping
                 else:
-                    self._reservation.started()
+                    if deltas[0].progress is None:
+                        self._reservation.started()
                     piece = chunk(deltas[0]) if len(deltas) == 1 else b"".join(map(chunk, deltas))
                 timer.sending_since = timer.last_sent = time.monotonic()
                 await send_chunk({"type": "http.response.body", "body": piece, "more_body": True})

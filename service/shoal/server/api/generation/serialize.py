@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from shoal.protocol.messages import TokenLogprobs
+from shoal.protocol.messages import Progress, TokenLogprobs
 from shoal.server import sse
 from shoal.server.energy import Price
 from shoal.server.json import dumps
@@ -106,6 +106,18 @@ def ext_dict(
     if "usage_cost" in include and options.price is not None:
         ext["usage_cost"] = options.price.receipt(generation.usage.cpu_seconds)
     return ext
+
+
+def progress_event(head: dict[str, Any], progress: Progress) -> bytes:
+    """An event without choices that says how far a request is which has no token yet."""
+    told = {
+        "stage": "queued" if progress.position else "prefill",
+        "position": progress.position,
+        "processed": progress.num_processed,
+        "total": progress.num_tokens,
+        "eta_ms": progress.eta_ms,
+    }
+    return sse.event(dumps({**head, "choices": [], "progress": told}))
 
 
 def closing_event(head: dict[str, Any], options: RenderOptions, generation: Generation) -> bytes:
