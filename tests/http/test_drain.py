@@ -59,12 +59,12 @@ def drain_of(served: Served, *signals: int) -> "asyncio.Task[None]":
 
 
 @pytest.mark.parametrize(
-    ("number", "least_s", "most_s"), [(signal.SIGTERM, 0.3, 3), (signal.SIGINT, 0, 0.3)]
+    ("number", "delay_s", "least_s"), [(signal.SIGTERM, 0.3, 0.3), (signal.SIGINT, 60, 0)]
 )
 async def test_after_sigterm_an_idle_server_answers_for_the_delay(
-    tmp_path: Path, number: int, least_s: float, most_s: float
+    tmp_path: Path, number: int, delay_s: float, least_s: float
 ) -> None:
-    async with serve_script(tmp_path, "ab", shutdown_delay=0.3) as (served, _):
+    async with serve_script(tmp_path, "ab", shutdown_delay=delay_s) as (served, _):
         began = time.monotonic()
         draining = drain_of(served, number)
         assert (await served.client.get("/readyz")).status_code == 503  # at once
@@ -72,7 +72,7 @@ async def test_after_sigterm_an_idle_server_answers_for_the_delay(
         refused(response, 503, "shutting_down")
         assert response.headers["connection"] == "close"
         await draining
-        assert least_s <= time.monotonic() - began < most_s
+        assert least_s <= time.monotonic() - began < 10
 
 
 async def test_what_has_not_begun_is_refused_and_what_runs_finishes(tmp_path: Path) -> None:

@@ -200,7 +200,9 @@ def check_port(settings: Settings) -> Finding:
     from shoal.server.wire.listener import listen
 
     try:
-        listen(settings).close()
+        with listen(settings):
+            if settings.probe_port is not None:
+                listen(settings, settings.probe_port).close()
     except ShoalError as error:
         return Finding("port", False, error.message, "stop what listens there", True)
     return Finding("port", True, f"{settings.host}:{settings.port} is free")

@@ -252,3 +252,13 @@ def test_the_processor_is_read_from_cpuinfo(tmp_path: Path) -> None:
     cpuinfo.write_text("processor : 0\nmodel name\t: Fast One\nflags\t\t: fpu avx2 fma\n")
     assert machine.cpu_model(cpuinfo) == "Fast One"
     assert machine.cpu_flags(cpuinfo) == {"fpu", "avx2", "fma"}
+
+
+def test_a_probe_port_that_is_taken_is_named(
+    tmp_path: Path, taken_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOAL_PROBE_PORT", str(taken_port))
+    result = invoke("--models-dir", str(tmp_path), "--port", "0")
+    assert result.exit_code == 1
+    assert f"127.0.0.1:{taken_port}" in result.stdout
+    assert "--probe-port" in " ".join(result.stdout.split())

@@ -55,6 +55,7 @@ class GuardedConnection:
         super().__init__(*args, **options)
         self._guard = guard
         self._limits = guard.limits
+        self._max_head = guard.limits.head
         self._inner: ASGIApp = self.app
         self.app = self._call_app
         self._raw: asyncio.Transport
@@ -93,7 +94,7 @@ class GuardedConnection:
         self._unset_keepalive_if_required()  # type: ignore[attr-defined]
         while data and not self._deaf:
             # One more than may be, so that too many are noticed.
-            room = len(data) if self._in_body else self._limits.head + 1 - self._num_bytes
+            room = len(data) if self._in_body else self._max_head + 1 - self._num_bytes
             piece, data = (data, b"") if len(data) <= room else (data[:room], data[room:])
             self._take(piece)
         if self._deaf:
@@ -125,10 +126,10 @@ class GuardedConnection:
             return
         self._num_bytes += len(piece)
         if self._in_body:
-            framing = self._num_bytes - self._body_bytes - self._limits.head
+            framing = self._num_bytes - self._body_bytes - self._max_head
             if framing > MAX_FRAMING_BYTES + self._body_bytes // 8:
                 self.refuse(RequestTooLarge("the body comes in too many, too small chunks"))
-        elif self._num_bytes > self._limits.head:
+        elif self._num_bytes > self._max_head:
             limits = self._limits
             in_url = self._target_bytes() > limits.url
             self.refuse(limits.url_too_long() if in_url else limits.headers_too_large())
@@ -141,18 +142,15 @@ class GuardedConnection:
         """The parser has a whole head. Raises Refused, and knows the `_refusal`."""
         num_bytes = self._num_bytes + self._piece_bytes
         try:
-            self._limits.check_head(target, version, headers, num_bytes)
+            length = self._limits.check_head(target, version, headers, num_bytes)
             if self.in_reserve and target.partition(b"?")[0].decode("latin-1") not in OPEN_PATHS:
                 raise too_many_connections()
         except ShoalError as error:
             self._refusal = error
             raise Refused from error
-        self._in_body, self._body_bytes, self._body_length = True, 0, None
+        self._in_body, self._body_bytes, self._body_length = True, 0, length
         self._deadline = NEVER
         self._guard.touch(self)
-        for name, value in headers:
-            if name == b"content-length" and value.isdigit():
-                self._body_length = int(value[:20])
 
     def _message_came(self) -> None:
         """The parser has a whole message."""

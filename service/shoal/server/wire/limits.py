@@ -42,8 +42,9 @@ class WireLimits:
 
     def check_head(
         self, target: bytes, version: str, headers: Sequence[Header], num_bytes: int
-    ) -> None:
-        """`num_bytes`: an upper bound on the size of the head. Raises InvalidRequest."""
+    ) -> int | None:
+        """The declared length of the body, if there is one. `num_bytes`: an upper bound on the size
+        of the head. Raises InvalidRequest."""
         if num_bytes > self.url and len(target) > self.url:
             raise self.url_too_long()
         if len(headers) > self.num_headers or (
@@ -52,7 +53,7 @@ class WireLimits:
             raise self.headers_too_large()
         if version not in ("1.1", "1.0"):
             raise refusal(505, f"HTTP/{version[:8]} is not spoken here", "http_version")
-        _check_framing(version, headers)
+        return _check_framing(version, headers)
 
     def url_too_long(self) -> InvalidRequest:
         return refusal(414, f"the URL is longer than {self.url} bytes", "url_too_long")
@@ -80,19 +81,19 @@ def _size(headers: Sequence[Header]) -> int:
     return sum(len(name) + len(value) + 4 for name, value in headers)
 
 
-def _check_framing(version: str, headers: Sequence[Header]) -> None:
-    """Refuses what two servers could read differently (smuggling): parsers let some of it pass."""
-    lengths = codings = hosts = 0
-    for name, value in headers:
-        if name == b"content-length":
-            lengths += 1
-        elif name == b"transfer-encoding":
-            codings += 1
-            if value.strip().lower() != b"chunked":
-                raise malformed("Transfer-Encoding can be nothing but chunked")
-        elif name == b"host":
-            hosts += 1
-    if codings and (lengths or codings > 1 or version == "1.0"):
-        raise malformed("Transfer-Encoding stands beside a length, twice or in HTTP/1.0")
-    if lengths > 1 or hosts > 1:
+def _check_framing(version: str, headers: Sequence[Header]) -> int | None:
+    """The declared length of the body. Refuses what two servers could read differently (smuggling):
+    parsers let some of it pass."""
+    names = [name for name, _ in headers]
+    lengths, codings = names.count(b"content-length"), names.count(b"transfer-encoding")
+    if lengths > 1 or names.count(b"host") > 1:
         raise malformed("Content-Length or Host is given twice")
+    if codings:
+        if lengths or codings > 1 or version == "1.0":
+            raise malformed("Transfer-Encoding stands beside a length, twice or in HTTP/1.0")
+        if headers[names.index(b"transfer-encoding")][1].strip().lower() != b"chunked":
+            raise malformed("Transfer-Encoding can be nothing but chunked")
+    if not lengths:
+        return None
+    value = headers[names.index(b"content-length")][1]
+    return int(value[:20]) if value.isdigit() else None

@@ -28,8 +28,9 @@ class Places(NamedTuple):
 
 
 def listen(settings: Settings, port: int | None = None) -> socket.socket:
-    """Binds a socket, by default to the port of the settings. Raises ShoalError when the port
-    cannot be used."""
+    """Binds a socket to the server's port, or to the `port` of the probes. Raises ShoalError when
+    it cannot be used."""
+    flag = "--port" if port is None else "--probe-port"
     port = settings.port if port is None else port
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -50,7 +51,7 @@ def listen(settings: Settings, port: int | None = None) -> socket.socket:
         listener.close()
         raise ShoalError(
             f"cannot listen on {settings.host}:{port} ({error.strerror}): "
-            "is another server running? Choose another with --port"
+            f"is another server running? Choose another with {flag}"
         ) from error
     return listener
 
