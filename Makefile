@@ -18,7 +18,7 @@ NATIVE := $(wildcard $(addprefix service/shoal/kernels/,CMakeLists.txt src/*.* s
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-all setup fix check bench bench-peers families evaluate lock audit sbom clean
+.PHONY: help serve test test-all test-faults setup fix check bench bench-peers families evaluate lock audit sbom clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -37,6 +37,9 @@ test: $(VENV)/dev.stamp ## the fast tests (ARGS="-k name" picks some)
 
 test-all: $(VENV)/dev.stamp ## also the slow tests: processes, container, training
 	$(BIN)/python -m pytest -q -m "not peers" $(ARGS)
+
+test-faults: $(VENV)/dev.stamp ## the whole fault list, as a table of promised and measured
+	$(BIN)/python -m pytest -q -m "faults or checklist" $(ARGS)
 
 fix: $(VENV)/dev.stamp ## format, repair what can be repaired, generate the SDK's sync half and page
 	$(BIN)/python deploy/generate_sync_client.py

@@ -9,6 +9,7 @@ cd "$(dirname "$0")/.."
 clone=$(mktemp -d)
 port=$(python3 -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])')
 export PIP_NO_CACHE_DIR=1 UV_CACHE_DIR=$clone/cache # everything is fetched, as on a new machine
+export SHOAL_SHUTDOWN_DELAY=0
 began=$EPOCHREALTIME
 
 seconds() { awk "BEGIN { printf \"%5.1f s\", $EPOCHREALTIME - $began }"; }

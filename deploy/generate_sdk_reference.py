@@ -48,7 +48,7 @@ TITLES = {
 }
 TYPES = ("Ext", "UsageCost", "TokenTrace", "Usage", "Completion", "CompletionChoice", "Logprobs",
          "ChatCompletion", "ChatChoice", "Message", "ToolCall", "ParsedCompletion",
-         "ParsedChatCompletion", "CompletionChunk", "ChatChunk")  # fmt: skip
+         "ParsedChatCompletion", "CompletionChunk", "ChatChunk", "Progress")  # fmt: skip
 
 
 def classes(file: str) -> dict[str, ast.ClassDef]:

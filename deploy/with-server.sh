@@ -7,7 +7,7 @@ port=$(.venv/bin/python -c 'import socket; s = socket.create_server(("127.0.0.1"
 print(s.getsockname()[1])')
 url=http://127.0.0.1:$port
 log=$(mktemp)
-.venv/bin/shoal serve minnow pilotfish --port "$port" > "$log" 2>&1 &
+.venv/bin/shoal serve minnow pilotfish --port "$port" --shutdown-delay 0 > "$log" 2>&1 &
 server=$!
 trap 'kill $server 2> /dev/null; wait $server || true; rm -f "$log"' EXIT
 until .venv/bin/python -c "import urllib.request as r; r.urlopen('$url/readyz')" 2> /dev/null; do

@@ -95,6 +95,7 @@ class Settings(BaseSettings):
         "anthropic, tgi, ollama; unset = all.",
     )
     docs: bool = Field(True, description="Serve /docs and /openapi.json.")
+    page: bool = Field(True, description="Serve the playground, a page for browsers at /.")
 
     # --- models -------------------------------------------------------------------------------
     models: Annotated[list[str], NoDecode] = Field(
@@ -187,6 +188,12 @@ class Settings(BaseSettings):
     max_queue_tokens: int = Field(
         262_144, ge=1, description="Prompt tokens that may wait, per model."
     )
+    max_queue_wait: float = Field(
+        10.0,
+        gt=0,
+        description="Seconds; a request that is expected to wait longer for its turn is refused, "
+        "with 503 and Retry-After.",
+    )
     tenant_max_queue: int = Field(
         0,
         ge=0,
@@ -213,11 +220,56 @@ class Settings(BaseSettings):
         256, ge=1, description="Chunks buffered for a slow client before they are merged."
     )
     stream_stall_timeout: float = Field(
-        60.0, gt=0, description="Seconds a stream may stall before it is cancelled."
+        30.0,
+        gt=0,
+        description="Seconds in which the reader of an answer, streamed or not, takes nothing "
+        "before it is cancelled.",
     )
     idle_keepalive: int = Field(75, ge=1, description="Seconds an idle connection stays open.")
+    max_connections: int = Field(
+        1024,
+        ge=1,
+        description="Most open connections, as far as the limit of open files allows; for one more "
+        "an idle one is closed.",
+    )
+    max_url_bytes: int = Field(8 << 10, ge=256, description="Longest URL, bytes.")
+    max_header_bytes: int = Field(
+        32 << 10, ge=1024, description="Largest headers of a request, bytes in all."
+    )
+    max_headers: int = Field(100, ge=10, description="Most header lines of a request.")
+    header_timeout: float = Field(
+        10.0, gt=0, description="Seconds in which the headers of a request must come."
+    )
+    body_timeout: float = Field(
+        30.0, gt=0, description="Seconds in which the body must come after them."
+    )
+    socket_send_buffer: int = Field(
+        64 << 10,
+        ge=4096,
+        description="Bytes the kernel may hold for a slow reader (Linux counts twice as many).",
+    )
+    probe_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Second port for /livez, /readyz, /health and /metrics only, with connections "
+        "of its own; unset = none.",
+    )
+    max_memory_share: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="Part of the memory limit (of the container, else of the machine) above which "
+        "new requests get 503, until it is 0.05 lower; 1 = never.",
+    )
     drain_timeout: float = Field(
         30.0, ge=0, description="Seconds to wait for running requests at shutdown."
+    )
+    shutdown_delay: float = Field(
+        5.0,
+        ge=0,
+        description="Seconds after SIGTERM in which the server still answers, with 503, so that "
+        "load balancers see it go; not after Ctrl-C.",
     )
 
     # --- metrics and logs -----------------------------------------------------------------------

@@ -145,6 +145,12 @@ class NumericalError(InternalError):
     code = "numerical_error"
 
 
+class PoisonRequest(InternalError):
+    """The engine ended twice while it had this request."""
+
+    code = "poison_request"
+
+
 class ModelFolderError(ShoalError):
     """A model folder is incomplete, damaged or not supported."""
 

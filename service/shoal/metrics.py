@@ -93,6 +93,12 @@ class Metrics:
         self.kv_used = gauge("kv_blocks_used", "KV blocks held by sequences")
         self.kv_total = gauge("kv_blocks_total", "KV blocks of the pool")
         self.model_state = gauge("model_state", "1 for the state a model is in", ("model", "state"))
+        self.connections = gauge("connections_open", "Open connections, those of probes too", ())
+        self.connections_ended = counter(
+            "connections_ended_total",
+            "Connections that a limit ended, or that made room for others",
+            ("reason",),
+        )
         self.loop_lag = gauge("loop_lag_seconds", "Event loop lag", ())
         self.queue_seconds = histogram("queue_seconds", "From submission to the first step")
         self.ttft = histogram("time_to_first_token_seconds", "From submission to the first token")

@@ -93,7 +93,7 @@ def main() -> None:
                 for number in range(options.rounds)
             ]
         finally:
-            server.send_signal(signal.SIGTERM)
+            server.send_signal(signal.SIGINT)
             server.wait()
         ratios = [together / alone for alone, together in rounds]
         alone, together = (statistics.median(side) for side in zip(*rounds, strict=True))

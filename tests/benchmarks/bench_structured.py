@@ -147,7 +147,8 @@ def without_copies(schema: Any) -> Any:
     plain = {key: without_copies(part) for key, part in schema.items() if key != "x-copy"}
     if "propertyNames" in plain:  # beside copies only
         names = plain.pop("propertyNames")["enum"]
-        plain["properties"] = dict.fromkeys(names, plain["additionalProperties"])
+        others = dict.fromkeys(names, plain["additionalProperties"])
+        plain["properties"] = {**others, **plain.get("properties", {})}
         plain["additionalProperties"] = False
     return plain
 

@@ -37,7 +37,7 @@ def wait_until_ready(server: subprocess.Popen[bytes]) -> int:
 
 def stop(server: subprocess.Popen[bytes]) -> None:
     """Ends the server and waits until its engine is gone too."""
-    server.send_signal(signal.SIGTERM)
+    server.send_signal(signal.SIGINT)  # SIGTERM keeps it for shutdown_delay
     server.communicate()
 
 

@@ -18,7 +18,7 @@ from shoal.checkpoint.open import open_model
 from shoal.errors import ModelFolderError
 from shoal.text.text_model import read_text_model
 from shoal.text.tokenizer import Tokenizer
-from tests.checkpoint.gguf_texts import NUM_TEXTS, SHARED, varied_texts
+from tests.checkpoint.gguf_texts import SHARED, varied_texts
 from tests.fakes.gguf_files import (
     BYTE,
     CONTROL,
@@ -33,6 +33,8 @@ from tests.fakes.gguf_files import (
 )
 
 VOCABULARIES = SHARED / "tokenizers"
+EVERY = [7, pytest.param(1, marks=pytest.mark.slow)]
+"""Of the 10,000 texts every 7th, in the slow tests all."""
 needs_shared = pytest.mark.skipif(
     not VOCABULARIES.is_dir(), reason="needs ../shared/data/tokenizers beside the repository"
 )
@@ -77,13 +79,13 @@ def sentencepiece_vocabulary(original: Any) -> dict[str, Any]:
 
 
 @needs_shared
-def test_sentencepiece_gives_the_ids_of_the_original_on_10_000_texts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", EVERY)
+def test_sentencepiece_gives_the_ids_of_the_original(tmp_path: Path, every: int) -> None:
     library = pytest.importorskip("sentencepiece")
     path = VOCABULARIES / "llama2-32k" / "tokenizer.model"
     original = library.SentencePieceProcessor(str(path))
     tokenizer = tokenizer_of(tmp_path, sentencepiece_vocabulary(original))
-    texts = varied_texts()
-    assert len(texts) == NUM_TEXTS
+    texts = varied_texts()[::every]
     different = [text for text in texts if tokenizer.encode(text) != [1, *original.encode(text)]]
     assert different == []
     for text in texts[::20]:
@@ -189,14 +191,15 @@ def gpt2_metadata(pre: str, **more: Any) -> dict[str, Any]:
 
 
 @needs_shared
-def test_gpt2_gives_the_ids_of_the_original_on_10_000_texts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", EVERY)
+def test_gpt2_gives_the_ids_of_the_original(tmp_path: Path, every: int) -> None:
     transformers = pytest.importorskip("transformers")
     vocab, merges = gpt2_files()
     original = transformers.GPT2Tokenizer(
         vocab=vocab, merges=[tuple(merge.split(" ")) for merge in merges]
     )
     tokenizer = tokenizer_of(tmp_path, gpt2_metadata("gpt-2"), "gpt2")
-    texts = list(varied_texts())
+    texts = list(varied_texts()[::every])
     texts[1::40] = [f"{text}<|endoftext|> {text}" for text in texts[1::40]]
     wanted = original(texts)["input_ids"]
     found = [tokenizer.encode(text) for text in texts]
@@ -259,7 +262,7 @@ LETTERS = _letters()
 def test_words_are_cut_as_the_name_says(tmp_path: Path, pre: str) -> None:
     metadata = gpt2_metadata(pre, add_bos_token=False)
     tokenizer, encode = tokenizer_of(tmp_path, metadata, "gpt2"), reference(pre)
-    texts = [text.replace("\u017f", "s") for text in varied_texts()[3::17]]
+    texts = [text.replace("\u017f", "s") for text in varied_texts()[3::51]]
     different = [text for text in texts if tokenizer.encode(text) != encode(text)]
     assert different == []
 

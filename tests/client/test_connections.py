@@ -313,14 +313,16 @@ async def test_a_plain_generation_has_the_total_time_to_begin(
 ) -> None:
     def script(connection: Connection) -> None:
         connection.read_request()
-        time.sleep(0.3)
+        time.sleep(1.0)
         connection.send_json(COMPLETION)
 
     with serving(script) as server:
-        client = new_client(sdk, server, timeout=Timeouts(first_byte_s=0.05))
+        limits = Timeouts(first_byte_s=0.05)
+        client = new_client(sdk, server, timeout=limits)
         assert (await sdk.do(client.completions.create("x"))).text == "ok"
+        client = new_client(sdk, server, timeout=limits)  # the server closed that connection
         with pytest.raises(Timeout) as caught:
-            await sdk.do(client.completions.create("x", timeout=0.05))
+            await sdk.do(client.completions.create("x", timeout=0.5))
         assert caught.value.phase == "total"
 
 

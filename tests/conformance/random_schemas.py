@@ -109,7 +109,7 @@ def _pattern(rng: random.Random) -> Schema:
 
 
 def _format(rng: random.Random) -> Schema:
-    return {"type": "string", "format": rng.choice(FORMATS)}
+    return {"type": "string", "format": rng.choice(FORMATS), "maxLength": 40}
 
 
 def _bool_or_null(rng: random.Random) -> Schema:

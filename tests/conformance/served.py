@@ -15,8 +15,10 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 from safetensors.numpy import save_file
 
+from tests.fakes import canary
 from tests.fakes.text_folder import END_ID, VOCAB_SIZE, write_text_folder
 
 ROOT = Path(__file__).parents[2]
@@ -114,6 +116,7 @@ def serve_process(
     flags, keys = _without_keys(flags)
     server_log = (log_folder or folder.parent) / "server.log"
     environment = {name: value for name, value in os.environ.items() if "SHOAL" not in name}
+    log = server_log.open("w")
     process = subprocess.Popen(
         [
             *under,
@@ -136,7 +139,7 @@ def serve_process(
             "OMP_NUM_THREADS": "2",
         },
         stdout=subprocess.PIPE,
-        stderr=server_log.open("w"),
+        stderr=log,
         text=True,
         start_new_session=True,
     )
@@ -147,20 +150,40 @@ def serve_process(
             printed += line
             if found := re.search(r"serves on (http://\S+)", line):
                 yield ServerProcess(found[1], process)
+                if process.poll() is None:
+                    assert canary.show(found[1]) == [], "answers repeat a key or a prompt"
                 break
         else:
-            log = server_log.read_text()
             raise AssertionError(
-                f"the server did not come up, exit code {process.wait(10)}: {printed}{log}"
+                f"the server did not come up, exit code {process.wait(10)}: {printed}"
+                + server_log.read_text()
             )
     finally:
+        children = descendants(process.pid)
         if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGINT)  # without the delay of SIGTERM
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
+        finally:
+            printed += process.stdout.read()
+            process.stdout.close()
+            log.close()
+        _, alive = psutil.wait_procs(children, timeout=10)
+        assert alive == [], "processes outlive the server"
+        written = server_log.read_text()
+        assert "never retrieved" not in written, "a task's error is lost"
+        assert canary.seen_in(written + printed) == [], "a key or a prompt is in the log"
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """The processes below a process."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _without_keys(flags: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, str]]:

@@ -11,6 +11,7 @@ import pytest
 from shoal.errors import InvalidRequest, RateLimited, Unavailable
 from shoal.protocol.messages import EngineStats
 from shoal.server.admission import Admission, jittered
+from shoal.server.keys import ANYONE
 from tests.fakes.http_app import Served
 from tests.http.building import (
     AsgiCall,
@@ -52,6 +53,42 @@ async def test_a_full_queue_is_503_before_any_tokenizing(tmp_path: Path, stream:
         await gate.open()
         await asyncio.gather(*(call.task for call in inside))
         assert [call.answer.status for call in inside] == [200] * 5
+        nothing_left(served)
+
+
+async def test_after_a_refusal_those_that_follow_are_refused_before_they_are_validated(
+    tmp_path: Path,
+) -> None:
+    async with serve_script(
+        tmp_path, "ab", names=("a", "b"), max_batch_size=1, max_queue=1, log_level="info"
+    ) as (served, _):
+        gate = Gate(served)
+        inside = full(served, 2, model="a")
+        await settle()
+        refused(await served.complete(model="a"), 503, "server_is_overloaded")
+        for path, error in (
+            ("/v1/completions", "server_is_overloaded"),
+            ("/v1/chat/completions", "server_is_overloaded"),
+            ("/v1/responses", "server_is_overloaded"),
+        ):
+            response = await served.client.post(path, json={"model": "a", "top_p": 7})
+            refused(response, 503, error)
+            wait_of(response.headers)
+        response = await served.client.post("/v1/messages", json={"model": "a"})
+        assert response.json()["error"]["type"] == "overloaded_error"
+        # Whatever is not plainly one of those goes its way.
+        refused(await served.complete(model="b", top_p=7), 400, "invalid_value", "top_p")
+        refused(await served.complete(model="zoo"), 404, "model_not_found", "model")
+        response = await served.client.post(
+            "/v1/completions", content=b"{", headers={"content-type": "application/json"}
+        )
+        refused(response, 400, "invalid_json")
+        other = AsgiCall(served, "/v1/completions", {**BODY, "model": "b"})
+        rejected = served.services.metrics.rejected.labels("a", "server_is_overloaded")
+        assert rejected._value.get() == 5
+        await gate.open()
+        await asyncio.gather(other.task, *(call.task for call in inside))
+        assert [call.answer.status for call in (other, *inside)] == [200] * 3
         nothing_left(served)
 
 
@@ -304,15 +341,20 @@ async def test_a_deadline_that_the_queue_cannot_meet_is_503_at_once(tmp_path: Pa
 # --- the estimate --------------------------------------------------------------------------------
 
 
-def stats(*, tokens_per_s: float) -> EngineStats:
-    return EngineStats("m", 0, 0, 0, 0, 0, 0, tokens_per_s)
+def stats(*, tokens_per_s: float, queue_tokens_per_s: float = 0.0) -> EngineStats:
+    return EngineStats("m", 0, 0, 0, 0, 0, 0, tokens_per_s, queue_tokens_per_s=queue_tokens_per_s)
 
 
 def admission(**options: Any) -> Admission:
     values: dict[str, Any] = {
         "max_batch_size": 2, "max_queue": 8, "max_queue_tokens": 10_000, "tenant_max_queue": 0,
     }  # fmt: skip
-    speeds = {"m": stats(tokens_per_s=options.pop("tokens_per_s", 0.0))}
+    speeds = {
+        "m": stats(
+            tokens_per_s=options.pop("tokens_per_s", 0.0),
+            queue_tokens_per_s=options.pop("queue_tokens_per_s", 0.0),
+        )
+    }
     return Admission(speeds, **{**values, **options})
 
 
@@ -339,6 +381,63 @@ def test_the_wait_is_bounded_and_never_unknown() -> None:
             place.reserve("m", "", 1)
         assert refusal.value.retry_after_s is not None
         assert 0 < refusal.value.retry_after_s <= 120
+
+
+def test_no_more_is_admitted_than_a_full_batch_serves_within_the_wait() -> None:
+    place = admission(queue_tokens_per_s=100.0, max_queue=100, max_wait_s=10.0)
+    for _ in range(20):
+        place.reserve("m", "", 1).release(output_tokens=50)
+    for _ in range(2 + 21):  # two rows, and 50 tokens each at 100 a second
+        place.reserve("m", "", 1)
+    with pytest.raises(Unavailable) as refusal:
+        place.reserve("m", "", 1)
+    assert refusal.value.code == "server_is_overloaded"
+    assert refusal.value.retry_after_s == pytest.approx(10.5)
+
+
+def test_a_speed_without_a_queue_refuses_nobody() -> None:
+    """That of one row says nothing about a full batch: a first burst is bounded by its number."""
+    place = admission(tokens_per_s=1.0, max_wait_s=10.0)
+    for _ in range(10):
+        place.reserve("m", "", 1)
+    with pytest.raises(Unavailable):
+        place.reserve("m", "", 1)
+
+
+def test_what_a_tenant_waits_for_is_its_own_queue() -> None:
+    place = admission(queue_tokens_per_s=10.0, max_queue=100, max_wait_s=10.0)
+    while place.refusal("m", "heavy", ANYONE) is None:
+        place.reserve("m", "heavy", 1)
+    assert place.in_flight("m") < 20
+    place.reserve("m", "light", 1)
+
+
+def test_every_tenant_has_its_share_of_a_small_queue_whoever_came_first() -> None:
+    place = admission(max_batch_size=4, max_queue=8, max_queue_tokens=120)
+    flood = [place.reserve("m", "heavy", 1) for _ in range(12)]
+    for reservation in flood:
+        reservation.add_tokens(10)
+    with pytest.raises(Unavailable):
+        place.reserve("m", "heavy", 1)
+    lights = [place.reserve("m", f"light {i}", 1) for i in range(9)]
+    for light in lights:
+        light.add_tokens(12)
+    assert place.in_flight("m") == 21
+    flood.pop().release()
+    with pytest.raises(RateLimited, match="sequences in flight"):
+        place.reserve("m", "heavy", 1)
+
+
+def test_the_shares_of_many_tenants_do_not_outgrow_twice_the_queue() -> None:
+    place = admission(max_batch_size=4, max_queue=8)
+    admitted = 0
+    for i in range(200):
+        try:
+            place.reserve("m", f"tenant {i}", 1)
+        except (Unavailable, RateLimited):
+            continue
+        admitted += 1
+    assert admitted == 24
 
 
 def test_waits_differ_by_a_fifth_so_that_callers_do_not_return_together() -> None:

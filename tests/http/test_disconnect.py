@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 import uvicorn
 
-from shoal.server.serve import _listen
+from shoal.server.wire.connections import Connections
+from shoal.server.wire.limits import WireLimits
+from shoal.server.wire.listener import listen
 from tests.fakes.http_app import Served
 from tests.http.building import AsgiCall, Gate, nothing_left, serve_script, settle, until
 
@@ -162,8 +164,12 @@ class _Server(uvicorn.Server):
 @contextlib.asynccontextmanager
 async def listening(served: Served) -> AsyncIterator[_Server]:
     """The app under uvicorn on a free port of the loopback."""
-    with _listen(served.services.settings.model_copy(update={"port": 0})) as listener:
-        config = uvicorn.Config(served.app, log_config=None, lifespan="off", ws="none")
+    settings = served.services.settings.model_copy(update={"port": 0})
+    connections = Connections(WireLimits.of(settings), max_open=100, reserved=4)
+    with listen(settings) as listener:
+        config = uvicorn.Config(
+            served.app, http=connections.protocol(), log_config=None, lifespan="off", ws="none"
+        )
         server = _Server(config)
         task = asyncio.create_task(server.serve(sockets=[listener]))
         await until(lambda: server.started)

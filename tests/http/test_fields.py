@@ -272,7 +272,7 @@ async def test_fields_that_do_not_go_together_are_refused(
 @pytest.mark.parametrize(
     ("options", "param"),
     [
-        ({"include_progress": True}, "stream_options.include_progress"),
+        ({"include_progress": 1}, "stream_options.include_progress"),
         ({"include_usage": 1}, "stream_options.include_usage"),
         ("x", "stream_options"),
         ([], "stream_options"),
@@ -281,8 +281,7 @@ async def test_fields_that_do_not_go_together_are_refused(
 async def test_stream_options_are_checked(tmp_path: Path, options: Any, param: str) -> None:
     async with serve_script(tmp_path, "abc") as (served, _):
         response = await served.complete(stream=True, stream_options=options)
-        code = "unsupported_parameter" if "progress" in param else "invalid_value"
-        refused(response, 400, code, param)
+        refused(response, 400, "invalid_value", param)
 
 
 async def test_null_and_false_stream_options_ask_for_nothing(tmp_path: Path) -> None:

@@ -122,6 +122,24 @@ async def test_an_admin_of_the_file_opens_admin_routes_and_others_do_not(tmp_pat
         assert (await complete(served, "root")).status_code == 200
 
 
+async def test_keys_of_the_setting_have_no_right_to_go_before_others(tmp_path: Path) -> None:
+    async with serve_script(tmp_path, "ab", api_keys=["ann:key-a"]) as (served, _):
+        seen = []
+        submit = served.services.client.submit
+        served.services.client.submit = lambda message, sink: (  # type: ignore[method-assign]
+            seen.append(message.priority),
+            submit(message, sink),
+        )
+        for route, body in (("completions", {"prompt": "x"}), ("responses", {"input": "x"})):
+            response = await served.client.post(
+                f"/v1/{route}",
+                json={**body, "priority": -10},
+                headers={"x-api-key": "key-a"},
+            )
+            assert response.status_code == 200
+        assert seen == [0, 0]
+
+
 async def test_priority_is_clamped_to_the_right_of_the_key_and_said(tmp_path: Path) -> None:
     async with serve_keys(tmp_path, bob="max_priority = 2") as served:
         seen = submits(served)

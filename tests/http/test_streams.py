@@ -5,11 +5,13 @@ import asyncio
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.fakes.http_app import sse_events
 from tests.http.building import (
     AsgiCall,
     Gate,
@@ -202,14 +204,12 @@ async def test_silence_is_filled_with_pings_from_the_queue_on(tmp_path: Path) ->
     async with serve_script(tmp_path, "ab", keepalive_interval=0.05) as (served, _):
         gate = Gate(served)
         call = AsgiCall(served, "/v1/completions", {"prompt": "x", "stream": True})
-        await asyncio.sleep(0.3)
+        await until(lambda: call.answer.body.count(b": ping\n\n") >= 2)
         assert call.answer.status == 200  # sent with the first ping
-        assert 2 <= call.answer.body.count(b": ping\n\n") <= 7
         assert call.answer.body.replace(b": ping\n\n", b"") == b""
         await gate.allow(1)
         before = call.answer.body.count(b": ping\n\n")
-        await asyncio.sleep(0.2)
-        assert call.answer.body.count(b": ping\n\n") > before
+        await until(lambda: call.answer.body.count(b": ping\n\n") > before)
         await gate.open()
         await call.task
         assert streamed_texts(call.events) == {0: "ab"}
@@ -241,7 +241,7 @@ async def test_an_error_after_a_ping_is_an_event_and_then_the_end(tmp_path: Path
     async with serve_script(tmp_path, "ab", keepalive_interval=0.03) as (served, runner):
         gate = Gate(served)
         call = AsgiCall(served, "/v1/completions", {"prompt": "x", "stream": True})
-        await asyncio.sleep(0.1)
+        await until(lambda: b": ping" in call.answer.body)
         runner.error = "numerical_error"
         await gate.open()
         await call.task
@@ -306,3 +306,23 @@ async def test_a_reader_that_stands_still_at_a_ping_is_cancelled_too(tmp_path: P
         await gate.allow(1)
         await asyncio.wait_for(call.task, 2)
         nothing_left(served)
+
+
+@pytest.mark.parametrize("route", ["completions", "chat"])
+async def test_a_stream_says_how_far_it_is_before_its_first_token(
+    tmp_path: Path, route: str
+) -> None:
+    async with serve_script(tmp_path, "abc", token_budget=16) as (served, _):
+        prompt = "x" * 100
+        fields: dict[str, Any] = {"stream": True, "stream_options": {"include_progress": True}}
+        ask = served.chat if route == "chat" else served.complete
+        *events, done = sse_events((await ask(prompt, **fields)).text)
+        first, *rest = map(json.loads, events)
+        assert first["choices"] == []
+        told = first["progress"]
+        assert (told["stage"], told["position"], told["processed"]) == ("prefill", 0, 16)
+        assert told["total"] >= 100
+        assert done == "[DONE]"
+        pieces = [choice for event in rest for choice in event["choices"]]
+        text = "".join(c.get("text") or c.get("delta", {}).get("content", "") for c in pieces)
+        assert text == "abc"

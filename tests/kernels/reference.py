@@ -5,6 +5,7 @@ arithmetic round where the kernels round.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +26,13 @@ from shoal.model.spec import (
     RotarySpec,
     ShortConvSpec,
 )
-from tests.kernels.building import Weights, to_float32
+from tests.kernels.building import (
+    Weights,
+    bf16_weights,
+    make_weights,
+    random_tokens,
+    to_float32,
+)
 from tests.kernels.quantizing import int4_weights, int8_rows, int8_weights
 
 Arithmetic = Literal["float64", "float32", "bfloat16", "int8", "int4", "int16_block"]
@@ -291,3 +298,23 @@ class Reference:
     def _cached(self, x: Tensor) -> Tensor:
         """What the KV cache keeps of keys and values."""
         return x if self.arithmetic in ("float64", "float32") else x.bfloat16().float()
+
+
+@cache
+def wanted_logits(
+    spec: DecoderSpec,
+    num_tokens: int,
+    *,
+    seed: int = 0,
+    token_seed: int = 0,
+    rounded: bool = False,
+    arithmetic: Arithmetic = "float64",
+    network: type[Reference] = Reference,
+) -> NDArray[Any]:
+    """Logits of `random_tokens` under `make_weights`, computed once for all kernel sets.
+    `rounded`: the weights are those of `bf16_weights`."""
+    weights = make_weights(spec, seed)
+    reference = network(spec, bf16_weights(weights) if rounded else weights, arithmetic)
+    logits = reference.forward(random_tokens(spec, num_tokens, token_seed))
+    logits.setflags(write=False)
+    return logits

@@ -12,6 +12,8 @@ from scikit_build_core import build
 from tests.rules.imports import PACKAGE
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGE = {".html", ".css", ".js", ".svg"}
+SOURCES = {".py", ".pyi", ".typed", ".cpp", ".h", ".txt", ".json", *PAGE}
 LICENSES = {"LICENSE", "LICENSES/nanobind.txt", "LICENSES/robin-map.txt"}
 
 
@@ -39,7 +41,7 @@ def test_a_wheel_holds_the_python_files_and_the_licenses(
         names = set(archive.namelist())
     info = {name for name in names if ".dist-info/" in name}
     files = {name for name in names - info if "/_native." not in name}
-    assert files == sources({".py", ".typed"})
+    assert files == sources({".py", ".typed", *PAGE})
     shown = {name.partition("/licenses/")[2] for name in info if "/licenses/" in name}
     assert shown == LICENSES
 
@@ -49,7 +51,7 @@ def test_a_source_distribution_holds_what_an_install_needs(
 ) -> None:
     with tarfile.open(made(build.build_sdist)) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    code = {f"service/{name}" for name in sources({".py", ".pyi", ".typed", ".cpp", ".h", ".txt"})}
+    code = {f"service/{name}" for name in sources(SOURCES)}
     assert names == code | LICENSES | {"README.md", "pyproject.toml", "PKG-INFO"}
 
 

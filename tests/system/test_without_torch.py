@@ -64,7 +64,9 @@ def shoal(env: dict[str, str], *args: str) -> "subprocess.CompletedProcess[str]"
 def serving(env: dict[str, str], *args: str) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    server = subprocess.Popen([*SHOAL, "serve", "--port", str(port), *args], env=env, cwd=ROOT)
+    server = subprocess.Popen(
+        [*SHOAL, "serve", "--port", str(port), "--shutdown-delay", "0", *args], env=env, cwd=ROOT
+    )
     try:
         yield f"http://127.0.0.1:{port}"
     finally:

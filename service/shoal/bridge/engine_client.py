@@ -17,6 +17,8 @@ from shoal.protocol.messages import (
     Finished,
     LoadedModel,
     ModelSource,
+    Progress,
+    PromptPart,
     Started,
     StepOutputs,
     Submit,
@@ -42,6 +44,10 @@ class SequenceSink(Protocol):
         cpu_s: float = 0.0,
     ) -> None:
         """`forced`: further tokens behind `token_id`. `cpu_s`: CPU time of the sequence so far."""
+        ...
+
+    def note_progress(self, progress: Progress) -> None:
+        """How far it is, before its first token; only if `OutputParams.progress` is set."""
         ...
 
     def fail(self, error: ShoalError) -> None:
@@ -148,6 +154,7 @@ class Dispatcher:
     def __init__(self, observer: StepObserver | None = None) -> None:
         self._sinks: dict[int, SequenceSink] = {}
         self._observer = observer
+        self._prompt_parts: dict[int, list[TokenLogprobs | None]] = {}
         self.stats: dict[str, EngineStats] = {}
 
     def add(self, seq_id: int, sink: SequenceSink) -> None:
@@ -155,7 +162,14 @@ class Dispatcher:
 
     def drop(self, seq_ids: Sequence[int]) -> list[int]:
         """Removes sequences; returns the ids that were registered."""
+        for seq_id in seq_ids:
+            self._prompt_parts.pop(seq_id, None)
         return [seq_id for seq_id in seq_ids if self._sinks.pop(seq_id, None) is not None]
+
+    def add_part(self, part: PromptPart) -> None:
+        """Keeps it until the outputs come that it belongs to."""
+        if part.seq_id in self._sinks:
+            self._prompt_parts.setdefault(part.seq_id, []).extend(part.prompt_logprobs)
 
     def note_stats(self, stats: Sequence[EngineStats]) -> None:
         """Numbers that came without a step."""
@@ -168,6 +182,8 @@ class Dispatcher:
             self._observer.on_step(outputs)
         sinks, started, finished = self._sinks, outputs.started, outputs.finished
         logprobs, prompt_logprobs = outputs.logprobs, outputs.prompt_logprobs
+        if self._prompt_parts:
+            prompt_logprobs = self._complete(prompt_logprobs)
         forced = outputs.forced
         traces, cpu_s = outputs.traces, outputs.seq_cpu_s
         for seq_id, token_id in zip(outputs.seq_ids, outputs.token_ids, strict=True):
@@ -188,6 +204,9 @@ class Dispatcher:
                     _fail_sequence(seq_id, sink)
                 if end is not None:
                     sinks.pop(seq_id, None)
+        for seq_id, progress in outputs.progress.items():
+            if (sink := sinks.get(seq_id)) is not None:
+                sink.note_progress(progress)
         for seq_id, end in finished.items():
             if (sink := sinks.pop(seq_id, None)) is not None:  # finished without a new token
                 try:
@@ -202,11 +221,23 @@ class Dispatcher:
                 except Exception:  # same reason
                     _fail_sequence(seq_id, sink)
 
+    def _complete(
+        self, prompt_logprobs: dict[int, list[TokenLogprobs | None]]
+    ) -> dict[int, list[TokenLogprobs | None]]:
+        """With the parts that came before."""
+        parts = self._prompt_parts
+        return {seq_id: parts.pop(seq_id, []) + rest for seq_id, rest in prompt_logprobs.items()}
+
+    def fail(self, errors: Mapping[int, ShoalError]) -> None:
+        """Fails these sequences, each with its error; those that are gone are ignored."""
+        for seq_id, error in errors.items():
+            self._prompt_parts.pop(seq_id, None)
+            if (sink := self._sinks.pop(seq_id, None)) is not None:
+                sink.fail(error)
+
     def fail_all(self, error: ShoalError) -> None:
         """Fails every open sequence with this error."""
-        sinks, self._sinks = self._sinks, {}
-        for sink in sinks.values():
-            sink.fail(error)
+        self.fail(dict.fromkeys(self._sinks, error))
 
     @property
     def num_open(self) -> int:

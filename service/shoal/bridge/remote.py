@@ -18,15 +18,18 @@ from shoal.bridge.adapters import AdapterTable
 from shoal.bridge.engine_client import Dispatcher, ModelState, SequenceSink, StepObserver
 from shoal.bridge.exit_codes import describe_exit
 from shoal.bridge.models import ModelTable
+from shoal.bridge.recovery import Recovery
 from shoal.bridge.supervisor import Supervisor
 from shoal.errors import EngineRestarted, ModelNotFound, ShoalError, Unavailable
 from shoal.protocol import codec
 from shoal.protocol.messages import (
     Abort,
+    AdapterEvent,
     AdapterFailed,
     AdapterLoaded,
     AdapterSource,
     AdapterUnloaded,
+    Alive,
     CacheReset,
     EngineConfig,
     EngineFailed,
@@ -41,6 +44,7 @@ from shoal.protocol.messages import (
     LoadModel,
     ModelSource,
     ModelUnloaded,
+    PromptPart,
     Ready,
     ResetCache,
     StepOutputs,
@@ -77,7 +81,8 @@ class RemoteEngine:
         self._states = {model.name: ModelState() for model in config.models}
         self._models = ModelTable(config.models)
         self._adapters = AdapterTable(config.adapters)
-        self._last_message_at = time.monotonic()
+        self._recovery = Recovery()
+        self._last_message_at = self._last_progress_at = time.monotonic()
         self._closing = False
         self.ready = asyncio.Event()
         """Set while the engine serves: every model has either loaded or failed."""
@@ -163,11 +168,14 @@ class RemoteEngine:
         if self._connection is None or message.model not in self._loaded:
             raise _is_loading(message.model)
         self._adapters.check(message.adapter_id)
+        self._recovery.submitted(message)
         self._dispatcher.add(message.seq_id, sink)
         self._connection.send(message)
 
     def abort(self, seq_ids: Sequence[int]) -> None:
         known = self._dispatcher.drop(seq_ids)
+        if self._recovery.drop(known):
+            self._send_held()
         if known and self._connection is not None:
             self._connection.send(Abort(known))
 
@@ -188,24 +196,37 @@ class RemoteEngine:
             self._config, models=self._models.wanted, adapters=self._adapters.wanted
         )
         self._connection = _Connection(self._handle_message, first=config)
-        self._last_message_at = time.monotonic()
+        self._last_message_at = self._last_progress_at = time.monotonic()
         return self._connection
 
     async def _watch_heartbeats(self) -> None:
-        """Kills a serving engine that is silent for HANG_S; one that loads may be silent longer."""
+        """Kills a serving engine whose loop does nothing for HANG_S; one that loads may need
+        longer. Fails what has waited too long for the next engine."""
         while True:
             await asyncio.sleep(self._config.heartbeat_s)
-            if self.ready.is_set() and self.silent_s > HANG_S:
-                self._last_message_at = time.monotonic()
+            if self.ready.is_set() and time.monotonic() - self._last_progress_at > HANG_S:
+                self._last_progress_at = time.monotonic()
                 self._supervisor.kill_hung()
+            if self._recovery.has_held:
+                self._dispatcher.fail(self._recovery.overdue())
 
     def _handle_message(self, connection: "_Connection", message: FromEngine) -> None:
         if connection is not self._connection:  # late message from a previous engine process
             return
         self._last_message_at = time.monotonic()
+        if isinstance(message, Alive):  # the process is, which says nothing of its loop
+            return
+        self._last_progress_at = self._last_message_at
         match message:
             case StepOutputs():
+                is_turn = bool(message.started or message.finished) and self._recovery.heard(
+                    message
+                )
                 self._dispatcher.deliver(message)
+                if is_turn:
+                    self._send_held()
+            case PromptPart():
+                self._dispatcher.add_part(message)
             case Heartbeat():
                 self._dispatcher.note_stats(message.stats)
             case ModelUnloaded():
@@ -213,7 +234,7 @@ class RemoteEngine:
             case CacheReset():
                 self._models.cache_reset(message.num_blocks)
             case AdapterLoaded() | AdapterFailed() | AdapterUnloaded():
-                self._adapters.handle(message)
+                self._handle_adapter(message)
             case Loading():
                 self._states[message.model].progress = message.progress
             case LoadFailed() if self._models.failed(message.model, message.message):
@@ -225,16 +246,35 @@ class RemoteEngine:
                 self._loaded[message.model.name] = message.model
                 self._states[message.model.name] = ModelState("ready", 1.0)
                 self._models.loaded(message.model.name)
+                self._send_held()
             case Ready():
                 self._supervisor.came_up()
                 self.ready.set()
+                self._dispatcher.fail(self._recovery.unsendable(self._can_run))
             case EngineFailed():
                 log.error("engine failed", extra={"reason": message.message})
                 for state in self._states.values():
                     state.state, state.reason = "failed", message.message
 
+    def _handle_adapter(self, event: AdapterEvent) -> None:
+        self._adapters.handle(event)
+        if isinstance(event, AdapterLoaded):
+            self._send_held()
+
+    def _can_run(self, submit: Submit) -> bool:
+        """Has the engine what the sequence needs?"""
+        has_adapter = submit.adapter_id == 0 or submit.adapter_id in self._adapters.ready
+        return submit.model in self._loaded and has_adapter
+
+    def _send_held(self) -> None:
+        """Sequences that the last engine ended with, as far as it is their turn."""
+        if self._connection is not None and self._recovery.has_held:
+            for submit in self._recovery.to_send(self._can_run):
+                self._connection.send(submit)
+
     def _handle_exit(self, exit_code: int, is_final: bool) -> None:
-        """Handles the end of the engine process: fails all open sequences with one error."""
+        """Handles the end of the engine process: sequences that had produced something fail with
+        one error, the others wait for the next engine."""
         self._connection = None
         self._loaded.clear()
         self.ready.clear()
@@ -243,7 +283,11 @@ class RemoteEngine:
             if self._closing
             else EngineRestarted("the engine was restarted; try again", retry_after_s=2.0)
         )
-        self._dispatcher.fail_all(error)
+        if self._closing or is_final:
+            self._recovery.give_up()
+            self._dispatcher.fail_all(error)
+        else:
+            self._dispatcher.fail(self._recovery.engine_ended(exit_code))
         self._adapters.engine_ended(error)
         for name in [name for name in self._states if self._models.is_being_added(name)]:
             del self._states[name]

@@ -140,6 +140,19 @@ class Generation(Result):
         return None if self.ext is None else {"timings": self.ext.timings}
 
 
+class Progress(Part):
+    """How far a request is that has no token yet."""
+
+    stage: Literal["queued", "prefill"] | str
+    position: int = 0
+    """In the queue, 1 is the next; 0 once the prompt is being computed."""
+    processed: int = 0
+    total: int = 0
+    """Tokens of the prompt, as are those processed."""
+    eta_ms: int | None = None
+    """Until the first token, estimated."""
+
+
 class Chunk(Part):
     """What the events of a generation stream share."""
 
@@ -148,6 +161,8 @@ class Chunk(Part):
     model: str = ""
     choices: Sequence[Any]
     usage: Usage | None = None
+    progress: Progress | None = None
+    """With `stream_options={"include_progress": True}`, in chunks without choices."""
     ext: Ext | None = None
 
     def text_of(self, index: int) -> str:

@@ -197,7 +197,7 @@ def _model_finding(model: ModelFolder, *, essential: bool) -> Finding:
 
 def check_port(settings: Settings) -> Finding:
     """Listens as `shoal serve` would."""
-    from shoal.server.serve import listen
+    from shoal.server.wire.listener import listen
 
     try:
         listen(settings).close()

@@ -65,5 +65,5 @@ class EngineAdapters:
             return False
         scheduler, _, preparing = self._models[base]
         return preparing.has_adapter(adapter_id) or any(
-            submit.adapter_id == adapter_id for submit in scheduler.submits
+            seq.submit.adapter_id == adapter_id for seq in scheduler.sequences.values()
         )

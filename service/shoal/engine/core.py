@@ -18,6 +18,7 @@ from shoal.engine.cpu_meter import CpuMeter
 from shoal.engine.kv_budget import Account, KVBudget
 from shoal.engine.limits import Limits
 from shoal.engine.preparing import Preparing
+from shoal.engine.progress import ProgressReports
 from shoal.engine.scheduler import Scheduler
 from shoal.engine.stats import SpeedMeter
 from shoal.engine.stopping import failed
@@ -35,6 +36,8 @@ from shoal.protocol.step import LoadedRunner, StepPlan, StepResult
 
 _log = logging.getLogger(__name__)
 
+_QUEUE_SPEED_LEAST_S = 0.2
+"""Seconds of steps beside a queue before its speed is told."""
 _NO_PLAN, _NOTHING_APPLIED, _NO_RESULT = StepPlan(), Applied(), StepResult([])
 
 
@@ -81,7 +84,7 @@ class EngineCore:
             return
         if model.scheduler.has_finished:
             self._last_words.append(model.outputs())
-        self._unknown += model.scheduler.submits
+        self._unknown += [seq.submit for seq in model.scheduler.sequences.values()]
         self._arbiter.remove(name)
         self._adapters.remove_model(name)
         if model.account is None:
@@ -137,6 +140,8 @@ class EngineCore:
             model.preparing.add(submit, self._clock(), lambda: self.wake())
         else:
             model.scheduler.add(submit, self._clock())
+        if model is not None and submit.output.progress:
+            model.progress.watch(submit.seq_id)
 
     def load_adapter(self, source: AdapterSource) -> AdapterLoaded:
         """Sequences may be added with it from now on. Raises ModelFolderError."""
@@ -209,6 +214,7 @@ class _Model:
         if account is not None:
             account.least = -(-loaded.max_model_len // config.block_size)
         self._speed = SpeedMeter()
+        self._queue_speed = SpeedMeter(_QUEUE_SPEED_LEAST_S)  # while sequences wait
         self.scheduler = Scheduler(
             Limits(
                 num_blocks=num_blocks,
@@ -223,6 +229,7 @@ class _Model:
             account,
         )
         self.preparing = Preparing(self.scheduler, model.runner)
+        self.progress = ProgressReports(self.scheduler.sequences)
 
     def step(
         self,
@@ -252,7 +259,11 @@ class _Model:
         ended_s, cpu_s = clock(), take_cpu_s()
         applied = scheduler.apply(plan, result, ended_s, cpu_s)
         self._speed.record(plan.num_tokens, started_s, ended_s, has_more=scheduler.has_work)
-        return self.outputs(plan, applied, result, step_s=ended_s - started_s, cpu_s=cpu_s)
+        if is_queued := scheduler.num_waiting > 0:
+            self._queue_speed.record(plan.num_tokens, started_s, ended_s, has_more=is_queued)
+        outputs = self.outputs(plan, applied, result, step_s=ended_s - started_s, cpu_s=cpu_s)
+        progress = self.progress.take(ended_s, self._speed.tokens_per_s)
+        return msgspec.structs.replace(outputs, progress=progress) if progress else outputs
 
     def outputs(
         self,
@@ -293,6 +304,7 @@ class _Model:
             num_preemptions=scheduler.num_preemptions,
             tokens_per_s=self._speed.tokens_per_s,
             num_yields=scheduler.num_yields,
+            queue_tokens_per_s=self._queue_speed.tokens_per_s,
         )
 
 

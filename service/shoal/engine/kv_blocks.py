@@ -4,6 +4,8 @@ Admission takes blocks for all known tokens at once, cached ones first; decode g
 block by block. Knows nothing of queues, budgets or steps.
 """
 
+from collections.abc import Iterable
+
 from shoal.engine.block_pool import BlockPool, ensure
 from shoal.engine.kv_budget import Account
 from shoal.engine.prefix_cache import CachedBlock, PrefixCache
@@ -95,6 +97,10 @@ class KVBlocks:
             return False
         seq.block_ids += self.pool.allocate(1)
         return True
+
+    def num_missing(self, seqs: Iterable[Sequence]) -> int:
+        """Blocks that these lack for the tokens they know."""
+        return sum(max(0, self.blocks_for(seq.num_tokens) - len(seq.block_ids)) for seq in seqs)
 
     def cache_full_blocks(self, seq: Sequence) -> None:
         """Lets others find the blocks that are full of computed tokens by now."""

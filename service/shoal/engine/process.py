@@ -1,7 +1,7 @@
 """Main of the engine process: read frames, step, write one frame per step; models load beside it.
 
 Started by the HTTP side as `python -m shoal.engine.process FD`, FD being this process's end of a
-socket pair. A wiring file: no other file of the engine knows sockets or how a runner is built. The
+socket pair (`link.py`). A wiring file: no other file of the engine knows how a runner is built. The
 loop never waits for a reader or a writer while there is work. Exit codes: 0 after Shutdown or when
 the parent is gone, 1 for a broken frame or a bug, 3 when a model could not be loaded.
 """
@@ -10,8 +10,6 @@ import faulthandler
 import gc
 import logging
 import os
-import select
-import selectors
 import signal
 import socket
 import sys
@@ -22,7 +20,9 @@ from collections.abc import Callable
 import msgspec
 
 from shoal.engine.core import EngineCore
+from shoal.engine.link import Link, ParentGoneError
 from shoal.engine.loading import Load, Loader, LoadError
+from shoal.engine.parent import end_with_parent
 from shoal.errors import ShoalError
 from shoal.protocol import codec
 from shoal.protocol.messages import (
@@ -33,7 +33,6 @@ from shoal.protocol.messages import (
     CacheReset,
     EngineConfig,
     EngineFailed,
-    FromEngine,
     Heartbeat,
     LoadAdapter,
     Loaded,
@@ -53,96 +52,12 @@ from shoal.protocol.step import LoadedRunner
 
 EXIT_OK, EXIT_BROKEN_FRAME, EXIT_BAD_MODEL = 0, 1, 3
 
-_READ_BYTES = 1 << 18
-_SEND_BUFFER_BYTES = 1 << 20
 _MAX_UNSENT_BYTES = 64 << 20
 """With more than this unread by the parent no further step is run, or memory would grow."""
 _STEPS_PER_COLLECTION = 1000
 _EXIT_GRACE_S = 1.0
 
 _log = logging.getLogger(__name__)
-
-
-class ParentGoneError(Exception):
-    """The other end of the socket is closed."""
-
-
-class Link:
-    """Frames over a non-blocking socket; what cannot be sent at once is kept and sent later."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        connection.setblocking(False)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-        self._socket = connection
-        self._frames = codec.FrameBuffer()
-        self._unsent = bytearray()
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(connection, selectors.EVENT_READ)
-        self._awoken, self._wake = os.pipe()
-        os.set_blocking(self._wake, False)
-        self._selector.register(self._awoken, selectors.EVENT_READ)
-        self.last_sent_s = time.monotonic()
-
-    @property
-    def num_unsent_bytes(self) -> int:
-        return len(self._unsent)
-
-    def send(self, message: FromEngine) -> None:
-        """Never waits. Raises ParentGoneError."""
-        self._unsent += codec.encode(message)
-        self.last_sent_s = time.monotonic()
-        self._flush()
-
-    def receive(self, timeout_s: float | None) -> list[ToEngine]:
-        """What has arrived, after at most `timeout_s` of waiting for the socket or `wake` (None =
-        no limit); sends what was left to send. Raises ParentGoneError, FrameError."""
-        messages: list[ToEngine] = []
-        for key, events in self._selector.select(timeout_s):
-            if key.fd == self._awoken:
-                os.read(self._awoken, _READ_BYTES)
-                continue
-            if events & selectors.EVENT_WRITE:
-                self._flush()
-            if events & selectors.EVENT_READ:
-                for body in self._frames.feed(self._read()):
-                    messages.append(codec.decode_to_engine(body))
-        return messages
-
-    def wake(self) -> None:
-        """Ends the wait of `receive`. The one method for another thread."""
-        try:
-            os.write(self._wake, b"w")
-        except BlockingIOError:
-            pass  # it will wake up in any case
-
-    def drain(self, timeout_s: float) -> None:
-        """Before the end: waits until all is sent, but not longer than `timeout_s`."""
-        deadline = time.monotonic() + timeout_s
-        while self._unsent and (left_s := deadline - time.monotonic()) > 0:
-            self._selector.select(left_s)
-            self._flush()
-
-    def _read(self) -> bytes:
-        try:
-            data = self._socket.recv(_READ_BYTES)
-        except BlockingIOError:
-            return b""
-        except OSError as error:
-            raise ParentGoneError from error
-        if not data:
-            raise ParentGoneError
-        return data
-
-    def _flush(self) -> None:
-        try:
-            while self._unsent:
-                del self._unsent[: self._socket.send(memoryview(self._unsent)[:_READ_BYTES])]
-        except BlockingIOError:
-            pass  # the selector tells when there is room again
-        except OSError as error:
-            raise ParentGoneError from error
-        write = selectors.EVENT_WRITE if self._unsent else 0
-        self._selector.modify(self._socket, selectors.EVENT_READ | write)
 
 
 def main(fd: int, load: Load | None = None) -> int:
@@ -154,10 +69,12 @@ def main(fd: int, load: Load | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     faulthandler.enable()  # on SIGABRT from the supervisor it prints where a hung engine is
     connection = socket.socket(fileno=fd)
-    threading.Thread(target=_watch_parent, args=(fd,), daemon=True).start()
+    end_with_parent(fd, _EXIT_GRACE_S, EXIT_OK)
     link = Link(connection)
     try:
         config, early = _first_frames(link)
+        beat = threading.Thread(target=link.beat, args=(config.heartbeat_s,), daemon=True)
+        beat.start()
         if load is None:
             config, load = _within_memory(config)
         core = EngineCore({}, config, time.monotonic)
@@ -301,7 +218,7 @@ def _serve(
             link.send(unloaded)
         may_step = core.has_work and link.num_unsent_bytes < _MAX_UNSENT_BYTES
         if may_step and (outputs := core.step()) is not None:
-            link.send(outputs)
+            link.send_step(outputs)
             num_steps += 1
             if num_steps % _STEPS_PER_COLLECTION == 0:
                 gc.collect(0)  # young objects only: well under a millisecond
@@ -356,16 +273,6 @@ def _fail_and_exit(link: Link, code: str, message: str, exit_code: int) -> int:
     except ParentGoneError:
         pass
     return exit_code
-
-
-def _watch_parent(fd: int) -> None:
-    """Ends the process if the parent is gone and the main thread, loading or in a long step, does
-    not notice in time. Waits for the hang-up event only, so it costs nothing meanwhile."""
-    poll = select.poll()
-    poll.register(fd, 0)
-    poll.poll()
-    time.sleep(_EXIT_GRACE_S)
-    os._exit(EXIT_OK)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
 Each step every running sequence that has one token left to compute gets it (decode); what is
 left of the token budget goes to prefills and to sequences that join, those of the least-served
-tenant first. When blocks run out the sequence admitted last is put back and recomputed later, so
-the oldest always advances; when rows run out, one of a tenant with many makes way. While all rows
-decode and nobody joins or leaves, the next plan continues the last one. Knows integers only: no
-tensors, text, sockets or other models.
+tenant first. When blocks run out the sequence admitted last, of the tenant with the most rows, is
+put back and recomputed later, so the oldest always advances; when rows run out, one of a tenant
+with many makes way. While all rows decode and nobody joins or leaves, the next plan continues the
+last one. Knows integers only: no tensors, text, sockets or other models.
 """
 
+from collections.abc import Mapping
 from math import inf
 
 from shoal.engine.applied import Applied
@@ -41,10 +42,7 @@ class Scheduler:
         self.limits = limits
         self.num_preemptions = 0
         self._blocks = KVBlocks(
-            limits.num_blocks,
-            limits.block_size,
-            prefix_cache=limits.prefix_cache,
-            account=account,
+            limits.num_blocks, limits.block_size, prefix_cache=limits.prefix_cache, account=account
         )
         self._waiting = WaitingQueue()
         self._running: list[Sequence] = []  # in the order of first admission
@@ -89,9 +87,9 @@ class Scheduler:
         return self._blocks.pool.num_used
 
     @property
-    def submits(self) -> list[Submit]:
-        """Of all sequences, running and waiting."""
-        return [seq.submit for seq in self._sequences.values()]
+    def sequences(self) -> Mapping[int, Sequence]:
+        """Running and waiting, by id; always the present ones."""
+        return self._sequences
 
     def reset_cache(self) -> int:
         """Forgets the prefix cache; returns how many blocks it had."""
@@ -160,6 +158,8 @@ class Scheduler:
             return plan
         for seq in self._yielding.rows_to_yield(self._running, now):
             self._put_back(seq)
+        while (row := self._yielding.row_for_blocks(self._running, self._blocks)) is not None:
+            self._preempt(row)
         plan = StepPlan(released=self._released)
         self._yielding.limit(self._running, now)
         self._fill(plan, now)

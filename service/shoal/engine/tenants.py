@@ -85,6 +85,15 @@ class TenantShares:
     def num_rows(self, tenant: str) -> int:
         return self._rows.get(tenant, 0)
 
+    @property
+    def num_with_rows(self) -> int:
+        return len(self._rows)
+
+    def rows_for_weight(self, seq: Sequence) -> float:
+        """Rows of the sequence's tenant, divided by its weight."""
+        tenant = seq.submit.tenant
+        return self._rows.get(tenant, 0) / self._weights[tenant]
+
     def num_reserved(self, seq: Sequence, max_rows: int, now: float) -> int:
         """Rows that a waiting sequence leaves free if its tenant has some: one for each tenant
         that was there a moment ago, or a row would have to make way when it comes again."""

@@ -7,6 +7,7 @@ hands only towards equal rows, and a sequence yields a few times in its life at 
 
 from collections import Counter
 
+from shoal.engine.kv_blocks import KVBlocks
 from shoal.engine.limits import Limits
 from shoal.engine.sequence import Sequence
 from shoal.engine.waiting import WaitingQueue
@@ -94,6 +95,20 @@ class Yielding:
             ):
                 return row
         return None
+
+    def row_for_blocks(self, running: list[Sequence], blocks: KVBlocks) -> Sequence | None:
+        """The row that is put back because the others need its blocks in the next step: the newest
+        of the tenant with the most rows for its weight, never the oldest of all. None where there
+        are blocks enough, or one tenant only: then it is the newest that finds no block."""
+        num_available = blocks.pool.num_available
+        if self._shares.num_with_rows < 2 or num_available >= len(running):
+            return None
+        if blocks.num_missing(running) <= num_available:
+            return None
+        newest: dict[str, Sequence] = {}
+        for row in reversed(running[1:]):
+            newest.setdefault(row.submit.tenant, row)
+        return max(newest.values(), key=self._shares.rows_for_weight, default=None)
 
     # --- short steps ---------------------------------------------------------------------------
 

@@ -3,7 +3,8 @@
 Server to engine: `EngineConfig` (once, first), `Submit`, `Abort`, `LoadModel`, `UnloadModel`,
 `LoadAdapter`, `UnloadAdapter`, `ResetCache`, `Shutdown`.
 Engine to server: `Loading`, `LoadFailed`, `Loaded`, `Ready`, `ModelUnloaded`, `AdapterLoaded`,
-`AdapterFailed`, `AdapterUnloaded`, `CacheReset`, `StepOutputs`, `Heartbeat`, `EngineFailed`.
+`AdapterFailed`, `AdapterUnloaded`, `CacheReset`, `PromptPart`, `StepOutputs`, `Heartbeat`, `Alive`,
+`EngineFailed`.
 """
 
 import msgspec
@@ -161,6 +162,18 @@ class Started(msgspec.Struct, frozen=True, array_like=True):
     """Sequences of its model that were waiting when it arrived."""
 
 
+class Progress(msgspec.Struct, frozen=True, array_like=True):
+    """How far a sequence is that has no token yet."""
+
+    position: int
+    """In the queue of its model, by arrival: 1 is the next; 0 = its prompt is being computed."""
+    num_processed: int
+    num_tokens: int
+    """Of the prompt, as are those processed."""
+    eta_ms: int | None
+    """Until its first token, estimated; None = unknown."""
+
+
 class Finished(msgspec.Struct, frozen=True, array_like=True):
     """Sent with the last output of a sequence."""
 
@@ -188,6 +201,8 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     """Tokens computed per second (prefill and decode), moving average."""
     num_yields: int = 0
     """Rows that made way for another tenant."""
+    queue_tokens_per_s: float = 0.0
+    """The same while sequences waited, so what a full batch computes; 0 = not known yet."""
 
 
 class StepOutputs(_Message, frozen=True):
@@ -218,6 +233,16 @@ class StepOutputs(_Message, frozen=True):
     seq_cpu_s: dict[int, float] = {}
     """CPU time so far of the sequences that got a token or finished: their share of every step, by
     tokens computed."""
+    progress: dict[int, Progress] = {}
+    """Of sequences without a token whose callers asked for it; now and then."""
+
+
+class PromptPart(_Message, frozen=True):
+    """Some of a sequence's `prompt_logprobs`, ahead of the `StepOutputs` that has the rest of them:
+    those of a long prompt would make its frame too long."""
+
+    seq_id: int
+    prompt_logprobs: list[TokenLogprobs | None]
 
 
 class Loading(_Message, frozen=True):
@@ -309,6 +334,10 @@ class Heartbeat(_Message, frozen=True):
     stats: list[EngineStats]
 
 
+class Alive(_Message, frozen=True):
+    """The engine process runs, but its loop has been in one step for longer than `heartbeat_s`."""
+
+
 class EngineFailed(_Message, frozen=True):
     """The engine cannot continue (bad model folder, out of memory); it exits after this."""
 
@@ -336,7 +365,9 @@ FromEngine = (
     | ModelUnloaded
     | AdapterEvent
     | CacheReset
+    | PromptPart
     | StepOutputs
     | Heartbeat
+    | Alive
     | EngineFailed
 )

@@ -95,5 +95,7 @@ class OutputParams(msgspec.Struct, frozen=True, array_like=True):
     """The same for prompt tokens; those that are reported do not come from the prefix cache."""
     prompt_logprobs_start: int = 0
     """The first prompt token that is reported."""
+    progress: bool = False
+    """Say how far it is, until the first token."""
     trace: int | None = None
     """None = off, k = how each token came about, with its k most likely alternatives."""

@@ -156,11 +156,14 @@ class Batch:
         self.sampled_states = [rows[i].state for i in self.sampled]
         self.sampled_indices = [self.output_rows[i] for i in self.sampled]
         self.sampled_logit_rows = as_logit_rows([logits[i] for i in self.sampled])
-        self.tracked = [(i, rows[i].state) for i in self.sampled if rows[i].state.processors]
+        processed = [(i, rows[i].state) for i in self.sampled if rows[i].state.processors]
+        self.tracked = [(i, state.acceptor) for i, state in processed]
         """Which of the E have processors, to be told of their tokens."""
-        self.guided = [(i, state) for i, state in self.tracked if state.grammar is not None]
+        self.guided = [(i, state) for i, state in processed if state.grammar is not None]
         """Which of these follow a grammar."""
         self.grammars = [state.grammar for _, state in self.guided if state.grammar is not None]
+        self.masked = [grammar for grammar in self.grammars if grammar.masks_first]
+        """Grammars whose masks are wanted before their rows are sampled."""
         self.reported = [i for i, row in enumerate(rows) if row.new.output.logprobs is not None]
         """Which of the E report log-probabilities."""
         self.reported_logit_rows = as_logit_rows([logits[i] for i in self.reported])

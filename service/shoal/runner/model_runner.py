@@ -71,11 +71,11 @@ class ModelRunner:
     def run(self, plan: StepPlan) -> StepResult:
         """Computes the plan's rows; see protocol/step.py."""
         batch = self._next_batch(plan)
-        if batch.guided and not plan.continues:  # rows may be new
-            self._masks.start(batch.grammars)
+        if batch.masked and not plan.continues:  # rows may be new
+            self._masks.start(batch.masked)
         head = self._forward(batch.inputs, batch.num_full_logits)
-        if batch.guided:
-            self._masks.join(batch.grammars)
+        if batch.masked:
+            self._masks.join(batch.masked)
         result = StepResult([])
         self._sample(batch, head, result)
         if batch.prompts:
@@ -152,9 +152,9 @@ class ModelRunner:
                 tokens[i] = None
         if batch.traced:  # before the processors accept what was sampled
             self._trace(batch, head, token_ids, result)
-        for i, state in batch.tracked:
+        for i, accept in batch.tracked:
             if (token_id := tokens[i]) is not None:
-                state.accept(token_id)
+                accept(token_id)
         if batch.reported:
             self._report(batch, head, token_ids, result)
         if batch.guided:
@@ -188,7 +188,8 @@ class ModelRunner:
                     result.forced[seq_id] = batch.forced[i] = forced
                 if grammar.ended:
                     result.ended.add(seq_id)
-        self._masks.start(batch.grammars)
+        if batch.masked:
+            self._masks.start(batch.masked)
 
     def _report(
         self, batch: Batch, head: HeadOutputs, token_ids: Int32, result: StepResult

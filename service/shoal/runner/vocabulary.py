@@ -1,10 +1,15 @@
 """A model's tokens as its grammars see them, read from its files when one first needs them."""
 
+import time
 from collections.abc import Callable, Sequence
 
 from shoal.checkpoint.files import TokenizerFiles
 from shoal.errors import ModelFolderError
 from shoal.sampling.grammars import Vocabulary
+
+_AT_ONCE = 256
+_PAUSE_S = 0.0002
+"""After so many tokens, so that the engine's thread gets the interpreter in between."""
 
 
 def read_vocabulary(files: TokenizerFiles, num_token_ids: int) -> Vocabulary:
@@ -23,8 +28,13 @@ def read_vocabulary(files: TokenizerFiles, num_token_ids: int) -> Vocabulary:
             "JSON, can be asked of it"
         )
     text = TokenText(library, opened.special_ids)
+    token_bytes: list[bytes] = []
+    for token_id in range(num_token_ids):
+        if token_id % _AT_ONCE == 0:
+            time.sleep(_PAUSE_S)
+        token_bytes.append(text.bytes_of(token_id))
     return Vocabulary(
-        token_bytes=[text.bytes_of(token_id) for token_id in range(num_token_ids)],
+        token_bytes=token_bytes,
         special_ids=sorted(opened.special_ids),
         encode=_encode_inside(library),
     )

@@ -4,7 +4,7 @@ llguidance is imported, and its trie of the model's tokens built, when the first
 """
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
@@ -60,7 +60,20 @@ class Grammars:
     @cached_property
     def tokenizer(self) -> "LLTokenizer":
         """One id beyond the model's stands for every end token."""
-        return _make_tokenizer(self._read_vocabulary())
+        return _make_tokenizer(self._vocabulary)
+
+    @cached_property
+    def ambiguous_ids(self) -> frozenset[int]:
+        """Of tokens whose bytes do not say whether they may come: special ones, those without text
+        and those that share theirs. Only a mask tells."""
+        counts = Counter(self._vocabulary.token_bytes)
+        shared = (i for i, text in enumerate(self._vocabulary.token_bytes) if counts[text] > 1)
+        empty = (i for i, text in enumerate(self._vocabulary.token_bytes) if not text)
+        return frozenset([*shared, *empty, *self._vocabulary.special_ids])
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return self._read_vocabulary()
 
     def _prepare(self, grammar: str) -> str | None:
         try:
@@ -79,7 +92,9 @@ class Grammars:
         from llguidance import LLMatcher, LLParserLimits
 
         limits = LLParserLimits(**PARSER_LIMITS)
-        return LLMatcher(self.tokenizer, grammar, log_level=0, limits=limits)
+        matcher = LLMatcher(self.tokenizer, grammar, log_level=0, limits=limits)
+        _ = self.ambiguous_ids  # here, not when the first row needs them
+        return matcher
 
 
 def _make_tokenizer(vocabulary: Vocabulary) -> "LLTokenizer":

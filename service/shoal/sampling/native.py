@@ -10,7 +10,7 @@ from shoal.kernels.sampling import RowParams, VocabularyMasks
 from shoal.protocol.messages import TokenLogprobs
 from shoal.sampling.arrays import Float32, Int32
 from shoal.sampling.random import MASK_64
-from shoal.sampling.sampler import SamplingState
+from shoal.sampling.sampler import SECOND_DRAW, SamplingState
 
 
 class NativeSampler:
@@ -27,14 +27,30 @@ class NativeSampler:
         if states is not self._states:
             self._params = self._make_params(states)
             self._changing = [(row, s) for row, s in enumerate(states) if s.changes_logits]
-            self._processed = [(row, s) for row, s in enumerate(states) if s.processors]
+            self._masked = [(row, s) for row, s in enumerate(states) if s.first_processors]
+            self._asked = [(row, s.asked) for row, s in enumerate(states) if s.asked is not None]
             self._states = states
         self._params.position[:] = positions
         if self._changing:
             logits = logits.copy()
             for row, state in self._changing:
                 state.apply(logits[row, : self._num_token_ids])
-        return self._kernel.sample(logits, self._params, self._masks(len(states)))
+        tokens = self._kernel.sample(logits, self._params, self._masks(len(states)))
+        if self._asked:
+            drawn = tokens.tolist()
+            refused = [row for row, grammar in self._asked if not grammar.admits(drawn[row])]
+            if refused:
+                tokens[refused] = self._draw_again(logits[refused], states, refused)
+        return tokens
+
+    def _draw_again(
+        self, logits: Float32, states: Sequence[SamplingState], rows: Sequence[int]
+    ) -> Int32:
+        params = self._params.of_rows(rows)
+        params.seed[:] ^= np.uint64(SECOND_DRAW)
+        masks = np.stack([mask for row in rows if (mask := states[row].allow_mask()) is not None])
+        of_row = np.arange(len(rows), dtype=np.int32)
+        return self._kernel.sample(logits, params, VocabularyMasks(masks, of_row))
 
     def logprobs(
         self, logits: Float32, token_ids: Sequence[int], nums_top: Sequence[int]
@@ -51,7 +67,12 @@ class NativeSampler:
         ]
 
     def _masks(self, num_rows: int) -> VocabularyMasks | None:
-        masks = {row: mask for row, s in self._processed if (mask := s.allow_mask()) is not None}
+        """Of the first draw."""
+        masks = {
+            row: mask
+            for row, state in self._masked
+            if (mask := state.allow_mask(again=False)) is not None
+        }
         if not masks:
             return None
         mask_of_row = np.full(num_rows, -1, np.int32)

@@ -8,7 +8,7 @@ from shoal.protocol.messages import TokenLogprobs
 from shoal.sampling.arrays import Float32, Int32, Int64
 from shoal.sampling.draw import SPAN, draw, scale
 from shoal.sampling.random import MASK_64, uniforms
-from shoal.sampling.sampler import SamplingState, mask_logits
+from shoal.sampling.sampler import SECOND_DRAW, SamplingState, mask_logits
 from shoal.sampling.truncation import best_tokens, draw_truncated, is_truncated
 
 _AT_ONCE = 1 << 16
@@ -23,8 +23,13 @@ class NumpySampler:
 
     def sample(self, logits: Float32, states: Sequence[SamplingState], positions: Int32) -> Int32:
         parts = _parts(len(states), self._num_token_ids)
-        tokens = [self._sample(logits[part], states[part], positions[part]) for part in parts]
-        return np.concatenate(tokens).astype(np.int32)
+        drawn = [self._sample(logits[part], states[part], positions[part]) for part in parts]
+        tokens = np.concatenate(drawn).astype(np.int32)
+        for row, state in enumerate(states):
+            if state.asked is not None and not state.asked.admits(int(tokens[row])):
+                one = slice(row, row + 1)
+                tokens[one] = self._sample(logits[one], states[one], positions[one], again=True)
+        return tokens
 
     def logprobs(
         self, logits: Float32, token_ids: Sequence[int], nums_top: Sequence[int]
@@ -34,11 +39,19 @@ class NumpySampler:
             result += self._logprobs(logits[part], token_ids[part], nums_top[part])
         return result
 
-    def _sample(self, logits: Float32, states: Sequence[SamplingState], positions: Int32) -> Int64:
+    def _sample(
+        self,
+        logits: Float32,
+        states: Sequence[SamplingState],
+        positions: Int32,
+        *,
+        again: bool = False,
+    ) -> Int64:
+        """`again`: by the second random number of each row, of what its grammar allows."""
         values = _padded(logits[:, : self._num_token_ids])
         for row, state in zip(values[:, : self._num_token_ids], states, strict=True):
             state.apply(row)
-            if (mask := state.allow_mask()) is not None:
+            if (mask := state.allow_mask(again=again)) is not None:
                 mask_logits(row, mask)
         is_finite = np.isfinite(values.max(axis=1))  # a NaN counts as best
         values[~is_finite] = 0
@@ -46,6 +59,8 @@ class NumpySampler:
         params = [state.params for state in states]
         scale(values, np.array([wanted.temperature for wanted in params], np.float32))
         seeds = np.array([wanted.seed & MASK_64 for wanted in params], np.uint64)
+        if again:
+            seeds ^= np.uint64(SECOND_DRAW)
         shares = uniforms(seeds, positions.astype(np.uint64))
         drawn = [row for row, wanted in enumerate(params) if not wanted.greedy]
         truncated = [row for row in drawn if is_truncated(params[row])]

@@ -2,9 +2,15 @@
 
 Whatever samples gives the same token for the same logits, state and position, so a sequence gets
 its tokens alone, in any batch, and again after a preemption.
+
+Under a grammar tokens are drawn by rejection, for a mask of the whole vocabulary costs more than a
+look at one token: the first draw does not know the grammar; a token that the grammar refuses is
+drawn again with another random number, of those that it allows. The probabilities are those of
+masked logits, for what is refused is shared out in their proportion. A truncation must know what
+is allowed before it cuts: those rows are masked from the start.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +22,10 @@ from shoal.sampling.grammars import Grammars
 from shoal.sampling.processors import build_processors
 from shoal.sampling.processors import grammar as grammar_processor
 from shoal.sampling.processors.base import LogitsProcessor
+from shoal.sampling.truncation import is_truncated
+
+SECOND_DRAW = 0xD1B54A32D192ED03
+"""Changes the seed (exclusive or) for a token that is drawn again."""
 
 
 class SamplingState:
@@ -26,12 +36,20 @@ class SamplingState:
         model, None where it has none."""
         self.params = new.sampling
         others = build_processors(new, num_token_ids)
-        self.grammar = grammar_processor.build(new, num_token_ids, grammars)
+        rejects = self.params.greedy or not is_truncated(self.params)
+        self.grammar = grammar_processor.build(new, num_token_ids, grammars, rejects=rejects)
         self.processors = others if self.grammar is None else (*others, self.grammar)
+        self.asked = self.grammar if rejects else None
+        """The grammar that is asked about a token after its first draw."""
         # A token that another processor may ban cannot be taken unseen.
         self._forces = not any(processor.may_ban for processor in others)
         for token_id in new.output_token_ids:
             self.accept(token_id)
+
+    @property
+    def first_processors(self) -> tuple[LogitsProcessor, ...]:
+        """Those whose masks the first draw knows."""
+        return self.processors if self.asked is None else self.processors[:-1]
 
     @property
     def changes_logits(self) -> bool:
@@ -42,6 +60,11 @@ class SamplingState:
     def takes_best(self) -> bool:
         """Is each token the best of the logits as they are?"""
         return self.params.greedy and not self.processors
+
+    @property
+    def acceptor(self) -> Callable[[int], None]:
+        """`accept`, without the loop over a single processor."""
+        return self.accept if len(self.processors) != 1 else self.processors[0].accept
 
     def accept(self, token_id: int) -> None:
         """The sequence's next output token."""
@@ -63,10 +86,12 @@ class SamplingState:
         for processor in self.processors:
             processor.apply(logits)
 
-    def allow_mask(self) -> UInt32 | None:
-        """What every processor allows; see `LogitsProcessor.allow_mask`."""
-        masks = [mask for p in self.processors if (mask := p.allow_mask) is not None]
-        if len(masks) == 1:  # each time a grammar is the only one
+    def allow_mask(self, *, again: bool = True) -> UInt32 | None:
+        """What every processor allows, see `LogitsProcessor.allow_mask`; without `again` for the
+        first draw."""
+        processors = self.processors if again else self.first_processors
+        masks = [mask for p in processors if (mask := p.allow_mask) is not None]
+        if len(masks) == 1:
             return masks[0]
         return np.bitwise_and.reduce(masks) if masks else None
 

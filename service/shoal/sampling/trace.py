@@ -16,7 +16,7 @@ from shoal.sampling.arrays import Float32, Float64, Int64
 from shoal.sampling.draw import scale
 from shoal.sampling.processors.base import LogitsProcessor
 from shoal.sampling.random import MASK_64, uniforms
-from shoal.sampling.sampler import SamplingState, mask_logits
+from shoal.sampling.sampler import SECOND_DRAW, SamplingState, mask_logits
 from shoal.sampling.truncation import is_truncated, observe_truncations
 
 _FLOAT32 = np.finfo(np.float32)
@@ -45,7 +45,7 @@ def trace_token(
         top_logprobs=report.top_logprobs,
         steps=steps.found,
         removed_by=steps.removed_by,
-        uniform=None if state.params.greedy else _uniform(state.params, position),
+        uniform=None if state.params.greedy else _uniform(state, position),
         lens_ids=lens_ids,
         lens_logprobs=lens_logprobs,
     )
@@ -63,8 +63,11 @@ def _entropy(logits: Float32) -> float:
     return float(np.log(total) - (masses * values).sum(dtype=np.float64) / total)
 
 
-def _uniform(params: SamplingParams, position: int) -> float:
-    seeds = np.array([params.seed & MASK_64], np.uint64)
+def _uniform(state: SamplingState, position: int) -> float:
+    """The number that drew the token: the second one where the first draw was refused."""
+    seeds = np.array([state.params.seed & MASK_64], np.uint64)
+    if state.grammar is not None and state.grammar.drawn_again:
+        seeds ^= np.uint64(SECOND_DRAW)
     return float(uniforms(seeds, np.array([position], np.uint64))[0])
 
 

@@ -2,16 +2,19 @@
 
 A model has places for `max_batch_size` running and `max_queue` waiting sequences. Alone a tenant
 may take them all; beside others what eight ninths of theirs leave, so whoever floods the
-queue leaves room for others, and all converge to equal shares. Requests beyond that are rejected
-at once, with a Retry-After computed from the measured throughput.
+queue leaves room for others, and all converge to equal shares. An even share is anybody's in any
+case: for it a full queue grows to twice its places. Requests beyond that are rejected at once, with
+a Retry-After computed from the measured throughput, and so are those that would wait too long.
 """
 
+import math
 import random
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-from shoal.errors import InvalidRequest, RateLimited, Unavailable
+from shoal.errors import InvalidRequest, RateLimited, ShoalError, Unavailable
 from shoal.protocol.messages import EngineStats
 from shoal.server.keys import ANYONE, Key
 from shoal.server.rate_limits import KeyUse, RateLimits
@@ -42,6 +45,12 @@ class _Load:
     waiting_tokens: int = 0
     by_tenant: dict[str, _Held] = field(default_factory=dict)
     mean_output: float = DEFAULT_OUTPUT_TOKENS
+    num_finished: int = 0
+    """Requests that `mean_output` was learned from."""
+
+    def num_tenants_with(self, tenant: str) -> int:
+        """Those that have something, and this one."""
+        return len(self.by_tenant) + (tenant not in self.by_tenant)
 
     def held_by(self, tenant: str) -> _Held:
         return self.by_tenant.get(tenant) or _Held(1.0)
@@ -59,16 +68,21 @@ class Admission:
         max_queue: int,
         max_queue_tokens: int,
         tenant_max_queue: int,
+        max_wait_s: float = math.inf,
         rate_limits: RateLimits | None = None,
     ) -> None:
-        """`stats` is a live view of the engine's statistics."""
+        """`stats` is a live view of the engine's statistics. `max_wait_s`: what is expected to wait
+        longer is refused, once it is known how fast a full batch is."""
         self._stats = stats
         self._max_sequences = max_batch_size + max_queue
         self._max_batch_size = max_batch_size
         self._max_queue_tokens = max_queue_tokens
         self._tenant_max = tenant_max_queue
+        self._max_wait_s = max_wait_s
         self._loads: dict[str, _Load] = {}
         self.rate_limits = rate_limits or RateLimits()
+        self.refused_s = -math.inf
+        """When it last refused a request, on the monotonic clock."""
 
     def reserve(
         self, model: str, tenant: str, num_sequences: int, key: Key = ANYONE
@@ -80,16 +94,30 @@ class Admission:
         use = self.rate_limits.of(key)
         use.start()
         try:
-            self._check_tenant(model, load, tenant, num_sequences, key)
-            self._check_room(model, load, tenant, num_sequences)
+            self._check(model, load, tenant, num_sequences, key)
         except BaseException:
             use.give_back()
+            self.refused_s = time.monotonic()
             raise
         held = load.by_tenant.setdefault(tenant, _Held(key.weight))
         held.weight = key.weight
         held.sequences += num_sequences
         load.sequences += num_sequences
         return Reservation(self, model, tenant, num_sequences, use)
+
+    def refusal(self, model: str, tenant: str, key: Key) -> ShoalError | None:
+        """Why `reserve` would refuse one sequence now; None where it would not."""
+        try:
+            self._check(model, self._loads.setdefault(model, _Load()), tenant, 1, key)
+        except (Unavailable, RateLimited) as error:
+            self.refused_s = time.monotonic()
+            return error
+        return None
+
+    def _check(self, model: str, load: _Load, tenant: str, num_sequences: int, key: Key) -> None:
+        self._check_tenant(model, load, tenant, num_sequences, key)
+        self._check_room(model, load, tenant, num_sequences)
+        self._check_wait(model, load, tenant, key)
 
     def _check_tenant(
         self, model: str, load: _Load, tenant: str, num_sequences: int, key: Key
@@ -111,10 +139,21 @@ class Admission:
         room = self._max_sequences - _OTHERS_PART * (load.sequences - mine)
         if mine + num_sequences <= room or load.sequences == 0:
             return  # an idle model admits a request of any permitted size
-        num_tenants = len(load.by_tenant) + (tenant not in load.by_tenant)
+        num_tenants = load.num_tenants_with(tenant)
+        share = max(1, self._max_sequences // num_tenants)
+        if mine + num_sequences <= share and load.sequences < 2 * self._max_sequences:
+            return
         if num_tenants > 1 and mine * num_tenants >= self._max_sequences:
             raise self._tenant_queue_full(model, load, tenant, mine)
         raise self._overloaded(model, load, tenant)
+
+    def _check_wait(self, model: str, load: _Load, tenant: str, key: Key) -> None:
+        """A speed that was measured without a queue is that of a few rows: it says nothing."""
+        stats = self._stats.get(model)
+        if stats is None or not stats.queue_tokens_per_s:
+            return
+        if self.expected_wait_s(model, tenant, key) > self._max_wait_s:
+            raise self._overloaded(model, load, tenant)
 
     def in_flight(self, model: str) -> int:
         """Sequences admitted and not yet released."""
@@ -139,7 +178,7 @@ class Admission:
 
     def _speed(self, model: str) -> float:
         stats = self._stats.get(model)
-        return stats.tokens_per_s if stats is not None else 0.0
+        return stats.queue_tokens_per_s or stats.tokens_per_s if stats is not None else 0.0
 
     def _wait_s(self, model: str, load: _Load, tenant: str) -> float:
         """The tenant's tokens ahead in the queue divided by its part of the measured throughput."""
@@ -173,8 +212,11 @@ class Admission:
         held = load.by_tenant[tenant]
         others = load.waiting_tokens - held.waiting_tokens
         room = self._max_queue_tokens - _OTHERS_PART * others
+        share = self._max_queue_tokens // load.num_tenants_with(tenant)
+        has_share = load.waiting_tokens < 2 * self._max_queue_tokens
+        has_share = has_share and held.waiting_tokens + num_tokens <= share
         # An empty queue accepts any prompt that fits the context.
-        if held.waiting_tokens + num_tokens > room and load.waiting_tokens > 0:
+        if held.waiting_tokens + num_tokens > room and load.waiting_tokens > 0 and not has_share:
             raise self._overloaded(reservation.model, load, tenant)
         reservation.use.take_prompt(num_tokens)
         held.waiting_tokens += num_tokens
@@ -196,7 +238,8 @@ class Admission:
         reservation.use.done()
         if output_tokens is not None:
             mean = output_tokens / reservation.num_sequences
-            load.mean_output += 0.1 * (mean - load.mean_output)
+            load.num_finished += 1
+            load.mean_output += max(0.1, 1 / load.num_finished) * (mean - load.mean_output)
 
 
 class Reservation:

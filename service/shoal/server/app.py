@@ -25,12 +25,15 @@ from shoal.server.api import (
 from shoal.server.api.admin_models import admin_models_router
 from shoal.server.api.apis import api_routers
 from shoal.server.api.scoring import choices, perplexity
+from shoal.server.auth import OPEN_PATHS
+from shoal.server.early_refusal import EarlyRefusal
 from shoal.server.error_shapes import error_bytes_at
 from shoal.server.errors import error_headers
 from shoal.server.json import APIResponse
 from shoal.server.middleware import AccessMiddleware, ContextMiddleware
 from shoal.server.model_admin import ModelAdmin
 from shoal.server.openapi import complete
+from shoal.server.page.routes import page_routes
 from shoal.server.services import Services
 
 DESCRIPTION = "Small language models, served with continuous batching. OpenAI-compatible."
@@ -52,6 +55,8 @@ def create_app(services: Services) -> FastAPI:
         app.openapi_url = None
         app.router.routes.clear()
     app.state.services = services
+    if services.settings.page:
+        app.router.routes.extend(page_routes(docs=services.settings.docs))
     for router in (
         *api_routers(services.settings.apis),
         models.router,
@@ -74,10 +79,24 @@ def create_app(services: Services) -> FastAPI:
     return app
 
 
+def create_probe_app(services: Services) -> FastAPI:
+    """The app of the probe port: health and metrics, with the same keys."""
+    app = FastAPI(openapi_url=None, redirect_slashes=False, middleware=_middleware(services))
+    app.state.services = services
+    shown = OPEN_PATHS | {"/metrics"}
+    app.router.routes += [
+        route for route in health.router.routes if getattr(route, "path", "") in shown
+    ]
+    app.add_exception_handler(ShoalError, _handle_shoal_error)
+    app.add_exception_handler(HTTPException, _handle_http_exception)
+    return app
+
+
 def _middleware(services: Services) -> list[Middleware]:
     layers = [
         Middleware(ContextMiddleware, services=services),
         Middleware(AccessMiddleware, services=services),
+        Middleware(EarlyRefusal, services=services),
     ]
     if services.settings.cors_origins:
         # Before the key check, since browsers send preflight requests without keys.

@@ -10,10 +10,18 @@ from shoal.server.keys import Key, Role, digest_of, parse_setting, read_keys_fil
 OPEN_PATHS = frozenset(
     {"/livez", "/readyz", "/health", "/health/live", "/health/ready"}
 )  # routes that never need a key
+PAGE_PREFIX = "/page/"
+"""Files of the page: they hold nothing of this server, and the page asks for a key itself."""
 ADMIN_PREFIX = "/admin/"
 """Routes that need an admin key, and are there only where one can be set."""
 SHARED_PREFIXES = ("/v1/usage", "/v1/requests/")
 """Routes for everyone that show an admin the whole."""
+
+
+def is_open(method: str, path: str) -> bool:
+    """Needs this no key?"""
+    of_page = path == "/" or path.startswith(PAGE_PREFIX)
+    return path in OPEN_PATHS or (of_page and method in ("GET", "HEAD"))
 
 
 class KeyRing:

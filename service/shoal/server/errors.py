@@ -47,7 +47,7 @@ def error_headers(error: ShoalError) -> dict[str, str]:
     if isinstance(error, RateLimited) and error.code == "tenant_queue_full":
         headers["x-ratelimit-limit-requests"] = str(error.limit)
         headers["x-ratelimit-remaining-requests"] = "0"
-    if error.status == 504 or error.code == "numerical_error":
+    if error.status == 504 or error.code in ("numerical_error", "poison_request"):
         headers["x-should-retry"] = "false"
     return headers
 

@@ -1,4 +1,4 @@
-"""Runs the HTTP server on a bound socket: services, app, uvicorn, shutdown.
+"""Runs the HTTP server on a bound socket: services, app, uvicorn.
 
 Importing this module is the slowest part of startup, so `serve.py` does it while the engine loads.
 """
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from shoal.bridge.remote import RemoteEngine
 from shoal.checkpoint.find import ModelSelection
@@ -20,16 +21,21 @@ from shoal.errors import ConfigError, ModelFolderError
 from shoal.metrics import Metrics
 from shoal.protocol.messages import AdapterSource, LoadedModel
 from shoal.server.admission import Admission
-from shoal.server.app import create_app
+from shoal.server.app import create_app, create_probe_app
 from shoal.server.auth import KeyRing
+from shoal.server.drain import Drain
+from shoal.server.memory_watch import watch_memory
 from shoal.server.services import Services
+from shoal.server.wire.connections import Connections
+from shoal.server.wire.limits import WireLimits
+from shoal.server.wire.listener import PROBE_PLACES, find_places
 from shoal.text.text_model import load_text_model
 
 log = logging.getLogger("shoal.server")
 
 LOOP_BEAT_S = 0.5
-KEPT_OPEN_S = 0.5
-"""Delay after draining, so that clients receive the end of their streams."""
+MAX_CLOSING_S = 1
+"""Seconds that connections have at the end to take what was sent."""
 
 
 async def serve_http(
@@ -39,6 +45,7 @@ async def serve_http(
     client: RemoteEngine,
     metrics: Metrics,
     listener: socket.socket,
+    probe_listener: socket.socket | None,
     stop: asyncio.Event,
 ) -> None:
     """Serves until `stop` is set or a signal arrives; each model as soon as it is loaded. Raises
@@ -56,12 +63,33 @@ async def serve_http(
             max_queue=settings.max_queue,
             max_queue_tokens=settings.max_queue_tokens,
             tenant_max_queue=settings.tenant_max_queue,
+            max_wait_s=settings.max_queue_wait,
         ),
         keys=KeyRing(settings.api_keys),
         metrics=metrics,
     )
     services.adapters.configure(selection.sources, adapters)
-    server = _Server(_uvicorn_config(settings, services, listener), services, stop)
+    drain = Drain(services, stop)
+    limits, places = WireLimits.of(settings), find_places(settings.max_connections)
+    if places.max_open < settings.max_connections:
+        log.warning(
+            "fewer connections than max_connections: the limit of open files is low",
+            extra={"max_connections": places.max_open, "set": settings.max_connections},
+        )
+    connections = Connections(
+        limits,
+        max_open=places.max_open,
+        reserved=PROBE_PLACES,
+        on_end=lambda reason: metrics.connections_ended.labels(reason).inc(),
+    )
+    metrics.connections.set_function(lambda: len(connections))
+    config = _uvicorn_config(settings, create_app(services), connections, places.backlog)
+    probes = None
+    if probe_listener is not None:
+        few = Connections(limits, max_open=PROBE_PLACES, reserved=0)
+        probe_app = create_probe_app(services)
+        probes = (_uvicorn_config(settings, probe_app, few, PROBE_PLACES), probe_listener)
+    server = _Server(config, drain, probes)
     if settings.keys_file is not None and hasattr(signal, "SIGHUP"):
         reload_keys = _KeysReload(services)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_keys.start)
@@ -72,7 +100,8 @@ async def serve_http(
         asyncio.create_task(
             _print_startup_message(client, server, services, selection.absent, texts)
         ),
-        asyncio.create_task(_drain_and_stop(server, services, stop)),
+        asyncio.create_task(watch_memory(services)),
+        asyncio.create_task(_drain_and_stop(server, drain)),
     ]
     try:
         await server.serve(sockets=[listener])
@@ -106,24 +135,43 @@ async def _load_texts(services: Services, selection: ModelSelection, stop: async
 
 
 class _Server(uvicorn.Server):
-    """uvicorn.Server whose first signal starts draining and whose second exits at once."""
+    """uvicorn.Server whose signals drain it, and with a second port where one is set."""
 
-    def __init__(self, config: uvicorn.Config, services: Services, stop: asyncio.Event) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        drain: Drain,
+        probes: tuple[uvicorn.Config, socket.socket] | None,
+    ) -> None:
         super().__init__(config)
-        self._services = services
-        self._stop = stop
-        self._loop = asyncio.get_running_loop()
+        self._drain = drain
+        self._probes = probes
         self.listening = asyncio.Event()
+
+    @property
+    def port(self) -> int:
+        """Of the listener, which may have picked it."""
+        port: int = self.servers[0].sockets[0].getsockname()[1]
+        return port
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self._probes is not None:
+            config, listener = self._probes
+            config.load()
+
+            def connect() -> asyncio.Protocol:
+                return config.http_protocol_class(  # type: ignore[call-arg]  # as uvicorn does
+                    config=config, server_state=self.server_state, app_state={}
+                )
+
+            loop = asyncio.get_running_loop()
+            self.servers.append(await loop.create_server(connect, sock=listener))
         self.listening.set()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._services.draining:
+        if not self._drain.on_signal(sig):
             self.force_exit = self.should_exit = True
-        self._services.draining = True
-        self._loop.call_soon_threadsafe(self._stop.set)
 
 
 class _KeysReload:
@@ -143,16 +191,8 @@ class _KeysReload:
             log.error("the keys stay as they were", extra={"reason": error.message})
 
 
-async def _drain_and_stop(server: _Server, services: Services, stop: asyncio.Event) -> None:
-    """Waits up to `drain_timeout` for running requests, then stops the server."""
-    await stop.wait()
-    services.draining = True
-    log.info("draining", extra={"open_requests": len(services.open_requests)})
-    if services.open_requests:
-        await asyncio.wait(services.open_requests, timeout=services.settings.drain_timeout)
-    if services.open_requests:
-        await services.client.close()  # the remaining requests end with an error event
-        await asyncio.sleep(KEPT_OPEN_S)
+async def _drain_and_stop(server: _Server, drain: Drain) -> None:
+    await drain.run()
     server.should_exit = True
 
 
@@ -176,7 +216,7 @@ async def _print_startup_message(
     await asyncio.wait([texts])
     await client.ready.wait()
     await server.listening.wait()
-    host, port = server.config.host, server.config.port
+    host, port = server.config.host, server.port
     shown_host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     url = f"http://{shown_host}:{port}"
     served = services.served_names()
@@ -219,19 +259,20 @@ def _failure_lines(services: Services) -> list[str]:
 
 
 def _uvicorn_config(
-    settings: Settings, services: Services, listener: socket.socket
+    settings: Settings, app: FastAPI, connections: Connections, backlog: int
 ) -> uvicorn.Config:
     return uvicorn.Config(
-        create_app(services),
+        app,
         host=settings.host,
-        port=listener.getsockname()[1],
+        http=connections.protocol(),
         log_config=None,
         access_log=False,
         server_header=False,
         date_header=False,
         proxy_headers=False,
+        backlog=backlog,
         timeout_keep_alive=settings.idle_keepalive,
-        timeout_graceful_shutdown=2,
+        timeout_graceful_shutdown=MAX_CLOSING_S,
         ws="none",
         lifespan="off",
     )

@@ -123,7 +123,8 @@ def problem_of(key: str) -> str | None:
 
 
 def parse_setting(entry: str, number: int, setting: str, role: Role = "user") -> Key:
-    """KEY, NAME:KEY or NAME:sha256:HEX, the `number`th of a setting. Raises ConfigError."""
+    """KEY, NAME:KEY or NAME:sha256:HEX, the `number`th of a setting; without a right to go before
+    others, which only a keys file gives. Raises ConfigError."""
     name, colon, key = entry.partition(":")
     if not colon:
         name, key = f"key-{number}", entry
@@ -137,14 +138,14 @@ def parse_setting(entry: str, number: int, setting: str, role: Role = "user") ->
     if problem := problem_of(key):
         raise ConfigError(f"{setting} entry {number}: {problem}")
     if not key.startswith("sha256:"):
-        return Key(name, digest_of(key), role)
+        return Key(name, digest_of(key), role, max_priority=0)
     try:
         digest = bytes.fromhex(key.removeprefix("sha256:"))
     except ValueError:
         digest = b""
     if len(digest) != 32:
         raise ConfigError(f"{setting} entry {number}: sha256 needs 64 hexadecimal digits")
-    return Key(name, digest, role)
+    return Key(name, digest, role, max_priority=0)
 
 
 def read_keys_file(path: Path) -> tuple[Key, ...]:

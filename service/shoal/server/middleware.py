@@ -14,13 +14,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shoal.config import LOOPBACK_HOSTS
 from shoal.errors import AuthenticationFailed, InternalError, PermissionDenied, ShoalError
-from shoal.server.auth import ADMIN_PREFIX, OPEN_PATHS, SHARED_PREFIXES
+from shoal.server.auth import ADMIN_PREFIX, SHARED_PREFIXES, is_open
 from shoal.server.context import RequestContext, context_of
 from shoal.server.error_shapes import error_bytes_at, request_id_headers
 from shoal.server.errors import error_headers
 from shoal.server.keys import ANYONE, Key, KeyLimits
 from shoal.server.services import Services
 from shoal.server.tenants import tenant_of
+from shoal.server.wire.connection import WIRE
 
 access_log = logging.getLogger("shoal.access")
 NO_LIMITS = KeyLimits()
@@ -50,6 +51,10 @@ class ContextMiddleware:
                 status = message["status"]
                 for name in request_id_headers(scope["path"]):
                     MutableHeaders(scope=message)[name] = request_id
+                if self._services.draining or (
+                    (wire := scope.get(WIRE)) and wire.closes_after(scope)
+                ):
+                    MutableHeaders(scope=message)["connection"] = "close"
             await send(message)
 
         try:
@@ -69,7 +74,8 @@ class ContextMiddleware:
         """Writes one log line and counts the request; unknown routes share one label."""
         route = getattr(scope.get("route"), "path", "unknown")
         self._services.metrics.requests.labels(context.model, route, str(status)).inc()
-        level = logging.DEBUG if route in OPEN_PATHS or route == "/metrics" else logging.INFO
+        is_quiet = is_open(scope["method"], route) or route == "/metrics"
+        level = logging.DEBUG if is_quiet else logging.INFO
         if access_log.isEnabledFor(level):
             fields = {
                 "request_id": context.request_id,
@@ -131,7 +137,7 @@ class AccessMiddleware:
                 "this server answers only to a loopback Host name",
                 hint="set API keys or allow_unauthenticated to serve other names",
             )
-        if scope["path"] in OPEN_PATHS:
+        if is_open(scope["method"], scope["path"]):
             return ANYONE
         if scope["path"].startswith(ADMIN_PREFIX) and self._services.has_admin:
             return self._admin(headers)

@@ -1,8 +1,10 @@
 """Generations in progress, by the id of their request: to cancel them, to wait for their end."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from shoal.errors import ShoalError
+from shoal.protocol.messages import EngineStats
 from shoal.text.generator import Generation
 
 
@@ -34,6 +36,20 @@ class RunningGenerations:
     def of_model(self, model: str) -> list[Generation]:
         """Those that a model of the engine computes, adapters included."""
         return [g for g in self._all() if g.task.model.base == model]
+
+    def fail_waiting(self, stats: Mapping[str, EngineStats], error: ShoalError) -> None:
+        """Fails the requests that have not begun, where the engine says that some wait: of those
+        without a token the last that came."""
+        num_waiting = {model: stat.num_waiting for model, stat in stats.items()}
+        for generation in reversed(list(self._all())):
+            model = generation.task.model.base
+            if generation.timings.first_token is None and num_waiting.get(model, 0) > 0:
+                num_waiting[model] -= generation.task.num_sequences
+                generation.fail(error)
+
+    def fail_all(self, error: ShoalError) -> None:
+        for generation in list(self._all()):
+            generation.fail(error)
 
     async def wait_for_none(self, model: str) -> None:
         """Returns when nothing of this model runs."""

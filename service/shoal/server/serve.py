@@ -4,8 +4,8 @@ The HTTP server accepts requests as soon as it is imported, even if models are s
 """
 
 import asyncio
+import contextlib
 import logging
-import socket
 import sys
 from collections.abc import Callable
 
@@ -14,10 +14,10 @@ from shoal.checkpoint.find import find_models
 from shoal.checkpoint.find_adapters import find_adapters
 from shoal.checkpoint.memory import use_one_arena
 from shoal.config import Settings, engine_config, environment_remarks, forget_secrets
-from shoal.errors import ShoalError
 from shoal.logs import logging_to_stderr
 from shoal.metrics import Metrics
 from shoal.server.auth import check_keys
+from shoal.server.wire.listener import listen
 
 log = logging.getLogger("shoal.server")
 
@@ -55,13 +55,19 @@ async def _serve(settings: Settings) -> int:
         observer=metrics,
         on_fatal=engine_failed,
     )
-    with listen(settings) as listener:
+    with contextlib.ExitStack() as sockets:
+        listener = sockets.enter_context(listen(settings))
+        probe_listener = None
+        if settings.probe_port is not None:
+            probe_listener = sockets.enter_context(listen(settings, settings.probe_port))
         await client.start()
         try:
             await asyncio.sleep(0)  # sends the config to the engine before the slow import
             from shoal.server.http_server import serve_http
 
-            await serve_http(settings, selection, adapters, client, metrics, listener, stop)
+            await serve_http(
+                settings, selection, adapters, client, metrics, listener, probe_listener, stop
+            )
         finally:
             await client.close()
     if fatal:
@@ -78,26 +84,6 @@ def access_remarks(settings: Settings) -> list[str]:
         f"allow_unauthenticated: whoever reaches {settings.host}:{settings.port}, under whatever "
         "name, is served without a key"
     ]
-
-
-def listen(settings: Settings) -> socket.socket:
-    """Binds the socket. Raises ShoalError when the port cannot be used."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux only; inherited by connections
-        # Otherwise unsent data for a stalled or vanished client would be kept forever.
-        stall_ms = int(settings.stream_stall_timeout * 1000)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stall_ms)
-    try:
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        listener.close()
-        raise ShoalError(
-            f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): "
-            "is another server running? Choose another with --port"
-        ) from error
-    return listener
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -33,6 +33,11 @@ def shutting_down() -> Unavailable:
     return Unavailable("the server is shutting down", code="shutting_down", retry_after_s=5.0)
 
 
+def memory_is_short() -> Unavailable:
+    """The error for new requests while memory is nearly used up."""
+    return Unavailable("the server is short of memory", retry_after_s=2.0)
+
+
 def shoal_version() -> str:
     try:
         return version("shoal")
@@ -66,6 +71,8 @@ class Services:
     """The server is shutting down."""
     drained: bool = False
     """An admin lets it take no new work, until that is undone."""
+    memory_is_short: bool = False
+    """New work is refused until there is more; see memory_watch.py."""
     open_requests: set["asyncio.Task[object]"] = field(default_factory=set)
     """Tasks of running generations; shutdown waits for them."""
     loop_beat: float = field(default_factory=time.monotonic)

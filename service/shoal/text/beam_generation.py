@@ -13,7 +13,7 @@ import msgspec
 
 from shoal.bridge.engine_client import EngineClient
 from shoal.errors import InternalError, RequestTimeout, ShoalError
-from shoal.protocol.messages import Finished, Started, Submit, TokenLogprobs
+from shoal.protocol.messages import Finished, Progress, Started, Submit, TokenLogprobs
 from shoal.protocol.params import FinishReason, OutputParams, SamplingParams, StopParams
 from shoal.protocol.trace import TokenTrace
 from shoal.text.beam import Beam, BeamParams, BeamSearch
@@ -53,6 +53,9 @@ class _Answer:
             self._future.set_exception(
                 to_error(finished) if is_error else InternalError("the engine gave no token")
             )
+
+    def note_progress(self, progress: Progress) -> None:
+        """A beam search does not tell."""
 
     def fail(self, error: ShoalError) -> None:
         if not self._future.done():

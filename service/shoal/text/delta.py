@@ -1,9 +1,11 @@
 """What a choice gained since its reader last looked."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from shoal.protocol.messages import TokenLogprobs
+from shoal.protocol.messages import Progress, TokenLogprobs
 from shoal.protocol.trace import TokenTrace
+from shoal.text.logprobs import LogprobColumns
 
 
 @dataclass(slots=True)
@@ -13,23 +15,44 @@ class Delta:
     index: int
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] | LogprobColumns[TokenLogprobs] = field(default_factory=list)
     """One per token id when logprobs were requested."""
     offsets: list[int] = field(default_factory=list)
     """Code points of output text before each token; recorded only with logprobs."""
-    prompt_logprobs: list[TokenLogprobs | None] | None = None
+    prompt_logprobs: Sequence[TokenLogprobs | None] | None = None
     traces: list[TokenTrace] = field(default_factory=list)
     """One per sampled token when a trace was requested."""
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    progress: Progress | None = None
+    """Before the first token, if it was asked for; then nothing else is there."""
 
     def merge(self, later: "Delta") -> None:
         """Appends the following delta of the same choice."""
         self.text += later.text
         self.token_ids += later.token_ids
-        self.logprobs += later.logprobs
+        if later.logprobs:
+            self.compact()
+            self.logprobs.extend(later.logprobs)
         self.offsets += later.offsets
         self.traces += later.traces
         self.prompt_logprobs = self.prompt_logprobs or later.prompt_logprobs
+        self.progress = later.progress
         self.finish_reason = later.finish_reason
         self.stop_reason = later.stop_reason
+
+    def compact(self) -> None:
+        """Keeps log-probabilities in less memory, since the delta is kept for a while."""
+        if self.logprobs and not isinstance(self.logprobs, LogprobColumns):
+            self.logprobs = LogprobColumns(self.logprobs)
+        if self.prompt_logprobs and not isinstance(self.prompt_logprobs, LogprobColumns):
+            self.prompt_logprobs = LogprobColumns(self.prompt_logprobs)
+
+    @property
+    def num_logprobs(self) -> int:
+        """How many numbers there are, when compact."""
+        return sum(
+            columns.num_values
+            for columns in (self.logprobs, self.prompt_logprobs)
+            if isinstance(columns, LogprobColumns)
+        )

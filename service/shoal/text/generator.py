@@ -21,7 +21,7 @@ from shoal.errors import (
     ShoalError,
     Unavailable,
 )
-from shoal.protocol.messages import Finished, Started, Submit, TokenLogprobs
+from shoal.protocol.messages import Finished, Progress, Started, Submit, TokenLogprobs
 from shoal.protocol.params import FinishReason
 from shoal.protocol.trace import TokenTrace
 from shoal.text.delta import Delta
@@ -115,6 +115,10 @@ class SequenceText:
                 self.fail(error)
                 return
         self._generation.add(delta)
+
+    def note_progress(self, progress: Progress) -> None:
+        if self.index == 0 and self.open and not self.token_ids:
+            self._generation.add(Delta(self.index, progress=progress))
 
     def fail(self, error: ShoalError) -> None:
         self._generation.fail(error)  # while still open, so that the sequence is aborted

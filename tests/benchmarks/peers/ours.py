@@ -9,7 +9,7 @@ from .shapes import ROOT, Shape, model_folder
 
 SETTINGS = "default settings"
 _SERVE = [sys.executable, "-m", "shoal", "serve", "--port", "{port}", "--log-level", "warning"]
-_ENVIRONMENT = {"PYTHONPATH": str(ROOT / "service")}
+_ENVIRONMENT = {"PYTHONPATH": str(ROOT / "service"), "SHOAL_SHUTDOWN_DELAY": "0"}
 
 
 def contenders() -> list[Contender]:

@@ -18,6 +18,7 @@ from shoal.protocol.messages import (
     EngineStats,
     Finished,
     ModelSource,
+    Progress,
     Started,
     StepOutputs,
     TokenLogprobs,
@@ -34,6 +35,7 @@ class Listener:
         self.token_ids: list[int] = []
         self.ends: list[Finished | ShoalError] = []
         self.calls: list[tuple[Any, ...]] = []
+        self.progress: list[Progress] = []
         self.ended = asyncio.Event()
         self.heard = asyncio.Event()
         self._on_token = on_token
@@ -57,6 +59,9 @@ class Listener:
             self.token_ids.append(token_id)
         if finished is not None:
             self._end(finished)
+
+    def note_progress(self, progress: Progress) -> None:
+        self.progress.append(progress)
 
     def fail(self, error: ShoalError) -> None:
         self._end(error)

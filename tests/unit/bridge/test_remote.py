@@ -12,7 +12,7 @@ import pytest
 
 from shoal.bridge.remote import RemoteEngine
 from shoal.bridge.supervisor import Supervisor
-from shoal.errors import EngineRestarted, Unavailable
+from shoal.errors import EngineRestarted, PoisonRequest, Unavailable
 from shoal.protocol.messages import EngineStats, Finished, ModelSource
 from shoal.protocol.params import FinishReason, SamplingParams
 from tests.fakes.fake_runner import solo_output
@@ -95,14 +95,44 @@ async def test_a_crash_ends_every_open_sequence_once_and_a_new_child_serves(
         assert await listener.end() == Finished(FinishReason.LENGTH)
 
 
-async def test_a_request_that_crashes_the_engine_gets_an_error(
-    monkeypatch: pytest.MonkeyPatch,
+async def test_a_request_that_ends_the_engine_twice_is_refused_and_never_run_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Others that had produced nothing are run again, and are not taken for the cause."""
     async with remote_engine(monkeypatch, "num_blocks=64&crash_token=63") as engine:
         await ready(engine)
-        assert isinstance(await submit(engine, prompt=(63, 1)).end(), EngineRestarted)
-        await ready(engine)
+        bad = submit(engine, prompt=(63, 1))
+        others = [submit(engine, prompt=(i, i)) for i in range(3)]
+        assert isinstance(await bad.end(), PoisonRequest)
+        assert [await each.end() for each in others] == [Finished(FinishReason.LENGTH)] * 3
+        with pytest.raises(PoisonRequest):
+            submit(engine, prompt=(63, 1))
         assert await submit(engine).end() == Finished(FinishReason.LENGTH)
+        refusals = [r for r in caplog.records if r.message.startswith("request refused")]
+        assert len(refusals) == 1
+        assert "63" not in refusals[0].message
+        assert len(refusals[0].hash) == 16  # type: ignore[attr-defined]
+
+
+async def test_requests_that_had_produced_nothing_are_run_again_after_a_kill(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with remote_engine(monkeypatch, SLOW) as engine:
+        await ready(engine)
+        pid = engine.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        waiting = [submit(engine, prompt=(i, 2), max_tokens=3) for i in range(9)]
+        gone = Listener()
+        gone_id = engine.new_seq_id()
+        engine.submit(make_submit(gone_id, max_tokens=3), gone)
+        os.kill(pid, signal.SIGKILL)
+        await asyncio.wait_for(_until(lambda: not engine.ready.is_set()), 10)
+        engine.abort([gone_id])
+        for i, listener in enumerate(waiting):
+            assert await listener.end() == Finished(FinishReason.LENGTH)
+            assert listener.token_ids == solo_output([i, 2], 3, SamplingParams(seed=0))
+        assert not gone.calls
 
 
 async def test_five_crashes_end_the_tries(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +178,7 @@ async def test_a_hung_engine_is_replaced(monkeypatch: pytest.MonkeyPatch) -> Non
     ) as engine:
         await ready(engine)
         hung_pid = engine.pid
-        assert isinstance(await submit(engine, prompt=(63,)).end(), EngineRestarted)
+        assert isinstance(await submit(engine, prompt=(63,)).end(), PoisonRequest)
         await ready(engine)
         assert engine.pid != hung_pid
 
@@ -159,7 +189,7 @@ async def test_the_engine_after_a_hung_one_stays(monkeypatch: pytest.MonkeyPatch
         monkeypatch, "num_blocks=64&hang_token=63", hang_s=0.4, stop_wait_s=1.5
     ) as engine:
         await ready(engine)
-        assert isinstance(await submit(engine, prompt=(63,)).end(), EngineRestarted)
+        assert isinstance(await submit(engine, prompt=(63,)).end(), PoisonRequest)
         await ready(engine)
         second_pid = engine.pid
         await asyncio.sleep(1.6)
@@ -173,8 +203,7 @@ async def test_a_stopped_engine_counts_as_hung(monkeypatch: pytest.MonkeyPatch) 
         assert stopped_pid is not None
         os.kill(stopped_pid, signal.SIGSTOP)  # only SIGKILL ends a stopped process
         listener = submit(engine)
-        assert isinstance(await listener.end(), EngineRestarted)
-        await ready(engine)
+        assert await listener.end() == Finished(FinishReason.LENGTH)  # by its successor
         assert engine.pid != stopped_pid
 
 
@@ -187,6 +216,18 @@ async def test_a_long_prompt_in_chunks_is_no_hang(monkeypatch: pytest.MonkeyPatc
         listener = submit(engine, prompt=(1,) * 2000, max_tokens=1)  # 4 steps of 512 tokens
         assert await listener.end() == Finished(FinishReason.LENGTH)
         assert engine.pid == pid
+
+
+async def test_a_long_step_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopped process is silent; one in a long step is not, and that is no progress either."""
+    async with remote_engine(monkeypatch, "num_blocks=64&step_s=0.6", hang_s=20) as engine:
+        await ready(engine)
+        listener = submit(engine, max_tokens=2)
+        longest = 0.0
+        while not listener.ends:
+            longest = max(longest, engine.silent_s)
+            await asyncio.sleep(0.02)
+        assert longest < 0.4  # of a heartbeat of 0.05 s
 
 
 async def test_an_engine_that_sends_rubbish_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,6 +272,7 @@ async def test_an_engine_that_ignores_the_request_to_end_is_killed(
     async with remote_engine(
         monkeypatch, command=(sys.executable, "-c", deaf), stop_wait_s=0.3
     ) as engine:
+        await asyncio.wait_for(_until(lambda: engine.pid is not None), 20)
         await asyncio.sleep(0.3)
         pid = engine.pid
         assert pid is not None

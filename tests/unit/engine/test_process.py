@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import pytest
 
-from shoal.engine.process import Link
+from shoal.engine.link import Link
 from shoal.protocol import codec
 from shoal.protocol.messages import (
     Abort,

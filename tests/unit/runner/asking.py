@@ -35,18 +35,22 @@ class Asked:
         deadline = time.monotonic() + 1800
         while not self.finished.keys() >= {submit.seq_id for submit in submits}:
             assert time.monotonic() < deadline, "the engine does not come to an end"
-            if not self.core.has_work:  # a grammar is being compiled
-                time.sleep(0.001)
-            elif (outputs := self.core.step()) is not None:
-                self.core.check()
-                self.num_steps += outputs.num_tokens > 0
-                for seq_id, token_id in zip(outputs.seq_ids, outputs.token_ids, strict=True):
-                    forced = outputs.forced.get(seq_id, [])
-                    self.tokens.setdefault(seq_id, []).extend([token_id, *forced])
-                for seq_id, logprobs in outputs.logprobs.items():
-                    self.logprobs.setdefault(seq_id, []).append(logprobs)
-                self.finished.update(outputs.finished)
+            self.take_step()
         return {submit.seq_id: self.tokens.get(submit.seq_id, []) for submit in submits}
+
+    def take_step(self) -> None:
+        """One step, and what it says."""
+        if not self.core.has_work:  # a grammar is being compiled
+            time.sleep(0.001)
+        elif (outputs := self.core.step()) is not None:
+            self.core.check()
+            self.num_steps += outputs.num_tokens > 0
+            for seq_id, token_id in zip(outputs.seq_ids, outputs.token_ids, strict=True):
+                forced = outputs.forced.get(seq_id, [])
+                self.tokens.setdefault(seq_id, []).extend([token_id, *forced])
+            for seq_id, logprobs in outputs.logprobs.items():
+                self.logprobs.setdefault(seq_id, []).append(logprobs)
+            self.finished.update(outputs.finished)
 
 
 def make_submit(

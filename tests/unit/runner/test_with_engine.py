@@ -128,7 +128,7 @@ def serve(
     raise AssertionError("the engine does not come to an end")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_every_request_gets_what_it_gets_alone(data: Any) -> None:
     backend_class = data.draw(st.sampled_from([EchoBackend, EchoBestBackend]), "backend")

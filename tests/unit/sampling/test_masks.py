@@ -1,13 +1,20 @@
 """Masks of a batch: the same beside the step and in it, and only for rows that need one."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 
+from shoal.kernels.native import available
+from shoal.protocol.params import OutputParams, SamplingParams, StopParams
+from shoal.protocol.step import NewRow
 from shoal.sampling.grammars import Grammars, Vocabulary
 from shoal.sampling.masks import MaskFiller
+from shoal.sampling.native import NativeSampler
+from shoal.sampling.numpy_sampler import NumpySampler
 from shoal.sampling.processors.grammar import Grammar
+from shoal.sampling.sampler import Sampler, SamplingState
 
 NUM_IDS = 258  # the bytes, an end token, a special one
 END_ID = 256
@@ -23,6 +30,87 @@ def make(grammars: Grammars, lark: str, *, takes: bool = True) -> Grammar:
     text = json.dumps({"grammars": [{"lark_grammar": lark}]})
     assert grammars.prepare(text).result() is None
     return Grammar(grammars.matcher(text), (END_ID, 9999), NUM_IDS, takes=takes)
+
+
+ODD_IDS = 270
+"""As above, then tokens of several bytes, some that are twice there or empty."""
+
+
+@pytest.fixture(scope="module")
+def odd() -> Grammars:
+    tokens = [bytes([byte]) for byte in range(256)]
+    tokens += [b"<end>", b"<special>", b"ab", b"ab", b"bc", b"", b"abc", b'"a', b"12", b"", b"c1"]
+    tokens += [b"<tag>", "é".encode(), b"\xa9a"]
+    return Grammars(lambda: Vocabulary(tokens, [256, 257, 267], lambda text: list(text.encode())))
+
+
+@pytest.mark.parametrize("lark", [
+    "start: /[a-c]*[0-9]*/", 'start: ("ab" | "abc" | "a1")+', 'start: "a" <[267]> /b?/',
+    "start: /.{0,3}/", 'start: %json {"type": "string", "maxLength": 4}', 'start: "é" | "êa"',
+])  # fmt: skip
+def test_a_token_is_admitted_exactly_where_the_mask_allows_it(odd: Grammars, lark: str) -> None:
+    text = json.dumps({"grammars": [{"lark_grammar": lark}]})
+    assert odd.prepare(text).result() is None
+    rng = np.random.default_rng(7)
+
+    def after(said: list[int]) -> Grammar:
+        grammar = Grammar(odd.matcher(text), (END_ID,), ODD_IDS, takes=False, rejects=True,
+                          ambiguous_ids=odd.ambiguous_ids)  # fmt: skip
+        for token_id in said:
+            grammar.accept(token_id)
+        return grammar
+
+    said: list[int] = []
+    while not (reached := after(said)).ended and len(said) < 5:
+        bits = np.unpackbits(reached.allow_mask.view(np.uint8), bitorder="little")
+        for token_id in {*range(256, ODD_IDS), *b'abc1"\n\xc3\xa9\xff'}:
+            asked = after(said)
+            assert asked.admits(token_id) == bits[token_id], token_id
+            assert asked.drawn_again != bits[token_id]
+            if bits[token_id]:
+                asked.accept(token_id)
+                masked = after([*said, token_id])
+                np.testing.assert_array_equal(asked.allow_mask, masked.allow_mask)
+        said.append(int(rng.choice(np.flatnonzero(bits))))
+
+
+def drawn(grammars: Grammars, logits: np.ndarray, sampler: Sampler, **params: Any) -> np.ndarray:
+    """A token of each row, every one at another position."""
+    lark = json.dumps({"grammars": [{"lark_grammar": "start: /[a-d]x*/"}]})
+    assert grammars.prepare(lark).result() is None
+    sampling = SamplingParams(seed=5, grammar=lark, **params)
+    row = NewRow(1, [0], 1, [], sampling, StopParams(9), OutputParams())
+    states = [SamplingState(row, NUM_IDS, grammars) for _ in logits]
+    return sampler.sample(logits, states, np.arange(len(logits), dtype=np.int32))
+
+
+def samplers() -> list[Sampler]:
+    return [NumpySampler(NUM_IDS), *([NativeSampler(NUM_IDS)] if available() else [])]
+
+
+def test_drawn_by_rejection_tokens_have_the_shares_that_masked_ones_have(
+    grammars: Grammars,
+) -> None:
+    num_rows = 6000
+    logits = np.random.default_rng(3).normal(0, 1, NUM_IDS).astype(np.float32)
+    logits[[ord("a"), ord("b"), ord("z")]] = [5, 4, 6]  # the best is not allowed
+    of_allowed = np.exp(logits[ord("a") : ord("e")])
+    expected = of_allowed / of_allowed.sum()
+    tokens = [drawn(grammars, np.tile(logits, (num_rows, 1)), s) for s in samplers()]
+    for found in tokens:
+        np.testing.assert_array_equal(found, tokens[0])
+        shares = np.bincount(found - ord("a"), minlength=4) / num_rows
+        assert np.abs(shares - expected).max() < 4 * np.sqrt(0.25 / num_rows)
+
+
+@pytest.mark.parametrize("params", [{"temperature": 0.0}, {"top_k": 1}, {"top_p": 1e-6}])
+def test_the_best_of_the_allowed_is_taken_whoever_masks(
+    grammars: Grammars, params: dict[str, Any]
+) -> None:
+    logits = np.random.default_rng(4).normal(0, 3, (40, NUM_IDS)).astype(np.float32)
+    best = ord("a") + logits[:, ord("a") : ord("e")].argmax(axis=1)
+    for sampler in samplers():
+        np.testing.assert_array_equal(drawn(grammars, logits, sampler, **params), best)
 
 
 def allowed(grammar: Grammar) -> list[int]:

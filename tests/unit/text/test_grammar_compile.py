@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from shoal.errors import InvalidRequest
+from shoal.text.grammar import compile as compile_module
 from shoal.text.grammar.compile import compile_grammar
 from shoal.text.grammar.copying import schema_with_copies
 from shoal.text.grammar.errors import SchemaProblem
@@ -138,6 +139,43 @@ def test_optional_members_may_be_left_out_in_any_combination(tmp_path: Path) -> 
                  '{"a":" there","b":1}', '{"a":"hi  there","b":1}',
                  '{"b":1,"a":"hi"}'):  # fmt: skip
         assert not accepts(text), text
+
+
+def test_members_in_any_order_may_have_values_of_their_own(tmp_path: Path) -> None:
+    llguidance = pytest.importorskip("llguidance")
+    listed = {"type": "array", "items": COPY, "minItems": 2}
+    schema = {
+        "type": "object",
+        "propertyNames": {"enum": ["a", "b", "kind"]},
+        "properties": {"b": {"anyOf": [COPY, listed]}, "kind": {"const": 'a "k"'}},
+        "additionalProperties": COPY,
+    }
+    grammar = compiled(JsonSchema(schema, "p"), tmp_path, "red and blue")
+    tokenizer = llguidance.LLTokenizer("byte")
+    for text, is_right in {
+        '{"b":["red","blue"],"a":"and"}': True, '{"a":"red","b":"blue"}': True, "{}": True,
+        '{"kind":"a \\"k\\"","a":"red and"}': True, '{"a":["red","blue"]}': False,
+        '{"kind":"red"}': False, '{"c":"red"}': False, '{"b":"green"}': False,
+    }.items():  # fmt: skip
+        matcher = llguidance.LLMatcher(tokenizer, grammar)
+        accepted = matcher.consume_tokens(list(text.encode())) and matcher.is_accepting()
+        assert accepted == is_right, text
+
+
+def test_another_short_text_to_copy_from_needs_no_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    ask = compile_module._workers.ask
+    monkeypatch.setattr(
+        compile_module._workers, "ask", lambda line: asked.append(line) or ask(line)
+    )
+    schema = {"type": "object", "properties": {"one of its own": COPY}}
+    texts = ["red and blue", 'say "hi"\n', "", "word " * 900]
+    found = [compiled(JsonSchema(schema, "p"), tmp_path, text) for text in texts]
+    assert len(asked) == 2, "the first one and the long one"
+    monkeypatch.setattr(compile_module, "_SHORT_TEXT", -1)
+    assert [compiled(JsonSchema(schema, "p"), tmp_path, text) for text in texts] == found
 
 
 def test_a_worker_that_says_nothing_in_time_is_ended_and_replaced(

@@ -1,7 +1,7 @@
 """The grammar of one sequence: which tokens may come next, which must, and when it is over."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,16 +20,30 @@ class Grammar(LogitsProcessor):
     they are the same: those that were forced when the token before them was accepted."""
 
     def __init__(
-        self, matcher: "LLMatcher", end_ids: tuple[int, ...], num_token_ids: int, *, takes: bool
+        self,
+        matcher: "LLMatcher",
+        end_ids: tuple[int, ...],
+        num_token_ids: int,
+        *,
+        takes: bool,
+        rejects: bool = False,
+        ambiguous_ids: Set[int] = frozenset(),
     ) -> None:
-        """`takes`: may `take_forced` be used, or must each token be sampled?"""
+        """`takes`: may `take_forced` be used, or must each token be sampled? `rejects`: is a token
+        drawn first and `admits` asked? `ambiguous_ids`: see `Grammars`."""
         self.matcher = matcher
         self.end_ids = [i for i in end_ids if 0 <= i < num_token_ids]
+        self.masks_first = not (takes and rejects)
+        """Is the mask wanted before each token is drawn? Whoever reports needs it."""
+        self.drawn_again = False
+        """Was the token that `admits` was asked about refused?"""
         self.is_over = False
         """Nothing is left to be sampled: the grammar is complete but for forced tokens, or
         failed."""
         self._num_token_ids = num_token_ids
         self._takes = takes
+        self._ambiguous_ids = ambiguous_ids
+        self._has_consumed = False  # the token that will be accepted next
         self._forced: deque[int] = deque()  # the matcher has accepted them already
         self._mask: UInt32 | None = None
         self._force()
@@ -54,14 +68,35 @@ class Grammar(LogitsProcessor):
         """Is the next token one to be sampled?"""
         return not (self._forced or self.is_over)
 
+    def admits(self, token_id: int) -> bool:
+        """May this token come next, or is it none (below zero)? What the mask says, mostly without
+        it. One that may has to be accepted then."""
+        if token_id < 0:
+            return True
+        if not (
+            self._mask is not None
+            or self._forced
+            or token_id in self.end_ids
+            or token_id in self._ambiguous_ids
+        ):
+            self._has_consumed = bool(self.matcher.try_consume_tokens([token_id]))
+            self.drawn_again = not self._has_consumed
+        else:
+            is_allowed = self.allow_mask[token_id >> 5] >> (token_id & 31) & 1
+            self.drawn_again = not is_allowed
+        return not self.drawn_again
+
     def accept(self, token_id: int) -> None:
         self._mask = None
-        if self._forced:
+        if self._has_consumed:
+            self._has_consumed = False
+        elif self._forced:
             expected = self._forced.popleft()
             assert token_id == expected, "only the forced token was allowed"
             return
-        is_end = token_id in self.end_ids
-        self.matcher.consume_token(self._num_token_ids if is_end else token_id)
+        else:
+            is_end = token_id in self.end_ids
+            self.matcher.consume_token(self._num_token_ids if is_end else token_id)
         self._force()
 
     def take_forced(self, most: int) -> list[int]:
@@ -113,9 +148,11 @@ def set_masks(grammars: Sequence[Grammar], raw: UInt32, num_token_ids: int) -> N
         grammar.set_mask(mask)
 
 
-def build(new: NewRow, num_token_ids: int, grammars: Grammars | None) -> Grammar | None:
+def build(
+    new: NewRow, num_token_ids: int, grammars: Grammars | None, *, rejects: bool
+) -> Grammar | None:
     """None where any text may come. Forced tokens are sampled one by one where something is
-    reported of each token."""
+    reported of each token. `rejects`: are tokens drawn before the grammar is asked?"""
     text = new.sampling.grammar
     if text is None:
         return None
@@ -125,4 +162,6 @@ def build(new: NewRow, num_token_ids: int, grammars: Grammars | None) -> Grammar
         new.stop.end_token_ids,
         num_token_ids,
         takes=new.output.logprobs is None and new.output.trace is None,
+        rejects=rejects,
+        ambiguous_ids=grammars.ambiguous_ids,
     )

@@ -9,8 +9,8 @@ from fastapi.responses import PlainTextResponse
 from shoal.server.json import APIResponse
 from shoal.server.services import Services, services_of
 
-MAX_ENGINE_SILENCE_S = 5.0
-"""Not ready if the engine sent nothing for this long (several heartbeats)."""
+MAX_ENGINE_SILENCE_S = 2.0
+"""Not ready if the engine sent nothing for this long (two heartbeats)."""
 MAX_LOOP_LAG_S = 5.0
 
 router = APIRouter(tags=["Health"])

@@ -1,5 +1,6 @@
 """Log-probabilities of output text as the newer chat APIs show them: bytes are always an array."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from shoal.protocol.messages import TokenLogprobs
@@ -7,7 +8,9 @@ from shoal.server.api.generation.serialize import float32_value
 from shoal.text.tokenizer import Tokenizer
 
 
-def logprob_entries(tokenizer: Tokenizer, logprobs: list[TokenLogprobs]) -> list[dict[str, Any]]:
+def logprob_entries(
+    tokenizer: Tokenizer, logprobs: Sequence[TokenLogprobs]
+) -> list[dict[str, Any]]:
     return [
         {
             **_token(tokenizer, entry.token_id, entry.logprob),

@@ -3,13 +3,14 @@
 import asyncio
 import json
 from collections import OrderedDict
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from shoal.errors import InvalidRequest, Unavailable
-from shoal.text.grammar.copying import has_copies
+from shoal.text.grammar.copying import copy_rules, copy_terminals, has_copies
 from shoal.text.grammar.errors import SchemaProblem
-from shoal.text.grammar.source import grammar_source
+from shoal.text.grammar.source import compact, grammar_source, lark_grammar
 from shoal.text.grammar.spec import (
     Choice,
     GrammarSpec,
@@ -17,6 +18,7 @@ from shoal.text.grammar.spec import (
     JsonSchema,
     Lark,
     Regex,
+    Schema,
     Tagged,
 )
 from shoal.text.grammar.workers import Workers
@@ -31,10 +33,14 @@ MAX_DEPTH = 64
 _NUM_WORKERS = 2
 _CACHED = 64
 _MAX_WAITING = 64
+_SHORT_TEXT = 500
+"""Characters of a text to copy from."""
 
 _threads = ThreadPoolExecutor(max_workers=_NUM_WORKERS, thread_name_prefix="grammar")
 _workers = Workers(_NUM_WORKERS, MAX_SECONDS)
 _cache: OrderedDict[str, dict[str, str]] = OrderedDict()
+_copy_rules: OrderedDict[str, str] = OrderedDict()
+"""[schema with copies] its rules, which a worker found right with some text."""
 _num_waiting = 0
 
 
@@ -70,8 +76,28 @@ async def _compiled(spec: GrammarSpec, model: TextModel, copy_text: str | None) 
 
 
 def _compile(spec: GrammarSpec, model: TextModel, copy_text: str | None) -> dict[str, str]:
-    """In a thread: `_cache` needs no lock, each of its operations is one of the interpreter's."""
+    """In a thread: the caches need no lock, each operation on them is one of the interpreter's."""
+    if isinstance(spec, JsonSchema) and copy_text is not None and has_copies(spec.schema):
+        return _compile_copies(spec.schema, copy_text)
     source = grammar_source(spec, lambda name: _special_id(model, name), copy_text)
+    return _ask(source)
+
+
+def _compile_copies(schema: Schema, text: str) -> dict[str, str]:
+    """A worker looks at a schema once: another short text needs no more of its limits."""
+    key = json.dumps(schema)
+    if len(text) <= _SHORT_TEXT and (rules := _copy_rules.get(key)) is not None:
+        return {"grammar": lark_grammar(f"{rules}\n{copy_terminals(text)}")}
+    rules = copy_rules(schema, compact)
+    answer = _ask({"lark": f"{rules}\n{copy_terminals(text)}"})
+    if "grammar" in answer:
+        _copy_rules[key] = rules
+        while len(_copy_rules) > _CACHED:
+            _copy_rules.popitem(last=False)
+    return answer
+
+
+def _ask(source: Mapping[str, Any]) -> dict[str, str]:
     line = json.dumps(source)
     if (answer := _cache.get(line)) is None:
         answer = _workers.ask(line)

@@ -20,7 +20,9 @@ _PIECE = re.compile(r"\w+|\s+|[^\w\s]")
 _ANNOTATIONS = {"title", "description", "default", "examples", "$comment", "$defs", "definitions"}
 _STRING = {"type", KEYWORD} | _ANNOTATIONS
 _OBJECT = {"type", "properties", "required", "additionalProperties"} | _ANNOTATIONS | {"$schema"}
-_MAP = {"type", "propertyNames", "additionalProperties", "maxProperties"} | _ANNOTATIONS
+_MAP = _ANNOTATIONS | {
+    "type", "propertyNames", "properties", "additionalProperties", "maxProperties",
+}  # fmt: skip
 _ARRAY = {"type", "items", "minItems", "maxItems"} | _ANNOTATIONS
 _MAX_PIECES = 20_000
 _MAX_ITEMS = 1000
@@ -44,15 +46,23 @@ def schema_with_copies(
     schema: Schema, compact: Callable[[Schema], dict[str, Any]], text: str | None
 ) -> str:
     """The grammar in Lark; `text` is what may be copied. Raises SchemaProblem."""
+    return "\n".join([copy_rules(schema, compact), copy_terminals(text)])
+
+
+def copy_rules(schema: Schema, compact: Callable[[Schema], dict[str, Any]]) -> str:
+    """The part of the grammar that does not depend on the text. Raises SchemaProblem."""
     assert isinstance(schema, Mapping), "true and false have no copies"
-    if text is None:
-        raise SchemaProblem(f"{KEYWORD} needs a single prompt to copy from")
     builder = _Builder(schema, compact)
     start = builder.rule_of(schema, "", ())
-    return "\n".join([f"start: {start}", *builder.rules, *_copy_terminals(text)])
+    return "\n".join(
+        [f"start: {start}", *(f"{name}: {body}" for body, name in builder.rules.items())]
+    )
 
 
-def _copy_terminals(text: str) -> list[str]:
+def copy_terminals(text: str | None) -> str:
+    """What may be copied. Raises SchemaProblem."""
+    if text is None:
+        raise SchemaProblem(f"{KEYWORD} needs a single prompt to copy from")
     pieces = _PIECE.findall(text)
     if len(pieces) > _MAX_PIECES:
         raise SchemaProblem(
@@ -63,7 +73,7 @@ def _copy_terminals(text: str) -> list[str]:
     substring = json.dumps({"substring_chunks": chunks}, ensure_ascii=False)
     # A space of the text may be written as an escape, such as that of a line break.
     edge = r"/([^ \\]|\\[^nrtfb])((.|\\.)*([^ \\]|\\[^nrtfb]))?/"
-    return ['copy: "\\"" COPIED "\\""', f"PART: %regex {substring}", f"COPIED: PART & {edge}"]
+    return f'copy: "\\"" COPIED "\\""\nPART: %regex {substring}\nCOPIED: PART & {edge}'
 
 
 @dataclass(slots=True)
@@ -72,12 +82,13 @@ class _Builder:
 
     root: Mapping[str, Any]
     compact: Callable[[Schema], dict[str, Any]]
-    rules: list[str] = field(default_factory=list)
+    rules: dict[str, str] = field(default_factory=dict)
+    """[body] name"""
 
     def rule_of(self, schema: Schema, path: str, seen: tuple[str, ...]) -> str:
         """`path`: where it stands in the schema, for errors. `seen`: references on the way."""
         if isinstance(schema, bool) or not self._leads_to_copy(schema, frozenset()):
-            return self._add(f"%json {self._json(schema)}")
+            return self._plain(schema)
         if KEYWORD in schema:
             return self._copied(schema, path)
         if "$ref" in schema:
@@ -98,8 +109,14 @@ class _Builder:
         raise SchemaProblem(f"{KEYWORD} cannot stand below these keywords", path)
 
     def _add(self, body: str) -> str:
-        self.rules.append(f"rule_{len(self.rules)}: {body}")
-        return f"rule_{len(self.rules) - 1}"
+        return self.rules.setdefault(body, f"rule_{len(self.rules)}")
+
+    def _plain(self, schema: Schema) -> str:
+        """A part without copies."""
+        if isinstance(schema, Mapping) and schema.keys() - _ANNOTATIONS == {"const"}:
+            if isinstance(value := schema["const"], str):
+                return _literal(value)  # quicker to compile than as a schema
+        return self._add(f"%json {self._json(schema)}")
 
     def _json(self, schema: Schema) -> str:
         """A part that stays a schema, with the definitions it may refer to."""
@@ -172,18 +189,25 @@ class _Builder:
         return first
 
     def _map(self, schema: Mapping[str, Any], path: str, seen: tuple[str, ...]) -> str:
-        """Members in any order. That no name occurs twice is not enforced."""
+        """Members in any order, those in `properties` with values of their own. That no name occurs
+        twice is not enforced."""
         _only(schema, _MAP, path)
         names = schema["propertyNames"]
         names = names.get("enum") if isinstance(names, Mapping) and len(names) == 1 else None
-        most = schema.get("maxProperties", _MAX_ITEMS)
+        most = schema.get("maxProperties")
         if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
             raise SchemaProblem('propertyNames must be {"enum": [...]} here', path)
-        if not isinstance(most, int) or not 1 <= most <= _MAX_ITEMS:
+        if most is not None and not (isinstance(most, int) and 1 <= most <= _MAX_ITEMS):
             raise SchemaProblem(f"maxProperties must be 1 to {_MAX_ITEMS} here", path)
-        value = self.rule_of(schema["additionalProperties"], f"{path}.additionalProperties", seen)
-        member = self._add(f"({' | '.join(map(_key, names))}) {value}")
-        return self._add(f'"{{" ({member} ("," {member}){{0,{most - 1}}})? "}}"')
+        own = schema.get("properties", {})
+        keys: dict[str, list[str]] = {}  # by their value's rule
+        for name in names:
+            part = f"properties.{name}" if name in own else "additionalProperties"
+            value = own[name] if name in own else schema["additionalProperties"]
+            keys.setdefault(self.rule_of(value, f"{path}.{part}", seen), []).append(_key(name))
+        member = self._add(" | ".join(f"({' | '.join(k)}) {value}" for value, k in keys.items()))
+        repeat = "*" if most is None else f"{{0,{most - 1}}}"
+        return self._add(f'"{{" ({member} ("," {member}){repeat})? "}}"')
 
     def _array(self, schema: Mapping[str, Any], path: str, seen: tuple[str, ...]) -> str:
         _only(schema, _ARRAY, path)
@@ -202,7 +226,12 @@ class _Builder:
 
 def _key(name: str) -> str:
     """A property's name and its colon, as they stand in Lark."""
-    return json.dumps(json.dumps(name, ensure_ascii=False) + ":", ensure_ascii=False)
+    return _literal(name, ":")
+
+
+def _literal(text: str, behind: str = "") -> str:
+    """A string of JSON, as it stands in Lark."""
+    return json.dumps(json.dumps(text, ensure_ascii=False) + behind, ensure_ascii=False)
 
 
 def _only(schema: Mapping[str, Any], known: set[str], path: str) -> None:

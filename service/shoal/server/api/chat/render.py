@@ -1,14 +1,17 @@
 """Renders chat deltas as stream chunks or one JSON response. Does no I/O."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from shoal.protocol.messages import TokenLogprobs
 from shoal.server import sse
 from shoal.server.api.generation.serialize import (
     RenderOptions,
+    answer_pieces,
     closing_event,
     ext_dict,
     float32_value,
+    progress_event,
     token_text,
     usage_dict,
 )
@@ -54,6 +57,8 @@ class ChatRenderer(sse.OpenAIStream):
 
     def chunk(self, delta: Delta) -> bytes:
         """The role with the first token, then content, then a separate final chunk."""
+        if delta.progress is not None:
+            return progress_event(self._head, delta.progress)
         records: list[bytes] = []
         if delta.index not in self._started:
             self._started.add(delta.index)
@@ -75,20 +80,22 @@ class ChatRenderer(sse.OpenAIStream):
         return closing_event(self._head, self._options, generation) + sse.DONE
 
     def body(self, deltas: list[Delta], generation: Generation) -> bytes:
-        answer: dict[str, Any] = {
-            **self._head,
-            "object": "chat.completion",
-            "system_fingerprint": self._options.fingerprint,
-            "choices": [self._whole_choice(delta) for delta in deltas],
-            "usage": usage_dict(generation.usage),
-        }
+        return b"".join(self.pieces(deltas, generation))
+
+    def pieces(self, deltas: list[Delta], generation: Generation) -> Iterator[bytes]:
+        answer: dict[str, Any] = {"usage": usage_dict(generation.usage)}
         if self._options.include:
             answer["ext"] = ext_dict(generation, self._options)
         if self._traces:
             answer["ext"]["trace"] = traces_of_choices(
                 self._task.model.tokenizer, deltas, as_id=self._options.tokens_as_ids
             )
-        return dumps(answer)
+        head = {
+            **self._head,
+            "object": "chat.completion",
+            "system_fingerprint": self._options.fingerprint,
+        }
+        return answer_pieces(head, map(self._whole_choice, deltas), answer)
 
     def _whole_choice(self, delta: Delta) -> dict[str, Any]:
         parts = self._messages.read(delta)

@@ -104,6 +104,7 @@ async def make_task(
     )
     output = OutputParams(
         logprobs=request.top_logprobs if request.logprobs else None,
+        progress=request.wants_progress,
         trace=trace_alternatives(request, request.top_logprobs, max_tokens * request.n, settings),
     )
     return GenerationTask(

@@ -1,14 +1,17 @@
 """Renders completion deltas as stream chunks or one JSON response. Does no I/O."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from shoal.protocol.messages import TokenLogprobs
 from shoal.server import sse
 from shoal.server.api.generation.serialize import (
     RenderOptions,
+    answer_pieces,
     closing_event,
     ext_dict,
     float32_value,
+    progress_event,
     token_text,
     top_texts,
     usage_dict,
@@ -58,6 +61,8 @@ class CompletionRenderer(sse.OpenAIStream):
         )
 
     def chunk(self, delta: Delta) -> bytes:
+        if delta.progress is not None:
+            return progress_event(self._head, delta.progress)
         if self._text_only:
             return b"%b%d%b%b%b%b%b%b%b" % (
                 self._before_index,
@@ -86,14 +91,12 @@ class CompletionRenderer(sse.OpenAIStream):
         return closing_event(self._head, self._options, generation) + sse.DONE
 
     def body(self, deltas: list[Delta], generation: Generation) -> bytes:
+        return b"".join(self.pieces(deltas, generation))
+
+    def pieces(self, deltas: list[Delta], generation: Generation) -> Iterator[bytes]:
         best = _best(deltas, self._task.n, self._task.best_of)
-        choices = [self._choice(delta, index) for index, delta in enumerate(best)]
-        answer: dict[str, Any] = {
-            **self._head,
-            "system_fingerprint": self._options.fingerprint,
-            "choices": choices,
-            "usage": usage_dict(generation.usage),
-        }
+        choices = (self._choice(delta, index) for index, delta in enumerate(best))
+        answer: dict[str, Any] = {"usage": usage_dict(generation.usage)}
         if self._options.include:
             chosen = [delta.index for delta in best]
             answer["ext"] = ext_dict(generation, self._options, chosen)
@@ -101,7 +104,8 @@ class CompletionRenderer(sse.OpenAIStream):
             answer["ext"]["trace"] = traces_of_choices(
                 self._task.model.tokenizer, best, as_id=self._options.tokens_as_ids
             )
-        return dumps(answer)
+        head = {**self._head, "system_fingerprint": self._options.fingerprint}
+        return answer_pieces(head, choices, answer)
 
     def _choice(self, delta: Delta, shown_index: int) -> dict[str, Any]:
         task, options = self._task, self._options
@@ -152,7 +156,7 @@ class CompletionRenderer(sse.OpenAIStream):
         }
 
     def _prompt_entries(
-        self, entries: list[TokenLogprobs | None]
+        self, entries: Sequence[TokenLogprobs | None]
     ) -> list[dict[str, dict[str, Any]] | None]:
         """Per prompt token: logprob and text of the most likely ids and of the token itself."""
         k = self._prompt_logprobs or 0

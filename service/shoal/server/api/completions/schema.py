@@ -165,6 +165,7 @@ async def make_task(
     output = OutputParams(
         logprobs=request.logprobs or 0 if is_ranked else request.logprobs,
         prompt_logprobs=_prompt_logprobs(request),
+        progress=request.wants_progress,
         trace=trace_alternatives(
             request, request.logprobs, max_tokens * request.num_sequences, settings
         ),

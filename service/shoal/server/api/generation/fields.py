@@ -26,7 +26,6 @@ INCLUDABLE = ("seed", "timings", "sampling", "usage_cost", "trace", "queue", "to
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "lora": (),
     "adapter": (),
-    "stream_options.include_progress": (False,),
 }
 
 
@@ -37,6 +36,11 @@ class StreamOptions(BaseModel):
 
     include_usage: bool = False
     continuous_usage_stats: bool = False
+    include_progress: bool = Field(
+        False,
+        description="Until the first token, chunks without choices say every half second how far "
+        "the first choice is: its place in the queue, then how much of its prompt is computed.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -113,6 +117,11 @@ class GenerationFields(SamplerFields, BeamFields, StructuredFields):
         if self.stream_options is not None and not self.stream:
             raise InvalidRequest("stream_options needs stream to be true", param="stream_options")
         return self
+
+    @property
+    def wants_progress(self) -> bool:
+        """Shall the stream say how far it is, before the first token?"""
+        return self.stream_options is not None and self.stream_options.include_progress
 
     def neutral_values(self) -> dict[str, tuple[Any, ...]]:
         """Known but unsupported fields, with the values that are accepted."""

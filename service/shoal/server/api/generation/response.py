@@ -7,7 +7,8 @@ status. When the response ends, its sequences are aborted and its reservation is
 import asyncio
 import logging
 import time
-from typing import Protocol
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -26,7 +27,11 @@ from shoal.text.generator import Generation
 
 log = logging.getLogger("shoal.server")
 
-_CHARS_PER_TRACE = 1000
+_CHARS_PER_TRACE, _CHARS_PER_LOGPROB = 1000, 50
+_WHOLE_CHARS = 4 << 20
+"""A larger answer is rendered choice by choice while it is sent, and never held as a whole."""
+_PIECE_BYTES = 64 << 10
+"""What is given to the connection at once: a reader that stops costs no more than this."""
 
 
 class Renderer(Protocol):
@@ -54,6 +59,15 @@ class Renderer(Protocol):
 
     def body(self, deltas: list[Delta], generation: Generation) -> bytes:
         """The complete response; `deltas` has one entry per choice, in order."""
+        ...
+
+
+@runtime_checkable
+class InPieces(Protocol):
+    """A renderer of answers that may be large."""
+
+    def pieces(self, deltas: list[Delta], generation: Generation) -> Iterator[bytes]:
+        """The `body`, choice by choice."""
         ...
 
 
@@ -120,28 +134,53 @@ class GenerationResponse(Response):
             self._reservation.started()
             for delta in deltas:
                 if (so_far := collected.get(delta.index)) is None:
+                    delta.compact()
                     collected[delta.index] = delta
                 else:
                     so_far.merge(delta)
         whole = [collected[index] for index in sorted(collected)]
-        num_traces = sum(len(delta.traces) for delta in whole)
-        body = await off_loop(
-            num_traces * _CHARS_PER_TRACE, lambda: self._renderer.body(whole, generation)
-        )
+        num_chars = sum(_num_chars(delta) for delta in whole)
+        if num_chars > _WHOLE_CHARS and isinstance(self._renderer, InPieces):
+            await self._send_in_pieces(send, self._renderer.pieces(whole, generation), num_chars)
+            return
+        body = await off_loop(num_chars, lambda: self._renderer.body(whole, generation))
+        await self._start_whole(send, (b"content-length", str(len(body)).encode()))
+        if len(body) <= _PIECE_BYTES:
+            await self._send_last(send, body)
+            return
+        with self._timer() as timer:
+            await self._send_piece(send, timer, body)
+            await self._send_last(send, b"")
+
+    async def _send_in_pieces(self, send: Send, pieces: Iterator[bytes], num_chars: int) -> None:
+        """Sends what is too large to be held, piece by piece as the reader takes it."""
+        await self._start_whole(send)
+        with self._timer() as timer:
+            while piece := await off_loop(num_chars, lambda: next(pieces, b"")):
+                await self._send_piece(send, timer, piece)
+            await self._send_last(send, b"")
+
+    async def _start_whole(self, send: Send, *headers: tuple[bytes, bytes]) -> None:
+        self._started = True
         decode_ms = round((time.monotonic() - self._first_token_time()) * 1000, 1)
-        await send(
-            {
-                "type": "http.response.start",
-                "status": 200,
-                "headers": [
-                    (b"content-type", b"application/json"),
-                    (b"content-length", str(len(body)).encode()),
-                    *self._timing_headers(),
-                    (b"x-decode-ms", str(decode_ms).encode()),
-                ],
-            }
+        headers = (
+            (b"content-type", b"application/json"),
+            *headers,
+            *self._timing_headers(),
+            (b"x-decode-ms", str(decode_ms).encode()),
         )
-        await send({"type": "http.response.body", "body": body})
+        await send({"type": "http.response.start", "status": 200, "headers": list(headers)})
+
+    async def _send_piece(self, send: Send, timer: StreamTimer, piece: bytes) -> None:
+        for at in range(0, len(piece), _PIECE_BYTES):
+            part = piece[at : at + _PIECE_BYTES]
+            timer.sending_since = time.monotonic()
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        timer.sending_since = None
+
+    def _timer(self) -> StreamTimer:
+        stall_s = self._services.settings.stream_stall_timeout
+        return StreamTimer(ping_s=0, stall_s=stall_s, on_silence=self._generation.interrupt_wait)
 
     async def _send_stream(self, send: Send, send_chunk: Send) -> None:
         """Sends chunks as deltas become ready, pings during silence, then the closing events.
@@ -159,7 +198,8 @@ class GenerationResponse(Response):
                 if deltas is None:
                     piece = self._renderer.ping
                 else:
-                    self._reservation.started()
+                    if deltas[0].progress is None:
+                        self._reservation.started()
                     piece = chunk(deltas[0]) if len(deltas) == 1 else b"".join(map(chunk, deltas))
                 timer.sending_since = timer.last_sent = time.monotonic()
                 await send_chunk({"type": "http.response.body", "body": piece, "more_body": True})
@@ -182,7 +222,9 @@ class GenerationResponse(Response):
         if isinstance(error, ClientGone):
             return
         if self._started:
-            await self._send_last(send, self._renderer.failed(error))
+            if self._stream:
+                await self._send_last(send, self._renderer.failed(error))
+            # A whole answer that has begun can only be cut: its length or last chunk is missing.
         else:
             await send_error(scope, send, error)
 
@@ -207,3 +249,8 @@ class GenerationResponse(Response):
     def _first_token_time(self) -> float:
         timings = self._generation.timings
         return timings.first_token if timings.first_token is not None else time.monotonic()
+
+
+def _num_chars(delta: Delta) -> int:
+    """About how long it is in an answer, but for its text."""
+    return len(delta.traces) * _CHARS_PER_TRACE + delta.num_logprobs * _CHARS_PER_LOGPROB

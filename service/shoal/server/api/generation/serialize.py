@@ -3,10 +3,11 @@
 import math
 import time
 import uuid
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from shoal.protocol.messages import TokenLogprobs
+from shoal.protocol.messages import Progress, TokenLogprobs
 from shoal.server import sse
 from shoal.server.energy import Price
 from shoal.server.json import dumps
@@ -60,6 +61,18 @@ def top_texts(
     return texts
 
 
+def answer_pieces(
+    head: dict[str, Any], choices: Iterable[dict[str, Any]], tail: dict[str, Any]
+) -> Iterator[bytes]:
+    """A whole answer as JSON, choice by choice, so that none has to wait for the others in its
+    large form. Neither head nor tail may be empty."""
+    before = dumps(head)[:-1] + b',"choices":['
+    for choice in choices:
+        yield before + dumps(choice)
+        before = b","
+    yield b"]," + dumps(tail)[1:]
+
+
 def usage_dict(usage: Usage) -> dict[str, Any]:
     return {
         "prompt_tokens": usage.prompt_tokens,
@@ -93,6 +106,18 @@ def ext_dict(
     if "usage_cost" in include and options.price is not None:
         ext["usage_cost"] = options.price.receipt(generation.usage.cpu_seconds)
     return ext
+
+
+def progress_event(head: dict[str, Any], progress: Progress) -> bytes:
+    """An event without choices that says how far a request is which has no token yet."""
+    told = {
+        "stage": "queued" if progress.position else "prefill",
+        "position": progress.position,
+        "processed": progress.num_processed,
+        "total": progress.num_tokens,
+        "eta_ms": progress.eta_ms,
+    }
+    return sse.event(dumps({**head, "choices": [], "progress": told}))
 
 
 def closing_event(head: dict[str, Any], options: RenderOptions, generation: Generation) -> bytes:

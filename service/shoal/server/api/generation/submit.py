@@ -14,7 +14,7 @@ from shoal.server.api.generation.fields import MAX_IGNORED_NAMES, GenerationFiel
 from shoal.server.api.generation.response import GenerationResponse, Renderer
 from shoal.server.api.generation.serialize import RenderOptions
 from shoal.server.context import RequestContext, context_of
-from shoal.server.services import Services, services_of, shutting_down
+from shoal.server.services import Services, memory_is_short, services_of, shutting_down
 from shoal.server.tenants import cache_salt, split_tenant
 from shoal.text.beam_generation import BeamGeneration
 from shoal.text.generator import Generation
@@ -79,6 +79,8 @@ async def start_generation(
         generation = make_generation(services, task)
         options = _render_options(fields, services, loaded, model)
         renderer = make_renderer(generation, options)
+        if services.draining:  # since the request came
+            raise shutting_down()
         generation.submit()
     except BaseException as error:
         reservation.release()
@@ -114,6 +116,8 @@ def _reserve(
     try:
         if services.draining or services.drained:
             raise shutting_down()
+        if services.memory_is_short:
+            raise memory_is_short()
         wait_s = services.admission.expected_wait_s(base, context.tenant, context.key)
         if fields.max_time is not None and wait_s > fields.max_time:
             raise Unavailable(

@@ -1,0 +1,1 @@
+"""The playground: a page for browsers at `/`. Its files are in `static`, served by `routes.py`."""
