@@ -104,28 +104,26 @@ class StderrPipe:
     def __init__(self, take_line: Callable[[str], None]) -> None:
         self._take_line = take_line
         sys.stderr.flush()
-        self.original = os.dup(2)
-        """Standard error as it was."""
         self._out, into = os.pipe()
         os.dup2(into, 2)  # children inherit it
         os.close(into)
         self._has_ended = threading.Event()
         threading.Thread(target=self._read, name="stderr-reader", daemon=True).start()
 
-    def close(self, *, is_blocked: Callable[[], bool]) -> None:
-        """Standard error is what it was again; /dev/null if `is_blocked`, asked when every line was
-        handed on, says that writing there would wait."""
+    def end(self) -> None:
+        """Waits until every line was handed on; no more are."""
         sys.stderr.flush()
         os.write(2, _END)
         self._has_ended.wait(_CLOSE_S)
-        if is_blocked():
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, 2)
-            os.close(nowhere)
-        else:
-            os.dup2(self.original, 2)
 
     def _read(self) -> None:
+        try:
+            self._read_lines()
+        finally:  # whoever still writes gets an error instead of waiting
+            os.close(self._out)
+            self._has_ended.set()
+
+    def _read_lines(self) -> None:
         rest = b""
         has_ended = False
         while not has_ended and (data := os.read(self._out, _WRITE_BYTES)):
@@ -137,8 +135,6 @@ class StderrPipe:
                 rest = rest[MAX_LINE_BYTES:]
             for line in filter(None, lines):
                 self._take_line(line.decode("utf-8", "backslashreplace"))
-        os.close(self._out)
-        self._has_ended.set()
 
 
 def would_wait(fd: int) -> bool:

@@ -6,6 +6,7 @@ Prompts and outputs never reach a log; fields are passed with `extra=`. How line
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -84,8 +85,9 @@ def logging_to_stderr(level: str, log_format: str) -> Iterator[None]:
         record.num_lines = num_lines
         return formatter.format(record)
 
+    stderr = os.dup(2)
+    writer = _writer = LogWriter(stderr, notice)
     pipe = StderrPipe(lambda line: writer.put(shape(line)))
-    writer = _writer = LogWriter(pipe.original, notice)
     handler = _WriterHandler(writer)
     handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
@@ -102,7 +104,13 @@ def logging_to_stderr(level: str, log_format: str) -> Iterator[None]:
     finally:
         logging.captureWarnings(False)
         logging.getLogger().removeHandler(handler)
-        pipe.close(is_blocked=lambda: not writer.close() or would_wait(pipe.original))
+        pipe.end()
+        if writer.close() and not would_wait(stderr):
+            os.dup2(stderr, 2)
+            os.close(stderr)
+        else:  # what the command says at its end must not wait either
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
 
 
 def num_dropped_lines() -> int:

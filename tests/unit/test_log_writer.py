@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,11 +99,13 @@ def test_a_reader_that_is_gone_is_counted(pipe: tuple[int, int]) -> None:
 
 def test_standard_error_comes_line_by_line(capfd: pytest.CaptureFixture[str]) -> None:
     lines: list[str] = []
+    before = os.dup(2)
     pipe = StderrPipe(lines.append)
     os.write(2, b"one\ntw")
     os.write(2, b"o\n\n" + b"y" * (MAX_LINE_BYTES + 5) + b"\nno end")
     subprocess.run([sys.executable, "-Sc", "import os; os.write(2, b'!\\n\\xff\\n')"], check=True)
-    pipe.close(is_blocked=lambda: False)
+    pipe.end()
+    os.dup2(before, 2)
     os.write(2, b"after\n")
     assert lines[:2] == ["one", "two"]
     assert "".join(lines[2:-2]) == "y" * (MAX_LINE_BYTES + 5)
@@ -155,3 +158,21 @@ def test_an_uncaught_exception_is_a_line_too(capfd: pytest.CaptureFixture[str]) 
     with pytest.raises(ConfigError), logging_to_stderr("info", "json"):
         raise ConfigError("the command says it")
     assert logged(capfd) == []
+
+
+def test_a_command_ends_though_its_standard_error_is_blocked(pipe: tuple[int, int]) -> None:
+    """And what it says last, which nobody would see, does not wait."""
+    code = """
+import logging, os, sys
+from shoal.logs import logging_to_stderr
+with logging_to_stderr("info", "json"):
+    for number in range(2000):
+        logging.getLogger("x").info("line %s", number)
+print("the end" * 1000, file=sys.stderr)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "service")},
+        stderr=pipe[1], timeout=20, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0

@@ -51,7 +51,7 @@ def all_checks(settings: Settings) -> Iterator[Finding]:
     yield from check_environment(settings)
     yield check_keys(settings)
     yield from check_models(settings)
-    yield check_port(settings)
+    yield from check_ports(settings)
 
 
 def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
@@ -195,17 +195,20 @@ def _model_finding(model: ModelFolder, *, essential: bool) -> Finding:
     return Finding(name, not model.problems, "; ".join(notes), essential=essential)
 
 
-def check_port(settings: Settings) -> Finding:
+def check_ports(settings: Settings) -> Iterator[Finding]:
     """Listens as `shoal serve` would."""
     from shoal.server.wire.listener import listen
 
-    try:
-        with listen(settings):
-            if settings.probe_port is not None:
-                listen(settings, settings.probe_port).close()
-    except ShoalError as error:
-        return Finding("port", False, error.message, "stop what listens there", True)
-    return Finding("port", True, f"{settings.host}:{settings.port} is free")
+    ports = {"port": settings.port, "probe port": settings.probe_port}
+    for name, port in ports.items():
+        if port is None:
+            continue
+        try:
+            listen(settings, port).close()
+        except ShoalError as error:
+            yield Finding(name, False, error.message, "stop what listens there", True)
+        else:
+            yield Finding(name, True, f"{settings.host}:{port} is free")
 
 
 def _native_is_installed() -> bool:

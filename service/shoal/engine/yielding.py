@@ -100,10 +100,10 @@ class Yielding:
         """The row that is put back because the others need its blocks in the next step: the newest
         of the tenant with the most rows for its weight, never the oldest of all. None where there
         are blocks enough, or one tenant only: then it is the newest that finds no block."""
-        num_available = blocks.pool.num_available
-        if self._shares.num_with_rows < 2 or num_available >= len(running):
+        if self._shares.num_with_rows < 2:
             return None
-        if blocks.num_missing(running) <= num_available:
+        num_available = blocks.pool.num_available
+        if num_available >= len(running) or num_available >= blocks.num_missing(running):
             return None
         newest: dict[str, Sequence] = {}
         for row in reversed(running[1:]):

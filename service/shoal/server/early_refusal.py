@@ -63,8 +63,8 @@ class EarlyRefusal:
             return None
         body = b"".join(message.get("body", b"") for message in messages)
         services, key = self._services, context.key
-        if key.role == "gateway":  # its tenant may stand in the body
-            return None
+        if services.draining or services.drained or key.role == "gateway":
+            return None  # refused for another reason; its tenant may stand in the body
         try:
             fields: Any = orjson.loads(body)
             name = fields.get("model") if isinstance(fields, dict) else None

@@ -1,5 +1,6 @@
 """What `shoal doctor` finds on this machine and on made-up ones."""
 
+import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -115,6 +116,10 @@ def break_adapter(folder: Path) -> dict[str, str]:
     return {"SHOAL_ADAPTERS": str(folder.parent / "none")}
 
 
+def break_probe_port(folder: Path) -> dict[str, str]:
+    return {"SHOAL_PROBE_PORT": os.environ["SHOAL_PORT"], "SHOAL_PORT": "0"}
+
+
 def break_address(folder: Path) -> dict[str, str]:
     return {"SHOAL_HOST": "203.0.113.1", "SHOAL_ALLOW_UNAUTHENTICATED": "true"}
 
@@ -123,6 +128,7 @@ def break_address(folder: Path) -> dict[str, str]:
     ("change", "words"),
     [
         (break_nothing, "cannot listen on 127.0.0.1"),  # the port is taken
+        (break_probe_port, "cannot listen on 127.0.0.1"),
         (break_name, "two models are named tiny"),
         (break_keys, "api_keys entry 1: a key is printable ASCII"),
         (break_keys_file, "a keys file holds"),
@@ -139,8 +145,8 @@ def test_what_serve_refuses_the_doctor_refuses_in_the_same_words(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     folder = write_tiny_llama(tmp_path / "tiny")
-    changed = {"SHOAL_MODELS": str(folder), "SHOAL_PORT": str(taken_port), **change(folder)}
-    for name, value in changed.items():
+    monkeypatch.setenv("SHOAL_PORT", str(taken_port))
+    for name, value in {"SHOAL_MODELS": str(folder), **change(folder)}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(server, "forget_secrets", lambda: None)
     serve = CliRunner().invoke(build_app(), ["serve"])
