@@ -114,6 +114,14 @@ class ServerProcess:
         os.kill(pid, number)
         return pid
 
+    def until_replaced(self, pid: int, limit_s: float = 30.0) -> float:
+        """Seconds until another engine serves than this one."""
+        started = time.monotonic()
+        while self.engine_pid in (0, pid) or self.get("/readyz")[0] != 200:
+            assert time.monotonic() - started < limit_s, "no other engine serves"
+            time.sleep(0.02)
+        return time.monotonic() - started
+
     @property
     def memory_bytes(self) -> int:
         """Resident, of the server's process."""

@@ -3,7 +3,6 @@ and on a real server whose fake model takes a fixed time for a step."""
 
 import asyncio
 import math
-import random
 import threading
 import time
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from shoal.engine.core import EngineCore
 from shoal.errors import ShoalError
 from shoal.protocol.messages import EngineConfig, EngineStats
 from shoal.protocol.step import LoadedRunner
-from shoal.server.admission import Admission, Reservation
+from shoal.server.admission import Admission, Reservation, jittered
 from tests.fakes.fake_runner import loaded_model
 from tests.faults.measured import Measured
 from tests.faults.serving import ServerProcess, server
@@ -50,6 +49,8 @@ class OpenLoop:
             tenant_max_queue=0,
             max_wait_s=max_wait_s,
         )
+        self.comes_again = False
+        """Do clients that are refused come again when they were told to?"""
         self.num_sent = self.num_refused = self.num_tokens = 0
         self.waits: list[float] = []
         self.promises: dict[int, tuple[float, float]] = {}  # expected wait, when
@@ -58,18 +59,22 @@ class OpenLoop:
         self._retries: list[float] = []  # when clients come again that were told to
         self.retried = [0, 0]  # accepted, refused again
 
-    def send(self, *, comes_again: bool = False) -> None:
+    @property
+    def has_retries(self) -> bool:
+        return bool(self._retries)
+
+    def send(self, *, is_retry: bool = False) -> None:
         self.num_sent += 1
         expected = self.admission.expected_wait_s("fake", "")
         try:
             reservation = self.admission.reserve("fake", "", 1)
         except ShoalError as error:
             self.num_refused += 1
-            self.retried[1] += comes_again
-            if not comes_again and random.random() < 0.1:
-                self._retries.append(self.clock.now + (error.retry_after_s or 0.0))
+            self.retried[1] += is_retry
+            if self.comes_again and not is_retry:
+                self._retries.append(self.clock.now + jittered(error.retry_after_s or 0.0))
             return
-        self.retried[0] += comes_again
+        self.retried[0] += is_retry
         reservation.add_tokens(PROMPT)
         self._held[self.num_sent] = reservation
         self.promises[self.num_sent] = expected, self.clock.now
@@ -79,7 +84,7 @@ class OpenLoop:
     def step(self) -> None:
         for due in [at for at in self._retries if at <= self.clock.now]:
             self._retries.remove(due)
-            self.send(comes_again=True)
+            self.send(is_retry=True)
         outputs = self.core.step()
         if outputs is None:
             self.clock.now += 0.001
@@ -157,18 +162,26 @@ def test_the_promised_wait_is_within_half_of_the_real_one(
     assert worst[1] >= 0.5
 
 
-def test_a_client_that_obeys_is_accepted_once_the_rush_is_over(measured: Measured) -> None:
-    random.seed(1)
+def test_a_client_that_obeys_is_accepted_when_it_comes_again(measured: Measured) -> None:
+    """Half as many more as the queue takes come at once; those refused come again when told."""
     _, rate = best_rate()
     load = OpenLoop(max_wait_s=2.0)
-    load.run(3 * rate, 6)
-    load.run(0.7 * rate, 20)
+    load.run(1.2 * rate, 5)
+    while load.core.has_work:
+        load.step()
+    load.comes_again = True
+    for _ in range(int(1.5 * (2 * rate + BATCH))):
+        load.send()
+    assert load.has_retries
+    while load.core.has_work or load.has_retries:
+        load.step()
     accepted, refused = load.retried
     measured(
-        "a client that obeys Retry-After after a rush", promised="accepted 9 times in 10",
+        "a client that obeys Retry-After",
+        promised="accepted 9 times in 10",
         measured=f"{accepted} of {accepted + refused}",
-    )  # fmt: skip
-    assert accepted + refused > 10
+    )
+    assert accepted >= 0.9 * (accepted + refused)
 
 
 def test_a_flooded_model_keeps_its_neighbours_first_token(measured: Measured) -> None:
@@ -319,7 +332,7 @@ async def test_three_times_the_load_on_a_server(
     )
     measured(f"{name}: memory", promised="flat", measured=f"{grown / 2**20:+.1f} MiB")
     assert set(seen.statuses) == {200, 503}
-    assert max(seen.waits_s) <= max_wait * 1.2 + 1.0
+    assert max(seen.waits_s) <= max_wait * _SLACK + 1.0
     assert math.inf not in health_s
     assert median(health_s) <= 0.1 * _SLACK
     assert grown < 32 << 20
@@ -347,14 +360,11 @@ async def _first_token_s(client: Client, number: int, key: str) -> float:
     raise AssertionError("a bare cut")
 
 
-@pytest.mark.parametrize(
-    "num_rounds",
-    [2, pytest.param(15, marks=[pytest.mark.faults, pytest.mark.timeout(240)])],
-)
-async def test_one_heavy_and_nine_light_keys(
-    tmp_path: Path, num_rounds: int, measured: Measured
-) -> None:
+@pytest.mark.faults
+@pytest.mark.timeout(240)
+async def test_one_heavy_and_nine_light_keys(tmp_path: Path, measured: Measured) -> None:
     """Without a limit per tenant, in a queue that the heavy one alone would fill."""
+    num_rounds = 15
     with server(
         tmp_path, f"step_s={STEP_S}&num_blocks=4096", api_keys=KEYS,
         max_batch_size=ROWS, max_queue=8,
@@ -387,5 +397,4 @@ async def test_one_heavy_and_nine_light_keys(
         measured=f"{9 * num_rounds} of {9 * num_rounds} served, {1000 * rushed:.0f} ms; idle "
         f"{1000 * calm:.0f} ms, a step {1000 * STEP_S:.0f} ms",
     )
-    if num_rounds > 2:
-        assert rushed <= (1.5 * calm + STEP_S) * 1.5
+    assert rushed <= (1.5 * calm + STEP_S) * 1.5

@@ -17,7 +17,7 @@ from tests.unit.runner.asking import Asked
 
 @pytest.mark.parametrize(
     "num_histories",
-    [100, pytest.param(10_000, marks=[pytest.mark.faults, pytest.mark.timeout(600)])],
+    [60, pytest.param(10_000, marks=[pytest.mark.faults, pytest.mark.timeout(600)])],
 )
 def test_random_histories_on_fake_runners(
     num_histories: int, measured: Measured, caplog: pytest.LogCaptureFixture
@@ -92,7 +92,7 @@ def run_native(tiny: ModelSource, seed: int, alone: Any) -> int:
 @pytest.mark.skipif(not available(), reason="native kernels are not built")
 @pytest.mark.parametrize(
     "num_histories",
-    [15, pytest.param(300, marks=[pytest.mark.faults, pytest.mark.timeout(600)])],
+    [10, pytest.param(300, marks=[pytest.mark.faults, pytest.mark.timeout(600)])],
 )
 def test_random_histories_on_the_native_step(
     tiny: ModelSource, num_histories: int, measured: Measured
