@@ -316,6 +316,8 @@ async def test_three_times_the_load_on_a_server(
         grown = served.memory_bytes - before
         stop.set()
         await health
+        # Half before and half after: the machine may have become slower.
+        best = (best + await closed_loop(best_of, 2 * ROWS, max(2.0, seconds / 6))) / 2
     seen = client.seen
     health_s = sorted(seen.health_s)
     name = f"3x load for {seconds:g} s"

@@ -220,6 +220,10 @@ class Dispatcher:
         parts = self._prompt_parts
         return {seq_id: parts.pop(seq_id, []) + rest for seq_id, rest in prompt_logprobs.items()}
 
+    def forget_parts(self) -> None:
+        """The engine that sent them is gone: what belongs to them comes again, whole."""
+        self._prompt_parts.clear()
+
     def fail(self, errors: Mapping[int, ShoalError]) -> None:
         """Fails these sequences, each with its error; those that are gone are ignored."""
         for seq_id, error in errors.items():

@@ -275,6 +275,7 @@ class RemoteEngine:
         """Handles the end of the engine process: sequences that had produced something fail with
         one error, the others wait for the next engine."""
         self._connection = None
+        self._dispatcher.forget_parts()
         self._loaded.clear()
         self.ready.clear()
         error: ShoalError = (

@@ -6,7 +6,14 @@ from shoal.bridge.engine_client import Dispatcher
 from shoal.bridge.local import LocalEngine
 from shoal.engine.core import EngineCore
 from shoal.errors import EngineRestarted, InternalError, Unavailable
-from shoal.protocol.messages import EngineConfig, Finished, Started, StepOutputs, TokenLogprobs
+from shoal.protocol.messages import (
+    EngineConfig,
+    Finished,
+    PromptPart,
+    Started,
+    StepOutputs,
+    TokenLogprobs,
+)
 from shoal.protocol.params import FinishReason
 from shoal.protocol.step import LoadedRunner
 from tests.fakes.fake_runner import FakeRunner, loaded_model
@@ -133,3 +140,18 @@ async def test_a_closed_local_engine_ends_what_was_open_and_takes_nothing() -> N
     assert end.code == "shutting_down"
     with pytest.raises(Unavailable):
         engine.submit(make_submit(2), Listener())
+
+
+async def test_parts_of_a_prompt_are_put_together_and_forgotten_with_their_engine() -> None:
+    def entries(*token_ids: int) -> list[TokenLogprobs | None]:
+        return [TokenLogprobs(token_id, -1.0, [], []) for token_id in token_ids]
+
+    dispatcher, listener = Dispatcher(), Listener()
+    dispatcher.add(1, listener)
+    dispatcher.add_part(PromptPart(1, entries(7)))
+    dispatcher.add_part(PromptPart(2, entries(7)))  # of one that is gone
+    dispatcher.forget_parts()
+    dispatcher.add_part(PromptPart(1, entries(1, 2)))
+    dispatcher.add_part(PromptPart(1, entries(3)))
+    dispatcher.deliver(step_outputs([1], [5], prompt_logprobs={1: entries(4)}))
+    assert listener.calls[0][2] == entries(1, 2, 3, 4)
