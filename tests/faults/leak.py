@@ -67,27 +67,34 @@ def run(load: Load, folder: Path) -> Seen:
 
 async def _run(load: Load, server: ServerProcess) -> Seen:
     seen, end = Seen(load.limit_mib), time.monotonic() + load.seconds
-    limits = httpx.Limits(max_connections=load.clients, max_keepalive_connections=load.clients)
-    async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=60) as client:
-        workers = [_client(client, load, seen, end, number) for number in range(load.clients)]
-        watch = asyncio.create_task(_watch(server, load, seen))
-        await asyncio.gather(*workers)
-        watch.cancel()
+    watch = asyncio.create_task(_watch(server, load, seen))
+    await asyncio.gather(
+        *(_client(server.url, load, seen, end, number) for number in range(load.clients))
+    )
+    watch.cancel()
     server.wait_idle(20)
     return seen
 
 
-async def _client(
-    client: httpx.AsyncClient, load: Load, seen: Seen, end: float, number: int
-) -> None:
-    rng = random.Random(number)
+async def _client(url: str, load: Load, seen: Seen, end: float, number: int) -> None:
+    """Asks one thing after another; one that it leaves takes its connection along."""
+    rng, client = random.Random(number), _connect(url)
     while time.monotonic() < end:
-        goes = rng.random() < load.cancelled
-        with contextlib.suppress(TimeoutError, httpx.TransportError):
-            async with asyncio.timeout(rng.random() ** 2 * 0.1 if goes else 60):
-                await _ask(client, rng)
+        if rng.random() < load.cancelled:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(rng.random() ** 2 * 0.1):
+                    await _ask(client, rng)
+            await client.aclose()
+            client = _connect(url)
+            seen.num_cancelled += 1
+        else:
+            await _ask(client, rng)
         seen.num_requests += 1
-        seen.num_cancelled += goes
+    await client.aclose()
+
+
+def _connect(url: str) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=url, verify=False, timeout=30)
 
 
 async def _ask(client: httpx.AsyncClient, rng: random.Random) -> None:
