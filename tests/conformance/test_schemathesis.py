@@ -1,5 +1,6 @@
 """schemathesis, all phases, against the server's own OpenAPI document: no 5xx but the documented
-504 of a `max_time` that passed, and every answer as documented. Installed by `python -m tests.conformance.clients.table --only schemathesis`."""
+504 of a `max_time` that passed, and every answer as documented. Installed by
+`python -m tests.conformance.clients.table --only schemathesis`."""
 
 import subprocess
 from pathlib import Path
@@ -42,8 +43,8 @@ def fuzz(
 ) -> "subprocess.CompletedProcess[str]":
     header = ["--header", "Authorization: Bearer secret"] if with_key else []
     return subprocess.run(
-        [str(PROGRAM), "--config-file", str(config), "run", f"{server.url}/openapi.json", "--max-time", str(SECONDS), *header,
-         "--exclude-checks", ",".join(NOT_CHECKED), "--exclude-path-regex", "^/admin",
-         "--warnings", "off"],
+        [str(PROGRAM), "--config-file", str(config), "run", f"{server.url}/openapi.json",
+         "--max-time", str(SECONDS), *header, "--exclude-checks", ",".join(NOT_CHECKED),
+         "--exclude-path-regex", "^/admin", "--warnings", "off"],
         capture_output=True, text=True, timeout=500,
     )  # fmt: skip
