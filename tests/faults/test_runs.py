@@ -1,5 +1,6 @@
 """Whole runs in other surroundings: without a network, without asserts, for many requests."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,24 @@ def test_a_model_is_served_where_there_is_no_network(tmp_path: Path, measured: M
         measured=done.stdout.strip() or f"exit code {done.returncode}",
     )
     assert (done.returncode, done.stdout.split()) == (0, ["200", "3"]), done.stderr[-3000:]
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(200)
+def test_a_machine_that_vanishes_keeps_nothing_for_long(tmp_path: Path, measured: Measured) -> None:
+    if not can_unshare() or shutil.which("ip") is None:
+        pytest.skip("no network namespace can be made here")
+    folder = write_tiny_llama(tmp_path / "tiny", num_layers=12)
+    command = [*IN_A_NAMESPACE, sys.executable, "-m", "tests.faults.vanished_peer", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=190)
+    seconds = done.stdout.strip()
+    measured(
+        "a client's machine vanishes in the middle of a stream",
+        promised="rows and connection are given back in 45 s",
+        measured=f"{seconds} s" if seconds else f"exit code {done.returncode}",
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert float(seconds) < 45.0
 
 
 @pytest.mark.faults
