@@ -12,9 +12,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from shoal.errors import InvalidRequest
 from shoal.protocol.messages import LoadedModel
 from shoal.protocol.params import SamplingParams
-from shoal.server.api.generation.number_types import Int
-from shoal.server.api.generation.off_loop import INLINE_CHARS, off_loop
+from shoal.server.api.generation.number_types import Int, TokenIds
 from shoal.server.errors import FieldProblem
+from shoal.server.off_loop import INLINE_CHARS, off_loop
 from shoal.text.task import check_token_ids
 from shoal.text.text_model import TextModel
 from shoal.text.tokenizer import Tokenizer
@@ -74,7 +74,7 @@ class SamplerFields(BaseModel):
     stop_on_loop: OnLoop = Field(
         None, description="End with stop_reason loop when the output repeats itself."
     )
-    allowed_token_ids: list[Int] = Field([], description="Sample only these; empty = all.")
+    allowed_token_ids: TokenIds = Field([], description="Sample only these; empty = all.")
 
     @field_validator("logit_bias", mode="before")
     @classmethod
@@ -131,6 +131,8 @@ def _bias_key(key: str) -> int | str:
     if key.isascii() and key.isdecimal():
         if len(key) > 10:
             raise FieldProblem(f"holds the token id {key[:40]}, which no vocabulary has")
+        if key[0] == "0" and key != "0":
+            raise FieldProblem(f"holds the token id {key}; write it without leading zeros")
         return int(key)
     if not 1 <= len(key) <= MAX_BIAS_CHARS:
         raise FieldProblem(f"keys must be token ids or texts of 1 to {MAX_BIAS_CHARS} characters")
