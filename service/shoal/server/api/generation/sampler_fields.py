@@ -107,7 +107,9 @@ async def with_samplers(
     for a text that is no token."""
     biases = await _biases(fields.logit_bias, model)
     check_token_ids(list(biases), loaded, param="logit_bias")
-    check_token_ids(fields.allowed_token_ids, loaded, param="allowed_token_ids")
+    allowed_ids = await off_loop(
+        len(fields.allowed_token_ids), lambda: _allowed_ids(fields.allowed_token_ids, loaded)
+    )
     breaker_ids: tuple[int, ...] = ()
     if fields.dry_multiplier > 0:
         breakers = fields.dry_sequence_breakers
@@ -117,13 +119,18 @@ async def with_samplers(
     return msgspec.structs.replace(
         sampling,
         logit_bias=tuple(sorted(biases.items())),
-        allowed_token_ids=tuple(sorted(set(fields.allowed_token_ids))),
+        allowed_token_ids=allowed_ids,
         no_repeat_ngram_size=fields.no_repeat_ngram_size,
         dry_multiplier=fields.dry_multiplier,
         dry_base=fields.dry_base,
         dry_allowed_length=fields.dry_allowed_length,
         dry_breaker_ids=breaker_ids,
     )
+
+
+def _allowed_ids(token_ids: list[int], loaded: LoadedModel) -> tuple[int, ...]:
+    check_token_ids(token_ids, loaded, param="allowed_token_ids")
+    return tuple(sorted(set(token_ids)))
 
 
 def _bias_key(key: str) -> int | str:
