@@ -2,14 +2,10 @@
 
 import asyncio
 import gc
-import os
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +14,7 @@ import pytest
 
 from tests.fakes.http_app import Served
 from tests.faults.measured import Measured
+from tests.faults.real_server import MODEL, server
 from tests.faults.request_shapes import IN_DEFAULT_SUITE, SHAPES, Shape
 from tests.http.building import AsgiCall, serve_script
 
@@ -27,7 +24,6 @@ MAX_GROWTH = 2.5
 """Of the work for twice the input."""
 FLOOR_MS = 20
 """Less is not a measure of growth."""
-MODEL = "minnow"
 
 
 @dataclass
@@ -126,31 +122,6 @@ async def test_no_shape_holds_up_the_event_loop(
 
 
 # --- a whole server ------------------------------------------------------------------------------
-
-
-@contextmanager
-def server(log: Path) -> Iterator[str]:
-    """The URL of `shoal serve` with a shipped model."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    main = "from shoal.cli import main; main()"
-    command = [sys.executable, "-c", main, "serve", f"models/{MODEL}", "--port", str(port)]
-    environment = {**os.environ, "PYTHONPATH": "service"}
-    with log.open("w") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        for _ in range(600):
-            with suppress(httpx.TransportError):
-                if httpx.get(f"{url}/readyz", trust_env=False).status_code == 200:
-                    break
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.1)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(60)
 
 
 class Neighbour(threading.Thread):

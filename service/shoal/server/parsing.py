@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from shoal.config import Settings
 from shoal.errors import InvalidRequest
-from shoal.server.errors import from_validation
+from shoal.server.errors import from_validation, printable
 
 MAX_DEPTH = 64
 MAX_CONTAINERS = 32_768
@@ -111,9 +111,17 @@ def _check_shape(value: Any, structure: bytes, what: str) -> None:
 
 def _too_large_integer(value: Any, what: str) -> InvalidRequest:
     """Names the field that holds an integer which the parser rounded."""
-    fields = value.items() if isinstance(value, dict) else ()
-    name = next((name[:64] for name, item in fields if _has_large_float(item)), None)
-    return InvalidRequest(f"{name or what} holds an integer that has more than 64 bits", param=name)
+    path: list[str] = []
+    while isinstance(value, dict):
+        name = next((name for name, item in value.items() if _has_large_float(item)), None)
+        if name is None:
+            break
+        path.append(printable(name))
+        value = value[name]
+    param = ".".join(path) or None
+    return InvalidRequest(
+        f"{param or what} holds an integer that has more than 64 bits", param=param
+    )
 
 
 def _has_large_float(value: Any) -> bool:

@@ -63,7 +63,7 @@ class ScoreChoicesRequest(ScoringFields):
 
     prompt: TextOrIds
     choices: Annotated[list[TextOrIds], at_most("max_batch_prompts")] = Field(
-        min_length=1, description="Texts, or lists of token ids."
+        min_length=1, fail_fast=True, description="Texts, or lists of token ids."
     )
     normalize: Literal["none", "tokens", "bytes"] = Field(
         "none", description="Divide the log-probability of a choice by its tokens or bytes."
