@@ -24,37 +24,12 @@ def with_field(name: str, raw: str) -> bytes:
     return json.dumps(FINE)[:-1].encode() + f', "{name}": {raw}}}'.encode()
 
 
-NOT_JSON = [
-    b"", b" ", b"{", b"{} {}", b"nul", b'{"a": 1,}', b"{'a': 1}", b"\xff\xfe{\x00}\x00",
-    b'\xef\xbb\xbf{"prompt": "x"}',
-    '{"prompt": "é"}'.encode("latin-1"), b'{"prompt": "\xed\xa0\x80"}',
-    '{"prompt": "x"}'.encode("utf-16"), b'{"prompt": "a\nb"}', b"[" * 100_000, b'{"a":' * 5000,
-    b'{"prompt": "\\ud800"}', b'{"prompt": "\\udc00\\ud800"}', b'{"\\ud800": 1}', b"[1]", b'"x"',
-    b"7", b"null", b"true",
-    with_field("zoo", "[" * 65 + "]" * 65), with_field("zoo", '{"a":' * 65 + "1" + "}" * 65),
-    with_field("temperature", "NaN"), with_field("temperature", "Infinity"),
-    with_field("temperature", "-Infinity"), with_field("zoo", "1e999"), with_field("zoo", "-1e999"),
-    with_field("seed", "9" * 5000 + "e"), with_field("prompt", '"y"'),
-    with_field("zoo", '{"a":1,"a":2}'),
-    b'{"prompt": "x", "prompt": "x", "messages": [], "tokens": []}',
-]  # fmt: skip
-
-
-async def test_what_is_not_a_json_object_is_refused_on_every_route(tmp_path: Path) -> None:
-    async with serve_script(tmp_path, "ab") as (served, runner):
-        for body in NOT_JSON:
-            for path in POST_ROUTES:
-                response = await served.client.post(path, content=body, headers=JSON)
-                assert response.status_code == 400, (path, body[:50], response.text)
-                refused(response, 400, "invalid_json")
-        assert runner.num_steps == 0
-        nothing_left(served)
-
-
 async def test_colons_in_texts_are_no_fields(tmp_path: Path) -> None:
     async with serve_script(tmp_path, "ab") as (served, _):
         for prompt in ('{"a": 1, "a": 2}', 'say ":" \\" :', "::::", '\\":\\'):
             assert (await served.complete(prompt)).status_code == 200
+        mixed = [1, {"a": 1}, "x", {"b": [2, {"c": 3}]}]
+        assert (await served.complete("x", zoo=mixed)).status_code == 200
 
 
 HOSTILE_FIELDS = [
@@ -251,7 +226,8 @@ async def test_unknown_paths_and_what_is_not_offered_are_404(tmp_path: Path, pat
             assert "location" not in response.headers
 
 
-async def test_random_model_names_make_no_metric_series(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_names", [30, pytest.param(10_000, marks=pytest.mark.faults)])
+async def test_random_model_names_make_no_metric_series(tmp_path: Path, num_names: int) -> None:
     async with serve_script(tmp_path, "ab") as (served, _):
 
         async def call(i: int) -> None:
@@ -266,7 +242,7 @@ async def test_random_model_names_make_no_metric_series(tmp_path: Path) -> None:
         await call(0)
         await num_series()
         before = await num_series()
-        for i in range(1, 30):
+        for i in range(1, num_names):
             await call(i)
         assert await num_series() == before
 

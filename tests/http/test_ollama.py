@@ -7,6 +7,12 @@ from typing import Any
 import httpx
 import pytest
 
+from shoal.server.api.ollama.messages import (
+    CalledFunction,
+    OllamaMessage,
+    ToolCall,
+    chat_messages,
+)
 from tests.fakes.http_app import Served, serve
 from tests.http.building import serve_script
 
@@ -238,3 +244,19 @@ async def test_the_body_need_not_be_called_json_unless_a_browser_sends_it(
             assert refused.status_code == 415
         other = await post("/v1/chat/completions", content=body, headers=headers)
         assert other.status_code == 415
+
+
+def test_results_without_an_id_answer_the_tool_they_name_else_the_oldest_call() -> None:
+    def call(name: str) -> ToolCall:
+        return ToolCall(function=CalledFunction(name=name))
+
+    names = (None, "a", None, "b", None, "a", "zoo", None)
+    messages = [
+        OllamaMessage(role="assistant", tool_calls=[call(name) for name in "babab"]),
+        *(OllamaMessage(role="tool", tool_name=name) for name in names),
+    ]
+    translated, _ = chat_messages(messages)
+    answered = [message["tool_call_id"] for message in translated[1:]]
+    assert answered == [
+        "call_0", "call_1", "call_2", "call_4", "call_3", "call_0", "call_0", "call_0",
+    ]  # fmt: skip

@@ -103,3 +103,32 @@ def test_the_name_of_a_model_file_is_noticed(line: str) -> None:
 )
 def test_each_way_to_run_data_is_noticed(code: str) -> None:
     assert list(dangers("example.py", code))
+
+
+# What an assertion may say of a value that is no input: never of a file's or a request's.
+KNOWN_ASSERTIONS = {
+    "engine/scheduler.py": "submit.seq_id not in self._sequences",
+    "sampling/processors/grammar.py": "token_id == expected",
+}
+
+
+def guards(file: str, text: str) -> Iterator[str]:
+    """Assertions that do more than tell a type: `python -O` leaves them out."""
+    for node in ast.walk(ast.parse(text, file)):
+        if isinstance(node, ast.Assert):
+            test = ast.unparse(node.test)
+            is_type = re.fullmatch(r"isinstance\([\w., ]+\)|[\w.]+ is not None", test)
+            if not is_type and KNOWN_ASSERTIONS.get(file) != test:
+                yield f"{file}:{node.lineno} asserts {test}"
+
+
+def test_no_assertion_guards_input_or_files() -> None:
+    found = [
+        guard
+        for file, text in source_files().items()
+        if not file.startswith("client/testing/")
+        for guard in guards(file, text)
+    ]
+    assert not found, "\n".join(found)
+    assert list(guards("server/x.py", "assert len(body) < 5"))
+    assert not list(guards("server/x.py", "assert x.y is not None, 'why'"))

@@ -54,7 +54,8 @@ def expected_tensors(
         parts = [shapes.pop(Role(role, layer), None) for role in source.roles]
         known = [part for part in parts if part is not None]
         if known:
-            assert len(known) == len(parts), f"{name}: the spec has some of {source.roles} only"
+            if len(known) < len(parts):
+                raise ModelFolderError(f"{name}: the model has only some of {source.roles}")
             rows = source.first_row + sum(part[0] for part in known)
             if source.per_head:
                 found |= _of_each_head(name, layer, source, rows, spec)
@@ -66,7 +67,8 @@ def expected_tensors(
                 num_experts = len(_experts(spec, layer))
                 shape = (num_experts, rows // num_experts, *shape[1:])
             found[name] = ExpectedTensor(shape[:: -1 if source.transposed else 1], source, layer)
-    assert not shapes, f"no tensor is named for {', '.join(map(str, shapes))}"
+    if shapes:
+        raise ModelFolderError(f"no tensor is named for {', '.join(map(str, shapes))}")
     return found
 
 

@@ -23,6 +23,7 @@ class RequestContext:
     key: Key = ANYONE
     received: float = field(default_factory=time.monotonic)
     model: str = ""
+    num_body_bytes: int = 0
     log_fields: dict[str, Any] = field(default_factory=dict)
     """Fields for the access log: token counts, times, outcome."""
 

@@ -1,6 +1,7 @@
 """Converts errors to the API's JSON body and headers. No other module does."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from shoal.server.json import dumps
 
 MAX_MESSAGE_CHARS = 1000
 MAX_PROBLEMS = 5
+_NOT_PRINTABLE = re.compile("[^A-Za-z0-9_.-]")
 
 
 def error_body(error: ShoalError) -> dict[str, Any]:
@@ -146,7 +148,12 @@ def _range(field: FieldInfo) -> str:
 
 
 def _path(loc: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in loc)
+    return ".".join(printable(str(part)) for part in loc)
+
+
+def printable(name: str) -> str:
+    """A field's name as it may stand in a header or an error."""
+    return _NOT_PRINTABLE.sub("_", name[:64])
 
 
 def _short(value: object) -> str:

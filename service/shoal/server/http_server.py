@@ -4,6 +4,7 @@ Importing this module is the slowest part of startup, so `serve.py` does it whil
 """
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -132,6 +133,7 @@ async def _load_texts(services: Services, selection: ModelSelection, stop: async
         for each in (model, *services.adapters.add_expected(model.name)):
             for remark in each.remarks:
                 log.warning(remark, extra={"model": each.name})
+    gc.freeze()  # a large request would set off a collection that visits all of this
 
 
 class _Server(uvicorn.Server):

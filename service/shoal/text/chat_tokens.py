@@ -14,7 +14,7 @@ chat tokenized again, by a copy in which control tokens have names that nobody c
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from shoal.text.chat_template import MARKS
 from shoal.text.tokenizer import Tokenizer
 
 _START, _END, _BREAK, _TAG = MARKS
+_MAX_PATTERN_DEPTH = 20
 _MARK_OR_ALIAS = re.compile("[\ufdd0-\ufddf]")
 CONTINUE_TAG = f"{_TAG} "
 """Stands behind a message that the model continues. The space tells whether it was trimmed."""
@@ -61,8 +62,7 @@ class ControlTokens:
             or (token.content in written and not token.content.isspace())
         }
         self._id_set = frozenset(self._ids.values())
-        longest_first = sorted(self._ids, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self._pattern = re.compile(_longest_of(self._ids) or "(?!)")
         cuts = [(name, at) for name in self._ids for at in range(1, len(name))]
         self._beginnings = frozenset(name[:at] for name, at in cuts)
         self._endings = frozenset(name[at:] for name, at in cuts)
@@ -104,7 +104,7 @@ class ControlTokens:
             names.append(match[0])
             spans.append(Span(match.start() - num_marks, end - num_marks))
             # One of the two marks is enough: a template may have cut the other off.
-            before, after = marked[: match.start()][-1:], marked[end : end + 1]
+            before, after = marked[match.start() - 1 : match.start()], marked[end : end + 1]
             is_own.append(before != _START and after != _END)
         return _MARK_OR_ALIAS.sub("", marked), names, spans, is_own
 
@@ -153,8 +153,9 @@ class ControlTokens:
             parts += [text, self._aliases[chat.text[start:end]]]
             at = end
         parts.append(_MARK_OR_ALIAS.sub("\ufffd", chat.text[at:]))
-        found = self._aliased.encode("".join(parts), add_special_tokens=False).ids
-        return [self._id_of_aliased.get(token_id, token_id) for token_id in found]
+        # One of a batch, which releases the GIL.
+        [found] = self._aliased.encode_batch_fast(["".join(parts)], add_special_tokens=False)
+        return [self._id_of_aliased.get(token_id, token_id) for token_id in found.ids]
 
     @cached_property
     def _normalizes_into_controls(self) -> bool:
@@ -226,6 +227,35 @@ def _rename(model: dict[str, Any], aliases: dict[str, str]) -> None:
     if "merges" in model:
         pairs = (pair if isinstance(pair, list) else pair.split(" ", 1) for pair in model["merges"])
         model["merges"] = [[a, b] for a, b in pairs if not {a, b, a + b}.intersection(aliases)]
+
+
+def _longest_of(names: Collection[str], depth: int = 0) -> str:
+    """A pattern of the longest name at a place. Common beginnings are looked at once, so that a
+    text of many beginnings costs no more with many names."""
+    rest = [name for name in names if name]
+    is_optional = len(rest) < len(names)
+    if depth == _MAX_PATTERN_DEPTH:
+        branches = [re.escape(name) for name in sorted(rest, key=len, reverse=True)]
+    else:
+        groups: dict[str, list[str]] = {}
+        for name in rest:
+            groups.setdefault(name[0], []).append(name)
+        branches = []
+        for group in groups.values():
+            size = _common(min(group), max(group))
+            branches.append(
+                re.escape(group[0][:size]) + _longest_of([n[size:] for n in group], depth + 1)
+            )
+    if not branches:
+        return ""
+    pattern = "|".join(branches)
+    return f"(?:{pattern}){'?' * is_optional}" if is_optional or len(branches) > 1 else pattern
+
+
+def _common(first: str, second: str) -> int:
+    """Length of the beginning that two texts share."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(first), len(second)))
 
 
 def _count_marks(text: str, start: int, end: int) -> int:

@@ -118,13 +118,13 @@ def keep_last(prompt: Prompt, num_tokens: int) -> Prompt:
 
 def check_token_ids(token_ids: list[int], loaded: LoadedModel, *, param: str) -> None:
     """Raises InvalidRequest for an id outside the vocabulary."""
-    for token_id in token_ids:
-        if not 0 <= token_id < loaded.vocab_size:
-            raise InvalidRequest(
-                f"{param} holds token id {token_id}; ids of this model go from 0 to "
-                f"{loaded.vocab_size - 1}",
-                param=param,
-            )
+    limit = loaded.vocab_size
+    if token_ids and (min(token_ids) < 0 or max(token_ids) >= limit):
+        first = next(token_id for token_id in token_ids if not 0 <= token_id < limit)
+        raise InvalidRequest(
+            f"{param} holds token id {first}; ids of this model go from 0 to {limit - 1}",
+            param=param,
+        )
 
 
 def start_prompt(model: TextModel, token_ids: list[int], *, param: str) -> list[int]:

@@ -13,7 +13,8 @@ from shoal.checkpoint.tokenizer_library import open_library
 from shoal.text.detokenizer import CleanUpDetokenizer, Detokenizer, clean_up, make_detokenizer
 from shoal.text.token_search import TokenSearch
 
-_LONG_TEXT = 4096  # characters
+_LONG_TEXT = 4096
+"""Characters, or tokens."""
 
 
 class Tokenizer:
@@ -65,7 +66,12 @@ class Tokenizer:
         if not self._garbled_ids.isdisjoint(token_ids):
             detokenizer = self.detokenizer((), skip_special_tokens=skip_special_tokens)
             return "".join(map(detokenizer.push, token_ids)) + detokenizer.finish()
-        text: str = self.library.decode(token_ids, skip_special_tokens=skip_special_tokens)
+        text: str
+        if len(token_ids) < _LONG_TEXT:
+            text = self.library.decode(token_ids, skip_special_tokens=skip_special_tokens)
+        else:  # releases the GIL
+            skip = skip_special_tokens
+            [text] = self.library.decode_batch([token_ids], skip_special_tokens=skip)
         return clean_up(text) if self._cleans_up else text
 
     def detokenizer(

@@ -1,6 +1,8 @@
 """Token ids of a chat: those of `transformers`, as long as nobody spells a control token; never a
 control token from a caller's text, however it is spelled."""
 
+import re
+import time
 import unicodedata
 from collections import Counter
 from functools import cache
@@ -13,6 +15,7 @@ from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 from shoal.text.chat import Chat
+from shoal.text.chat_tokens import _longest_of
 from shoal.text.tokenizer import Tokenizer
 from tests.fakes.text_folder import byte_tokenizer
 from tests.unit.text.building import byte_level, wrap
@@ -268,3 +271,34 @@ def test_the_spaces_around_a_token_stay_its_own() -> None:
     model = Chat("tiny", {"default": "{{ messages[0].content }}<a> x"}, wrap(library))
     assert ids_of(model, conversation(["b  "])) == [ord("b"), 261, ord("x")]
     assert ids_of(model, conversation(["<a>  "])) == [*b"<a>", 261, ord("x")]
+
+
+@given(st.lists(st.text("ab<", min_size=1, max_size=6), max_size=12), st.text("ab<", max_size=40))
+@settings(deadline=None)
+def test_names_are_found_as_by_a_list_of_the_longest_first(names: list[str], text: str) -> None:
+    listed = "|".join(map(re.escape, sorted(names, key=len, reverse=True))) or "(?!)"
+    pattern = _longest_of(set(names)) or "(?!)"
+    assert re.findall(pattern, text) == re.findall(listed, text)
+
+
+def test_names_that_begin_one_another_make_a_pattern_all_the_same() -> None:
+    names = ["<" * length for length in range(1, 200)]
+    assert re.findall(_longest_of(names), "<" * 199 + "a<<") == ["<" * 199, "<<"]
+
+
+def test_a_text_of_many_names_is_no_more_work_for_each() -> None:
+    """In CPU time of this thread."""
+    library = byte_tokenizer()
+    names = [f"<|reserved_special_token_{number}|>" for number in range(256)]
+    library.add_special_tokens([AddedToken(name, special=True) for name in names])
+    model = Chat("tiny", {"default": "{{ messages[0].content }}"}, wrap(library))
+
+    def cost_s(text: str) -> float:
+        message = {"role": "user", "content": text}
+        began = time.thread_time()
+        model.render([message], given={}, add_generation_prompt=False,
+                     continue_final_message=False, max_chars=4_000_000)  # fmt: skip
+        return time.thread_time() - began
+
+    for text in (names[7] * 20_000, names[7][:-3] * 20_000):
+        assert cost_s(text) < 1

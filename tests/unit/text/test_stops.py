@@ -123,3 +123,23 @@ def test_hidden_text_is_matched_and_never_shown(
 
 def test_nothing_hidden_is_shown_without_stops() -> None:
     assert StopMatcher(()).hide("</s>") == ("", None)
+
+
+def test_a_long_half_match_costs_other_stop_strings_nothing() -> None:
+    """Counted, not timed: how often a character of a stop string is looked at."""
+    looks = 0
+
+    class Counted(str):
+        def __getitem__(self, key: object) -> str:
+            nonlocal looks
+            looks += 1
+            return str.__getitem__(self, key)  # type: ignore[index]
+
+    stops = tuple(Counted("b" * (990 - i)) for i in range(31))
+    matcher = StopMatcher((*stops, "a" * 1000))
+    looks = 0
+    for _ in range(999):
+        assert matcher.push("a") == ("", None)
+    assert looks <= 31 * 999 * 2
+    assert matcher.push("b") == ("a" * 999, None)
+    assert matcher.flush() == "b"

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shoal.server.api.generation.openapi import json_docs
 from shoal.server.api.models import adapter_object
-from shoal.server.body import parse, read_json
+from shoal.server.body import read_request
 from shoal.server.context import context_of
 from shoal.server.services import services_of
 
@@ -37,7 +37,7 @@ class UnloadRequest(BaseModel):
 @router.post("/admin/lora/load", **json_docs(LoadRequest, "Admin"))
 async def load_adapter(request: Request) -> dict[str, Any]:
     """Loads a LoRA adapter; answers with the model object once it may be used."""
-    fields = parse(LoadRequest, await read_json(request))
+    fields = await read_request(request, LoadRequest)
     context_of(request.scope).model = fields.name
     services = services_of(request)
     adapter = await services.adapters.load(fields.name, fields.path, fields.model)
@@ -48,7 +48,7 @@ async def load_adapter(request: Request) -> dict[str, Any]:
 async def unload_adapter(request: Request) -> dict[str, Any]:
     """Unloads a LoRA adapter. New requests for it get 404 at once; the answer comes when those that
     run are over and its memory is free."""
-    fields = parse(UnloadRequest, await read_json(request))
+    fields = await read_request(request, UnloadRequest)
     context_of(request.scope).model = fields.name
     await services_of(request).adapters.unload(fields.name)
     return {"id": fields.name, "object": "model", "unloaded": True}

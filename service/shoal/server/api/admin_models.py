@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from shoal.errors import InvalidRequest, ModelNotFound
 from shoal.server.api.generation.openapi import json_docs
 from shoal.server.api.models import model_object
-from shoal.server.body import parse, read_json
+from shoal.server.body import read_request
 from shoal.server.context import context_of
 from shoal.server.json import APIResponse
 from shoal.server.model_admin import ModelAdmin
@@ -59,7 +59,7 @@ def admin_models_router(admin: ModelAdmin) -> APIRouter:
         """Loads one more model. Answers 202 with the model object when the folder is in order;
         /v1/models and /readyz show the rest, and why it failed if it does. With `wait` the answer
         comes when it is served."""
-        fields = parse(LoadModelRequest, await read_json(request))
+        fields = await read_request(request, LoadModelRequest)
         context_of(request.scope).model = fields.name
         services = services_of(request)
         task = await admin.start_load(fields.name, fields.path)
@@ -76,7 +76,7 @@ def admin_models_router(admin: ModelAdmin) -> APIRouter:
     async def unload_model(request: Request) -> dict[str, Any]:
         """Unloads a model and its adapters. New requests for it get 404 at once; the answer comes
         when those that run are over and its memory is free."""
-        fields = parse(UnloadModelRequest, await read_json(request))
+        fields = await read_request(request, UnloadModelRequest)
         context_of(request.scope).model = fields.name
         await admin.unload(fields.name, drain=fields.drain)
         return {"id": fields.name, "object": "model", "unloaded": True}
@@ -84,7 +84,7 @@ def admin_models_router(admin: ModelAdmin) -> APIRouter:
     @router.post("/admin/cache/reset", **json_docs(CacheResetRequest, "Admin", example={}))
     async def reset_cache(request: Request) -> dict[str, Any]:
         """Empties prefix caches. Running requests go on with what they have."""
-        fields = parse(CacheResetRequest, await read_json(request))
+        fields = await read_request(request, CacheResetRequest)
         services = services_of(request)
         if fields.model is not None and fields.model not in services.client.loaded:
             raise ModelNotFound(f"there is no model {fields.model[:100]!r}", param="model")
@@ -94,7 +94,7 @@ def admin_models_router(admin: ModelAdmin) -> APIRouter:
     async def drain(request: Request) -> dict[str, Any]:
         """Refuses new work with 503 and is not ready from now on; running requests go on. false
         undoes it."""
-        fields = parse(DrainRequest, await read_json(request))
+        fields = await read_request(request, DrainRequest)
         services = services_of(request)
         services.drained = fields.drain
         return {"draining": services.drained, "open_requests": len(services.open_requests)}

@@ -17,10 +17,10 @@ from shoal.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParam
 from shoal.protocol.messages import LoadedModel
 from shoal.server.api.chat.messages import chat_prompt
 from shoal.server.api.chat.schema import ChatRequest
-from shoal.server.api.generation.fields import printable, without_nulls
+from shoal.server.api.generation.fields import without_nulls
 from shoal.server.api.generation.submit import Fields, MakeTask
 from shoal.server.context import RequestContext, context_of
-from shoal.server.errors import FieldProblem
+from shoal.server.errors import FieldProblem, printable
 from shoal.server.services import services_of
 from shoal.text.task import GenerationTask
 from shoal.text.text_model import TextModel
@@ -60,8 +60,9 @@ class DialectFields(BaseModel):
 
     @model_validator(mode="after")
     def _refuse_unsupported(self) -> Self:
+        neutral = {**SHAPE_FIELDS, **self.neutral}
         for name, value in (self.model_extra or {}).items():
-            refuse_unsupported({**SHAPE_FIELDS, **self.neutral}, name, value)
+            refuse_unsupported(neutral, name, value)
         return self
 
     def extras(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shoal.errors import NotSupportedByModel
 from shoal.server.api.generation.number_types import Int
-from shoal.server.body import parse, read_json
+from shoal.server.body import read_request
 from shoal.server.context import context_of
 from shoal.server.services import services_of
 
@@ -28,7 +28,7 @@ class EmbeddingsRequest(BaseModel):
 @router.post("/v1/embeddings", include_in_schema=False)
 async def create_embeddings(request: Request) -> dict[str, Any]:
     """Answers 400 not_supported_by_model: decoders that write text have no embeddings."""
-    fields = parse(EmbeddingsRequest, await read_json(request))
+    fields = await read_request(request, EmbeddingsRequest)
     model = services_of(request).find_model(fields.model, context_of(request.scope).key)
     context_of(request.scope).model = model.name
     raise NotSupportedByModel(f"model {model.name} makes no embeddings", param="model")

@@ -1,20 +1,27 @@
 """POST /tokenize, POST /detokenize, GET /tokenizer_info."""
 
+from collections.abc import Container
+from itertools import islice
 from typing import Any, Self
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from shoal.errors import InvalidRequest
+from shoal.protocol.messages import LoadedModel
 from shoal.server.api.chat.messages import ChatPrompt, chat_token_ids, render_chat
-from shoal.server.api.generation.fields import MAX_IGNORED_NAMES, Int, printable
+from shoal.server.api.generation.fields import MAX_IGNORED_NAMES
+from shoal.server.api.generation.number_types import TokenIds
 from shoal.server.api.generation.openapi import json_docs
-from shoal.server.api.generation.params import check_prompt_chars, off_loop
-from shoal.server.body import parse, read_json
+from shoal.server.api.generation.params import MAX_CHARS_PER_TOKEN, check_prompt_chars
+from shoal.server.body import convert, read_request
 from shoal.server.context import context_of
-from shoal.server.errors import from_validation
+from shoal.server.errors import printable
+from shoal.server.json import APIResponse
+from shoal.server.off_loop import off_loop
 from shoal.server.services import services_of
 from shoal.text.task import check_token_ids
+from shoal.text.text_model import TextModel
 
 router = APIRouter()
 
@@ -47,20 +54,15 @@ class DetokenizeRequest(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
     model: str | None = Field(None, max_length=256)
-    tokens: list[Int]
+    tokens: TokenIds
 
 
 @router.post("/tokenize", **json_docs(TokenizeRequest, "Tokens", example={"prompt": "Hello!"}))
 @router.post("/v1/tokenize", include_in_schema=False)
-async def tokenize(request: Request, response: Response) -> dict[str, Any]:
+async def tokenize(request: Request) -> Response:
     """Token ids of a text or of rendered messages."""
-    body = await read_json(request)
-    fields = parse(TokenizeRequest, body)
-    known = {*TokenizeRequest.model_fields, *(ChatPrompt.model_fields if fields.messages else ())}
-    _set_ignored_header(response, body, known)
-    services = services_of(request)
-    model = services.find_model(fields.model, context_of(request.scope).key)
-    loaded = services.find_loaded(model.name)
+    fields = await read_request(request, TokenizeRequest)
+    model, loaded = _model(request, fields.model)
     rendered: str | None = None
     if fields.prompt is not None:
         text = fields.prompt
@@ -70,31 +72,44 @@ async def tokenize(request: Request, response: Response) -> dict[str, Any]:
             lambda: model.tokenizer.encode(text, add_special_tokens=fields.add_special_tokens),
         )
     else:
-        chat = await render_chat(_parse_chat_prompt(body), model, loaded)
+        body = {**(fields.model_extra or {}), "messages": fields.messages}
+        chat = await render_chat(await convert(request, ChatPrompt, body), model, loaded)
         token_ids = await chat_token_ids(chat, model)
         rendered = chat.text
-    names = [model.tokenizer.token_name(token_id) for token_id in token_ids]
-    return {
-        "count": len(token_ids),
-        "max_model_len": loaded.max_model_len,
-        "tokens": token_ids,
-        "token_strs": names if fields.return_token_strs else None,
-        "prompt": rendered,
-    }
+    known = ChatPrompt.model_fields if fields.messages else {}
+    headers = _ignored(fields, known)
+    name = model.tokenizer.token_name if fields.return_token_strs else None
+
+    def answer() -> Response:
+        content = {
+            "count": len(token_ids),
+            "max_model_len": loaded.max_model_len,
+            "tokens": token_ids,
+            "token_strs": [*map(name, token_ids)] if name else None,
+            "prompt": rendered,
+        }
+        return APIResponse(content, headers=headers)
+
+    return await off_loop(len(token_ids), answer)
 
 
 @router.post("/detokenize", **json_docs(DetokenizeRequest, "Tokens", example={"tokens": [1, 2, 3]}))
 @router.post("/v1/detokenize", include_in_schema=False)
-async def detokenize(request: Request, response: Response) -> dict[str, str]:
+async def detokenize(request: Request) -> Response:
     """The text of token ids, including special tokens."""
-    body = await read_json(request)
-    fields = parse(DetokenizeRequest, body)
-    _set_ignored_header(response, body, set(DetokenizeRequest.model_fields))
-    services = services_of(request)
-    model = services.find_model(fields.model, context_of(request.scope).key)
-    loaded = services.find_loaded(model.name)
-    check_token_ids(fields.tokens, loaded, param="tokens")
-    return {"prompt": model.tokenizer.decode(fields.tokens, skip_special_tokens=False)}
+    fields = await read_request(request, DetokenizeRequest)
+    model, loaded = _model(request, fields.model)
+    token_ids, headers = fields.tokens, _ignored(fields, {})
+    limit = loaded.max_model_len * MAX_CHARS_PER_TOKEN
+    if len(token_ids) > limit:
+        raise InvalidRequest(f"tokens may hold at most {limit} entries", param="tokens")
+
+    def answer() -> Response:
+        check_token_ids(token_ids, loaded, param="tokens")
+        text = model.tokenizer.decode(token_ids, skip_special_tokens=False)
+        return APIResponse({"prompt": text}, headers=headers)
+
+    return await off_loop(len(token_ids), answer)
 
 
 @router.get("/tokenizer_info", tags=["Tokens"])
@@ -111,14 +126,14 @@ async def tokenizer_info(request: Request, model: str | None = None) -> dict[str
     }
 
 
-def _set_ignored_header(response: Response, body: dict[str, Any], known: set[str]) -> None:
-    ignored = [printable(name) for name in body if name not in known]
-    if ignored:
-        response.headers["x-ignored-params"] = ",".join(ignored[:MAX_IGNORED_NAMES])
+def _model(request: Request, name: str | None) -> tuple[TextModel, LoadedModel]:
+    services = services_of(request)
+    model = services.find_model(name, context_of(request.scope).key)
+    return model, services.find_loaded(model.name)
 
 
-def _parse_chat_prompt(body: dict[str, Any]) -> ChatPrompt:
-    try:
-        return ChatPrompt.model_validate(body)
-    except ValidationError as error:
-        raise from_validation(error, ChatPrompt) from error
+def _ignored(fields: BaseModel, known: Container[str]) -> dict[str, str]:
+    """The header that names fields without effect: those beyond the schema and `known`."""
+    unknown = (printable(name) for name in fields.model_extra or {} if name not in known)
+    names = list(islice(unknown, MAX_IGNORED_NAMES))
+    return {"x-ignored-params": ",".join(names)} if names else {}

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import msgspec
+
 from shoal.errors import InvalidRequest, Unavailable
 from shoal.text.grammar.copying import copy_rules, copy_terminals, has_copies
 from shoal.text.grammar.errors import SchemaProblem
@@ -47,7 +49,7 @@ _num_waiting = 0
 async def compile_grammar(spec: GrammarSpec, model: TextModel, copy_text: str | None = None) -> str:
     """The grammar's text, for `SamplingParams.grammar`. `copy_text`: the words that a string with
     "x-copy" may come from. Raises InvalidRequest with code invalid_schema."""
-    _check_size(spec)
+    check_size(spec)
     try:
         return await _compiled(spec, model, copy_text)
     except SchemaProblem as problem:
@@ -114,8 +116,8 @@ def _special_id(model: TextModel, name: str) -> int | None:
     return token_id if token_id in model.tokenizer.special_ids else None
 
 
-def _check_size(spec: GrammarSpec) -> None:
-    """Before any work is done. Raises InvalidRequest."""
+def check_size(spec: GrammarSpec) -> None:
+    """Before any other work is done. Raises InvalidRequest."""
     problem = None
     match spec:
         case JsonObject():
@@ -140,7 +142,7 @@ def _check_size(spec: GrammarSpec) -> None:
 
 
 def _json_bytes(value: Any) -> int:
-    return len(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+    return len(msgspec.json.encode(value))
 
 
 def _count_patterns(schema: object) -> int:

@@ -9,6 +9,8 @@ from shoal.server.api.dialect import joined_text
 from shoal.server.errors import FieldProblem
 
 _TEXT = {"text": "text"}
+_JOINED = {"content": "\n", "reasoning_content": ""}
+"""Fields whose texts are collected, and what stands between them."""
 
 
 def chat_messages(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -34,6 +36,10 @@ def chat_messages(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]],
             _add(chat, role, block, f"messages.{index}.content.{number}", ignored)
     if not chat:
         raise InvalidRequest("messages have no content", param="messages")
+    for turn in chat:
+        for field, between in _JOINED.items():
+            if isinstance(texts := turn.get(field), list):
+                turn[field] = between.join(texts)
     return chat, ignored
 
 
@@ -57,8 +63,7 @@ def _add(
             _turn(chat).setdefault("tool_calls", []).append(_tool_call(block, param))
         case "assistant", "thinking":
             thinking = _string(block, "thinking", param)
-            turn = _turn(chat)
-            turn["reasoning_content"] = turn.get("reasoning_content", "") + thinking
+            _turn(chat).setdefault("reasoning_content", []).append(thinking)
         case "assistant", "redacted_thinking":
             ignored[f"messages.content.{kind}"] = True
         case "user", "tool_result":
@@ -82,9 +87,11 @@ def _add(
 def _add_text(chat: list[dict[str, Any]], role: str, text: str) -> None:
     last = chat[-1] if chat else None
     if last is None or last["role"] != role or last.get("tool_calls"):
-        chat.append({"role": role, "content": text})
+        chat.append({"role": role, "content": [text]})
+    elif last["content"] is None:
+        last["content"] = [text]
     else:
-        last["content"] = text if last["content"] is None else f"{last['content']}\n{text}"
+        last["content"].append(text)
 
 
 def _turn(chat: list[dict[str, Any]]) -> dict[str, Any]:

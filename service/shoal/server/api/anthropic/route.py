@@ -11,7 +11,7 @@ from shoal.server.api.dialect import count_prompt_tokens, in_room, params_named
 from shoal.server.api.generation.openapi import generation_docs, json_docs
 from shoal.server.api.generation.response import GenerationResponse
 from shoal.server.api.generation.submit import start_generation
-from shoal.server.body import parse, read_json
+from shoal.server.body import beside_loop, convert, read_request
 
 HI = [{"role": "user", "content": "Tell me a story."}]
 
@@ -24,11 +24,11 @@ router = APIRouter()
 )
 async def create_message(request: Request) -> GenerationResponse:
     """Anthropic's Messages API."""
-    fields = parse(MessagesRequest, await read_json(request))
+    fields = await read_request(request, MessagesRequest)
     with params_named(OUR_NAMES):
         return await start_generation(
             request,
-            parse(ChatRequest, fields.chat_body()),
+            await convert(request, ChatRequest, await beside_loop(request, fields.chat_body)),
             num_sequences=1,
             make_task=in_room(make_task),
             make_renderer=lambda generation, options: MessageRenderer(
@@ -42,7 +42,7 @@ async def create_message(request: Request) -> GenerationResponse:
 )
 async def count_tokens(request: Request, response: Response) -> dict[str, Any]:
     """The number of prompt tokens of a conversation."""
-    fields = parse(CountRequest, await read_json(request))
+    fields = await read_request(request, CountRequest)
     with params_named(OUR_NAMES):
-        chat = parse(ChatRequest, fields.chat_body())
+        chat = await convert(request, ChatRequest, await beside_loop(request, fields.chat_body))
         return {"input_tokens": await count_prompt_tokens(request, response, chat)}

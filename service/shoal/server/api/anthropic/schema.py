@@ -1,13 +1,15 @@
 """Fields of a Messages request, and their translation to the body of a chat request."""
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from shoal.errors import UnsupportedParameter
 from shoal.server.api.anthropic.messages import chat_messages, system_text
+from shoal.server.api.chat.tools import MAX_TOOLS
 from shoal.server.api.dialect import DialectFields, NeutralValues, Part, given, nested_extras
-from shoal.server.api.generation.fields import Int
+from shoal.server.api.generation.fields import MAX_STOPS, Int
+from shoal.server.api.generation.number_types import at_most
 from shoal.server.errors import FieldProblem
 
 OUR_NAMES = {
@@ -55,9 +57,11 @@ class CountRequest(DialectFields):
     """A conversation: what count_tokens takes."""
 
     model: str | None = Field(None, max_length=256)
-    messages: list[dict[str, Any]] = Field(min_length=1)
+    messages: Annotated[list[dict[str, Any]], at_most("max_messages")] = Field(
+        min_length=1, fail_fast=True
+    )
     system: str | list[Any] | None = None
-    tools: list[dict[str, Any]] = Field([])
+    tools: list[dict[str, Any]] = Field([], max_length=MAX_TOOLS)
     tool_choice: ToolChoice | None = None
     thinking: dict[str, Any] | None = None
     output_config: OutputConfig = OutputConfig()
@@ -122,7 +126,7 @@ class MessagesRequest(CountRequest):
     temperature: float | None = Field(None, ge=0, le=2, description="0 = greedy.")
     top_p: float | None = Field(None, ge=0, le=1)
     top_k: Int | None = Field(None, ge=-1)
-    stop_sequences: list[str] = Field([])
+    stop_sequences: list[str] = Field([], max_length=MAX_STOPS)
     stream: bool = False
     metadata: dict[str, Any] = Field({})
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from shoal.errors import InvalidRequest
 from shoal.server.api.chat.tools import ToolFields
-from shoal.server.api.generation.params import off_loop
+from shoal.server.off_loop import off_loop
 from shoal.text.grammar.compile import MAX_SECONDS, compile_grammar
 from shoal.text.grammar.copying import has_copies
 from shoal.text.grammar.source import compact

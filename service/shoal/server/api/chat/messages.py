@@ -1,6 +1,6 @@
 """Validates chat messages and renders them to a prompt with the model's chat template."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -9,14 +9,18 @@ from shoal.protocol.messages import LoadedModel
 from shoal.server.api.chat.calls import ToolCall, check_order
 from shoal.server.api.chat.tools import ToolFields
 from shoal.server.api.generation.fields import without_nulls
-from shoal.server.api.generation.params import INLINE_CHARS, check_prompt_chars, off_loop
+from shoal.server.api.generation.number_types import at_most
+from shoal.server.api.generation.params import check_prompt_chars
 from shoal.server.errors import FieldProblem
+from shoal.server.off_loop import INLINE_CHARS, off_loop
 from shoal.text.chat_tokens import RenderedChat
 from shoal.text.task import Prompt, start_prompt
 from shoal.text.text_model import TextModel
 
 MAX_TEMPLATE_VARIABLES = 32
 MAX_CALLS = 128
+_CHARS_OF_MESSAGE = 64
+"""An empty message is as much work as so many characters."""
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
@@ -29,7 +33,7 @@ class Message(BaseModel):
     content: str | None = None
     name: str | None = Field(None, max_length=256)
     reasoning_content: str | None = None
-    tool_calls: list[ToolCall] = Field([], max_length=MAX_CALLS)
+    tool_calls: list[ToolCall] = Field([], max_length=MAX_CALLS, fail_fast=True)
     tool_call_id: str | None = Field(None, min_length=1, max_length=256)
 
     @model_validator(mode="before")
@@ -81,7 +85,9 @@ class Message(BaseModel):
 class ChatPrompt(ToolFields):
     """The fields that define a chat prompt; also accepted by /tokenize."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: Annotated[list[Message], at_most("max_messages")] = Field(
+        min_length=1, fail_fast=True
+    )
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] = Field({}, max_length=MAX_TEMPLATE_VARIABLES)
@@ -125,7 +131,7 @@ async def render_chat(prompt: ChatPrompt, model: TextModel, loaded: LoadedModel)
             tools=template_tools,
         )
 
-    return await off_loop(size, render)
+    return await off_loop(size + _CHARS_OF_MESSAGE * len(prompt.messages), render)
 
 
 async def chat_token_ids(chat: RenderedChat, model: TextModel) -> list[int]:

@@ -7,7 +7,7 @@ from shoal.server.api.chat.schema import ChatRequest, make_task
 from shoal.server.api.generation.openapi import generation_docs
 from shoal.server.api.generation.response import GenerationResponse
 from shoal.server.api.generation.submit import start_generation
-from shoal.server.body import parse, read_json
+from shoal.server.body import read_request
 
 router = APIRouter()
 EXAMPLE = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 32}
@@ -16,7 +16,7 @@ EXAMPLE = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 32
 @router.post("/v1/chat/completions", **generation_docs(ChatRequest, "Chat", example=EXAMPLE))
 async def create_chat_completion(request: Request) -> GenerationResponse:
     """Answers a conversation through the model's chat template."""
-    fields = parse(ChatRequest, await read_json(request))
+    fields = await read_request(request, ChatRequest)
     return await start_generation(
         request,
         fields,

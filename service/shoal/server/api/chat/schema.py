@@ -66,10 +66,6 @@ class ChatRequest(ChatPrompt, GenerationFields):
 
     def check_limits(self, settings: Settings) -> None:
         super().check_limits(settings)
-        if len(self.messages) > settings.max_messages:
-            raise InvalidRequest(
-                f"messages may hold at most {settings.max_messages} entries", param="messages"
-            )
         if self.top_logprobs > settings.max_logprobs:
             raise InvalidRequest(
                 f"top_logprobs must be between 0 and {settings.max_logprobs}; "

@@ -73,12 +73,19 @@ class ToolFields(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-    tools: list[FunctionTool] = Field([], max_length=MAX_TOOLS)
+    tools: list[FunctionTool] = Field([], max_length=MAX_TOOLS, fail_fast=True)
     tool_choice: ToolChoice | None = Field(
         None,
         description="none, auto, required, or the function to call. Default: auto with tools.",
     )
     parallel_tool_calls: bool = Field(True, description="May an answer hold several calls?")
+
+    @field_validator("tools", mode="before")
+    @classmethod
+    def _not_too_large(cls, value: Any) -> Any:
+        if isinstance(value, list) and len(orjson.dumps(value)) > MAX_TOOL_BYTES:
+            raise FieldProblem(f"may have at most {MAX_TOOL_BYTES} bytes of JSON")
+        return value
 
     @field_validator("tool_choice", mode="before", json_schema_input_type=str | dict[str, Any])
     @classmethod
@@ -98,10 +105,6 @@ class ToolFields(BaseModel):
         names = [tool.function.name for tool in self.tools]
         if len(names) > len(set(names)):
             raise InvalidRequest("tools names a function twice", param="tools")
-        if self.num_tool_chars > MAX_TOOL_BYTES:
-            raise InvalidRequest(
-                f"tools may have at most {MAX_TOOL_BYTES} bytes of JSON", param="tools"
-            )
         choice = self.tool_choice
         if choice is not None and choice.mode == "required" and not self.tools:
             raise InvalidRequest("tool_choice needs tools to choose from", param="tool_choice")

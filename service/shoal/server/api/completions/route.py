@@ -8,7 +8,7 @@ from shoal.server.api.generation.openapi import generation_docs
 from shoal.server.api.generation.response import GenerationResponse
 from shoal.server.api.generation.serialize import RenderOptions
 from shoal.server.api.generation.submit import start_generation
-from shoal.server.body import parse, read_json
+from shoal.server.body import read_request
 from shoal.text.generator import Generation
 
 router = APIRouter()
@@ -20,7 +20,7 @@ EXAMPLE = {"prompt": "Once upon a time", "max_tokens": 32}
 )
 async def create_completion(request: Request) -> GenerationResponse:
     """Continues one or several prompts."""
-    fields = parse(CompletionRequest, await read_json(request))
+    fields = await read_request(request, CompletionRequest)
     return await start_generation(
         request,
         fields,

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Self
 
-from pydantic import Field, WithJsonSchema, field_validator, model_validator
+from pydantic import Field, PlainValidator, WithJsonSchema, field_validator, model_validator
 
 from shoal.config import Settings
 from shoal.errors import InvalidRequest, NotSupportedByModel
@@ -10,9 +10,9 @@ from shoal.protocol.messages import LoadedModel
 from shoal.protocol.params import OutputParams
 from shoal.server.api.generation.beam_fields import beam_params
 from shoal.server.api.generation.fields import GenerationFields, Int
+from shoal.server.api.generation.number_types import id_list
 from shoal.server.api.generation.params import (
-    check_prompt_chars,
-    off_loop,
+    check_sizes,
     sampling_params,
     stop_params,
     truncated,
@@ -22,13 +22,34 @@ from shoal.server.api.generation.structured import with_grammar
 from shoal.server.api.generation.trace import trace_alternatives
 from shoal.server.context import RequestContext
 from shoal.server.errors import FieldProblem
+from shoal.server.off_loop import off_loop
 from shoal.text.task import GenerationTask, Prompt, check_token_ids, fit_max_tokens, start_prompt
 from shoal.text.text_model import TextModel
 
 DEFAULT_MAX_TOKENS = 16
 
+
+def prompt_list(value: Any) -> list[str] | list[list[int]]:
+    """Several prompts, whichever way they or the only one were written. Raises FieldProblem."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list) or not value:
+        raise FieldProblem("must be a string, or a non-empty array of strings or token ids")
+    kinds = set(map(type, value))
+    if kinds == {str}:
+        return value
+    if (ids := id_list(value)) is not None:
+        return [ids]
+    if kinds == {list} and all(value):
+        lists = [id_list(item) for item in value]
+        if None not in lists:
+            return [ids for ids in lists if ids]
+    raise FieldProblem("must hold only strings, only token ids, or only arrays of token ids")
+
+
 PromptItems = Annotated[
     list[str] | list[list[int]],
+    PlainValidator(prompt_list),
     WithJsonSchema(
         {
             "anyOf": [
@@ -43,21 +64,6 @@ PromptItems = Annotated[
 ]
 
 
-def prompt_list(value: Any) -> list[str] | list[list[int]]:
-    """Several prompts, whichever way they or the only one were written. Raises FieldProblem."""
-    if isinstance(value, str):
-        return [value]
-    if not isinstance(value, list) or not value:
-        raise FieldProblem("must be a string, or a non-empty array of strings or token ids")
-    if all(isinstance(item, str) for item in value):
-        return value
-    if all(map(_is_id, value)):
-        return [list(map(int, value))]
-    if all(isinstance(item, list) and item and all(map(_is_id, item)) for item in value):
-        return [list(map(int, item)) for item in value]
-    raise FieldProblem("must hold only strings, only token ids, or only arrays of token ids")
-
-
 class CompletionRequest(GenerationFields):
     """Body of a completions request."""
 
@@ -70,11 +76,6 @@ class CompletionRequest(GenerationFields):
     echo: bool = False
     add_special_tokens: bool = True
     suffix: str | None = None
-
-    @field_validator("prompt", mode="before")
-    @classmethod
-    def _to_prompt_list(cls, value: Any) -> list[str] | list[list[int]]:
-        return prompt_list(value)
 
     @field_validator("logprobs", mode="before")
     @classmethod
@@ -191,22 +192,24 @@ async def make_task(
 async def _prompts(
     request: CompletionRequest, model: TextModel, loaded: LoadedModel
 ) -> tuple[Prompt, ...]:
-    prompts: list[Prompt] = []
-    for item in request.prompt:
-        if isinstance(item, str):
-            if request.truncate_prompt_tokens is None:
-                check_prompt_chars(len(item), loaded, param="prompt")
-            token_ids = await off_loop(
-                len(item),
-                lambda text=item: model.tokenizer.encode(  # type: ignore[misc]
-                    text, add_special_tokens=request.add_special_tokens
-                ),
-            )
-            prompts.append(Prompt(start_prompt(model, token_ids, param="prompt"), item))
-        else:
-            check_token_ids(item, loaded, param="prompt")
-            prompts.append(Prompt(item))
-    return tuple(prompts)
+    """Raises InvalidRequest, of what cannot fit before anything is tokenized."""
+    prompts: list[str | list[int]] = [*request.prompt]
+    if request.truncate_prompt_tokens is None:
+        check_sizes(prompts, loaded, param="prompt")
+    return await off_loop(
+        sum(map(len, prompts)),
+        lambda: tuple(_prompt(item, request, model, loaded) for item in prompts),
+    )
+
+
+def _prompt(
+    item: str | list[int], request: CompletionRequest, model: TextModel, loaded: LoadedModel
+) -> Prompt:
+    if isinstance(item, str):
+        token_ids = model.tokenizer.encode(item, add_special_tokens=request.add_special_tokens)
+        return Prompt(start_prompt(model, token_ids, param="prompt"), item)
+    check_token_ids(item, loaded, param="prompt")
+    return Prompt(item)
 
 
 def _copy_text(prompts: tuple[Prompt, ...], model: TextModel) -> str | None:
@@ -221,10 +224,3 @@ def _prompt_logprobs(request: CompletionRequest) -> int | None:
     if request.prompt_logprobs is not None:
         return max(request.prompt_logprobs, request.logprobs or 0 if request.echo else 0)
     return request.logprobs if request.echo else None
-
-
-def _is_id(value: object) -> bool:
-    """An integer, which in JSON may be written 1.0."""
-    if isinstance(value, float):
-        return value.is_integer()
-    return isinstance(value, int) and not isinstance(value, bool)

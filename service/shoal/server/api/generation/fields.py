@@ -3,6 +3,8 @@
 Types are strict: strings and booleans are not accepted as numbers; 1.0 is accepted as 1.
 """
 
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -13,12 +15,13 @@ from shoal.server.api.generation.beam_fields import BeamFields
 from shoal.server.api.generation.number_types import Int as Int
 from shoal.server.api.generation.sampler_fields import SamplerFields
 from shoal.server.api.generation.structured import StructuredFields
-from shoal.server.errors import FieldProblem
+from shoal.server.errors import MAX_PROBLEMS, FieldProblem, printable
 
 MAX_STOPS = 32
 MAX_STOP_CHARS = 1000
 MAX_STOP_IDS = 256
 MAX_IGNORED_NAMES = 20
+MAX_INCLUDED = 32
 INCLUDABLE = ("seed", "timings", "sampling", "usage_cost", "trace", "queue", "token_ids")
 
 
@@ -82,17 +85,19 @@ class GenerationFields(SamplerFields, BeamFields, StructuredFields):
     cache_prompt: bool = True
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = False
-    include: list[str] = Field([], description=f"Any of {', '.join(INCLUDABLE)}.")
+    include: list[str] = Field(
+        [], max_length=MAX_INCLUDED, description=f"Any of {', '.join(INCLUDABLE)}."
+    )
     strict: bool = Field(False, description="Refuse unknown fields.")
 
     @field_validator("stop", mode="before")
     @classmethod
     def _stop_list(cls, value: Any) -> tuple[str, ...]:
         stops = [value] if isinstance(value, str) else value
+        if isinstance(stops, list) and len(stops) > MAX_STOPS:
+            raise FieldProblem(f"may hold at most {MAX_STOPS} strings; got {len(stops)}")
         if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
             raise FieldProblem("must be a string or an array of strings")
-        if len(stops) > MAX_STOPS:
-            raise FieldProblem(f"may hold at most {MAX_STOPS} strings; got {len(stops)}")
         if any(not 1 <= len(stop) <= MAX_STOP_CHARS for stop in stops):
             raise FieldProblem(f"strings must have 1 to {MAX_STOP_CHARS} characters")
         return tuple(stops)
@@ -138,7 +143,7 @@ class GenerationFields(SamplerFields, BeamFields, StructuredFields):
     def check_extra_fields(self) -> list[str]:
         """Names of unknown fields, for X-Ignored-Params. Raises UnsupportedParameter for an
         unsupported field in use, InvalidRequest for an unknown field if `strict` is set."""
-        unknown: list[str] = []
+        unknown: dict[str, None] = {}
         neutral = self.neutral_values()
         for name, value in self.extra_fields():
             if name in neutral:
@@ -146,15 +151,9 @@ class GenerationFields(SamplerFields, BeamFields, StructuredFields):
                     raise UnsupportedParameter(
                         f"{name} is not supported by this server", param=name
                     )
-            elif printable(name) not in unknown:
-                unknown.append(printable(name))
-        if unknown and self.strict:
-            raise InvalidRequest(
-                f"unknown parameter: {', '.join(unknown[:5])}",
-                code="unknown_parameter",
-                param=unknown[0],
-            )
-        return unknown[:MAX_IGNORED_NAMES]
+            elif len(unknown) < MAX_IGNORED_NAMES:
+                unknown[printable(name)] = None
+        return named_unknown(unknown, strict=self.strict)
 
     def check_limits(self, settings: Settings) -> None:
         """Checks the limits set by the operator. Raises InvalidRequest."""
@@ -162,6 +161,18 @@ class GenerationFields(SamplerFields, BeamFields, StructuredFields):
             raise InvalidRequest(
                 f"n must be between 1 and {settings.max_n}; got {self.n}", param="n"
             )
+
+
+def named_unknown(names: Iterable[str], *, strict: bool) -> list[str]:
+    """The first unknown fields. Raises InvalidRequest if there are any under `strict`."""
+    unknown = list(islice(names, MAX_IGNORED_NAMES))
+    if unknown and strict:
+        raise InvalidRequest(
+            f"unknown parameter: {', '.join(unknown[:MAX_PROBLEMS])}",
+            code="unknown_parameter",
+            param=unknown[0],
+        )
+    return unknown
 
 
 def _json_equal(value: Any, neutral: Any) -> bool:
@@ -174,9 +185,3 @@ def without_nulls(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return {name: item for name, item in value.items() if item is not None}
-
-
-def printable(name: str) -> str:
-    """Makes a field's name safe for a header."""
-    return "".join(char if char.isascii() and (char.isalnum() or char in "_-.") else "_"
-                   for char in name[:64])  # fmt: skip

@@ -1,20 +1,22 @@
 """Converts validated request fields to SamplingParams and StopParams, with model defaults."""
 
 import secrets
+from collections.abc import Iterable
 
 from shoal.errors import InvalidRequest
 from shoal.protocol.messages import LoadedModel
 from shoal.protocol.params import SamplingParams, StopParams
 from shoal.server.api.generation.fields import GenerationFields
-from shoal.server.api.generation.off_loop import INLINE_CHARS as INLINE_CHARS
-from shoal.server.api.generation.off_loop import off_loop as off_loop
-from shoal.text.task import Prompt, check_token_ids, keep_last
+from shoal.text.task import Prompt, check_token_ids, fit_max_tokens, keep_last
 from shoal.text.text_model import TextModel
+
+MAX_CHARS_PER_TOKEN = 16
+"""A text with more for each token of the context is refused without a look."""
 
 
 def check_prompt_chars(num_chars: int, loaded: LoadedModel, *, param: str) -> None:
     """Rejects a text that cannot fit the context, before tokenizing it. Raises InvalidRequest."""
-    limit = loaded.max_model_len * 16
+    limit = loaded.max_model_len * MAX_CHARS_PER_TOKEN
     if num_chars > limit:
         raise InvalidRequest(
             f"This model's maximum context length is {loaded.max_model_len} tokens. However, the "
@@ -22,6 +24,15 @@ def check_prompt_chars(num_chars: int, loaded: LoadedModel, *, param: str) -> No
             code="context_length_exceeded",
             param=param,
         )
+
+
+def check_sizes(prompts: Iterable[str | list[int]], loaded: LoadedModel, *, param: str) -> None:
+    """Rejects texts and token ids that cannot fit the context. Raises InvalidRequest."""
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            check_prompt_chars(len(prompt), loaded, param=param)
+        elif len(prompt) > loaded.max_model_len:
+            fit_max_tokens(loaded, (Prompt(prompt),), None, param=param)
 
 
 def sampling_params(

@@ -16,9 +16,9 @@ from starlette.types import Receive, Scope, Send
 from shoal.errors import ClientGone, InternalError, ShoalError
 from shoal.server.admission import Reservation
 from shoal.server.api.generation.outcome import record_outcome
-from shoal.server.api.generation.params import off_loop
 from shoal.server.context import context_of
 from shoal.server.middleware import send_error
+from shoal.server.off_loop import off_loop
 from shoal.server.services import Services
 from shoal.server.sse import Headers
 from shoal.server.stream_timer import StreamTimer

@@ -12,9 +12,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from shoal.errors import InvalidRequest
 from shoal.protocol.messages import LoadedModel
 from shoal.protocol.params import SamplingParams
-from shoal.server.api.generation.number_types import Int
-from shoal.server.api.generation.off_loop import INLINE_CHARS, off_loop
+from shoal.server.api.generation.number_types import Int, TokenIds
 from shoal.server.errors import FieldProblem
+from shoal.server.off_loop import INLINE_CHARS, off_loop
 from shoal.text.task import check_token_ids
 from shoal.text.text_model import TextModel
 from shoal.text.tokenizer import Tokenizer
@@ -74,7 +74,7 @@ class SamplerFields(BaseModel):
     stop_on_loop: OnLoop = Field(
         None, description="End with stop_reason loop when the output repeats itself."
     )
-    allowed_token_ids: list[Int] = Field([], description="Sample only these; empty = all.")
+    allowed_token_ids: TokenIds = Field([], description="Sample only these; empty = all.")
 
     @field_validator("logit_bias", mode="before")
     @classmethod
@@ -107,7 +107,9 @@ async def with_samplers(
     for a text that is no token."""
     biases = await _biases(fields.logit_bias, model)
     check_token_ids(list(biases), loaded, param="logit_bias")
-    check_token_ids(fields.allowed_token_ids, loaded, param="allowed_token_ids")
+    allowed_ids = await off_loop(
+        len(fields.allowed_token_ids), lambda: _allowed_ids(fields.allowed_token_ids, loaded)
+    )
     breaker_ids: tuple[int, ...] = ()
     if fields.dry_multiplier > 0:
         breakers = fields.dry_sequence_breakers
@@ -117,7 +119,7 @@ async def with_samplers(
     return msgspec.structs.replace(
         sampling,
         logit_bias=tuple(sorted(biases.items())),
-        allowed_token_ids=tuple(sorted(set(fields.allowed_token_ids))),
+        allowed_token_ids=allowed_ids,
         no_repeat_ngram_size=fields.no_repeat_ngram_size,
         dry_multiplier=fields.dry_multiplier,
         dry_base=fields.dry_base,
@@ -126,11 +128,18 @@ async def with_samplers(
     )
 
 
+def _allowed_ids(token_ids: list[int], loaded: LoadedModel) -> tuple[int, ...]:
+    check_token_ids(token_ids, loaded, param="allowed_token_ids")
+    return tuple(sorted(set(token_ids)))
+
+
 def _bias_key(key: str) -> int | str:
     """Digits are a token id, everything else is a text."""
     if key.isascii() and key.isdecimal():
         if len(key) > 10:
             raise FieldProblem(f"holds the token id {key[:40]}, which no vocabulary has")
+        if key[0] == "0" and key != "0":
+            raise FieldProblem(f"holds the token id {key}; write it without leading zeros")
         return int(key)
     if not 1 <= len(key) <= MAX_BIAS_CHARS:
         raise FieldProblem(f"keys must be token ids or texts of 1 to {MAX_BIAS_CHARS} characters")

@@ -1,16 +1,16 @@
 """Fields that say what an answer must look like: response_format, structured_outputs and the older
 guided_ names. Names and shapes as of OpenAI and vLLM."""
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
-from pydantic import BaseModel, Field, JsonValue
+from pydantic import BaseModel, Field
 
 from shoal.errors import InvalidRequest, UnsupportedParameter
 from shoal.protocol.params import SamplingParams
-from shoal.text.grammar.compile import compile_grammar
+from shoal.server.parsing import parse_value
+from shoal.text.grammar.compile import MAX_BYTES, check_size, compile_grammar
 from shoal.text.grammar.spec import Choice, GrammarSpec, JsonObject, JsonSchema, Lark, Regex
 from shoal.text.text_model import TextModel
 
@@ -25,16 +25,16 @@ ReadSpec = Callable[[Any, str], GrammarSpec | None]
 class StructuredFields(BaseModel):
     """What the answer must look like; at most one may be given."""
 
-    response_format: dict[str, JsonValue] | None = Field(
+    response_format: dict[str, Any] | None = Field(
         None, description="type text, json_object, or json_schema with json_schema.schema."
     )
-    structured_outputs: dict[str, JsonValue] | None = Field(
+    structured_outputs: dict[str, Any] | None = Field(
         None, description="One of json (a schema), json_object, regex, choice, grammar (Lark)."
     )
-    guided_json: JsonValue = Field(None, description="As structured_outputs.json.")
-    guided_regex: JsonValue = Field(None, description="As structured_outputs.regex.")
-    guided_choice: JsonValue = Field(None, description="As structured_outputs.choice.")
-    guided_grammar: JsonValue = Field(None, description="As structured_outputs.grammar.")
+    guided_json: Any = Field(None, description="As structured_outputs.json.")
+    guided_regex: Any = Field(None, description="As structured_outputs.regex.")
+    guided_choice: Any = Field(None, description="As structured_outputs.choice.")
+    guided_grammar: Any = Field(None, description="As structured_outputs.grammar.")
 
     def grammar_spec(self) -> GrammarSpec | None:
         """None where any text may come. Raises InvalidRequest."""
@@ -53,7 +53,10 @@ class StructuredFields(BaseModel):
         if len(given) > 1:
             names = " and ".join(spec.param for spec in given[:2])
             raise InvalidRequest(f"{names} exclude each other; send one", param=given[1].param)
-        return given[0] if given else None
+        if not given:
+            return None
+        check_size(given[0])
+        return given[0]
 
 
 async def with_grammar(
@@ -115,12 +118,14 @@ def _structured_outputs(value: Mapping[str, Any], param: str) -> GrammarSpec | N
 def _json(value: Any, param: str) -> GrammarSpec:
     """A schema, or its text."""
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
+        if len(value) > MAX_BYTES:
             raise InvalidRequest(
-                f"{param} is no JSON", param=param, code="invalid_schema"
-            ) from None
+                f"{param} may have at most {MAX_BYTES} bytes", param=param, code="invalid_schema"
+            )
+        try:
+            value = parse_value(value.encode(), param)
+        except InvalidRequest as error:
+            raise InvalidRequest(error.message, param=param, code="invalid_schema") from None
     if not isinstance(value, Mapping | bool):
         raise _wrong(param, "an object")
     return JsonSchema(value, param)
@@ -141,10 +146,10 @@ def _grammar(value: Any, param: str) -> GrammarSpec:
 
 
 def _choice(value: Any, param: str) -> GrammarSpec | None:
+    if isinstance(value, list) and len(value) > MAX_CHOICES:
+        raise InvalidRequest(f"{param} may hold at most {MAX_CHOICES} strings", param=param)
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise _wrong(param, "an array of strings")
-    if len(value) > MAX_CHOICES:
-        raise InvalidRequest(f"{param} may hold at most {MAX_CHOICES} strings", param=param)
     return Choice(tuple(value), param)
 
 

@@ -13,6 +13,7 @@ from shoal.server.admission import Reservation
 from shoal.server.api.generation.fields import MAX_IGNORED_NAMES, GenerationFields
 from shoal.server.api.generation.response import GenerationResponse, Renderer
 from shoal.server.api.generation.serialize import RenderOptions
+from shoal.server.body import beside_loop
 from shoal.server.context import RequestContext, context_of
 from shoal.server.services import Services, memory_is_short, services_of, shutting_down
 from shoal.server.tenants import cache_salt, split_tenant
@@ -66,7 +67,7 @@ async def start_generation(
     model = services.find_model(fields.model, context.key)
     context.model = model.name
     context.tenant = split_tenant(context.key, context.tenant, fields.user)
-    ignored = fields.check_extra_fields()
+    ignored = await beside_loop(request, fields.check_extra_fields)
     if "priority" in fields.model_fields_set and fields.priority < context.key.max_priority:
         ignored = [*ignored, "priority"][:MAX_IGNORED_NAMES]
     fields.check_limits(services.settings)

@@ -11,7 +11,7 @@ from shoal.server.api.dialect import DialectFields, find_model
 from shoal.server.api.generation.openapi import json_docs
 from shoal.server.api.models import abilities
 from shoal.server.api.ollama.render import timestamp
-from shoal.server.body import parse, read_json
+from shoal.server.body import read_request
 from shoal.server.context import context_of
 from shoal.server.services import Services, services_of
 from shoal.text.text_model import TextModel
@@ -75,7 +75,7 @@ async def running(request: Request) -> dict[str, Any]:
 @router.post("/api/show", **json_docs(NamedModel, "Ollama", example={}))
 async def show(request: Request) -> dict[str, Any]:
     """One model: details, template, default options, abilities."""
-    fields = parse(NamedModel, await read_json(request, any_type=True))
+    fields = await read_request(request, NamedModel, any_type=True)
     services = services_of(request)
     model = find_model(request, model_name(services, fields.model))
     loaded = services.find_loaded(model.name)
@@ -99,7 +99,7 @@ async def show(request: Request) -> dict[str, Any]:
 @router.post("/api/pull", **json_docs(NamedModel, "Ollama", example={}))
 async def pull(request: Request) -> dict[str, Any]:
     """Success for a model that is served; others have to be added by the operator."""
-    fields = parse(NamedModel, await read_json(request, any_type=True))
+    fields = await read_request(request, NamedModel, any_type=True)
     services = services_of(request)
     try:
         find_model(request, model_name(services, fields.model))

@@ -7,7 +7,8 @@ from pydantic import Field, field_validator
 from shoal.errors import UnsupportedParameter
 from shoal.server.api.chat.schema import ChatRequest
 from shoal.server.api.dialect import SHAPE_FIELDS, NeutralValues, Part, refuse_unsupported
-from shoal.server.api.generation.fields import Int, printable
+from shoal.server.api.generation.fields import Int
+from shoal.server.errors import printable
 
 # Ours -> Ollama's, where they differ.
 OUR_NAMES = {"max_tokens": "num_predict", "repetition_penalty": "repeat_penalty"}
@@ -29,7 +30,7 @@ class Options(Part):
     min_p: float | None = Field(default=None, ge=0, le=1)
     typical_p: float | None = Field(default=None, gt=0, le=1)
     seed: Int | None = Field(default=None, description="-1 = random.")
-    stop: list[str] = Field(default=[])
+    stop: list[str] = Field(default=[], fail_fast=True)
     repeat_penalty: float | None = Field(default=None, gt=0, le=10)
     repeat_last_n: Int | None = Field(default=None, ge=-1, description="0 = off, -1 = all.")
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
@@ -43,8 +44,9 @@ class Options(Part):
     def our_fields(self) -> dict[str, Any]:
         """The same as fields of a chat or completion. Raises UnsupportedParameter."""
         fields: dict[str, Any] = {"stop": self.stop}
+        neutral = {**SHAPE_FIELDS, **_NEUTRAL}
         for name, value in (self.model_extra or {}).items():
-            refuse_unsupported({**SHAPE_FIELDS, **_NEUTRAL}, name, value)
+            refuse_unsupported(neutral, name, value)
             if name in _NEUTRAL or name in _MEANINGLESS_WHEN_OFF:
                 continue
             ours = name in ChatRequest.model_fields

@@ -16,7 +16,7 @@ from shoal.server.api.ollama.models import router as models_router
 from shoal.server.api.ollama.options import OUR_NAMES
 from shoal.server.api.ollama.render import OllamaRenderer, now
 from shoal.server.api.ollama.schema import OllamaChat, OllamaFields, OllamaGenerate, RawCompletion
-from shoal.server.body import parse, read_json
+from shoal.server.body import beside_loop, convert, read_request
 from shoal.server.json import APIResponse
 from shoal.server.services import services_of
 from shoal.text.generator import Generation
@@ -38,30 +38,33 @@ router.include_router(models_router)
 @router.post("/api/chat", **_docs(OllamaChat, messages=[{"role": "user", "content": "Hi"}]))
 async def chat(request: Request) -> Response:
     """Answers a conversation; streams lines of JSON unless `stream` is false."""
-    fields = parse(OllamaChat, await read_json(request, any_type=True))
+    fields = await read_request(request, OllamaChat, any_type=True)
     if fields.is_load:
         return _loaded(request, fields, {"message": {"role": "assistant", "content": ""}})
     services = services_of(request)
     name = model_name(services, fields.model)
-    body = fields.chat_body(name, find_model(request, name))
+    model = find_model(request, name)
+    body = await beside_loop(request, lambda: fields.chat_body(name, model))
     return await _chat(request, fields, body, is_chat=True)
 
 
 @router.post("/api/generate", **_docs(OllamaGenerate, prompt="Once upon a time"))
 async def generate(request: Request) -> Response:
     """Answers a prompt through the model's template, or with `raw` continues it."""
-    fields = parse(OllamaGenerate, await read_json(request, any_type=True))
+    fields = await read_request(request, OllamaGenerate, any_type=True)
     if fields.is_load:
         return _loaded(request, fields, {"response": ""})
     services = services_of(request)
     name = model_name(services, fields.model)
     model = find_model(request, name)
     if not fields.is_completion(model):
-        return await _chat(request, fields, fields.chat_body(name, model), is_chat=False)
+        body = await beside_loop(request, lambda: fields.chat_body(name, model))
+        return await _chat(request, fields, body, is_chat=False)
+    body = await beside_loop(request, lambda: fields.completion_body(name, model))
     with params_named(OUR_NAMES):
         return await start_generation(
             request,
-            parse(RawCompletion, fields.completion_body(name, model)),
+            await convert(request, RawCompletion, body),
             num_sequences=1,
             make_task=in_room(make_completion_task),
             make_renderer=lambda generation, options: _renderer(fields, generation, False),
@@ -74,7 +77,7 @@ async def _chat(
     with params_named(OUR_NAMES):
         return await start_generation(
             request,
-            parse(ChatRequest, body),
+            await convert(request, ChatRequest, body),
             num_sequences=1,
             make_task=in_room(make_chat_task),
             make_renderer=lambda generation, options: _renderer(fields, generation, is_chat),

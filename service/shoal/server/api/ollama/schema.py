@@ -1,13 +1,15 @@
 """Fields of Ollama's requests, and their translation to the body of a chat or completion."""
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
 from shoal.errors import NotSupportedByModel
+from shoal.server.api.chat.tools import MAX_TOOLS
 from shoal.server.api.completions.schema import CompletionRequest
 from shoal.server.api.dialect import DialectFields, NeutralValues, given
 from shoal.server.api.generation.fields import Int
+from shoal.server.api.generation.number_types import at_most
 from shoal.server.api.ollama.messages import OllamaMessage, chat_messages, refuse_images
 from shoal.server.api.ollama.options import Options
 from shoal.server.errors import FieldProblem
@@ -80,8 +82,8 @@ class OllamaFields(DialectFields):
 class OllamaChat(OllamaFields):
     """Body of /api/chat. Without messages it asks whether the model is loaded."""
 
-    messages: list[OllamaMessage] = Field([])
-    tools: list[dict[str, Any]] = Field([])
+    messages: Annotated[list[OllamaMessage], at_most("max_messages")] = Field([], fail_fast=True)
+    tools: list[dict[str, Any]] = Field([], max_length=MAX_TOOLS)
 
     @property
     def is_load(self) -> bool:

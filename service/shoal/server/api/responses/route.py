@@ -13,7 +13,7 @@ from shoal.server.api.generation.response import GenerationResponse
 from shoal.server.api.generation.submit import start_generation
 from shoal.server.api.responses.render import ResponseRenderer
 from shoal.server.api.responses.schema import OUR_NAMES, InputRequest, ResponseRequest
-from shoal.server.body import parse, read_json
+from shoal.server.body import beside_loop, convert, read_request
 
 router = APIRouter()
 
@@ -26,11 +26,11 @@ router = APIRouter()
 )
 async def create_response(request: Request) -> GenerationResponse:
     """OpenAI's Responses API, stateless."""
-    fields = parse(ResponseRequest, await read_json(request))
+    fields = await read_request(request, ResponseRequest)
     with params_named(OUR_NAMES):
         return await start_generation(
             request,
-            parse(ChatRequest, fields.chat_body()),
+            await convert(request, ChatRequest, await beside_loop(request, fields.chat_body)),
             num_sequences=1,
             make_task=make_task,
             make_renderer=lambda generation, options: ResponseRenderer(
@@ -45,9 +45,9 @@ async def create_response(request: Request) -> GenerationResponse:
 )
 async def count_input_tokens(request: Request, response: Response) -> dict[str, Any]:
     """The number of prompt tokens of a response."""
-    fields = parse(InputRequest, await read_json(request))
+    fields = await read_request(request, InputRequest)
     with params_named(OUR_NAMES):
-        chat = parse(ChatRequest, fields.chat_body())
+        chat = await convert(request, ChatRequest, await beside_loop(request, fields.chat_body))
         num_tokens = await count_prompt_tokens(request, response, chat)
     return {"object": "response.input_tokens", "input_tokens": num_tokens}
 

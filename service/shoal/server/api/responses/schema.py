@@ -1,12 +1,14 @@
 """Fields of a response request, and their translation to the body of a chat request."""
 
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from shoal.errors import InvalidRequest, UnsupportedParameter
+from shoal.server.api.chat.tools import MAX_TOOLS
 from shoal.server.api.dialect import DialectFields, NeutralValues, Part, given, nested_extras
-from shoal.server.api.generation.fields import Int
+from shoal.server.api.generation.fields import MAX_INCLUDED, Int
+from shoal.server.api.generation.number_types import at_most
 from shoal.server.api.responses.items import chat_messages
 from shoal.server.errors import FieldProblem
 
@@ -53,9 +55,9 @@ class InputRequest(DialectFields):
     """The prompt of a response: what its token count depends on."""
 
     model: str | None = Field(None, max_length=256)
-    input: str | list[Any]
+    input: Annotated[str | list[Any], at_most("max_messages")]
     instructions: str | None = None
-    tools: list[dict[str, Any]] = Field([])
+    tools: list[dict[str, Any]] = Field([], max_length=MAX_TOOLS)
     tool_choice: str | dict[str, Any] = "auto"
     parallel_tool_calls: bool = True
     reasoning: Reasoning = Reasoning()
@@ -116,8 +118,8 @@ class ResponseRequest(InputRequest):
     stream: bool = False
     stream_options: dict[str, Any] = Field({})
     store: bool = False
-    include: list[str] = Field([])
-    metadata: dict[str, str] = Field({}, max_length=16)
+    include: list[str] = Field([], max_length=MAX_INCLUDED)
+    metadata: Annotated[dict[str, str], at_most(16)] = Field({})
     user: str | None = Field(None, max_length=256)
 
     @field_validator("store")

@@ -3,14 +3,14 @@
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Request
-from pydantic import Field, WithJsonSchema, model_validator
+from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
 
 from shoal.config import Settings
 from shoal.errors import InvalidRequest
 from shoal.protocol.messages import LoadedModel, TokenLogprobs
-from shoal.server.api.generation.number_types import Int
+from shoal.server.api.generation.number_types import at_most, id_list
 from shoal.server.api.generation.openapi import json_docs
-from shoal.server.api.generation.params import check_prompt_chars, off_loop
+from shoal.server.api.generation.params import check_prompt_chars, check_sizes
 from shoal.server.api.generation.response import GenerationResponse
 from shoal.server.api.generation.serialize import float32_value
 from shoal.server.api.generation.submit import start_generation
@@ -20,9 +20,11 @@ from shoal.server.api.scoring.fields import (
     scoring_task,
     scoring_usage,
 )
-from shoal.server.body import parse, read_json
+from shoal.server.body import read_request
 from shoal.server.context import RequestContext
+from shoal.server.errors import FieldProblem
 from shoal.server.json import dumps
+from shoal.server.off_loop import off_loop
 from shoal.text.delta import Delta
 from shoal.text.generator import Generation
 from shoal.text.task import (
@@ -38,8 +40,18 @@ router = APIRouter()
 
 EXAMPLE = {"prompt": "The sky is", "choices": [" blue", " green"]}
 
+
+def _text_or_ids(value: Any) -> str | list[int]:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and (ids := id_list(value)) is not None:
+        return ids
+    raise FieldProblem("must be a string or an array of integers")
+
+
 TextOrIds = Annotated[
-    str | list[Int],
+    str | list[int],
+    PlainValidator(_text_or_ids),
     WithJsonSchema(
         {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "integer"}}]}
     ),
@@ -50,7 +62,9 @@ class ScoreChoicesRequest(ScoringFields):
     """A prompt and what might follow it."""
 
     prompt: TextOrIds
-    choices: list[TextOrIds] = Field(min_length=1, description="Texts, or lists of token ids.")
+    choices: Annotated[list[TextOrIds], at_most("max_batch_prompts")] = Field(
+        min_length=1, fail_fast=True, description="Texts, or lists of token ids."
+    )
     normalize: Literal["none", "tokens", "bytes"] = Field(
         "none", description="Divide the log-probability of a choice by its tokens or bytes."
     )
@@ -65,12 +79,6 @@ class ScoreChoicesRequest(ScoringFields):
             )
         return self
 
-    def check_limits(self, settings: Settings) -> None:
-        if len(self.choices) > settings.max_batch_prompts:
-            raise InvalidRequest(
-                f"choices may hold at most {settings.max_batch_prompts} entries", param="choices"
-            )
-
 
 @router.post(
     "/v1/score_choices",
@@ -79,7 +87,7 @@ class ScoreChoicesRequest(ScoringFields):
 async def score_choices(request: Request) -> GenerationResponse:
     """The log-probability of each choice after the prompt, which is computed once. `rank` 1 is the
     likeliest; `is_greedy`: would greedy decoding write exactly this?"""
-    fields = parse(ScoreChoicesRequest, await read_json(request))
+    fields = await read_request(request, ScoreChoicesRequest)
     return await start_generation(
         request,
         fields,
@@ -97,49 +105,45 @@ async def make_task(
     settings: Settings,
 ) -> GenerationTask:
     """Tokenizes, and validates against the model. Raises InvalidRequest."""
-    if isinstance(request.prompt, list):
-        check_token_ids(request.prompt, loaded, param="prompt")
-        context_ids = start_prompt(model, request.prompt, param="prompt")
-        wholes = [_joined_ids(context_ids, choice, loaded) for choice in request.choices]
-    else:
-        context_ids, wholes = await _encoded(request, request.prompt, model, loaded)
+    check_sizes((request.prompt, *request.choices), loaded, param="prompt")
+    # Each choice is tokenized, or copied, together with the prompt.
+    longest = len(request.prompt) * len(request.choices) + sum(map(len, request.choices))
+    context_ids, wholes = await off_loop(longest, lambda: _wholes(request, model, loaded))
     prompts = tuple(
         Prompt(whole, logprobs_start=min(len(context_ids), len(whole) - 1)) for whole in wholes
     )
-    fit_max_tokens(loaded, prompts, 0, param="prompt")
     return scoring_task(request, prompts, model, context, settings, num_top=1)
 
 
-async def _encoded(
-    request: ScoreChoicesRequest, text: str, model: TextModel, loaded: LoadedModel
+def _wholes(
+    request: ScoreChoicesRequest, model: TextModel, loaded: LoadedModel
 ) -> tuple[list[int], list[list[int]]]:
     """The prompt's ids, and the prompt with each choice behind it. A text is tokenized as a whole,
-    as a reader would; spaces at the end of the prompt belong to the choices."""
-    prompt = text.rstrip(" ")
-    spaces = text[len(prompt) :]
+    as a reader would; spaces at the end of the prompt belong to the choices. Raises InvalidRequest
+    at the first that does not fit."""
 
-    async def encode(text: str) -> list[int]:
+    def encode(text: str) -> list[int]:
         check_prompt_chars(len(text), loaded, param="prompt")
-        return await off_loop(
-            len(text),
-            lambda: model.tokenizer.encode(text, add_special_tokens=request.add_special_tokens),
-        )
+        return model.tokenizer.encode(text, add_special_tokens=request.add_special_tokens)
 
-    start = start_prompt(model, [], param="prompt") if not prompt else []
-    context_ids = start or await encode(prompt)
-    wholes = []
+    prompt, spaces, start = request.prompt, "", list[int]()
+    if isinstance(prompt, list):
+        check_token_ids(prompt, loaded, param="prompt")
+        context_ids = start_prompt(model, prompt, param="prompt")
+    else:
+        text, prompt = prompt, prompt.rstrip(" ")
+        spaces = text[len(prompt) :]
+        start = start_prompt(model, [], param="prompt") if not prompt else []
+        context_ids = start or encode(prompt)
+    wholes: list[list[int]] = []
     for choice in request.choices:
-        if isinstance(choice, str):
-            wholes.append(start + await encode(prompt + spaces + choice))
+        if isinstance(choice, list):
+            check_token_ids(choice, loaded, param="choices")
+            wholes.append(context_ids + choice)
         else:
-            wholes.append(_joined_ids(context_ids, choice, loaded))
+            wholes.append(start + encode(f"{prompt}{spaces}{choice}"))
+        fit_max_tokens(loaded, (Prompt(wholes[-1]),), 0, param="prompt")
     return context_ids, wholes
-
-
-def _joined_ids(context_ids: list[int], choice: str | list[int], loaded: LoadedModel) -> list[int]:
-    assert not isinstance(choice, str), "the schema refuses texts after token ids"
-    check_token_ids(choice, loaded, param="choices")
-    return context_ids + choice
 
 
 class ChoicesRenderer(ScoringRenderer):

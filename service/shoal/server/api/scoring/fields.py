@@ -5,12 +5,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from shoal.config import Settings
-from shoal.errors import InvalidRequest
 from shoal.protocol.params import OutputParams, SamplingParams, StopParams
 from shoal.server import sse
-from shoal.server.api.generation.fields import MAX_IGNORED_NAMES, printable
+from shoal.server.api.generation.fields import named_unknown
 from shoal.server.api.generation.number_types import Int
 from shoal.server.context import RequestContext
+from shoal.server.errors import printable
 from shoal.text.delta import Delta
 from shoal.text.generator import Generation
 from shoal.text.task import GenerationTask, Prompt
@@ -38,14 +38,7 @@ class ScoringFields(BaseModel):
 
     def check_extra_fields(self) -> list[str]:
         """Names of unknown fields. Raises InvalidRequest for one if `strict` is set."""
-        unknown = [printable(name) for name in self.model_extra or {}]
-        if unknown and self.strict:
-            raise InvalidRequest(
-                f"unknown parameter: {', '.join(unknown[:5])}",
-                code="unknown_parameter",
-                param=unknown[0],
-            )
-        return unknown[:MAX_IGNORED_NAMES]
+        return named_unknown(map(printable, self.model_extra or {}), strict=self.strict)
 
     def check_limits(self, settings: Settings) -> None:
         """Checks the limits set by the operator. Raises InvalidRequest."""

@@ -4,15 +4,14 @@ import math
 from typing import Any, Self
 
 from fastapi import APIRouter, Request
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from shoal.config import Settings
 from shoal.errors import InvalidRequest
 from shoal.protocol.messages import LoadedModel
-from shoal.server.api.completions.schema import PromptItems, prompt_list
+from shoal.server.api.completions.schema import PromptItems
 from shoal.server.api.generation.number_types import Int
 from shoal.server.api.generation.openapi import json_docs
-from shoal.server.api.generation.params import off_loop
 from shoal.server.api.generation.response import GenerationResponse
 from shoal.server.api.generation.submit import start_generation
 from shoal.server.api.scoring.fields import (
@@ -21,9 +20,10 @@ from shoal.server.api.scoring.fields import (
     scoring_task,
     scoring_usage,
 )
-from shoal.server.body import parse, read_json
+from shoal.server.body import read_request
 from shoal.server.context import RequestContext, context_of
 from shoal.server.json import dumps
+from shoal.server.off_loop import off_loop
 from shoal.server.services import services_of
 from shoal.text.delta import Delta
 from shoal.text.generator import Generation
@@ -46,11 +46,6 @@ class PerplexityRequest(ScoringFields):
         "length; default half of it. Less is more exact and takes longer.",
     )
 
-    @field_validator("input", mode="before")
-    @classmethod
-    def _to_list(cls, value: Any) -> Any:
-        return prompt_list(value)
-
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
         if any(len(item) == 0 for item in self.input):
@@ -66,11 +61,14 @@ async def perplexity(request: Request) -> GenerationResponse:
     """Negative log-likelihood (nats), perplexity and bits per byte, of all inputs together and of
     each. The first token of a text has nothing before it and is not scored. A text longer than
     the context is read in windows; each token is scored once, in the first window that has it."""
-    fields = parse(PerplexityRequest, await read_json(request))
+    fields = await read_request(request, PerplexityRequest)
     services = services_of(request)
     model = services.find_model(fields.model, context_of(request.scope).key)
     loaded = services.find_loaded(model.name)
-    windows = await _windows_of_all(fields, model, loaded, services.settings)
+    windows = await off_loop(
+        sum(map(len, fields.input)),
+        lambda: _windows_of_all(fields, model, loaded, services.settings),
+    )
 
     async def make_task(
         fields: PerplexityRequest,
@@ -93,7 +91,7 @@ async def perplexity(request: Request) -> GenerationResponse:
     )
 
 
-async def _windows_of_all(
+def _windows_of_all(
     fields: PerplexityRequest, model: TextModel, loaded: LoadedModel, settings: Settings
 ) -> list[list[Prompt]]:
     """The windows of each input. Raises InvalidRequest."""
@@ -103,34 +101,43 @@ async def _windows_of_all(
         raise InvalidRequest(
             f"stride must be at most the context length ({longest}); got {stride}", param="stride"
         )
-    windows = []
+    windows, num_windows = list[list[Prompt]](), 0
     items: list[str | list[int]] = [*fields.input]
+    if len(items) > settings.max_sequences:
+        raise _too_many_windows(settings)
     for index, item in enumerate(items):
-        token_ids = await _token_ids(item, fields, model, loaded)
+        token_ids = _token_ids(item, fields, model, loaded)
         if len(token_ids) < 2:
             raise InvalidRequest(
                 f"input.{index} has one token, and the first is never scored", param="input"
             )
+        num_windows += count_windows(len(token_ids), longest, stride)
+        if num_windows > settings.max_sequences:
+            raise _too_many_windows(settings)
         windows.append(make_windows(token_ids, longest, stride))
-        if sum(map(len, windows)) > settings.max_sequences:
-            raise InvalidRequest(
-                f"input takes more than {settings.max_sequences} windows; "
-                "send less at once or a larger stride",
-                param="input",
-            )
     return windows
 
 
-async def _token_ids(
+def _too_many_windows(settings: Settings) -> InvalidRequest:
+    return InvalidRequest(
+        f"input takes more than {settings.max_sequences} windows; "
+        "send less at once or a larger stride",
+        param="input",
+    )
+
+
+def _token_ids(
     item: str | list[int], fields: PerplexityRequest, model: TextModel, loaded: LoadedModel
 ) -> list[int]:
     if isinstance(item, str):
-        return await off_loop(
-            len(item),
-            lambda: model.tokenizer.encode(item, add_special_tokens=fields.add_special_tokens),
-        )
+        return model.tokenizer.encode(item, add_special_tokens=fields.add_special_tokens)
     check_token_ids(item, loaded, param="input")
     return item
+
+
+def count_windows(num_tokens: int, longest: int, stride: int) -> int:
+    """How many `make_windows` makes."""
+    return 1 + max(0, -(-(num_tokens - longest) // stride))
 
 
 def make_windows(token_ids: list[int], longest: int, stride: int) -> list[Prompt]:

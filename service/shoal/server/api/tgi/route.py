@@ -12,7 +12,7 @@ from shoal.server.api.generation.response import GenerationResponse
 from shoal.server.api.generation.submit import start_generation
 from shoal.server.api.tgi.render import GenerateRenderer
 from shoal.server.api.tgi.schema import OUR_NAMES, GenerateRequest
-from shoal.server.body import parse, read_json
+from shoal.server.body import beside_loop, convert, read_request
 from shoal.server.context import context_of
 from shoal.server.services import services_of
 
@@ -67,16 +67,17 @@ async def _answer(
     request: Request, *, stream: bool = False, in_list: bool = False
 ) -> GenerationResponse:
     """`stream`: also where the body does not say so."""
-    fields = parse(GenerateRequest, await read_json(request))
+    fields = await read_request(request, GenerateRequest)
     # This API has no model names, so it cannot ask for one where several are served.
-    body = fields.completion_body(
-        stream=stream or fields.stream,
-        default_model=services_of(request).default_model,
+    default_model = services_of(request).default_model
+    body = await beside_loop(
+        request,
+        lambda: fields.completion_body(stream=stream or fields.stream, default_model=default_model),
     )
     with params_named(OUR_NAMES):
         return await start_generation(
             request,
-            parse(CompletionRequest, body),
+            await convert(request, CompletionRequest, body),
             num_sequences=fields.parameters.best_of,
             make_task=make_task,
             make_renderer=lambda generation, options: GenerateRenderer(

@@ -14,8 +14,8 @@ from shoal.server.api.dialect import (
     given,
     refuse_unsupported,
 )
-from shoal.server.api.generation.fields import Int, printable
-from shoal.server.errors import FieldProblem
+from shoal.server.api.generation.fields import Int
+from shoal.server.errors import FieldProblem, printable
 
 OUR_NAMES = {
     "prompt": "inputs",
@@ -72,7 +72,7 @@ class Parameters(Part):
     repetition_penalty: float | None = Field(default=None, gt=0, le=10)
     return_full_text: bool = False
     seed: Int | None = None
-    stop: list[str] = Field(default=[])
+    stop: list[str] = Field(default=[], fail_fast=True)
     temperature: float | None = Field(default=None, gt=0, le=2)
     top_k: Int | None = Field(default=None, ge=1)
     top_n_tokens: Int = Field(default=0, ge=0)
