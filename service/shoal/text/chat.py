@@ -46,6 +46,8 @@ class Chat:
                 self._problems[template_name] = f"chat template {template_name!r}: {error.message}"
         self._added_tokens = [token.content for token in tokenizer.added_tokens.values()]
         self._control = ControlTokens(tokenizer, self._template_texts())
+        if self._templates.keys() & {"default", "tool_use"}:
+            _ = self.tool_support  # renders, for which no request should wait
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -93,10 +95,11 @@ class Chat:
         continue_final_message: bool,
         max_chars: int,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        may_wait: bool = True,
     ) -> RenderedChat:
         """The prompt. `given`: further variables of the caller, which cannot replace ours. Roles
         are trusted: the caller has checked them. Raises NotSupportedByModel without a template,
-        InvalidRequest when it refuses the messages."""
+        InvalidRequest when it refuses the messages, MustWait as `ChatTemplate.render`."""
         template = self._template(has_tools=bool(tools))
 
         def rendered(inputs: Mapping[str, Any]) -> str:
@@ -112,7 +115,7 @@ class Chat:
                 "documents": None,
                 "add_generation_prompt": add_generation_prompt,
             }
-            text = template.render(variables, max_chars=max_chars)
+            text = template.render(variables, max_chars=max_chars, may_wait=may_wait)
             return _cut_at_tag(text) if continue_final_message else text
 
         inputs = {"messages": list(messages), "given": given, "tools": list(tools or ()) or None}

@@ -19,8 +19,8 @@ from shoal.text.grammar.spec import (
     Regex,
     Tagged,
 )
-from shoal.text.grammar.workers import Workers
 from shoal.text.text_model import TextModel
+from shoal.text.workers import WorkerEnded, Workers
 
 MAX_BYTES = 256 << 10
 """Of a schema, pattern, list of choices or grammar."""
@@ -33,7 +33,7 @@ _CACHED = 64
 _MAX_WAITING = 64
 
 _threads = ThreadPoolExecutor(max_workers=_NUM_WORKERS, thread_name_prefix="grammar")
-_workers = Workers(_NUM_WORKERS, MAX_SECONDS)
+_workers = Workers("shoal.text.grammar.worker", _NUM_WORKERS, MAX_SECONDS)
 _cache: OrderedDict[str, dict[str, str]] = OrderedDict()
 _num_waiting = 0
 
@@ -74,11 +74,14 @@ def _compile(spec: GrammarSpec, model: TextModel, copy_text: str | None) -> dict
     source = grammar_source(spec, lambda name: _special_id(model, name), copy_text)
     line = json.dumps(source)
     if (answer := _cache.get(line)) is None:
-        answer = _workers.ask(line)
-        if not answer.get("is_limit"):  # another time it may be quick enough
-            _cache[line] = answer
-            while len(_cache) > _CACHED:
-                _cache.popitem(last=False)
+        try:
+            answer = _workers.ask(line)
+        except WorkerEnded as end:  # not remembered: another time it may be quick enough
+            took = f"more than {MAX_SECONDS:g} s" if end.took_too_long else "too much memory"
+            return {"error": f"compiling it takes {took}: make it simpler", "path": ""}
+        _cache[line] = answer
+        while len(_cache) > _CACHED:
+            _cache.popitem(last=False)
     return answer
 
 

@@ -1,5 +1,7 @@
 """Validates chat messages and renders them to a prompt with the model's chat template."""
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -11,12 +13,16 @@ from shoal.server.api.chat.tools import ToolFields
 from shoal.server.api.generation.fields import without_nulls
 from shoal.server.api.generation.params import INLINE_CHARS, check_prompt_chars, off_loop
 from shoal.server.errors import FieldProblem
+from shoal.text.chat_template import MustWait
 from shoal.text.chat_tokens import RenderedChat
 from shoal.text.task import Prompt, start_prompt
 from shoal.text.text_model import TextModel
 
 MAX_TEMPLATE_VARIABLES = 32
 MAX_CALLS = 128
+INLINE_MESSAGES = 256
+"""Shorter chats are rendered on the event loop, where their template allows it."""
+_renderers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="chat-template")
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
@@ -111,7 +117,7 @@ async def render_chat(prompt: ChatPrompt, model: TextModel, loaded: LoadedModel)
     size = sum(message.num_chars for message in prompt.messages) + prompt.num_tool_chars
     check_prompt_chars(size, loaded, param="messages")
 
-    def render() -> RenderedChat:
+    def render(*, may_wait: bool) -> RenderedChat:
         messages, template_tools = model.chat.prepare(
             [_template_message(message) for message in prompt.messages], tools
         )
@@ -123,9 +129,16 @@ async def render_chat(prompt: ChatPrompt, model: TextModel, loaded: LoadedModel)
             continue_final_message=prompt.continue_final_message,
             max_chars=loaded.max_model_len * 64,
             tools=template_tools,
+            may_wait=may_wait,
         )
 
-    return await off_loop(size, render)
+    if size <= INLINE_CHARS and len(prompt.messages) <= INLINE_MESSAGES:
+        try:
+            return render(may_wait=False)
+        except MustWait:
+            pass
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_renderers, lambda: render(may_wait=True))
 
 
 async def chat_token_ids(chat: RenderedChat, model: TextModel) -> list[int]:
