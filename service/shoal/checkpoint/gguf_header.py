@@ -5,8 +5,8 @@ type, offset), padding, data. All little endian. Nobody has checked a file befor
 lengths, types, dimensions and offsets are compared with the size of the file before anything is
 allocated or read by them.
 
-The header is read, not mapped: who needs no tensors, as the HTTP side, touches no page of a mapping,
-and a file that somebody cuts short cannot end that process.
+The header is read, not mapped: who needs no tensors, as the HTTP side, touches no page of a
+mapping, and a file that somebody cuts short cannot end that process.
 
 Source of the layout: the GGUF specification, ggml-org/ggml, docs/gguf.md.
 """

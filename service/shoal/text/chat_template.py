@@ -4,10 +4,10 @@ Templates come from the model folder or the operator, never from a request, and 
 folder is nobody's friend: `('a' * 10**9) | length` takes a gigabyte in one step, and already when
 the template is compiled. So there are two places:
 
-- **Here**, for a template of which `template_bounds.py` has shown that no single step of it grows
-  beyond a small multiple of what it is given. It is watched between its steps, and what takes longer
-  than `SECONDS_HERE` is done again by the other. Nearly all published templates are of this kind.
-- **In a process of its own** (`template_worker.py`) with limits of time and memory, for the others.
+- **Here**, for a template of which `template_bounds.py` has shown that no single step of it makes
+  more than a small multiple of what it is given. It is watched between its steps, and what takes
+  longer than `SECONDS_HERE` is done again at the other place. Most published templates are such.
+- **In a process of its own** (`template_worker.py`) with limits of time and memory: the others.
 """
 
 import json
@@ -72,9 +72,7 @@ class ChatTemplate:
         if not self.is_bounded:
             self._check_elsewhere()
 
-    def render(
-        self, variables: Mapping[str, Any], *, max_chars: int, may_wait: bool = True
-    ) -> str:
+    def render(self, variables: Mapping[str, Any], *, max_chars: int, may_wait: bool = True) -> str:
         """The prompt text. `may_wait`: for the other process; without it, raises MustWait where
         that is needed. Raises InvalidRequest when the template refuses the messages, fails on
         them, or passes a limit."""
@@ -160,9 +158,7 @@ def _refused(words: str) -> InvalidRequest:
 
 
 def _too_long(max_chars: int) -> InvalidRequest:
-    return InvalidRequest(
-        f"messages render to more than {max_chars} characters", param="messages"
-    )
+    return InvalidRequest(f"messages render to more than {max_chars} characters", param="messages")
 
 
 def _failed() -> InvalidRequest:

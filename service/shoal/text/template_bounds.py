@@ -1,20 +1,26 @@
 """Shows of a chat template that no single step of it takes much time or memory.
 
-A step is what a line of the compiled template does: one expression, or one turn of a loop. Steps are
-watched by the clock (`chat_template.py`); what lies inside one is not, so it must be small by itself.
-The proof is a bound on sizes: every expression makes a value of at most `MAX_GROWTH` times the size
-of everything that the template is given. Only what is known to keep that bound is allowed; of
-anything else (macros, `range`, multiplication, sorting, ...) nothing is shown.
+A step is what a line of the compiled template does: one expression, or one turn of a loop. The
+clock is looked at between steps (`chat_template.py`), not inside one, so each must be small by
+itself. The proof is a bound on sizes: every expression makes a value of at most `MAX_GROWTH` times
+the size of everything that the template is given. Only what is known to keep that bound is allowed;
+of anything else (macros, `range`, multiplying texts, sorting, ...) nothing is shown.
 """
-
-from collections.abc import Iterator, Mapping
-from typing import Any
 
 from jinja2 import nodes
 
+from shoal.text.template_growth import (
+    METHODS,
+    NotShownError,
+    constant,
+    filter_growth,
+    is_name,
+    replace_growth,
+)
+
 MAX_GROWTH = 64.0
 _INPUT_CHARS = 1024
-"""A constant counts by its length in these, for what is given is at least this large or harmless."""
+"""A constant counts by its length in these: what is given counts as at least so much."""
 _MAX_VARIABLES = 256
 """With more of them the proof itself would take long."""
 _CYCLE = 24.0
@@ -25,111 +31,113 @@ _STATEMENTS = (
     nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.For, nodes.Assign,
     nodes.Scope, nodes.Break, nodes.Continue, nodes.ExprStmt,
 )  # fmt: skip
-_METHODS: Mapping[str, float] = {
-    "strip": 1, "lstrip": 1, "rstrip": 1, "split": 1, "rsplit": 1, "splitlines": 1,
-    "partition": 1, "rpartition": 1, "removeprefix": 1, "removesuffix": 1,
-    "startswith": 0, "endswith": 0, "find": 0, "rfind": 0, "count": 0, "isdigit": 0, "isspace": 0,
-    "lower": 3, "upper": 3, "title": 3, "capitalize": 3,
-    "items": 1, "keys": 1, "values": 1, "get": 1,
-}  # fmt: skip
-"""Name -> how much larger the result may be than the value and the arguments together."""
-_FILTERS: Mapping[str, float] = {
-    "trim": 1, "string": 4, "list": 1, "first": 1, "last": 1, "default": 1, "d": 1, "items": 1,
-    "safe": 1, "reverse": 1, "selectattr": 1, "rejectattr": 1, "select": 1, "reject": 1, "map": 1,
-    "lower": 3, "upper": 3, "title": 3, "capitalize": 3,
-    "length": 0, "count": 0, "int": 0, "float": 0, "abs": 0,
-}  # fmt: skip
-_JSON, _INDENTED_JSON = 8.0, 16.0
 _OF_LOOPS = ("index", "revindex", "first", "last", "length", "depth")
 """Beginnings of what a loop says of itself that is no value of its list."""
 _SHRINKING = frozenset({"strip", "lstrip", "rstrip", "trim", "first", "last", "split", "items"})
 """Filters and methods through which a variable may pass on the way to itself."""
-_NO_SELECTION = frozenset({"map", "selectattr", "rejectattr", "select", "reject"})
-"""Filters that can name another filter or test: their arguments must be constants, and the filter
-that `map` names is none."""
 
 
 def has_bounded_steps(template: nodes.Template) -> bool:
     """Is it shown? False says nothing about the template."""
     try:
         _Proof(template).check()
-    except (_NotShownError, RecursionError):
+    except (NotShownError, RecursionError):
         return False
     return True
-
-
-class _NotShownError(Exception):
-    pass
 
 
 class _Proof:
     def __init__(self, template: nodes.Template) -> None:
         self._template = template
+        self._num_loops = 0
+        self._steps: list[tuple[str | None, nodes.Expr]] = []
+        """Every expression in order, with the variable that becomes it."""
         self._values: dict[str, list[nodes.Expr]] = {}
         """Variable -> what is ever assigned to it. Attributes of namespaces are ".name"."""
         self._reached: dict[str, set[str]] = {}
         """Variable -> those that its value depends on."""
+        self._growing: set[str] = set()
+        """Variables to which something is added on the way to themselves."""
         self._sizes: dict[str, float] = {}
         self._numeric: set[str] = set()
 
     def check(self) -> None:
-        """Raises _NotShownError."""
-        roots = list(self._expressions(self._template))
+        """Raises NotShownError."""
+        self._read(self._template)
         if len(self._values) > _MAX_VARIABLES:
-            raise _NotShownError
+            raise NotShownError
         self._find_numeric()
         self._find_reached()
         for name, values in self._values.items():
             for value in values:
                 self._occurrences(value, self._cycle(name))
-        self._sizes = dict.fromkeys(self._values, 1.0)  # a caller may give one of that name
-        before: dict[str, float] = {}
-        while before != self._sizes:  # each turn goes one step along the chains of variables
-            before = dict(self._sizes)
-            for name in self._values:
-                self._sizes[name] = self._size_of_variable(name)
-        for expression in roots:
-            self._size(expression)
+        # From top to bottom: a plain variable that is set in a loop is what it was before when the
+        # next turn begins. What namespaces hold stays, so again until it is no more.
+        before: dict[str, float] | None = None
+        while before != (kept := {n: s for n, s in self._sizes.items() if n.startswith(".")}):
+            before = kept
+            self._sizes = dict.fromkeys(self._values, 1.0) | kept  # 1: a caller may give one
+            for name, value in self._steps:
+                size = self._size(value) if name is None else self._size_of_value(name, value)
+                if name is not None:
+                    self._sizes[name] = max(self._sizes[name], size)
 
     # --- statements -----------------------------------------------------------------------------
 
-    def _expressions(self, node: nodes.Node) -> Iterator[nodes.Expr]:
-        """All that stand in statements; notes what is assigned."""
+    def _read(self, node: nodes.Node) -> None:
+        """Fills `_steps` and `_values`."""
         if isinstance(node, nodes.Expr) and not isinstance(node, nodes.TemplateData):
             self._note_namespaces(node)
-            yield node
+            self._steps.append((None, node))
             return
         if not isinstance(node, _STATEMENTS):
-            raise _NotShownError
+            raise NotShownError
         children = list(node.iter_child_nodes())
         if isinstance(node, nodes.For):
             if node.recursive:
-                raise _NotShownError
+                raise NotShownError
+            self._name_apart(node)
             self._note(node.target, node.iter)
-            children.remove(node.target)
+            children = [child for child in children if child not in (node.target, node.iter)]
         elif isinstance(node, nodes.Assign):
             self._note(node.target, node.node)
-            children = [node.node]
+            children = []
         for child in children:
-            yield from self._expressions(child)
+            self._read(child)
+
+    def _name_apart(self, loop: nodes.For) -> None:
+        """Its variables exist in it only: those of another loop are others. (The parsed template
+        serves this proof alone.)"""
+        self._num_loops += 1
+        inside = [loop.target, *loop.body, *([loop.test] if loop.test else [])]
+        own = {name.name for name in _names(loop.target)}
+        for part in inside:
+            for name in _names(part):
+                if name.name in own:
+                    name.name += f"@{self._num_loops}"
 
     def _note(self, target: nodes.Node, value: nodes.Expr) -> None:
+        self._note_namespaces(value)
         match target:
             case nodes.Name():
-                self._values.setdefault(target.name, []).append(value)
+                self._set(target.name, value)
             case nodes.NSRef():
-                self._values.setdefault(f".{target.attr}", []).append(value)
+                self._set(f".{target.attr}", value)
             case nodes.Tuple():
                 for item in target.items:
                     self._note(item, value)
             case _:
-                raise _NotShownError
+                raise NotShownError
 
     def _note_namespaces(self, expression: nodes.Expr) -> None:
         for call in (expression, *expression.find_all(nodes.Call)):
-            if isinstance(call, nodes.Call) and _is_name(call.node, "namespace"):
+            if isinstance(call, nodes.Call) and is_name(call.node, "namespace"):
                 for keyword in call.kwargs:
-                    self._values.setdefault(f".{keyword.key}", []).append(keyword.value)
+                    self._set(f".{keyword.key}", keyword.value)
+
+    def _set(self, name: str, value: nodes.Expr) -> None:
+        self._values.setdefault(name, []).append(value)
+        self._steps.append((name, value))
 
     # --- variables ------------------------------------------------------------------------------
 
@@ -163,21 +171,23 @@ class _Proof:
             self._reached[name] = found
 
     def _cycle(self, name: str) -> set[str]:
-        """Variables that depend on this one and it on them; empty for most."""
-        return {each for each in self._reached[name] if name in self._reached[each]}
+        """Variables that depend on this one and it on them, in more than one turn of a loop; empty
+        for most."""
+        cycle = {each for each in self._reached[name] if name in self._reached[each]}
+        return cycle if any(each.startswith(".") for each in cycle) else set()
 
-    def _size_of_variable(self, name: str) -> float:
+    def _size_of_value(self, name: str, value: nodes.Expr) -> float:
         cycle = self._cycle(name)
         known = {each: self._sizes[each] for each in cycle}
         self._sizes |= dict.fromkeys(cycle, 0.0)  # what is added to them counts
-        size = max(1.0, *map(self._size, self._values[name])) + (_CYCLE if cycle else 0)
+        size = self._size(value)
         self._sizes |= known
-        return size
+        return size + (_CYCLE if cycle & self._growing else 0)
 
     def _occurrences(self, node: nodes.Expr, cycle: set[str]) -> int:
         """How often a variable of the cycle goes into the value, which may be its own next value:
-        at most once, and only so that something is added to it."""
-        count = 0
+        at most once, and only so that something is added to it or taken away."""
+        count, adds = 0, False
         match node:
             case nodes.Name():
                 count = len(self._variables_of(node) & cycle)
@@ -186,10 +196,11 @@ class _Proof:
                 count = max(own, self._occurrences(node.node, cycle))
             case nodes.Add():
                 count = self._occurrences(node.left, cycle) + self._occurrences(node.right, cycle)
+                adds = True
             case nodes.Concat():
-                count = sum(self._occurrences(part, cycle) for part in node.nodes)
+                count, adds = sum(self._occurrences(part, cycle) for part in node.nodes), True
             case nodes.List() | nodes.Tuple():
-                count = sum(self._occurrences(item, cycle) for item in node.items)
+                count, adds = sum(self._occurrences(item, cycle) for item in node.items), True
             case nodes.CondExpr():
                 branches = [node.expr1, *([node.expr2] if node.expr2 else [])]
                 count = max(self._occurrences(branch, cycle) for branch in branches)
@@ -204,9 +215,11 @@ class _Proof:
             case nodes.Call(node=nodes.Getattr(node=value, attr=method)) if method in _SHRINKING:
                 count = self._occurrences(value, cycle)
             case _ if self._read_by(node) & cycle and not self._is_numeric(node):
-                raise _NotShownError
+                raise NotShownError
         if count > 1 and not self._is_numeric(node):
-            raise _NotShownError
+            raise NotShownError
+        if adds and count and not self._is_numeric(node):
+            self._growing |= cycle
         return count
 
     # --- numbers --------------------------------------------------------------------------------
@@ -244,17 +257,17 @@ class _Proof:
         if not isinstance(base, nodes.Name) or base.name not in self._values:
             return True
         return not all(
-            isinstance(value, nodes.Call) and _is_name(value.node, "namespace")
+            isinstance(value, nodes.Call) and is_name(value.node, "namespace")
             for value in self._values[base.name]
         )
 
     # --- sizes ----------------------------------------------------------------------------------
 
     def _size(self, node: nodes.Expr) -> float:
-        """Of the value, in sizes of what is given. Raises _NotShownError beyond the bound."""
+        """Of the value, in sizes of what is given. Raises NotShownError beyond the bound."""
         size = self._size_of(node)
         if size > MAX_GROWTH:
-            raise _NotShownError
+            raise NotShownError
         return size
 
     def _size_of(self, node: nodes.Expr) -> float:
@@ -275,7 +288,7 @@ class _Proof:
             case nodes.Mod() | nodes.Mul():
                 # Of texts they are formatting and repeating.
                 if not (self._is_numeric(node.left) and self._is_numeric(node.right)):
-                    raise _NotShownError
+                    raise NotShownError
                 return self._size(node.left) + self._size(node.right)
             case nodes.Concat():
                 return sum(map(self._size, node.nodes))
@@ -302,10 +315,10 @@ class _Proof:
                 self._size(value)
                 return 0
             case nodes.Filter(node=nodes.Expr() as value):
-                return self._size(value) * self._filter_growth(node) + self._plain_arguments(node)
+                return self._size(value) * filter_growth(node) + self._plain_arguments(node)
             case nodes.Call():
                 return self._call_size(node)
-        raise _NotShownError
+        raise NotShownError
 
     def _check_item(self, arg: nodes.Expr) -> None:
         parts = (arg.start, arg.stop, arg.step) if isinstance(arg, nodes.Slice) else (arg,)
@@ -316,37 +329,8 @@ class _Proof:
     def _plain_arguments(self, node: nodes.Filter | nodes.Test | nodes.Call) -> float:
         """Their size together."""
         if node.dyn_args is not None or node.dyn_kwargs is not None:
-            raise _NotShownError
+            raise NotShownError
         return sum(map(self._size, [*node.args, *(keyword.value for keyword in node.kwargs)]))
-
-    def _filter_growth(self, node: nodes.Filter) -> float:
-        options = {keyword.key: _constant(keyword.value) for keyword in node.kwargs}
-        constants = [_constant(arg) for arg in node.args]
-        if node.name == "tojson":
-            if _NOT_CONSTANT in (*constants, *options.values()):
-                raise _NotShownError
-            indent = options.get("indent", constants[1] if len(constants) > 1 else None)
-            is_small = indent is None or (type(indent) is int and indent <= 8) or indent == "\t"
-            separators = options.get("separators")
-            if not is_small or len(constants) > 2 or len(str(separators)) > 20:
-                raise _NotShownError
-            return _JSON if indent is None else _INDENTED_JSON
-        if node.name == "join":
-            separator = constants[0] if constants else ""
-            if not isinstance(separator, str) or options or len(constants) > 1:
-                raise _NotShownError
-            return 1.0 + len(separator)
-        if node.name == "replace":
-            return _replace_growth(constants, options)
-        if node.name in _NO_SELECTION:
-            is_plain = _NOT_CONSTANT not in (*constants, *options.values())
-            if not is_plain or (node.name == "map" and (constants or set(options) != {"attribute"})):
-                raise _NotShownError
-        if node.name in ("int", "float") and (constants or options):
-            raise _NotShownError
-        if node.name not in _FILTERS:
-            raise _NotShownError
-        return _FILTERS[node.name]
 
     def _call_size(self, node: nodes.Call) -> float:
         arguments = self._plain_arguments(node)
@@ -356,38 +340,17 @@ class _Proof:
             case nodes.Name(name="raise_exception"):
                 return arguments
             case nodes.Name(name="strftime_now") if len(node.args) == 1:
-                form = _constant(node.args[0])
+                form = constant(node.args[0])
                 is_plain = isinstance(form, str) and len(form) <= 64
                 if is_plain and not any(char.isdigit() for char in form):  # a digit is a width
                     return 1
             case nodes.Getattr(node=value, attr="replace"):
-                growth = _replace_growth([_constant(arg) for arg in node.args], node.kwargs)
+                growth = replace_growth([constant(arg) for arg in node.args], node.kwargs)
                 return self._size(value) * growth
-            case nodes.Getattr(node=value, attr=method) if method in _METHODS:
-                return (self._size(value) + arguments) * _METHODS[method]
-        raise _NotShownError
+            case nodes.Getattr(node=value, attr=method) if method in METHODS:
+                return (self._size(value) + arguments) * METHODS[method]
+        raise NotShownError
 
 
-_NOT_CONSTANT: Any = object()
-
-
-def _constant(node: nodes.Expr) -> Any:
-    """The value that stands in the source, `_NOT_CONSTANT` for any other."""
-    if isinstance(node, nodes.Const):
-        return node.value
-    if isinstance(node, nodes.Tuple):
-        values = tuple(map(_constant, node.items))
-        return _NOT_CONSTANT if _NOT_CONSTANT in values else values
-    return _NOT_CONSTANT
-
-
-def _replace_growth(constants: list[Any], options: Any) -> float:
-    """Of `replace(old, new)`."""
-    if options or len(constants) != 2 or not all(isinstance(each, str) for each in constants):
-        raise _NotShownError
-    old, new = constants
-    return max(1.0, len(new) / len(old)) if old else 1.0 + len(new)
-
-
-def _is_name(node: nodes.Node, name: str) -> bool:
-    return isinstance(node, nodes.Name) and node.name == name
+def _names(node: nodes.Node) -> list[nodes.Name]:
+    return [n for n in (node, *node.find_all(nodes.Name)) if isinstance(n, nodes.Name)]

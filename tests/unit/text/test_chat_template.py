@@ -1,7 +1,6 @@
 """Chat templates: rendered as Hugging Face does, without a way out and with limits."""
 
 import sys
-import time
 from datetime import datetime, tzinfo
 from typing import Any
 

@@ -137,18 +137,14 @@ def test_an_id_that_the_tokenizer_lacks_is_refused(folder: Path, beyond: int, ke
 
 
 @pytest.mark.parametrize("beyond", [-2, 1 << 40])
-def test_an_id_that_no_vocabulary_has_is_refused_in_a_config_too(
-    folder: Path, beyond: int
-) -> None:
+def test_an_id_that_no_vocabulary_has_is_refused_in_a_config_too(folder: Path, beyond: int) -> None:
     set_config(folder, eos_token_id=beyond)
     with pytest.raises(ModelFolderError, match=r"tiny/config\.json: eos_token_id must be of"):
         read(folder)
 
 
 @pytest.mark.parametrize("beyond", [VOCAB_SIZE, 128009, -1])
-def test_an_id_that_a_config_has_by_default_is_left_out_and_told(
-    folder: Path, beyond: int
-) -> None:
+def test_an_id_that_a_config_has_by_default_is_left_out_and_told(folder: Path, beyond: int) -> None:
     defaults = read(folder, eos_token_id=[END_ID, beyond], _from_model_config=True)
     assert defaults.end_token_ids == (END_ID,)
     (remark,) = defaults.remarks
