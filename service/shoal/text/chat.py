@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from shoal.errors import InvalidRequest, ModelFolderError, NotSupportedByModel
-from shoal.text.chat_template import ChatTemplate
+from shoal.text.chat_template import ChatTemplate, OverLimit
 from shoal.text.chat_tokens import CONTINUE_TAG, ControlTokens, RenderedChat
 from shoal.text.own_text import OwnText
 from shoal.text.reasoning import ReasoningMarks, reasoning_marks
@@ -173,7 +173,7 @@ class Chat:
         """What the templates write by themselves: their own text, and what they make of small
         chats, since some put names together ("<" + role + ">")."""
         texts: list[str] = []
-        for template in self._templates.values():
+        for name, template in list(self._templates.items()):
             texts += template.literals
             for roles in _SAMPLE_ROLES:
                 variables = {
@@ -185,6 +185,10 @@ class Chat:
                 }
                 try:
                     texts.append(template.render(variables, max_chars=100_000))
+                except OverLimit as error:  # nor will it do with a larger chat
+                    self._problems[name] = f"chat template {name!r}: {error.message}"
+                    del self._templates[name]
+                    break
                 except InvalidRequest:
                     continue  # not a chat for this template
         return texts

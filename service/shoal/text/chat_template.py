@@ -48,6 +48,10 @@ class MustWait(Exception):
     """Rendering needs the other process, for which an event loop must not wait."""
 
 
+class OverLimit(InvalidRequest):
+    """Rendering took too long, or too much memory."""
+
+
 class _TooSlowError(Exception):
     """The template ran longer than it may."""
 
@@ -75,7 +79,7 @@ class ChatTemplate:
     def render(self, variables: Mapping[str, Any], *, max_chars: int, may_wait: bool = True) -> str:
         """The prompt text. `may_wait`: for the other process; without it, raises MustWait where
         that is needed. Raises InvalidRequest when the template refuses the messages, fails on
-        them, or passes a limit."""
+        them, or passes a limit (OverLimit: of time or memory)."""
         try:
             if self._template is not None:
                 with _time_limit(SECONDS_HERE):
@@ -97,7 +101,7 @@ class ChatTemplate:
         try:
             answer = _workers.ask(json.dumps(request))
         except WorkerEnded as end:
-            raise InvalidRequest(f"the chat template took {end}", param="messages") from end
+            raise OverLimit(f"the chat template took {end}", param="messages") from end
         match answer:
             case {"text": str(text)}:
                 return text
