@@ -50,9 +50,9 @@ class _Proof:
     def __init__(self, template: nodes.Template) -> None:
         self._template = template
         self._num_loops = 0
-        self._steps: list[tuple[str | None, nodes.Expr]] = []
+        self._steps: list[tuple[str | None, nodes.Node]] = []
         """Every expression in order, with the variable that becomes it."""
-        self._values: dict[str, list[nodes.Expr]] = {}
+        self._values: dict[str, list[nodes.Node]] = {}
         """Variable -> what is ever assigned to it. Attributes of namespaces are ".name"."""
         self._reached: dict[str, set[str]] = {}
         """Variable -> those that its value depends on."""
@@ -77,10 +77,12 @@ class _Proof:
         while before != (kept := {n: s for n, s in self._sizes.items() if n.startswith(".")}):
             before = kept
             self._sizes = dict.fromkeys(self._values, 1.0) | kept  # 1: a caller may give one
-            for name, value in self._steps:
-                size = self._size(value) if name is None else self._size_of_value(name, value)
-                if name is not None:
-                    self._sizes[name] = max(self._sizes[name], size)
+            for target, value in self._steps:
+                if target is None:
+                    self._size(value)
+                else:
+                    size = self._size_of_value(target, value)
+                    self._sizes[target] = max(self._sizes[target], size)
 
     # --- statements -----------------------------------------------------------------------------
 
@@ -116,7 +118,7 @@ class _Proof:
                 if name.name in own:
                     name.name += f"@{self._num_loops}"
 
-    def _note(self, target: nodes.Node, value: nodes.Expr) -> None:
+    def _note(self, target: nodes.Node, value: nodes.Node) -> None:
         self._note_namespaces(value)
         match target:
             case nodes.Name():
@@ -129,13 +131,13 @@ class _Proof:
             case _:
                 raise NotShownError
 
-    def _note_namespaces(self, expression: nodes.Expr) -> None:
+    def _note_namespaces(self, expression: nodes.Node) -> None:
         for call in (expression, *expression.find_all(nodes.Call)):
             if isinstance(call, nodes.Call) and is_name(call.node, "namespace"):
                 for keyword in call.kwargs:
                     self._set(f".{keyword.key}", keyword.value)
 
-    def _set(self, name: str, value: nodes.Expr) -> None:
+    def _set(self, name: str, value: nodes.Node) -> None:
         self._values.setdefault(name, []).append(value)
         self._steps.append((name, value))
 
@@ -155,7 +157,7 @@ class _Proof:
                 found |= {name for name in self._values if name.startswith(".")}
         return found & self._values.keys()
 
-    def _read_by(self, expression: nodes.Expr) -> set[str]:
+    def _read_by(self, expression: nodes.Node) -> set[str]:
         parts = (expression, *expression.find_all(nodes.Expr))
         return set().union(*map(self._variables_of, parts))
 
@@ -176,7 +178,7 @@ class _Proof:
         cycle = {each for each in self._reached[name] if name in self._reached[each]}
         return cycle if any(each.startswith(".") for each in cycle) else set()
 
-    def _size_of_value(self, name: str, value: nodes.Expr) -> float:
+    def _size_of_value(self, name: str, value: nodes.Node) -> float:
         cycle = self._cycle(name)
         known = {each: self._sizes[each] for each in cycle}
         self._sizes |= dict.fromkeys(cycle, 0.0)  # what is added to them counts
@@ -184,7 +186,7 @@ class _Proof:
         self._sizes |= known
         return size + (_CYCLE if cycle & self._growing else 0)
 
-    def _occurrences(self, node: nodes.Expr, cycle: set[str]) -> int:
+    def _occurrences(self, node: nodes.Node, cycle: set[str]) -> int:
         """How often a variable of the cycle goes into the value, which may be its own next value:
         at most once, and only so that something is added to it or taken away."""
         count, adds = 0, False
@@ -233,7 +235,7 @@ class _Proof:
         }:
             self._numeric -= wrong
 
-    def _is_numeric(self, node: nodes.Expr) -> bool:
+    def _is_numeric(self, node: nodes.Node) -> bool:
         match node:
             case nodes.Const():
                 return isinstance(node.value, int | float)
@@ -263,14 +265,14 @@ class _Proof:
 
     # --- sizes ----------------------------------------------------------------------------------
 
-    def _size(self, node: nodes.Expr) -> float:
+    def _size(self, node: nodes.Node) -> float:
         """Of the value, in sizes of what is given. Raises NotShownError beyond the bound."""
         size = self._size_of(node)
         if size > MAX_GROWTH:
             raise NotShownError
         return size
 
-    def _size_of(self, node: nodes.Expr) -> float:
+    def _size_of(self, node: nodes.Node) -> float:
         match node:
             case nodes.Const():
                 return len(node.value) / _INPUT_CHARS if isinstance(node.value, str) else 0
@@ -320,7 +322,7 @@ class _Proof:
                 return self._call_size(node)
         raise NotShownError
 
-    def _check_item(self, arg: nodes.Expr) -> None:
+    def _check_item(self, arg: nodes.Node) -> None:
         parts = (arg.start, arg.stop, arg.step) if isinstance(arg, nodes.Slice) else (arg,)
         for part in parts:
             if part is not None:

@@ -32,7 +32,7 @@ class NotShownError(Exception):
 
 def filter_growth(node: nodes.Filter) -> float:
     """How much larger the result may be than the value. Raises NotShownError."""
-    options = {keyword.key: constant(keyword.value) for keyword in node.kwargs}
+    options: dict[Any, Any] = {pair.key: constant(pair.value) for pair in node.kwargs}
     constants = [constant(arg) for arg in node.args]
     if node.name == "tojson":
         if NOT_CONSTANT in (*constants, *options.values()):
