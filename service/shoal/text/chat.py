@@ -84,7 +84,10 @@ class Chat:
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool]
     ) -> TemplateInput:
         """Messages with calls, results and tools as `render` takes them."""
-        return template_input(messages, tools, self.tool_support)
+        try:
+            return template_input(messages, tools, self.tool_support)
+        except RecursionError as error:
+            raise _too_deep() from error
 
     def render(
         self,
@@ -122,7 +125,10 @@ class Chat:
         plain = rendered(inputs)
         if continue_final_message and messages[-1]["content"].strip() not in plain:
             raise _changes_final_message()
-        marked_inputs = {name: self._marked(value) for name, value in inputs.items()}
+        try:
+            marked_inputs = {name: self._marked(value) for name, value in inputs.items()}
+        except RecursionError as error:
+            raise _too_deep() from error
         for marked_message, message in zip(marked_inputs["messages"], messages, strict=True):
             marked_message["role"] = message["role"]  # no free text: one of a few words
             for call in marked_message.get("tool_calls") or ():
@@ -202,6 +208,10 @@ def _cut_at_tag(text: str) -> str:
     is_trimmed = not text.startswith(CONTINUE_TAG, at)
     text = text[:at].replace(CONTINUE_TAG, "")  # a template may write the message twice
     return text.rstrip() if is_trimmed else text
+
+
+def _too_deep() -> InvalidRequest:
+    return InvalidRequest("arguments of a call are nested too deep", param="messages")
 
 
 def _changes_final_message() -> InvalidRequest:

@@ -100,6 +100,8 @@ class ChatTemplate:
         request = {"source": self.source, "variables": variables, "max_chars": max_chars}
         try:
             answer = _workers.ask(json.dumps(request))
+        except RecursionError as error:  # it is too deep for JSON, and for a template
+            raise _failed() from error
         except WorkerEnded as end:
             raise OverLimit(f"the chat template took {end}", param="messages") from end
         match answer:
