@@ -66,7 +66,7 @@ def test_a_path_may_hold_an_equals_sign(tmp_path: Path, monkeypatch: pytest.Monk
     assert named(f"org/m={folder}").sources == (ModelSource("org/m", str(folder)),)
     monkeypatch.chdir(tmp_path)
     assert named("lr=0.1/small").sources == (ModelSource("small", "lr=0.1/small"),)
-    with pytest.raises(ModelFolderError, match=r"/lr=0\.1/gone does not exist"):
+    with pytest.raises(ConfigError, match=r"/lr=0\.1/gone does not exist"):
         named(f"{tmp_path}/lr=0.1/gone")
 
 
@@ -117,7 +117,7 @@ def test_a_name_alone_is_looked_for_in_models_dir(tmp_path: Path) -> None:
     assert parse_model("x,y=b", tmp_path) == ModelSource(
         "x", str(tmp_path / "b.gguf"), aliases=("y",)
     )
-    with pytest.raises(ModelFolderError, match="gone does not exist"):
+    with pytest.raises(ConfigError, match="gone does not exist"):
         find_models(["gone"], tmp_path, None)
 
 

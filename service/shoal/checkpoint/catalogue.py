@@ -69,7 +69,7 @@ def read_catalogue(*folders: Path) -> dict[str, Entry]:
             raise ConfigError(f"{path} cannot be read: {error}") from error
         try:
             tables = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise ConfigError(f"{path}: {error}") from error
         return {name: _entry(path, name, table) for name, table in tables.items()}
     return {}

@@ -11,6 +11,15 @@ from shoal.errors import ModelFolderError
 MAX_SIZE = 1 << 20
 """No width, count or length of a model this server is for comes near it."""
 
+MAX_LAYERS = 1 << 9
+"""And of the experts of a layer: each has tensors of its own, so a config that lies about their
+number would take memory before the tensors are counted."""
+_COUNTS_OF_LAYERS = frozenset({
+    "num_hidden_layers", "num_layers", "n_layers", "n_layer", "num_experts", "num_local_experts",
+    "block_count", "expert_count",
+})  # fmt: skip
+"""Fields with that limit; those of GGUF behind the architecture's name."""
+
 
 class Fields:
     """The fields of one object. A missing field and null are the same, but to `has`. Remembers
@@ -45,11 +54,11 @@ class Fields:
         return found
 
     def size(self, name: str, default: int | None = None) -> int:
-        """A whole number from 1 to MAX_SIZE."""
+        """A whole number from 1 to MAX_SIZE, of layers and experts to MAX_LAYERS."""
         return self._whole(name, default, 1)
 
     def count(self, name: str, default: int | None = None) -> int:
-        """A whole number from 0 to MAX_SIZE."""
+        """A whole number from 0 on, up to the same."""
         return self._whole(name, default, 0)
 
     def number(self, name: str, default: float | None = None) -> float:
@@ -103,8 +112,9 @@ class Fields:
 
     def _whole(self, name: str, default: int | None, least: int) -> int:
         value = self._or(name, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MAX_SIZE:
-            self.refuse(name, f"be a whole number from {least} to {MAX_SIZE}")
+        most = MAX_LAYERS if name.rpartition(".")[2] in _COUNTS_OF_LAYERS else MAX_SIZE
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            self.refuse(name, f"be a whole number from {least} to {most}")
         return value
 
     def _or(self, name: str, default: Any) -> Any:

@@ -69,6 +69,8 @@ def find_models(
         try:
             open_model(Path(source.path))
         except ModelFolderError as error:
+            if not os.path.exists(source.path):  # a wrong setting, not a damaged model
+                raise ConfigError(error.message) from error
             if not source.may_fail or len(failed) + 1 == len(sources):
                 raise
             failed[source.name] = error.message

@@ -5,6 +5,9 @@ type, offset), padding, data. All little endian. Nobody has checked a file befor
 lengths, types, dimensions and offsets are compared with the size of the file before anything is
 allocated or read by them.
 
+The header is read, not mapped: who needs no tensors, as the HTTP side, touches no page of a
+mapping, and a file that somebody cuts short cannot end that process.
+
 Source of the layout: the GGUF specification, ggml-org/ggml, docs/gguf.md.
 """
 
@@ -14,7 +17,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +31,8 @@ MAX_ENTRIES = 1 << 16
 """Of metadata, and of tensors."""
 MAX_STRINGS = 1 << 21
 """In all arrays of a file together: bounds what parsing may take."""
+MAX_HEADER_BYTES = 256 << 20
+"""The largest vocabularies take 30 MB."""
 MAX_NAME_BYTES = 1 << 10
 MAX_ALIGNMENT = 1 << 16
 MAX_DIMENSIONS = 4
@@ -50,6 +55,7 @@ _NUMBERS: Mapping[int, tuple[str, np.dtype[Any]]] = {
 """Number of a tensor type -> its name and how it is stored, where it is no block."""
 _BLOCK_TYPES = {2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 12: "Q4_K", 13: "Q5_K",
                 14: "Q6_K"}  # fmt: skip
+_FIRST_BYTES = 1 << 16
 _LEAST_ENTRY_BYTES = 8 + 4 + 1
 _LEAST_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8
 
@@ -84,17 +90,19 @@ def read_header(path: Path) -> GgufHeader:
         with path.open("rb") as file:
             if file.seek(0, 2) < 24:
                 raise ModelFolderError(f"{file_name} is too short to be a GGUF file")
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return _Reader(file, file_name).read()
     except OSError as error:
         raise ModelFolderError(f"{file_name} cannot be read: {error.strerror}") from error
-    return _Reader(data, file_name).read()
 
 
 class _Reader:
     """Reads from front to back; every step is checked against the end of the file."""
 
-    def __init__(self, data: mmap.mmap, file_name: str) -> None:
-        self._data = data
+    def __init__(self, file: BinaryIO, file_name: str) -> None:
+        self._source = file
+        self._size = file.seek(0, 2)
+        self._data = b""
+        """The beginning of the file, as far as it was needed."""
         self._file = file_name
         self._at = 0
         self._num_strings = 0
@@ -126,7 +134,7 @@ class _Reader:
                 "model again with a current llama.cpp"
             )
         num_tensors, num_entries = self._unsigned(8), self._unsigned(8)
-        left = len(self._data) - self._at
+        left = self._size - self._at
         for count, least, what in (
             (num_tensors, _LEAST_TENSOR_BYTES, "tensors"),
             (num_entries, _LEAST_ENTRY_BYTES, "metadata entries"),
@@ -152,7 +160,7 @@ class _Reader:
         kind, count = self._unsigned(4), self._unsigned(8)
         if kind == _ARRAY:
             raise self._bad(f"{key!r} is an array of arrays, which is not supported")
-        left = len(self._data) - self._at
+        left = self._size - self._at
         if kind == _STRING:
             self._num_strings += count
             if count * 8 > left or self._num_strings > MAX_STRINGS:
@@ -161,8 +169,7 @@ class _Reader:
         dtype = self._scalar_type(key, kind)
         if count * dtype.itemsize > left:
             raise self._bad(f"{key!r} has an impossible number of elements, {count}")
-        values = np.frombuffer(self._data, dtype, count, self._at)
-        self._at += values.nbytes
+        values = np.frombuffer(self._bytes(count * dtype.itemsize), dtype, count)
         return values.astype(np.bool_) if kind == _BOOL else values
 
     def _scalar_type(self, key: str, kind: int) -> np.dtype[Any]:
@@ -193,6 +200,7 @@ class _Reader:
         self, entries: list[_Entry], start: int, metadata: Mapping[str, Any]
     ) -> dict[str, StoredTensor]:
         alignment = self._alignment(metadata)
+        data = mmap.mmap(self._source.fileno(), 0, access=mmap.ACCESS_READ)
         tensors: dict[str, StoredTensor] = {}
         end = 0
         for entry in sorted(entries, key=lambda entry: entry.offset):
@@ -204,12 +212,12 @@ class _Reader:
             dtype, array_type, shape = self._stored(entry)
             num_bytes = math.prod(shape) * array_type.itemsize
             end = entry.offset + num_bytes
-            if start + end > len(self._data):
+            if start + end > len(data):
                 raise self._bad(
                     f"tensor {name!r} lies outside of the file, which is cut short: fetch it again"
                 )
             array: NDArray[Any] = np.frombuffer(
-                self._data, array_type, math.prod(shape), start + entry.offset
+                data, array_type, math.prod(shape), start + entry.offset
             ).reshape(shape)
             tensors[name] = StoredTensor(dtype, array, self._file)
         return tensors
@@ -236,9 +244,21 @@ class _Reader:
 
     def _bytes(self, count: int) -> bytes:
         if count > len(self._data) - self._at:
-            raise self._bad("the header is cut short or damaged: fetch the file again")
+            self._need(count)
         self._at += count
         return self._data[self._at - count : self._at]
+
+    def _need(self, count: int) -> None:
+        """Reads on, so that `count` more bytes are there. Raises ModelFolderError."""
+        end = self._at + count
+        if end > self._size:
+            raise self._bad("the header is cut short or damaged: fetch the file again")
+        if end > MAX_HEADER_BYTES:
+            raise self._bad(f"the header is larger than {MAX_HEADER_BYTES >> 20} MiB")
+        self._source.seek(0)
+        self._data = self._source.read(max(_FIRST_BYTES, 2 * end))
+        if end > len(self._data):
+            raise self._bad("it became shorter while it was read: fetch the file again")
 
     def _unsigned(self, num_bytes: int) -> int:
         return int.from_bytes(self._bytes(num_bytes), "little")
@@ -246,7 +266,7 @@ class _Reader:
     def _string(self, what: str) -> str:
         at = self._at
         if at + 8 > len(self._data):
-            raise self._bad("the header is cut short or damaged: fetch the file again")
+            self._need(8)
         (length,) = struct.unpack_from("<Q", self._data, at)
         self._at = at + 8
         try:

@@ -7,7 +7,6 @@ Why not the `safetensors` library: its NumPy reader copies each tensor, has no b
 header check neither limits what parsing costs nor says which tensor is wrong.
 """
 
-import json
 import math
 import mmap
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from shoal.checkpoint.files import StoredTensor
-from shoal.checkpoint.read import refuse_lfs_pointer, where
+from shoal.checkpoint.read import refuse_lfs_pointer, strict_json, where
 from shoal.errors import ModelFolderError
 
 MAX_HEADER_BYTES = 16 << 20
@@ -63,15 +62,10 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
 
 
 def _parse_header(file_name: str, raw: bytes) -> dict[str, Any]:
-    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(dict(pairs)) != len(pairs):
-            raise ValueError("a name stands twice")
-        return dict(pairs)
-
     if raw.count(b",") > MAX_COMMAS:
         raise ModelFolderError(f"{file_name}: header names too many tensors")
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=no_duplicates)
+        header = strict_json(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ModelFolderError(f"{file_name}: header is not valid: {str(error)[:100]}") from error
     if not isinstance(header, dict):

@@ -17,7 +17,7 @@ def num_token_ids(files: TokenizerFiles) -> int:
         ids = vocab.values() if isinstance(vocab, dict) else range(len(vocab))
         added = (token["id"] for token in tokenizer.get("added_tokens") or ())
         return int(max((*ids, *added))) + 1
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ModelFolderError(
             f"{files.where} is not a tokenizer that this version of Shoal knows: save it again "
             "with transformers, AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"

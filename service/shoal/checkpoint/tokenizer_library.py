@@ -28,7 +28,9 @@ def open_library(files: TokenizerFiles) -> OpenLibrary:
     definition = files.definition()
     try:
         library = build_library(definition)
-    except Exception as error:  # the library raises plain Exception for bad JSON
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # Exception for bad JSON; a panic of the library is none
         raise ModelFolderError(
             f"{files.where} is not valid for tokenizers {TOKENIZERS_VERSION} "
             f"({str(error)[:100]}): upgrade that package if the file is newer, or save the "

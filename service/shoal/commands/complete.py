@@ -83,7 +83,7 @@ def _structured_outputs(schema_file: Path | None, regex: str | None) -> Structur
         return {"json": json.loads(schema_file.read_text(encoding="utf-8"))}
     except OSError as error:
         fail(f"cannot read {schema_file}: {error.strerror}", 2)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         fail(f"{schema_file} is not JSON: {error}", 2)
 
 

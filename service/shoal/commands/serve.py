@@ -55,11 +55,13 @@ def make_command() -> Callable[..., None]:
 def run_server(config: Path | None, flags: dict[str, Any]) -> None:
     """Check the settings, then serve until stopped."""
     settings = checked_settings(config, flags)
-    from shoal.errors import ShoalError
-    from shoal.server.serve import run
+    from shoal.errors import ModelFolderError, ShoalError
+    from shoal.server.serve import EXIT_ENGINE_FAILED, run
 
     try:
         exit_code = run(settings)
+    except ModelFolderError as error:  # the same code wherever the fault of a model is found
+        fail(error.message, EXIT_ENGINE_FAILED)
     except ShoalError as error:
         fail(error.message, 2)
     except KeyboardInterrupt:
@@ -97,7 +99,7 @@ def checked_settings(config: Path | None, flags: dict[str, Any]) -> Settings:
         raise typer.Exit(2) from error
     except ConfigError as error:
         fail(error.message, 2)
-    except (tomllib.TOMLDecodeError, SettingsError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, SettingsError, UnicodeDecodeError, RecursionError) as error:
         fail(f"{config or 'shoal.toml'}: {error}", 2)
 
 

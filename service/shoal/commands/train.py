@@ -84,6 +84,8 @@ def train(
     """
     if lora is not None and base is None:
         fail("--lora adapts a model: name it with --from", 2)
+    from shoal.errors import ModelFolderError
+
     try:
         from shoal.train.recipe import RecipeError, load_recipe
         from shoal.train.report import progress_bar
@@ -111,7 +113,7 @@ def train(
                 result = run_training(request, show)
         else:
             result = run_training(request, _print_step)
-    except RecipeError as error:
+    except (RecipeError, ModelFolderError) as error:
         fail(str(error), 2)
     except KeyboardInterrupt:
         print("\nstopped; the same command continues from the last checkpoint")

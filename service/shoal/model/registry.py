@@ -159,7 +159,7 @@ def _find_architecture(fields: Fields) -> Architecture:
     names = fields.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     if not isinstance(name, str) or name not in ARCHITECTURES:
-        nearest = ", ".join(get_close_matches(str(name), ARCHITECTURES, n=3, cutoff=0))
+        nearest = ", ".join(get_close_matches(str(name)[:80], ARCHITECTURES, n=3, cutoff=0))
         rule = f"begin with one of {len(ARCHITECTURES)} known classes, such as {nearest}"
         fields.require(False, "architectures", rule)
     return ARCHITECTURES[str(name)]

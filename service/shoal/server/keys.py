@@ -170,7 +170,7 @@ def read_entries(path: Path) -> list[KeyEntry]:
         raise ConfigError(f"the keys file is larger than {MAX_FILE_BYTES} bytes")
     try:
         tables = tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError("the keys file is not valid TOML") from error
     found = tables.pop("keys", [])
     if tables or not isinstance(found, list) or len(found) > MAX_KEYS:

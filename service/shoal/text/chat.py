@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from shoal.errors import InvalidRequest, ModelFolderError, NotSupportedByModel
-from shoal.text.chat_template import ChatTemplate
+from shoal.text.chat_template import ChatTemplate, OverLimit
 from shoal.text.chat_tokens import CONTINUE_TAG, ControlTokens, RenderedChat
 from shoal.text.own_text import OwnText
 from shoal.text.reasoning import ReasoningMarks, reasoning_marks
@@ -46,6 +46,8 @@ class Chat:
                 self._problems[template_name] = f"chat template {template_name!r}: {error.message}"
         self._added_tokens = [token.content for token in tokenizer.added_tokens.values()]
         self._control = ControlTokens(tokenizer, self._template_texts())
+        if self._templates.keys() & {"default", "tool_use"}:
+            _ = self.tool_support  # renders, for which no request should wait
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -82,7 +84,10 @@ class Chat:
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool]
     ) -> TemplateInput:
         """Messages with calls, results and tools as `render` takes them."""
-        return template_input(messages, tools, self.tool_support)
+        try:
+            return template_input(messages, tools, self.tool_support)
+        except RecursionError as error:
+            raise _too_deep() from error
 
     def render(
         self,
@@ -93,10 +98,11 @@ class Chat:
         continue_final_message: bool,
         max_chars: int,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        may_wait: bool = True,
     ) -> RenderedChat:
         """The prompt. `given`: further variables of the caller, which cannot replace ours. Roles
         are trusted: the caller has checked them. Raises NotSupportedByModel without a template,
-        InvalidRequest when it refuses the messages."""
+        InvalidRequest when it refuses the messages, MustWait as `ChatTemplate.render`."""
         template = self._template(has_tools=bool(tools))
 
         def rendered(inputs: Mapping[str, Any]) -> str:
@@ -112,14 +118,17 @@ class Chat:
                 "documents": None,
                 "add_generation_prompt": add_generation_prompt,
             }
-            text = template.render(variables, max_chars=max_chars)
+            text = template.render(variables, max_chars=max_chars, may_wait=may_wait)
             return _cut_at_tag(text) if continue_final_message else text
 
         inputs = {"messages": list(messages), "given": given, "tools": list(tools or ()) or None}
         plain = rendered(inputs)
         if continue_final_message and messages[-1]["content"].strip() not in plain:
             raise _changes_final_message()
-        marked_inputs = {name: self._marked(value) for name, value in inputs.items()}
+        try:
+            marked_inputs = {name: self._marked(value) for name, value in inputs.items()}
+        except RecursionError as error:
+            raise _too_deep() from error
         for marked_message, message in zip(marked_inputs["messages"], messages, strict=True):
             marked_message["role"] = message["role"]  # no free text: one of a few words
             for call in marked_message.get("tool_calls") or ():
@@ -170,7 +179,7 @@ class Chat:
         """What the templates write by themselves: their own text, and what they make of small
         chats, since some put names together ("<" + role + ">")."""
         texts: list[str] = []
-        for template in self._templates.values():
+        for name, template in list(self._templates.items()):
             texts += template.literals
             for roles in _SAMPLE_ROLES:
                 variables = {
@@ -182,6 +191,10 @@ class Chat:
                 }
                 try:
                     texts.append(template.render(variables, max_chars=100_000))
+                except OverLimit as error:  # nor will it do with a larger chat
+                    self._problems[name] = f"chat template {name!r}: {error.message}"
+                    del self._templates[name]
+                    break
                 except InvalidRequest:
                     continue  # not a chat for this template
         return texts
@@ -195,6 +208,10 @@ def _cut_at_tag(text: str) -> str:
     is_trimmed = not text.startswith(CONTINUE_TAG, at)
     text = text[:at].replace(CONTINUE_TAG, "")  # a template may write the message twice
     return text.rstrip() if is_trimmed else text
+
+
+def _too_deep() -> InvalidRequest:
+    return InvalidRequest("arguments of a call are nested too deep", param="messages")
 
 
 def _changes_final_message() -> InvalidRequest:

@@ -1,113 +1,135 @@
-"""Renders a model's chat template in an immutable sandbox, with limits on size and time.
+"""Renders a model's chat template, whatever the template does.
 
-Templates come from the model folder or the operator, never from a request. The language is
-Jinja with what `transformers` adds: `tojson` with options, `raise_exception`, `strftime_now`,
-loop controls, and blocks that mark what the assistant generated.
+Templates come from the model folder or the operator, never from a request, and yet a downloaded
+folder is nobody's friend: `('a' * 10**9) | length` takes a gigabyte in one step, and already when
+the template is compiled. So there are two places:
+
+- **Here**, for a template of which `template_bounds.py` has shown that no single step of it makes
+  more than a small multiple of what it is given. It is watched between its steps, and what takes
+  longer than `SECONDS_HERE` is done again at the other place. Most published templates are such.
+- **In a process of its own** (`template_worker.py`) with limits of time and memory: the others.
 """
 
 import json
-import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
 from types import FrameType
 from typing import Any
 
-from jinja2 import TemplateError, nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import nodes
 
 from shoal.errors import InvalidRequest, ModelFolderError
+from shoal.text.template_bounds import has_bounded_steps
+from shoal.text.template_language import (
+    FAILURES,
+    NOT_VALID,
+    TemplateRefused,
+    TooLongError,
+    compile_template,
+    parse_template,
+    render_template,
+)
+from shoal.text.workers import WorkerEnded, Workers
 
-MAX_SECONDS = 1.0
+MAX_SOURCE_CHARS = 1 << 18
+"""Ten times the longest known."""
+SECONDS_HERE = 0.02
+"""Of computing, for one rendering in this process."""
+_WORKER_LIMIT_S = 10.0
+"""Of wall time; its computing has a limit of its own, which a busy machine does not use up."""
+_NUM_WORKERS = 2
 
-_FAILURES = (
-    TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError,
-    RecursionError, MemoryError,
-)  # fmt: skip
-"""What a template can raise on messages it was not written for."""
-
-MARKS = ("\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3")
-"""Noncharacters of Unicode that we put into texts to find places again (`chat_tokens.py`)."""
-_TO_ESCAPE = re.compile(rf"[^\x00-\x7e{''.join(MARKS)}]")
+_workers = Workers("shoal.text.template_worker", _NUM_WORKERS, _WORKER_LIMIT_S)
 
 
-class _TemplateRefused(TemplateError):
-    """The template itself said that the messages are not acceptable."""
+class MustWait(Exception):
+    """Rendering needs the other process, for which an event loop must not wait."""
 
 
-class _TooSlowError(TemplateError):
+class OverLimit(InvalidRequest):
+    """Rendering took too long, or too much memory."""
+
+
+class _TooSlowError(Exception):
     """The template ran longer than it may."""
 
 
-class _GenerationBlock(Extension):
-    """`{% generation %}...{% endgeneration %}` marks for a trainer what to learn; when a prompt is
-    made it is what stands inside."""
-
-    tags = {"generation"}  # noqa: RUF012 (Jinja declares it so)
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.Scope(body, lineno=line)
-
-
 class ChatTemplate:
-    """One compiled template."""
+    """One template, found to be valid."""
 
     def __init__(self, source: str) -> None:
-        """Raises ModelFolderError for a template that is not valid Jinja."""
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True,
-            lstrip_blocks=True,
-            extensions=[loopcontrols, _GenerationBlock],
-            autoescape=False,
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = _strftime_now
+        """Raises ModelFolderError for a template that is not valid Jinja, or cannot be compiled
+        within the limits. May wait for the other process."""
+        if len(source) > MAX_SOURCE_CHARS:
+            raise ModelFolderError(f"chat template has more than {MAX_SOURCE_CHARS} characters")
         try:
-            parsed = environment.parse(source)
-            self._template = environment.from_string(source)
-        except (*_FAILURES, SyntaxError) as error:  # SyntaxError: `break` outside of a loop
-            raise ModelFolderError(f"chat template is not valid Jinja: {error}") from error
+            parsed = parse_template(source)
+            self.is_bounded = has_bounded_steps(parsed)
+            self._template = compile_template(source) if self.is_bounded else None
+            self.literals = _literals(parsed)
+            """Its own text: what stands between tags, and strings inside them."""
+        except NOT_VALID as error:
+            raise _not_valid(str(error)) from error
         self.source = source
-        constants = (node.value for node in parsed.find_all(nodes.Const))
-        self.literals = [
-            *(node.data for node in parsed.find_all(nodes.TemplateData)),
-            *(value for value in constants if isinstance(value, str)),
-        ]
-        """Its own text: what stands between tags, and strings inside them."""
+        if not self.is_bounded:
+            self._check_elsewhere()
 
-    def render(self, variables: Mapping[str, Any], *, max_chars: int) -> str:
-        """The prompt text. Raises InvalidRequest when the template refuses the messages, fails
-        on them, or passes a limit."""
+    def render(self, variables: Mapping[str, Any], *, max_chars: int, may_wait: bool = True) -> str:
+        """The prompt text. `may_wait`: for the other process; without it, raises MustWait where
+        that is needed. Raises InvalidRequest when the template refuses the messages, fails on
+        them, or passes a limit (OverLimit: of time or memory)."""
         try:
-            with _time_limit(MAX_SECONDS):
-                return self._joined(variables, max_chars)
-        except _TemplateRefused as error:
-            raise InvalidRequest(str(error)[:200], param="messages") from error
-        except _TooSlowError as error:
-            raise InvalidRequest("the chat template took too long", param="messages") from error
-        except _FAILURES as error:
-            raise InvalidRequest(
-                "the model's chat template cannot render these messages", param="messages"
-            ) from error
+            if self._template is not None:
+                with _time_limit(SECONDS_HERE):
+                    return render_template(self._template, variables, max_chars)
+        except TemplateRefused as error:
+            raise _refused(str(error)) from error
+        except TooLongError as error:
+            raise _too_long(max_chars) from error
+        except FAILURES as error:
+            raise _failed() from error
+        except _TooSlowError:
+            pass
+        if not may_wait:
+            raise MustWait
+        return self._render_elsewhere(variables, max_chars)
 
-    def _joined(self, variables: Mapping[str, Any], max_chars: int) -> str:
-        pieces: list[str] = []
-        size = 0
-        for piece in self._template.generate(variables):
-            pieces.append(piece)
-            size += len(piece)
-            if size > max_chars:
-                raise InvalidRequest(
-                    f"messages render to more than {max_chars} characters", param="messages"
-                )
-        return "".join(pieces)
+    def _render_elsewhere(self, variables: Mapping[str, Any], max_chars: int) -> str:
+        request = {"source": self.source, "variables": variables, "max_chars": max_chars}
+        try:
+            answer = _workers.ask(json.dumps(request))
+        except RecursionError as error:  # it is too deep for JSON, and for a template
+            raise _failed() from error
+        except WorkerEnded as end:
+            raise OverLimit(f"the chat template took {end}", param="messages") from end
+        match answer:
+            case {"text": str(text)}:
+                return text
+            case {"refused": str(message)}:
+                raise _refused(message)
+            case {"too_long": _}:
+                raise _too_long(max_chars)
+        raise _failed()
+
+    def _check_elsewhere(self) -> None:
+        try:
+            answer = _workers.ask(json.dumps({"source": self.source}))
+        except WorkerEnded as end:
+            raise ModelFolderError(
+                f"chat template takes {end} to compile: use another one for the model"
+            ) from end
+        if "invalid" in answer:
+            raise _not_valid(answer["invalid"])
+
+
+def _literals(parsed: nodes.Template) -> list[str]:
+    constants = (node.value for node in parsed.find_all(nodes.Const))
+    return [
+        *(node.data for node in parsed.find_all(nodes.TemplateData)),
+        *(value for value in constants if isinstance(value, str)),
+    ]
 
 
 @contextmanager
@@ -133,27 +155,19 @@ def _time_limit(seconds: float) -> Iterator[None]:
         sys.settrace(before)
 
 
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | str | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Jinja's own filter escapes HTML; this one does not, as in `transformers`."""
-    text = json.dumps(
-        value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys
+def _not_valid(reason: str) -> ModelFolderError:
+    return ModelFolderError(f"chat template is not valid Jinja: {reason}")
+
+
+def _refused(words: str) -> InvalidRequest:
+    return InvalidRequest(words[:200], param="messages")
+
+
+def _too_long(max_chars: int) -> InvalidRequest:
+    return InvalidRequest(f"messages render to more than {max_chars} characters", param="messages")
+
+
+def _failed() -> InvalidRequest:
+    return InvalidRequest(
+        "the model's chat template cannot render these messages", param="messages"
     )
-    return _TO_ESCAPE.sub(_json_escape, text) if ensure_ascii else text  # our marks must survive
-
-
-def _json_escape(match: re.Match[str]) -> str:
-    return json.dumps(match[0])[1:-1]
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)
-
-
-def _refuse(message: str) -> None:
-    raise _TemplateRefused(message)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer as HfTokenizer
 
-from shoal.text.chat_template import MARKS
+from shoal.text.template_language import MARKS
 from shoal.text.tokenizer import Tokenizer
 
 _START, _END, _BREAK, _TAG = MARKS

@@ -42,6 +42,9 @@ SAMPLING_LIMITS = {
     "repetition_penalty": Limits(0, 10, includes_low=False),
 }
 
+_NO_VOCABULARY = 1 << 24
+"""No tokenizer has so many ids."""
+
 _NOT_OFFERED: dict[str, Collection[Any]] = {
     "num_beams": (1,),
     "num_beam_groups": (1,),
@@ -159,18 +162,29 @@ def _not_offered(generation: Mapping[str, Any]) -> Iterator[str]:
 def _named_ids(
     files: ModelFiles, tokenizer: Tokenizer, token: str, remarks: list[str]
 ) -> tuple[int, ...]:
-    """All ids that the files give a token, the tokenizer's own first. Files copied from a larger
-    model may name ids that this one does not have: those can never be sampled."""
+    """All ids that the files give a token, the tokenizer's own first. A config may hold ids that
+    its class has by default and this model does not have: those can never be sampled. Raises
+    ModelFolderError where somebody chose such an id."""
     key = f"{token}_id"
-    ids = [
-        (value, where)
-        for settings, where in (
-            (files.generation_config, files.generation_config_file),
-            (files.config, files.config_file),
-        )
-        for value in _ids(Fields(settings, where), key)
-    ]
     num_ids = tokenizer.vocab_size
+    ids: list[tuple[int, str]] = []
+    for settings, where, is_chosen in (
+        (
+            files.generation_config,
+            files.generation_config_file,
+            not files.generation_config.get("_from_model_config"),
+        ),
+        (files.config, files.config_file, False),
+    ):
+        fields = Fields(settings, where)
+        found = _ids(fields, key)
+        most = num_ids if is_chosen else _NO_VOCABULARY
+        fields.require(
+            all(-1 <= value < most for value in found),
+            key,
+            f"be of the tokenizer's {num_ids} ids (-1: none), or be left out",
+        )
+        ids += [(value, where) for value in found]
     beyond = {f"{value} ({where})" for value, where in ids if not 0 <= value < num_ids}
     if beyond:
         remarks.append(

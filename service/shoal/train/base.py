@@ -7,7 +7,6 @@ tokenizer lacks are added to it; their rows of the embedding are the mean of all
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,15 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
+from shoal.checkpoint.read import read_json
 from shoal.train.network import Llama
 from shoal.train.recipe import ModelShape, RecipeError
 from shoal.train.tokenizer import CONTROL_TOKENS, begin_with_end_of_text, chat_template
 
 
 def load_base(folder: Path, dropout: float = 0.0) -> tuple[Llama, Tokenizer]:
-    """The network (float32) and tokenizer of a folder. Raises `RecipeError` with the reason."""
+    """The network (float32) and tokenizer of a folder. Raises `RecipeError` with the reason,
+    ModelFolderError for a file that cannot be read."""
     config = _read_config(folder)
     if not (folder / "tokenizer.json").is_file():
         raise RecipeError(f"{folder} has no tokenizer.json")
@@ -47,7 +48,7 @@ def reads_twice(folder: Path) -> bool:
     path = folder / "tokenizer_config.json"
     if not path.is_file():
         return False
-    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings = read_json(path)
     return bool(settings.get("chat_template") == chat_template(read_twice=True))
 
 
@@ -56,8 +57,10 @@ def _weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return sorted(folder.glob("*.safetensors"))
-    names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    names = read_json(index).get("weight_map", {}).values()
     files = [folder / name for name in sorted(set(names))]
+    if outside := [name for name in names if Path(name).name != name]:
+        raise RecipeError(f"{index} names {outside[0][:100]}, a file outside the folder")
     if missing := [file.name for file in files if not file.is_file()]:
         raise RecipeError(f"{index} names {', '.join(missing)}, which {folder} does not hold")
     return files
@@ -88,7 +91,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise RecipeError(f"{folder} is not a model folder: it has no config.json")
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    config: dict[str, Any] = read_json(path)
     expected = {
         "model_type": "llama",
         "attention_bias": False,

@@ -27,7 +27,7 @@ from shoal.text.grammar.spec import (
     Tag,
     Tagged,
 )
-from shoal.text.grammar.workers import Workers
+from shoal.text.workers import WorkerEnded, Workers
 from tests.unit.text.building import byte_level, text_model
 
 COPY = {"type": "string", "x-copy": "prompt"}
@@ -197,15 +197,20 @@ def test_a_worker_that_says_nothing_in_time_is_ended_and_replaced(
 
     real = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", start)
-    pool = Workers(1, 1.0)
+    pool = Workers("a.module", 1, 1.0)
     assert pool.ask('"one"') == {"grammar": "g"}
     begun = time.monotonic()
-    assert "1 s" in pool.ask('"sleep"')["error"]
+    with pytest.raises(WorkerEnded, match="too long"):
+        pool.ask('"sleep"')
     assert time.monotonic() - begun < 20
     assert started[0].poll() is not None, "it still runs"
     assert pool.ask('"two"') == {"grammar": "g"}
-    assert "memory" in pool.ask('"end"')["error"]
+    with pytest.raises(WorkerEnded, match="too much memory"):
+        pool.ask('"end"')
     assert pool.ask('"three"') == {"grammar": "g"}
     assert len(started) == 3
     started[2].kill()
-    started[2].communicate()
+    started[2].wait()
+    assert pool.ask('"four"') == {"grammar": "g"}, "its end is no fault of the next request"
+    started[3].kill()
+    started[3].communicate()

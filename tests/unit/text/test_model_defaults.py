@@ -128,9 +128,24 @@ def test_end_ids_are_those_of_all_three_files(folder: Path) -> None:
     assert len(defaults.end_token_ids) == 3
 
 
+@pytest.mark.parametrize("key", ["eos_token_id", "bos_token_id"])
+@pytest.mark.parametrize("beyond", [VOCAB_SIZE, 128009, -2, 1 << 40])
+def test_an_id_that_the_tokenizer_lacks_is_refused(folder: Path, beyond: int, key: str) -> None:
+    rule = rf"tiny/generation_config\.json: {key} must be of the tokenizer's {VOCAB_SIZE} ids"
+    with pytest.raises(ModelFolderError, match=rule):
+        read(folder, **{key: [END_ID, beyond]})
+
+
+@pytest.mark.parametrize("beyond", [-2, 1 << 40])
+def test_an_id_that_no_vocabulary_has_is_refused_in_a_config_too(folder: Path, beyond: int) -> None:
+    set_config(folder, eos_token_id=beyond)
+    with pytest.raises(ModelFolderError, match=r"tiny/config\.json: eos_token_id must be of"):
+        read(folder)
+
+
 @pytest.mark.parametrize("beyond", [VOCAB_SIZE, 128009, -1])
-def test_an_end_id_beyond_the_vocabulary_is_left_out_and_told(folder: Path, beyond: int) -> None:
-    defaults = read(folder, eos_token_id=[END_ID, beyond])
+def test_an_id_that_a_config_has_by_default_is_left_out_and_told(folder: Path, beyond: int) -> None:
+    defaults = read(folder, eos_token_id=[END_ID, beyond], _from_model_config=True)
     assert defaults.end_token_ids == (END_ID,)
     (remark,) = defaults.remarks
     assert f"eos_token_id {beyond} (tiny/generation_config.json)" in remark

@@ -23,8 +23,8 @@ from shoal.text.grammar.spec import (
     Schema,
     Tagged,
 )
-from shoal.text.grammar.workers import Workers
 from shoal.text.text_model import TextModel
+from shoal.text.workers import WorkerEnded, Workers
 
 MAX_BYTES = 256 << 10
 """Of a schema, pattern, list of choices or grammar."""
@@ -39,7 +39,7 @@ _SHORT_TEXT = 500
 """Characters of a text to copy from."""
 
 _threads = ThreadPoolExecutor(max_workers=_NUM_WORKERS, thread_name_prefix="grammar")
-_workers = Workers(_NUM_WORKERS, MAX_SECONDS)
+_workers = Workers("shoal.text.grammar.worker", _NUM_WORKERS, MAX_SECONDS)
 _cache: OrderedDict[str, dict[str, str]] = OrderedDict()
 _copy_rules: OrderedDict[str, str] = OrderedDict()
 """[schema with copies] its rules, which a worker found right with some text."""
@@ -102,11 +102,14 @@ def _compile_copies(schema: Schema, text: str) -> dict[str, str]:
 def _ask(source: Mapping[str, Any]) -> dict[str, str]:
     line = json.dumps(source)
     if (answer := _cache.get(line)) is None:
-        answer = _workers.ask(line)
-        if not answer.get("is_limit"):  # another time it may be quick enough
-            _cache[line] = answer
-            while len(_cache) > _CACHED:
-                _cache.popitem(last=False)
+        try:
+            answer = _workers.ask(line)
+        except WorkerEnded as end:  # not remembered: another time it may be quick enough
+            took = f"more than {MAX_SECONDS:g} s" if end.took_too_long else "too much memory"
+            return {"error": f"compiling it takes {took}: make it simpler", "path": ""}
+        _cache[line] = answer
+        while len(_cache) > _CACHED:
+            _cache.popitem(last=False)
     return answer
 
 

@@ -1,12 +1,10 @@
 """A process that compiles grammars, so that a hostile one costs its time and memory and no more.
 
-One request a line on standard input, one answer a line on standard output, both JSON. Run as
-`python -m shoal.text.grammar.worker`; `compile.py` starts it and ends it when it takes too long.
+Run as `python -m shoal.text.grammar.worker` by `compile.py`, which ends it when it takes too long.
 Imports little, so that it starts at once.
 """
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,6 +12,7 @@ from llguidance import LLMatcher, LLParserLimits, regex_to_lark
 from llguidance.gbnf_to_lark import any_to_lark
 
 from shoal.protocol.grammar import PARSER_LIMITS
+from shoal.text.child import answer_requests
 
 _MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
@@ -86,27 +85,5 @@ def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
             yield key, value
 
 
-def _limit_memory() -> None:
-    """A grammar that needs more ends this process, not others."""
-    try:
-        import resource
-    except ImportError:  # no such limits on this system
-        return
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = _MAX_MEMORY if hard == resource.RLIM_INFINITY else min(_MAX_MEMORY, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-
-
-def main() -> None:
-    """Says that it is ready, then answers until standard input ends."""
-    _limit_memory()
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    for line in sys.stdin:
-        answer = compile_source(json.loads(line))
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
-
-
 if __name__ == "__main__":
-    main()
+    answer_requests(compile_source, max_memory_bytes=_MAX_MEMORY)

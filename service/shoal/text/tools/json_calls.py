@@ -187,7 +187,7 @@ class JsonCallScanner:
             return True
         is_arguments, self._place = self._is_arguments, "comma"
         if self._key == "name" and self._name is None:
-            name = json.loads(text)
+            name = _value(text)
             if not (isinstance(name, str) and name in self._names):
                 return False
             self._name = name
@@ -195,7 +195,7 @@ class JsonCallScanner:
                 self._is_committed = True
                 pieces.append(Piece(name, [self._arguments]))
         elif is_arguments:
-            arguments = text if text[0] == "{" else _unwrapped(json.loads(text))
+            arguments = text if text[0] == "{" else _unwrapped(_value(text))
             if arguments is None:
                 return False
             self._arguments = arguments
@@ -203,6 +203,14 @@ class JsonCallScanner:
                 self._is_committed = True
                 pieces.append(Piece(self._name, [arguments]))
         return True
+
+
+def _value(text: str) -> Any:
+    """Of JSON; False for what is nested too deep to be read, which is no name and no arguments."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        return False
 
 
 def _unwrapped(value: Any) -> str | None:

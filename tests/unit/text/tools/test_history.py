@@ -1,11 +1,13 @@
 """Tools, past calls and results in the prompts of templates of every kind."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from tokenizers import AddedToken
 
+from shoal.errors import InvalidRequest
 from shoal.text.chat import Chat
 from shoal.text.tools.tool import Call, Tool
 from tests.fakes import tool_templates as templates
@@ -184,3 +186,15 @@ def test_nothing_of_tools_and_calls_becomes_a_control_token(name: str) -> None:
         return sum(token_id >= 256 for token_id in chat.encode(rendered))
 
     assert num_controls(EVIL) == num_controls("x")
+
+
+@pytest.mark.parametrize("depth", [20, 900])
+def test_arguments_that_are_nested_deep_are_a_prompt_or_a_refusal(depth: int) -> None:
+    deep = json.loads('{"a":' + "[" * depth + "]" * depth + "}")
+    history = [USER, {**CALLING, "tool_calls": [replace(CALL, arguments=deep)]}, RESULT]
+    try:
+        text = prompt_of(templates.NATIVE["hermes"], history, [WEATHER])
+    except InvalidRequest:  # how deep Python goes is its own affair
+        assert depth > 32
+    else:
+        assert "[" * depth in text

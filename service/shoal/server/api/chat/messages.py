@@ -1,5 +1,7 @@
 """Validates chat messages and renders them to a prompt with the model's chat template."""
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -12,7 +14,8 @@ from shoal.server.api.generation.fields import without_nulls
 from shoal.server.api.generation.number_types import at_most
 from shoal.server.api.generation.params import check_prompt_chars
 from shoal.server.errors import FieldProblem
-from shoal.server.off_loop import INLINE_CHARS, off_loop
+from shoal.server.off_loop import INLINE_CHARS
+from shoal.text.chat_template import MustWait
 from shoal.text.chat_tokens import RenderedChat
 from shoal.text.task import Prompt, start_prompt
 from shoal.text.text_model import TextModel
@@ -21,6 +24,7 @@ MAX_TEMPLATE_VARIABLES = 32
 MAX_CALLS = 128
 _CHARS_OF_MESSAGE = 64
 """An empty message is as much work as so many characters."""
+_renderers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="chat-template")
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
@@ -117,7 +121,7 @@ async def render_chat(prompt: ChatPrompt, model: TextModel, loaded: LoadedModel)
     size = sum(message.num_chars for message in prompt.messages) + prompt.num_tool_chars
     check_prompt_chars(size, loaded, param="messages")
 
-    def render() -> RenderedChat:
+    def render(*, may_wait: bool) -> RenderedChat:
         messages, template_tools = model.chat.prepare(
             [_template_message(message) for message in prompt.messages], tools
         )
@@ -129,9 +133,16 @@ async def render_chat(prompt: ChatPrompt, model: TextModel, loaded: LoadedModel)
             continue_final_message=prompt.continue_final_message,
             max_chars=loaded.max_model_len * 64,
             tools=template_tools,
+            may_wait=may_wait,
         )
 
-    return await off_loop(size + _CHARS_OF_MESSAGE * len(prompt.messages), render)
+    if size + _CHARS_OF_MESSAGE * len(prompt.messages) <= INLINE_CHARS:
+        try:
+            return render(may_wait=False)
+        except MustWait:
+            pass
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_renderers, lambda: render(may_wait=True))
 
 
 async def chat_token_ids(chat: RenderedChat, model: TextModel) -> list[int]:

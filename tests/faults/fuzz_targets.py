@@ -1,0 +1,174 @@
+"""What reads bytes that anybody may have made: functions that take such bytes, and examples to
+begin with. Each returns, or raises an error of ours; anything else is a fault.
+
+`test_fuzz_targets.py` runs them on mutated examples; a fuzzer may call them as well.
+"""
+
+import json
+import random
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from shoal.checkpoint.files import TokenizerFiles
+from shoal.checkpoint.gguf_header import read_header
+from shoal.checkpoint.read import parse_json
+from shoal.checkpoint.safetensors import read_safetensors
+from shoal.checkpoint.tokenizer import num_token_ids
+from shoal.checkpoint.tokenizer_library import open_library
+from shoal.errors import ShoalError
+from shoal.text.chat_template import ChatTemplate
+from tests.fakes import tool_templates
+from tests.fakes.text_folder import byte_tokenizer
+from tests.fakes.tiny_models import framed, save_safetensors
+
+
+class Target(NamedTuple):
+    run: Callable[[bytes], None]
+    seeds: Callable[[], Sequence[bytes]]
+
+
+def model_json(data: bytes) -> None:
+    """A config, settings or an index of a model folder."""
+    parse_json(data.decode("utf-8", "replace"), "x/config.json")
+
+
+def tokenizer_json(data: bytes) -> None:
+    """The library and our own reader."""
+    text = data.decode("utf-8", "replace")
+    files = TokenizerFiles(lambda: text, {}, "x/tokenizer.json")
+    try:
+        num_token_ids(files)
+    finally:
+        open_library(files)
+
+
+def chat_template(data: bytes) -> None:
+    """What `template_bounds.py` lets into this process, and the sandbox."""
+    template = ChatTemplate(data.decode("utf-8", "replace"))
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "<a>" * 9}]
+    template.render({"messages": messages, "tools": [{"x": [1, "y"]}]}, max_chars=10_000)
+
+
+def safetensors_header(data: bytes) -> None:
+    """A whole file; its tensors are looked at as well."""
+    for tensor in read_safetensors(_file(data, "x.safetensors")).values():
+        tensor.array.tobytes()
+
+
+def gguf_header(data: bytes) -> None:
+    for tensor in read_header(_file(data, "x.gguf")).tensors.values():
+        tensor.array.tobytes()
+
+
+def _tokenizers() -> list[bytes]:
+    tokenizer = json.loads(byte_tokenizer().to_str())
+    tokenizer["model"]["vocab"] = dict(list(tokenizer["model"]["vocab"].items())[:40])
+    tokenizer["model"]["merges"] = []
+    return [json.dumps(tokenizer).encode()]
+
+
+def _configs() -> list[bytes]:
+    return [
+        b'{"a": [1, 2.5, null, true, {"b": "c"}], "d": -1e-5, "e": {"f": []}}',
+        b'{"weight_map": {"x.weight": "model-00001.safetensors"}, "metadata": {"total_size": 9}}',
+    ]
+
+
+def _templates() -> list[bytes]:
+    texts = [text for text in vars(tool_templates).values() if isinstance(text, str)]
+    return [text.encode() for text in texts if "{%" in text]
+
+
+def _safetensors() -> list[bytes]:
+    path = Path(tempfile.mkdtemp()) / "x.safetensors"
+    save_safetensors(path, {"a": np.ones((2, 3), np.float32), "b": np.ones(4, np.float16)})
+    entry = {"dtype": "I64", "shape": [0, 3], "data_offsets": [0, 0]}
+    return [path.read_bytes(), framed({"__metadata__": {"format": "pt"}, "a": entry}, b"")]
+
+
+def _gguf() -> list[bytes]:
+    """A header by hand: texts, numbers, a list, a tensor."""
+
+    def number(value: int, size: int = 8) -> bytes:
+        return value.to_bytes(size, "little")
+
+    def text(value: str) -> bytes:
+        return number(len(value)) + value.encode()
+
+    entries = [
+        text("general.architecture") + number(8, 4) + text("llama"),
+        text("llama.block_count") + number(4, 4) + number(2, 4),
+        text("llama.epsilon") + number(6, 4) + np.float32(1e-5).tobytes(),
+        text("tokenizer.tokens") + number(9, 4) + number(8, 4) + number(2) + text("a") + text("b"),
+        text("tokenizer.scores") + number(9, 4) + number(6, 4) + number(2) + bytes(8),
+    ]
+    tensor = text("a") + number(2, 4) + number(32) + number(2) + number(2, 4) + number(0)
+    head = b"GGUF" + number(3, 4) + number(1) + number(len(entries)) + b"".join(entries) + tensor
+    return [head + bytes(-len(head) % 32) + bytes(36)]
+
+
+TARGETS = {
+    "JSON of a model folder": Target(model_json, _configs),
+    "tokenizer.json": Target(tokenizer_json, _tokenizers),
+    "chat template": Target(chat_template, _templates),
+    "safetensors header": Target(safetensors_header, _safetensors),
+    "GGUF header": Target(gguf_header, _gguf),
+}
+
+_PIECES = [b"[", b"]", b"{", b"}", b'"', b",", b":", b"9" * 400, b"-", b"1e999", b"NaN", b"null",
+           b"\0", b"\xff", b"\\ud800", b"{{ ", b" }}", b"{% ", b" %}", b" * ", b" ~ ", b"|tojson",
+           b"(2**63)", b"range(10**9)", b"\xff" * 8, b"[" * 5000, b"\x7f\xff\xff\xff"]  # fmt: skip
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    """A few changes: bits, bytes, pieces taken out, repeated or put in."""
+    changed = bytearray(data)
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(changed) + 1)
+        end = min(len(changed), at + rng.randint(1, 16))
+        match rng.randrange(6):
+            case 0 if at < len(changed):
+                changed[at] ^= 1 << rng.randrange(8)
+            case 1 if at < len(changed):
+                changed[at] = rng.randrange(256)
+            case 2:
+                del changed[at:end]
+            case 3:
+                changed[at:at] = changed[at:end] * rng.randint(1, 20)
+            case 4:
+                changed[at:at] = rng.choice(_PIECES)
+            case _:
+                del changed[at:]
+    return bytes(changed)
+
+
+def fault_of(target: Target, data: bytes) -> BaseException | None:
+    """What is no error of ours."""
+    try:
+        target.run(data)
+    except ShoalError:
+        return None
+    except Exception as error:
+        return error
+    except BaseException as error:  # a panic of a library is no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        return error
+    return None
+
+
+@cache
+def _folder() -> Path:
+    return Path(tempfile.mkdtemp())
+
+
+def _file(data: bytes, name: str) -> Path:
+    path = _folder() / name
+    path.unlink(missing_ok=True)  # what is mapped of the one before stays as it was
+    path.write_bytes(data)
+    return path
