@@ -9,8 +9,11 @@ export class Chart {
   #now = el("span", { class: "now" }, "–");
   #svg = svg("svg", { role: "img" });
   element;
+  /** @type {(value: number) => string} */
   #format;
+  /** @type {string} */
   #title;
+  /** @type {number} */
   #least;
 
   /**
