@@ -20,7 +20,7 @@ KEY = "a-key-of-the-test"
 
 
 def run_in_browser(url: str, *files: str) -> None:
-    """Runs test files of `browser` against a server. Skips where something they need is not here."""
+    """Runs test files of `browser` against a server. Skips where what they need is not here."""
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if chromium is None or (node := shutil.which("node")) is None:
         pytest.skip("needs chromium and node")

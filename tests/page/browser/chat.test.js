@@ -100,7 +100,7 @@ pageTest("a schema forces the answer", async (page) => {
   await page.getByText(/The JSON schema is no JSON/).first().waitFor();
   await page.fill("#set-schema", JSON.stringify({ type: "object", properties: { ok: { type: "boolean" } }, required: ["ok"], additionalProperties: false }));
   await say(page, "Is it good?");
-  assert.equal(typeof JSON.parse(await page.textContent(".message.assistant .prose")).ok, "boolean");
+  assert.equal(typeof JSON.parse(await page.textContent(".turn-answer > .plain")).ok, "boolean");
 });
 
 pageTest("a tool call is shown, and its result goes back to the model", async (page) => {

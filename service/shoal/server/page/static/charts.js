@@ -9,8 +9,11 @@ export class Chart {
   #now = el("span", { class: "now" }, "–");
   #svg = svg("svg", { role: "img" });
   element;
+  /** @type {(value: number) => string} */
   #format;
+  /** @type {string} */
   #title;
+  /** @type {number} */
   #least;
 
   /**
@@ -37,12 +40,14 @@ export class Chart {
     const y = (/** @type {number} */ value) => HEIGHT - BOTTOM - (value / top) * (HEIGHT - BOTTOM - TOP);
     const base = HEIGHT - BOTTOM;
     const lines = segments(values).map((segment) => segment.map(([at, value]) => `${x(at).toFixed(1)},${y(value).toFixed(1)}`).join(" "));
+    // A value alone is a dot: a line from itself to itself.
+    const drawn = lines.map((points) => (points.includes(" ") ? points : `${points} ${points}`));
     const areas = segments(values).map((segment, at) => `${x(segment[0][0]).toFixed(1)},${base} ${lines[at]} ${x(segment[segment.length - 1][0]).toFixed(1)},${base}`);
     this.#svg.replaceChildren(
       svg("line", { class: "grid", x1: 0, x2: width, y1: base, y2: base }),
       svg("line", { class: "grid", x1: 0, x2: width, y1: y(top), y2: y(top) }),
       ...areas.map((points) => svg("polygon", { class: "area", points })),
-      ...lines.map((points) => svg("polyline", { class: "line", points })),
+      ...drawn.map((points) => svg("polyline", { class: "line", points })),
       svg("text", { x: 0, y: y(top) - 4 }, this.#format(top)),
       svg("text", { x: 0, y: HEIGHT - 3 }, `${room - 1} s ago`),
       svg("text", { x: width, y: HEIGHT - 3, "text-anchor": "end" }, "now"),

@@ -58,10 +58,9 @@ async function ask(added) {
   }
   conversation.push(...added);
   added.forEach(show);
-  const { stream: _s, stream_options: _o, include: _i, ...asked } = request.body;
   const turn = new Turn({
     markdown: true,
-    promptIds: async () => (await getJSON("/tokenize", { body: promptOf(asked) })).tokens,
+    promptIds: async () => (await getJSON("/tokenize", { body: promptOf(request.body) })).tokens,
     onBusy: (busy) => setBusy(busy ? turn : null),
     onResult: (choice, result) =>
       void ask(choice.calls.map(({ id }) => ({ role: "tool", tool_call_id: id, content: result }))),

@@ -46,6 +46,7 @@ class Side {
   }
 
   request() {
+    /** @type {Record<string, any>} */
     const values = { ...settings.values, model: this.#select.value, tools: "" };
     for (const [field, input] of Object.entries(this.#inputs)) values[field] = input.value;
     const prompt = byId("compare-input").value;

@@ -95,7 +95,7 @@ function numberField({ name, label, help, min, max, step, slider }) {
   const set = (/** @type {string} */ value) => settings.set(name, value);
   const limits = { min, max, step: step ?? "any" };
   const input = el("input", { id, type: "number", inputmode: "decimal", ...limits, "aria-describedby": `${id}-help`, oninput: () => set(input.value) });
-  const range = slider && el("input", { type: "range", id: `${id}-range`, ...limits, "aria-label": `${label}, slider`, oninput: () => set(range.value) });
+  const range = slider && el("input", { type: "range", id: `${id}-range`, ...limits, "aria-label": `${label}, slider`, oninput: (/** @type {any} */ event) => set(event.target.value) });
   return el(
     "div",
     { class: "field" },

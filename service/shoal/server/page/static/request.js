@@ -71,10 +71,12 @@ export function parseJSON(field, text, what) {
  * @param {Record<string, any>} values
  * @param {any[]} messages without the system prompt
  * @param {string[]} [include]
+ * @returns {{path: string, body: Record<string, any>}}
  * @throws {FieldError}
  */
 export function chatRequest(values, messages, include = []) {
   const system = String(values.system ?? "").trim();
+  /** @type {Record<string, any>} */
   const body = {
     ...common(values, include),
     messages: system ? [{ role: "system", content: system }, ...messages] : messages,
@@ -92,6 +94,7 @@ export function chatRequest(values, messages, include = []) {
  * @param {Record<string, any>} values
  * @param {string | number[]} prompt text, or token ids
  * @param {string[]} [include]
+ * @returns {{path: string, body: Record<string, any>}}
  * @throws {FieldError}
  */
 export function completionRequest(values, prompt, include = []) {
@@ -107,6 +110,7 @@ export function completionRequest(values, prompt, include = []) {
  */
 export function branchRequest(body, promptIds, keptIds) {
   const left = (body.max_tokens ?? 256) - keptIds.length;
+  /** @type {Record<string, any>} */
   const branch = { ...body, prompt: [...promptIds, ...keptIds], max_tokens: Math.max(1, left) };
   for (const name of ["messages", "tools", "tool_choice", "response_format"]) delete branch[name];
   return { path: "/v1/completions", body: branch };

@@ -57,7 +57,7 @@ export class Turn {
     const variant = { request, choice: start ?? emptyChoice(), element: el("div", { class: "turn" }) };
     const view = new AnswerView({
       inside,
-      markdown: this.#hooks.markdown,
+      markdown: this.#hooks.markdown && !request.body.response_format,
       kept: start?.tokens.length ?? 0,
       onBranch: (at, alternative) => void this.#branch(variant, at, alternative),
     });
