@@ -14,7 +14,7 @@ from shoal.server.api.generation.fields import without_nulls
 from shoal.server.api.generation.number_types import at_most
 from shoal.server.api.generation.params import check_prompt_chars
 from shoal.server.errors import FieldProblem
-from shoal.server.off_loop import INLINE_CHARS
+from shoal.server.off_loop import INLINE_CHARS, off_loop
 from shoal.text.chat_template import MustWait
 from shoal.text.chat_tokens import RenderedChat
 from shoal.text.task import Prompt, start_prompt
