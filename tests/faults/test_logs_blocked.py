@@ -26,7 +26,7 @@ def test_requests_are_answered_whatever_standard_error_is(
 ) -> None:
     folder = write_tiny_llama(tmp_path / "tiny")
     stderr: int | IO[bytes] = subprocess.PIPE if place != "/dev/full" else open(place, "wb")  # noqa: SIM115
-    command = ["serve", "--model", str(folder), "--port", "0", "--log-format", "json"]
+    command = ["serve", "--model", str(folder), "--port", "0", "--shutdown-delay", "0"]
     process = subprocess.Popen(
         [sys.executable, "-m", "shoal", *command],
         cwd=tmp_path,
