@@ -191,7 +191,7 @@ def test_a_limit_of_200_mib_serves_what_fits_and_refuses_the_rest(
     memory_group.limit("memory.limit_in_bytes", 200 * MIB)
     models = tmp_path / "models"
     write_tiny_llama(models / "small")
-    write_tiny_llama(models / "large", num_layers=1500)
+    write_tiny_llama(models / "large", num_layers=512)
     with serve_process(models, named_by="--models-dir", under=memory_group.entering) as server:
         statuses = complete(server, 20)
         states = server.get("/readyz").json()["models"]
