@@ -168,11 +168,11 @@ def serve_process(
             process.kill()
             raise
         finally:
-            printed += process.stdout.read()
-            process.stdout.close()
             log.close()
         _, alive = psutil.wait_procs(children, timeout=10)
         assert alive == [], "processes outlive the server"
+        printed += process.stdout.read()  # which they could hold open
+        process.stdout.close()
         written = server_log.read_text()
         assert "never retrieved" not in written, "a task's error is lost"
         assert canary.seen_in(written + printed) == [], "a key or a prompt is in the log"
