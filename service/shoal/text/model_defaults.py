@@ -168,17 +168,21 @@ def _named_ids(
     key = f"{token}_id"
     num_ids = tokenizer.vocab_size
     ids: list[tuple[int, str]] = []
-    for settings, where, is_chosen in (
+    is_chosen = (
+        files.generation_config_file != files.config_file  # a single file's metadata is its config
+        and not files.generation_config.get("_from_model_config")
+    )
+    for settings, where, refuses in (
         (
             files.generation_config,
             files.generation_config_file,
-            not files.generation_config.get("_from_model_config"),
+            is_chosen,
         ),
         (files.config, files.config_file, False),
     ):
         fields = Fields(settings, where)
         found = _ids(fields, key)
-        most = num_ids if is_chosen else _NO_VOCABULARY
+        most = num_ids if refuses else _NO_VOCABULARY
         fields.require(
             all(-1 <= value < most for value in found),
             key,

@@ -34,7 +34,9 @@ def test_a_machine_with_a_good_model_passes(tmp_path: Path) -> None:
 
 def test_what_is_left_out_of_a_model_is_said(tmp_path: Path) -> None:
     folder = write_tiny_llama(tmp_path / "tiny")
-    (folder / "generation_config.json").write_text('{"num_beams": 4, "eos_token_id": 99999}')
+    (folder / "generation_config.json").write_text(
+        '{"num_beams": 4, "eos_token_id": 99999, "_from_model_config": true}'
+    )
     result = invoke("--model", str(folder), "--port", "0")
     assert result.exit_code == 0, result.stdout
     assert "left out: num_beams" in result.stdout
