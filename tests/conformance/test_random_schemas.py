@@ -24,7 +24,9 @@ from tests.unit.runner.asking import Asked, make_submit, text_of
 ROOT = Path(__file__).parents[2]
 MODELS = {"minnow": ROOT / "models" / "minnow", "smollm2": ROOT / "models" / "smollm2.gguf"}
 AT_ONCE = 32
-MAX_TOKENS = 400
+LEAP_SECOND = r"(\d\d:\d\d):60"
+MAX_TOKENS = 480
+"""With the prompt all that minnow reads: the longest answers need nearly as many."""
 MOST_ASKED = 8
 """So often is one answer asked for until it comes to its end; few are cut."""
 
@@ -78,6 +80,8 @@ def complete_answers(name: str, grammars: dict[int, str], attempt: int) -> dict[
 def invalid_json(schemas: list[dict[str, Any]], texts: list[str]) -> list[str]:
     jsonschema = pytest.importorskip("jsonschema")
     checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
+    for name in ("time", "date-time"):
+        checker = with_leap_seconds(checker, name)
     found = []
     for schema, text in zip(schemas, texts, strict=True):
         try:
@@ -87,6 +91,17 @@ def invalid_json(schemas: list[dict[str, Any]], texts: list[str]) -> list[str]:
         except (ValueError, jsonschema.ValidationError) as error:
             found.append(f"{text!r} for {json.dumps(schema)}: {error}"[:500])
     return found
+
+
+def with_leap_seconds(checker: Any, name: str) -> Any:
+    """RFC 3339's grammar has a second 60, the clock of Python has not."""
+    jsonschema = pytest.importorskip("jsonschema")
+    kept = jsonschema.FormatChecker(formats=())
+    kept.checkers = {
+        **checker.checkers,
+        name: (lambda value: checker.conforms(re.sub(LEAP_SECOND, r"\1:59", str(value)), name), ()),
+    }
+    return kept
 
 
 def report(name: str, kind: str, texts: list[str], num_again: int, invalid: list[str]) -> None:

@@ -55,13 +55,6 @@ def streamed_text(server: ServerProcess, path: str, **fields: Any) -> str:
     return "".join(c["text"] if "text" in c else c["delta"].get("content") or "" for c in choices)
 
 
-def bytes_of(token: str) -> bytes:
-    """Of a token as log-probabilities name it: part of a character is named by its bytes."""
-    if token.startswith("bytes:"):
-        return bytes.fromhex(token.removeprefix("bytes:").replace("\\x", ""))
-    return token.encode()
-
-
 def check_person(text: str) -> None:
     person = json.loads(text)
     assert list(person) == ["name", "size", "age"]
@@ -77,6 +70,13 @@ def test_every_choice_keeps_to_the_schema_streamed_or_not(server: ServerProcess,
     for text in answers:
         check_person(text)
     assert streamed_text(server, path, response_format=FORMAT) == answers[0]
+
+
+def bytes_of(name: str) -> bytes:
+    """Of a token, by how log-probs name it."""
+    if name.startswith("bytes:"):
+        return bytes.fromhex(name.removeprefix("bytes:").replace("\\x", ""))
+    return name.encode()
 
 
 def test_the_best_of_several_is_valid_and_reports_its_tokens(server: ServerProcess) -> None:

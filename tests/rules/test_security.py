@@ -23,11 +23,7 @@ def named_tests() -> list[tuple[str, str]]:
 
 
 @cache
-<<<<<<< HEAD
-def names_of(file: str) -> set[str]:
-=======
 def functions_of(file: str) -> set[str]:
->>>>>>> Q
     path = ROOT / file
     if not path.exists():
         return set()
@@ -42,11 +38,7 @@ def test_a_test_is_named_for_each_promise() -> None:
 
 @pytest.mark.parametrize("file", sorted({file for file, _ in named_tests()}))
 def test_what_is_named_exists(file: str) -> None:
-<<<<<<< HEAD
-    assert {test for of, test in named_tests() if of == file} - names_of(file) == set()
-=======
     assert {test for of, test in named_tests() if of == file} - functions_of(file) == set()
->>>>>>> Q
 
 
 def test_every_server_of_the_tests_is_searched_for_what_it_must_not_show() -> None:

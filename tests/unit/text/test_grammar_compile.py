@@ -167,9 +167,12 @@ def test_another_short_text_to_copy_from_needs_no_worker(
 ) -> None:
     asked: list[str] = []
     ask = compile_module._workers.ask
-    monkeypatch.setattr(
-        compile_module._workers, "ask", lambda line: asked.append(line) or ask(line)
-    )
+
+    def count(line: str) -> dict[str, Any]:
+        asked.append(line)
+        return ask(line)
+
+    monkeypatch.setattr(compile_module._workers, "ask", count)
     schema = {"type": "object", "properties": {"one of its own": COPY}}
     texts = ["red and blue", 'say "hi"\n', "", "word " * 900]
     found = [compiled(JsonSchema(schema, "p"), tmp_path, text) for text in texts]

@@ -113,12 +113,9 @@ class _Builder:
 
     def _plain(self, schema: Schema) -> str:
         """A part without copies."""
-        if (
-            isinstance(schema, Mapping)
-            and schema.keys() - _ANNOTATIONS == {"const"}
-            and isinstance(value := schema["const"], str)
-        ):
-            return _literal(value)  # quicker to compile than as a schema
+        match schema:
+            case {"const": str(value), **others} if not others:
+                return _literal(value)  # quicker to compile than as a schema
         return self._add(f"%json {self._json(schema)}")
 
     def _json(self, schema: Schema) -> str:
