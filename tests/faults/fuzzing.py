@@ -1,11 +1,10 @@
 """A seeded mutator of bytes, and what it is let loose on.
 
-A target is a function of bytes that returns, or raises only what its reader promises to raise:
-anything else that comes out of it is a fault. More targets stand in fuzz_targets.py.
+A target is a function of bytes that returns, or raises an error of ours: anything else that comes
+out of it is a fault.
 """
 
 import contextlib
-import importlib.util
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -14,11 +13,11 @@ from pathlib import Path
 from shoal.client import ResponseInvalid
 from shoal.client._stream import EventParser
 from shoal.protocol import codec
+from tests.faults import fuzz_targets
 from tests.unit.protocol.test_codec import FROM_ENGINE, TO_ENGINE
 
 Target = Callable[[bytes], object]
 STREAMS = Path(__file__).parents[1] / "client" / "streams"
-FURTHER = "tests.faults.fuzz_targets"
 _EDGES = (
     b"\x00",
     b"\xff",
@@ -29,6 +28,18 @@ _EDGES = (
     b'"',
     b"{",
     b"[",
+    b"9" * 400,
+    b"1e999",
+    b"NaN",
+    b"\\ud800",
+    b"{{ ",
+    b" }}",
+    b"{% ",
+    b" %}",
+    b" * ",
+    b"|tojson",
+    b"range(10**9)",
+    b"[" * 5000,
 )
 MAX_BYTES = 1 << 16
 
@@ -55,19 +66,11 @@ def events(data: bytes) -> None:
     assert pieces == whole
 
 
-SEEDS: dict[Target, list[bytes]] = {
+TARGETS: dict[Target, list[bytes]] = {
     frames: [codec.encode(message) for message in (*TO_ENGINE, *FROM_ENGINE)],  # type: ignore[arg-type]
     events: [path.read_bytes() for path in sorted(STREAMS.glob("*.sse"))],
+    **fuzz_targets.SEEDS,
 }
-
-
-def targets() -> dict[Target, list[bytes]]:
-    """Each target and the well-formed inputs it begins with. fuzz_targets.py has a `SEEDS` of the
-    same form."""
-    found = dict(SEEDS)
-    if importlib.util.find_spec(FURTHER) is not None:
-        found |= importlib.import_module(FURTHER).SEEDS
-    return found
 
 
 def mutated(rng: random.Random, seeds: list[bytes]) -> bytes:
