@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shoal.config import LOOPBACK_HOSTS
 from shoal.errors import AuthenticationFailed, InternalError, PermissionDenied, ShoalError
-from shoal.server.auth import ADMIN_PREFIX, SHARED_PREFIXES, is_open
+from shoal.server.auth import ADMIN_PREFIX, OPEN_PATHS, SHARED_PREFIXES, is_open
 from shoal.server.context import RequestContext, context_of
 from shoal.server.error_shapes import error_bytes_at, request_id_headers
 from shoal.server.errors import error_headers
@@ -131,6 +131,8 @@ class AccessMiddleware:
 
     def _key(self, scope: Scope, headers: Headers) -> Key:
         """The caller's key. Raises AuthenticationFailed or PermissionDenied."""
+        if scope["path"] in OPEN_PATHS:  # probes come under any name
+            return ANYONE
         if self._check_host and _host_name(headers.get("host", "")) not in LOOPBACK_HOSTS:
             # Protects a local server from DNS rebinding by web pages.
             raise PermissionDenied(
