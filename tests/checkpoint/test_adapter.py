@@ -193,7 +193,7 @@ def test_the_base_is_the_named_one_or_that_of_the_config_or_the_only_one(tmp_pat
         found(f"small={one}")
     with pytest.raises(ConfigError, match="two models are named one"):
         found(str(one), f"one={two}")
-    with pytest.raises(ModelFolderError, match="is no adapter"):
+    with pytest.raises(ConfigError, match="there is no"):
         found(str(tmp_path / "nowhere"))
 
 

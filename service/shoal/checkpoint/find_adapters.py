@@ -12,13 +12,16 @@ def find_adapters(
     entries: Sequence[str], models: Sequence[ModelSource]
 ) -> tuple[AdapterSource, ...]:
     """`entries`: each PATH or NAME=PATH, with @MODEL behind it where the base is not clear. Raises
-    ConfigError, or ModelFolderError for a folder that is no adapter Shoal can read."""
+    ConfigError, also for a path where nothing is, or ModelFolderError for a folder that is no
+    adapter Shoal can read."""
     bases = base_paths(models)
     found: list[AdapterSource] = []
     for adapter_id, entry in enumerate(entries, 1):
         name, path, base = _parse(entry, bases)
         if name in bases or name in [other.name for other in found]:
             raise ConfigError(f"two models are named {name}: use --adapter NAME=PATH")
+        if not Path(path).exists():
+            raise ConfigError(f"adapter {name}: there is no {path}")
         model = find_base(AdapterFolder(Path(path)), name, base, bases)
         found.append(AdapterSource(name, model, path, adapter_id))
     return tuple(found)

@@ -33,10 +33,15 @@ def run(settings: Settings) -> int:
         logging_to_stderr(settings.log_level, settings.log_format),
         asyncio.Runner(loop_factory=_loop_factory()) as runner,
     ):
-        return runner.run(_serve(settings))
+        fatal = runner.run(_serve(settings))
+    if fatal is None:
+        return 0
+    print(f"shoal: {fatal}", file=sys.stderr)  # the last word is for people, not a log line
+    return EXIT_ENGINE_FAILED
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings) -> str | None:
+    """Returns why the engine could not go on, None after a proper end."""
     for remark in (*environment_remarks(), *access_remarks(settings)):
         log.warning(remark)
     check_keys(settings)
@@ -70,10 +75,7 @@ async def _serve(settings: Settings) -> int:
             )
         finally:
             await client.close()
-    if fatal:
-        print(f"shoal: {fatal[0]}", file=sys.stderr)
-        return EXIT_ENGINE_FAILED
-    return 0
+    return fatal[0] if fatal else None
 
 
 def access_remarks(settings: Settings) -> list[str]:

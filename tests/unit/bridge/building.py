@@ -72,7 +72,7 @@ class Listener:
 
     async def end(self) -> Finished | ShoalError:
         """The one last word."""
-        await asyncio.wait_for(self.ended.wait(), 10)
+        await asyncio.wait_for(self.ended.wait(), 40)
         await asyncio.sleep(0)
         assert len(self.ends) == 1
         return self.ends[0]

@@ -30,7 +30,7 @@ class Places(NamedTuple):
 def listen(settings: Settings, port: int | None = None) -> socket.socket:
     """Binds a socket to the server's port, or to the `port` of the probes. Raises ShoalError when
     it cannot be used."""
-    flag = "--port" if port is None else "--probe-port"
+    flag = "--port" if port in (None, settings.port) else "--probe-port"
     port = settings.port if port is None else port
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
