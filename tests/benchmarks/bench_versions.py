@@ -5,7 +5,7 @@
 
 Every round starts both servers one after the other, the first one changing each time, under the
 same streamed load. Prints each round's tokens per second and, for every number of clients, the
-median of the rounds' ratios (this version / the other).
+median of the rounds' ratios (this version / the other), of the first token's time as well.
 """
 
 import argparse
@@ -39,21 +39,24 @@ def main() -> None:
         _contender("other", str(options.other.absolute()), shape, flags),
     ]
     rates: dict[str, list[list[float]]] = {"this": [], "other": []}
+    waits: dict[str, list[list[float]]] = {"this": [], "other": []}  # of first tokens, in ms
     machine = describe()
     print(f"{machine['cpu_model']}, {machine['usable_cores']:g} cores, {shape.name}")
     for number in range(options.rounds):
         for side in sides if number % 2 == 0 else sides[::-1]:
             _, results = run_server(side, shape, levels, Window(options.duration, number))
             rates[side.name].append([result.tokens_per_s for result in results])
+            waits[side.name].append([result.ttft_p50_ms or float("nan") for result in results])
             shown = ", ".join(f"{r.clients}: {r.tokens_per_s:,.0f}" for r in results)
             print(f"round {number}, {side.name:5}: {shown} tokens/s", flush=True)
     for at, level in enumerate(levels):
-        pairs = zip(rates["this"], rates["other"], strict=True)
-        ratios = [this[at] / other[at] for this, other in pairs]
-        print(
-            f"{level.clients} clients: ratio {statistics.median(ratios):.3f} "
-            f"({min(ratios):.3f} to {max(ratios):.3f})"
-        )
+        for what, sides_of in (("tokens/s", rates), ("first token p50", waits)):
+            pairs = zip(sides_of["this"], sides_of["other"], strict=True)
+            ratios = [this[at] / other[at] for this, other in pairs]
+            print(
+                f"{level.clients} clients, {what}: ratio {statistics.median(ratios):.3f} "
+                f"({min(ratios):.3f} to {max(ratios):.3f})"
+            )
 
 
 def _contender(name: str, python: str, shape: Shape, flags: tuple[str, ...]) -> Contender:
