@@ -71,11 +71,11 @@ class Balancer:
     async def _pass_on(self, request: bytes, back: asyncio.StreamWriter) -> None:
         answer = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"
         self._next += 1
-        ready = self.ready or self.ports
+        first, ready = self._next, self.ready or self.ports
         for place in range(len(ready)):
             try:
                 answer, reader, writer = await self._ask(
-                    ready[(self._next + place) % len(ready)], request
+                    ready[(first + place) % len(ready)], request
                 )
             except OSError:
                 self.num_passed_on += 1
@@ -88,6 +88,7 @@ class Balancer:
                 writer.close()
                 return
             self.num_passed_on += 1
+            answer += await reader.read(1 << 16)
             writer.close()
         back.write(answer)
 

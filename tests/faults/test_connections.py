@@ -63,7 +63,7 @@ def test_silent_sockets_cost_neither_probes_nor_the_engine(
     folder = write_tiny_llama(tmp_path / "tiny")
     with socket.create_server(("127.0.0.1", 0)) as free:
         probe_port = free.getsockname()[1]
-    limited = ("prlimit", f"--nofile={files}")
+    limited = ("prlimit", f"--nofile={files}") if files else ()
     with serve_process(folder, "--probe-port", str(probe_port), under=limited) as server:
         port = int(server.url.rpartition(":")[2])
         silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(num_silent)]

@@ -17,7 +17,7 @@ from shoal.engine.kv_blocks import KVBlocks
 from shoal.engine.kv_budget import Account
 from shoal.engine.limits import Limits
 from shoal.engine.rows_check import check_rows
-from shoal.engine.sequence import Sequence, make_sequence, new_row
+from shoal.engine.sequence import Sequence, is_decoding, make_sequence, new_row
 from shoal.engine.stopping import (
     Deadlines,
     failed,
@@ -167,7 +167,7 @@ class Scheduler:
             self._fill(plan, now)
         self._released = []
         self._continuation.end()
-        if len(self._planned) == len(self._running) and all(map(_is_decoding, self._planned)):
+        if len(self._planned) == len(self._running) and all(map(is_decoding, self._planned)):
             self._continuation.start(plan, self._planned)
         return plan
 
@@ -350,9 +350,12 @@ class Scheduler:
             self._finish(seq, finished)
 
     def fail_step(self, plan: StepPlan, code: str) -> None:
-        """The whole step failed: its sequences fail, and the next plan tells the runner to forget
-        them. What this plan told it to forget is told again: it may not have come so far."""
+        """The whole step failed: its sequences fail. The runner may not have heard the plan: what
+        to forget is told again; who got a row or blocks, but no part in the step, starts anew."""
         self._released = plan.released + self._released
+        told = {row.seq_id for row in plan.new_rows} | plan.new_block_ids.keys()
+        for seq_id in told.difference(plan.seq_ids):
+            self._put_back(self._sequences[seq_id])
         for seq_id in plan.seq_ids:
             self._fail(self._sequences[seq_id], code)
 
@@ -392,8 +395,3 @@ class Scheduler:
         self._waiting.shares.check(self._running, self._sequences.values())
         self._blocks.check(self._running)
         check_rows(self._running, self._waiting, self._sequences, self.limits.max_rows)
-
-
-def _is_decoding(seq: Sequence) -> bool:
-    """Does the planned step compute the sequence's last known token?"""
-    return seq.num_tokens - seq.num_computed_tokens == 1

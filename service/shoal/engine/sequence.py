@@ -110,6 +110,11 @@ def make_sequence(submit: Submit, max_model_len: int, arrival: int, now: float) 
     return seq
 
 
+def is_decoding(seq: Sequence) -> bool:
+    """Does the planned step compute the sequence's last known token?"""
+    return seq.num_tokens - seq.num_computed_tokens == 1
+
+
 def new_row(seq: Sequence) -> NewRow:
     """What the runner needs to know of a sequence that got a row."""
     submit = seq.submit

@@ -49,7 +49,7 @@ def trace_of(
 
     with pytest.MonkeyPatch.context() as patch:
         if not may_continue:
-            patch.setattr(scheduler_module, "_is_decoding", _never)
+            patch.setattr(scheduler_module, "is_decoding", _never)
         engine = Engine(runner=make_runner, max_preemptions=1000, **config)
         scheduler = engine.core._models["fake"].scheduler
         for step in range(2000):
