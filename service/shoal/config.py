@@ -244,9 +244,9 @@ class Settings(BaseSettings):
         30.0, gt=0, description="Seconds in which the body must come after them."
     )
     socket_send_buffer: int = Field(
-        64 << 10,
+        32 << 10,
         ge=4096,
-        description="Bytes the kernel may hold for a slow reader (Linux counts twice as many).",
+        description="Bytes the kernel may hold for a slow reader (Linux takes twice as many).",
     )
     probe_port: int | None = Field(
         None,

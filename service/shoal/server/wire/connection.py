@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 WIRE = "shoal.wire"
 """Key of the connection in a request's scope."""
-HIGH_WATER_BYTES = 64 << 10
+HIGH_WATER_BYTES = 16 << 10
 """A reader that is so far behind is waited for."""
 LINGER_S = 2.0
 MAX_LINGER_BYTES = 4 << 20
