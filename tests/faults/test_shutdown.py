@@ -2,17 +2,12 @@
 
 import signal
 import socket
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import httpx
-import pytest
 
 from tests.conformance.served import ServerProcess, serve_process, write_tiny_llama
-from tests.faults.balancer import balancing
 from tests.faults.measured import Measured
 from tests.faults.wire_server import post
 
@@ -108,61 +103,3 @@ def test_an_idle_server_stays_open_for_the_delay_and_ends_with_code_0(
     )
     assert statuses
     assert 1 <= gone_s < 1 + 2 * 3
-
-
-@pytest.mark.faults
-def test_a_rolling_restart_costs_no_request(tmp_path: Path, measured: Measured) -> None:
-    """Two servers behind a load balancer are restarted one after the other, under steady load from
-    clients that do not try again."""
-    folder = write_tiny_llama(tmp_path / "tiny")
-    flags = ("--dtype", "float32", "--shutdown-delay", "2")
-    failed: list[str] = []
-    num_sent = 0
-    over = threading.Event()
-
-    def serve(number: int) -> AbstractContextManager[ServerProcess]:
-        logs = tmp_path / str(number)
-        logs.mkdir()
-        return serve_process(folder, *flags, log_folder=logs)
-
-    def ask(port: int, number: int) -> None:
-        body = {**STREAM, "stream": number % 2 == 0, "max_tokens": 20}
-        try:
-            answer = httpx.post(f"http://127.0.0.1:{port}/v1/completions", json=body, timeout=20)
-            is_whole = not body["stream"] or answer.text.endswith("data: [DONE]\n\n")
-            if answer.status_code != 200 or not is_whole or '"error"' in answer.text:
-                failed.append(f"{answer.status_code} {answer.text[-300:]}")
-        except httpx.HTTPError as error:
-            failed.append(repr(error))
-
-    with ExitStack() as servers, ThreadPoolExecutor(16) as clients:
-        running = [servers.enter_context(serve(number)) for number in range(2)]
-        ports = [int(server.url.rpartition(":")[2]) for server in running]
-        balancer = servers.enter_context(balancing(ports))
-
-        def load() -> None:
-            nonlocal num_sent
-            while not over.wait(0.025) or num_sent < 1000:
-                clients.submit(ask, balancer.port, num_sent)
-                num_sent += 1
-
-        loading = threading.Thread(target=load)
-        loading.start()
-        for number in (0, 1):
-            while not set(ports) <= set(balancer.ready):  # as who restarts servers waits for it
-                time.sleep(0.1)
-            time.sleep(1)
-            running[number].process.send_signal(signal.SIGTERM)
-            new = servers.enter_context(serve(number + 2))
-            ports.append(int(new.url.rpartition(":")[2]))
-            assert running[number].process.wait(20) == 0
-            ports.pop(0)
-        over.set()
-        loading.join()
-        clients.shutdown()
-    measured(
-        "rolling restart of 2 servers behind a balancer",
-        promised="0 of 1,000 requests fail without retries",
-        measured=f"{len(failed)} of {num_sent} ({balancer.num_passed_on} passed on)",
-    )
-    assert not failed, failed[:3]
