@@ -7,10 +7,13 @@ and stdout gets only the answers.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -184,12 +187,32 @@ def _lines(interactive: bool) -> Iterator[str]:
             yield line
 
 
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """The signals of Ctrl-C so far. Each raises KeyboardInterrupt as ever, but Python throws away
+    one that comes while it runs a destructor or a callback."""
+    seen: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _print_answer(session: Session, line: str) -> None:
     answer = session.ask(line)
     try:
-        for delta in answer:
-            sys.stdout.write(delta)
-            sys.stdout.flush()
+        with _interrupts() as interrupts:
+            for delta in answer:
+                sys.stdout.write(delta)
+                sys.stdout.flush()
+                if interrupts:
+                    raise KeyboardInterrupt
     except KeyboardInterrupt:
         _print_status(" [stopped]")
     finally:

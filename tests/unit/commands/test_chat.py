@@ -1,8 +1,9 @@
 """The conversation of `shoal chat`, with the real SDK against a loopback server."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import signal
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from shoal import Client
 from shoal import Error as SdkError
 from shoal.client.testing import DONE, MockServer, chat_event
+from shoal.commands import chat
 from shoal.commands.chat import HELP, Session
 
 from .fake_openai import FakeServer, running
@@ -28,6 +30,26 @@ def test_every_turn_sends_the_whole_conversation() -> None:
         list(session.ask("two"))
     assert [turn["role"] for turn in server.asked[1]["messages"]] == ["user", "assistant", "user"]
     assert server.asked[1]["messages"][1]["content"] == " blue sky sea"
+
+
+class LosesCtrlC:
+    """A session in whose answer Ctrl-C comes where Python throws its exception away."""
+
+    def ask(self, line: str) -> Generator[str]:
+        for piece in ("one", "two", "three"):
+            if piece == "two":
+                with suppress(KeyboardInterrupt):
+                    signal.raise_signal(signal.SIGINT)
+            yield piece
+
+
+def test_no_ctrl_c_is_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    chat._print_answer(LosesCtrlC(), "x")  # type: ignore[arg-type]
+    said = capsys.readouterr()
+    assert said.out == "onetwo\n"
+    assert "[stopped]" in said.err
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_stopped_answer_is_kept_as_far_as_it_came() -> None:
