@@ -239,8 +239,9 @@ async def _print_startup_message(
         prompt = '"messages": [{"role": "user", "content": "Tell me a story about a fish."}]'
     else:
         route, prompt = "completions", '"prompt": "Once upon a time"'
+    page = "a page for browsers; " if services.settings.page else ""
     print(
-        f"Shoal serves on {url} (docs: {url}/docs). Try:\n\n"
+        f"Shoal serves on {url} ({page}docs: {url}/docs). Try:\n\n"
         f"  curl {url}/v1/{route} -H 'Content-Type: application/json'{auth} \\\n"
         f'    -d \'{{"model": "{model.name}", {prompt}, "max_tokens": 80}}\'\n',
         flush=True,
