@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from models.recipes.pilotfish.averaging import average_folders, weighted_mean
+from shoal.train.config import Sampling
 from shoal.train.export import export_folder
 from shoal.train.network import Llama
-from shoal.train.recipe import Sampling
 from tests.train.builders import TINY, make_tokenizer
 
 EMBEDDING = "model.embed_tokens.weight"

@@ -10,8 +10,8 @@ from models.recipes.minnow.readers import (
     read_stories,
     restore_capitals,
 )
-from shoal.train.documents import ReadContext, Variant
-from shoal.train.recipe import Source
+from shoal.train.config import Source
+from shoal.train.pieces import ReadContext, Variant
 
 CONTEXT = ReadContext(Path(), ())
 

@@ -25,8 +25,8 @@ from models.recipes.pilotfish.slot_values import (
     mixed,
     titles_by_slot,
 )
-from shoal.train.documents import ReadContext, Variant
-from shoal.train.recipe import RecipeError, Source
+from shoal.train.config import RecipeError, Source
+from shoal.train.pieces import ReadContext, Variant
 from tests.train.builders import write_jsonl
 
 CONTEXT = ReadContext(Path(), ())

@@ -11,7 +11,7 @@ from models.recipes.minnow.prose_checks import (
     shuffle_sentences,
 )
 from models.recipes.minnow.samples import PROMPTS, GeneratedStory, held_out_subjects, sample_stories
-from shoal.train.recipe import TokenizerChoice
+from shoal.train.config import TokenizerChoice
 from shoal.train.tokenizer import train_tokenizer
 
 _STORY = 'Tom had a ball. He lost it! "Where is it?" he said. Mia found the ball.\nThey were happy.'

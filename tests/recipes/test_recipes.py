@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from shoal.train.config import load_recipe
 from shoal.train.hooks import load_hooks
-from shoal.train.recipe import load_recipe
 from shoal.train.run import TrainingRequest, TrainingResult, run_training
 from tests.train.builders import make_stories, write_jsonl
 

@@ -14,9 +14,9 @@ import pytest
 from models.recipes.pilotfish.readers import READERS, read_intents
 from models.recipes.pilotfish.synthetic import joined, label_synthetic, part
 from models.recipes.pilotfish.teachers import Ensemble, LogProbs, mean_log_probs
-from shoal.train.corpus import read_corpus
-from shoal.train.documents import ReadContext
-from shoal.train.recipe import Recipe, RecipeError, Source
+from shoal.train.config import Recipe, RecipeError, Source
+from shoal.train.corpora import read_corpus
+from shoal.train.pieces import ReadContext
 from tests.train.builders import write_jsonl
 
 THINGS = ("ball", "boat", "lamp", "shirt", "phone", "car", "chair", "book")

@@ -15,10 +15,10 @@ from models.recipes.pilotfish.phrase_teacher import PhraseTeacher
 from models.recipes.pilotfish.readers import read_intents
 from models.recipes.pilotfish.teachers import Ensemble, ModelTeacher
 from shoal.train.base import load_base
-from shoal.train.documents import ReadContext
+from shoal.train.config import Sampling, Source, TokenizerChoice
 from shoal.train.export import export_folder
 from shoal.train.network import Llama
-from shoal.train.recipe import Sampling, Source, TokenizerChoice
+from shoal.train.pieces import ReadContext
 from shoal.train.tokenizer import train_tokenizer, twins
 from tests.train.builders import TINY, randomize
 

@@ -5,8 +5,8 @@ import torch
 
 from models.recipes.common.copying import wire_copying
 from models.recipes.common.embedding import cooccurrence_embedding
+from shoal.train.config import ModelShape
 from shoal.train.network import Llama
-from shoal.train.recipe import ModelShape
 
 
 def test_words_used_alike_start_with_similar_vectors() -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from shoal.train.documents import Document, plain, request_and_answer
+from shoal.train.config import ModelShape, Schedule, TokenizerChoice
 from shoal.train.loop import Trainer
 from shoal.train.network import Llama
 from shoal.train.packing import tokenize_documents
-from shoal.train.recipe import ModelShape, Schedule, TokenizerChoice
+from shoal.train.pieces import Document, plain, request_and_answer
 from shoal.train.tokenizer import train_tokenizer
 
 NAMES = ("Tom", "Mia", "Sam", "Lily", "Ben", "Anna", "Max", "Sue")

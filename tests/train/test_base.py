@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from shoal.train.base import load_base, reads_twice
-from shoal.train.recipe import RecipeError
+from shoal.train.config import RecipeError
 from shoal.train.run import TrainingRequest, run_training
 from shoal.train.tokenizer import CONTROL_TOKENS, END_OF_TEXT, chat_template
 from tests.train.builders import make_stories, write_jsonl

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from shoal.train.base import load_base
-from shoal.train.documents import chat, read_twice
+from shoal.train.config import RecipeError, Sampling
 from shoal.train.export import export_folder
 from shoal.train.lora import LoraLinear, add_lora
 from shoal.train.network import Llama
-from shoal.train.recipe import RecipeError, Sampling
+from shoal.train.pieces import chat, read_twice
 from shoal.train.tokenizer import END
 from tests.train.builders import TINY, make_tokenizer
 

@@ -4,9 +4,9 @@ such twins share a row of the embedding."""
 import torch
 from tokenizers import Tokenizer
 
+from shoal.train.config import ModelShape, TokenizerChoice
 from shoal.train.lora import merged_weights
 from shoal.train.network import Llama, with_twins
-from shoal.train.recipe import ModelShape, TokenizerChoice
 from shoal.train.tokenizer import train_tokenizer, twins
 from shoal.train.twin_embedding import TwinEmbedding
 from tests.train.builders import TINY

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from shoal.train.base import load_base
+from shoal.train.config import RecipeError, Sampling, TokenizerChoice
 from shoal.train.export import export_folder
 from shoal.train.grow import grow
 from shoal.train.network import Llama
-from shoal.train.recipe import RecipeError, Sampling, TokenizerChoice
 from shoal.train.run import TrainingRequest, run_training
 from shoal.train.tokenizer import train_tokenizer, twins
 from tests.train.builders import TINY, make_stories, randomize, write_jsonl

@@ -9,16 +9,16 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from shoal.cli import build_app
-from shoal.train.corpus import read_corpus, read_held_out
+from shoal.train.config import Recipe, RecipeError, Source, load_recipe
+from shoal.train.corpora import read_corpus, read_held_out
 from shoal.train.hooks import load_hooks
-from shoal.train.recipe import Recipe, RecipeError, Source, load_recipe
 from shoal.train.run import TrainingRequest, run_training
 from tests.train.builders import make_stories, write_jsonl
 from tests.train.test_run import RECIPE
 
 CODE = """
 import torch
-from shoal.train.documents import plain
+from shoal.train.pieces import plain
 from shoal.train.hooks import RecipeHooks
 from .words import SUFFIX
 from ..shared.marks import MARK

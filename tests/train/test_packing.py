@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.train.documents import Document, plain, request_and_answer
+from shoal.train.config import TokenizerChoice
 from shoal.train.network import Llama
 from shoal.train.packing import IGNORED, epoch_batches, pad, tokenize_documents
-from shoal.train.recipe import TokenizerChoice
+from shoal.train.pieces import Document, plain, request_and_answer
 from shoal.train.tokenizer import CONTROL_TOKENS, train_tokenizer
 from tests.train.builders import TINY, make_documents, make_stories, make_tokenizer
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from shoal.train.corpus import tokenizer_texts
-from shoal.train.documents import Corpus, Document, plain
-from shoal.train.recipe import RecipeError
+from shoal.train.config import RecipeError
+from shoal.train.corpora import tokenizer_texts
+from shoal.train.pieces import Corpus, Document, plain
 from shoal.train.report import clock_text, progress_bar, smooth
 from shoal.train.run import TrainingRequest, run_training
 from tests.train.builders import make_stories, write_jsonl

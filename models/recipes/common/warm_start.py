@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from shoal.train.corpus import document_texts
-from shoal.train.documents import Corpus
+from shoal.train.corpora import document_texts
 from shoal.train.network import Llama
+from shoal.train.pieces import Corpus
 from shoal.train.tokenizer import twins
 from shoal.train.twin_embedding import TwinEmbedding
 

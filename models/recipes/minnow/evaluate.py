@@ -14,9 +14,9 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from shoal.train.corpus import read_corpus
-from shoal.train.documents import Document
-from shoal.train.recipe import load_recipe
+from shoal.train.config import load_recipe
+from shoal.train.corpora import read_corpus
+from shoal.train.pieces import Document
 from shoal.train.tokenizer import END_OF_TEXT
 
 from ..common.evaluation import EvaluationOptions, connect, share

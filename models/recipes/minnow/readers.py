@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from shoal.train.documents import (
+from shoal.train.config import Source
+from shoal.train.pieces import (
     ReadContext,
     Reader,
     Record,
@@ -19,7 +20,6 @@ from shoal.train.documents import (
     plain,
     request_and_answer,
 )
-from shoal.train.recipe import Source
 
 from .story_requests import (
     Features,

@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any
 
-from shoal.train.documents import Segment, Variant, request_and_answer
+from shoal.train.pieces import Segment, Variant, request_and_answer
 from shoal.train.tokenizer import END
 
 OUT_OF_SCOPE = "oos"  # the intent of requests that none of the others covers

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shoal.train.corpus import read_held_out, read_records
-from shoal.train.documents import Document
-from shoal.train.recipe import load_recipe
+from shoal.train.config import load_recipe
+from shoal.train.corpora import read_held_out, read_records
+from shoal.train.pieces import Document
 
 from ..common.evaluation import EvaluationOptions, connect, share
 from .frames import frame_schema, frames_of

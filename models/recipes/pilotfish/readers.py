@@ -10,9 +10,9 @@ import random
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from shoal.train.corpus import read_records
-from shoal.train.documents import ReadContext, Reader, Record, Variant, plain
-from shoal.train.recipe import RecipeError, Source
+from shoal.train.config import RecipeError, Source
+from shoal.train.corpora import read_records
+from shoal.train.pieces import ReadContext, Reader, Record, Variant, plain
 
 from .answers import (
     OUT_OF_SCOPE,

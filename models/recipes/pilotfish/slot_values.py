@@ -11,7 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
-from shoal.train.documents import Record
+from shoal.train.pieces import Record
 
 _REPLACED = 0.55  # share of values that are replaced
 # Of the replaced values of an open slot: mixed, titles (where there are some), invented.

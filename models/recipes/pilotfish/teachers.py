@@ -24,8 +24,8 @@ from sklearn.svm import LinearSVC
 from torch import Tensor
 
 from shoal.train.base import load_base, reads_twice
-from shoal.train.documents import Variant, chat, read_twice
 from shoal.train.optimizers import fast_bf16
+from shoal.train.pieces import Variant, chat, read_twice
 from shoal.train.tokenizer import ASSISTANT
 
 from .answers import OUT_OF_SCOPE

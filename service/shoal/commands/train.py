@@ -87,7 +87,7 @@ def train(
     from shoal.errors import ModelFolderError
 
     try:
-        from shoal.train.recipe import RecipeError, load_recipe
+        from shoal.train.config import RecipeError, load_recipe
         from shoal.train.report import progress_bar
         from shoal.train.run import TrainingRequest, run_training
     except ModuleNotFoundError as error:

@@ -15,9 +15,9 @@ from shoal.checkpoint.tokenizer import num_token_ids as count_token_ids
 from shoal.errors import ConfigError, ModelFolderError
 from shoal.model.adapter import load_adapter
 from shoal.model.architectures.base import Architecture
-from shoal.model.registry import read_model
+from shoal.model.loader import read_checkpoint
 from shoal.model.spec import DecoderSpec, Role
-from shoal.model.weights import load_weights, num_parameters, stored_format
+from shoal.model.weights import num_parameters, stored_format
 from shoal.protocol.messages import EngineConfig, LoadedModel, ModelSource
 from shoal.protocol.step import KVMemory, LoadedRunner
 from shoal.runner.device import available_bytes, choose_device, choose_dtype, usable_cores
@@ -162,16 +162,16 @@ def memory_needed(files: ModelFiles, config: EngineConfig) -> tuple[int, bool]:
 
 def _read(files: ModelFiles, config: EngineConfig, on_progress: Callable[[float], None]) -> _Model:
     max_model_len = config.max_model_len or None
-    architecture, spec, unused_keys = read_model(files.config, files.config_file, max_model_len)
-    tensors = files.tensors(lambda progress: on_progress(0.6 * progress))
+    checkpoint = read_checkpoint(files, lambda share: on_progress(0.6 * share), max_model_len)
+    spec = checkpoint.spec
     longest = spec.max_position_embeddings
     return _Model(
-        architecture=architecture,
+        architecture=checkpoint.architecture,
         spec=spec,
-        weights=load_weights(spec, architecture, tensors, files.name),
+        weights=checkpoint.weights,
         num_token_ids=_num_token_ids(files, spec),
         max_tokens=min(longest, max_model_len or longest),
-        unused_keys=unused_keys,
+        unused_keys=checkpoint.unused_keys,
     )
 
 

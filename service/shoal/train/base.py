@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from shoal.checkpoint.read import read_json
+from shoal.train.config import ModelShape, RecipeError
 from shoal.train.network import Llama
-from shoal.train.recipe import ModelShape, RecipeError
 from shoal.train.tokenizer import CONTROL_TOKENS, begin_with_end_of_text, chat_template
 
 
@@ -27,6 +27,8 @@ def load_base(folder: Path, dropout: float = 0.0) -> tuple[Llama, Tokenizer]:
     if not (folder / "tokenizer.json").is_file():
         raise RecipeError(f"{folder} has no tokenizer.json")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_truncation()  # an earlier training may have left them in the file
+    tokenizer.no_padding()
     weights = {
         name: weight.to(torch.float32)
         for file in _weight_files(folder)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from shoal.train.config import ModelShape, Recipe
 from shoal.train.loop import Progress
-from shoal.train.recipe import ModelShape, Recipe
 
 
 def write_card(

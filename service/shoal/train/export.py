@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
+from shoal.train.config import ModelShape, Sampling
 from shoal.train.lora import merged_weights
 from shoal.train.network import Llama
-from shoal.train.recipe import ModelShape, Sampling
 from shoal.train.tokenizer import CONTROL_TOKENS, END, END_OF_TEXT, chat_template
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from shoal.train.config import ModelShape, RecipeError
 from shoal.train.network import Llama
-from shoal.train.recipe import ModelShape, RecipeError
 
 
 def grow(network: Llama, shape: ModelShape, seed: int) -> Llama:

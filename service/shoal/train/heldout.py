@@ -9,10 +9,10 @@ from functools import partial
 import torch
 from tokenizers import Tokenizer
 
-from shoal.train.corpus import without_control_tokens
-from shoal.train.documents import Corpus, Document
+from shoal.train.corpora import without_control_tokens
 from shoal.train.network import Llama
 from shoal.train.packing import Row, TokenizedDocument, pad, tokenize_documents
+from shoal.train.pieces import Corpus, Document
 
 WATCHED_DOCUMENTS = 300  # of each source, measured while training
 

@@ -17,9 +17,9 @@ from types import ModuleType
 
 from tokenizers import Tokenizer
 
-from shoal.train.documents import Corpus, Reader
+from shoal.train.config import RecipeError
 from shoal.train.network import Llama
-from shoal.train.recipe import RecipeError
+from shoal.train.pieces import Corpus, Reader
 
 Initialize = Callable[[Llama, Corpus, Tokenizer], None]
 

@@ -19,10 +19,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from shoal.train.config import Schedule
 from shoal.train.network import Llama
 from shoal.train.optimizers import build_optimizers, fast_bf16, rate_factor, set_rate
 from shoal.train.packing import IGNORED, Row, TokenizedDocument, epoch_batches, pad
-from shoal.train.recipe import Schedule
 
 
 @dataclass(slots=True)

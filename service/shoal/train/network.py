@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from shoal.train.recipe import ModelShape
+from shoal.train.config import ModelShape
 from shoal.train.twin_embedding import TwinEmbedding
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shoal.train.recipe import Schedule
+from shoal.train.config import Schedule
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 

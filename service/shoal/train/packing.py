@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from shoal.train.documents import Document, Variant
+from shoal.train.pieces import Document, Variant
 
 Ids = NDArray[np.int32]
 LossMask = NDArray[np.bool_]

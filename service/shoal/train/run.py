@@ -15,8 +15,8 @@ from tokenizers import Tokenizer
 
 from shoal.train.base import load_base, reads_twice
 from shoal.train.card import write_card
-from shoal.train.corpus import read_corpus, tokenizer_texts
-from shoal.train.documents import Corpus
+from shoal.train.config import Recipe, RecipeError, Schedule, Source, load_recipe
+from shoal.train.corpora import read_corpus, tokenizer_texts
 from shoal.train.export import export_folder
 from shoal.train.grow import grow
 from shoal.train.heldout import held_out_check
@@ -25,7 +25,7 @@ from shoal.train.loop import Progress, StepReport, Trainer, Watch
 from shoal.train.lora import add_lora
 from shoal.train.network import Llama, with_twins
 from shoal.train.packing import TokenizedDocument, tokenize_documents
-from shoal.train.recipe import Recipe, RecipeError, Schedule, Source, load_recipe
+from shoal.train.pieces import Corpus
 from shoal.train.report import write_loss_plot
 from shoal.train.tokenizer import train_tokenizer, twins
 

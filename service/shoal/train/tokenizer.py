@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from shoal.train.recipe import TokenizerChoice
+from shoal.train.config import TokenizerChoice
 
 END_OF_TEXT = "<|endoftext|>"  # id 0: begins every text (bos) and ends plain text (eos)
 SYSTEM = "<|system|>"

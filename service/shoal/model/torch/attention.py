@@ -75,6 +75,20 @@ class KVLayer:
         self.keys.index_copy_(1, slots, keys.transpose(0, 1))
         self.values.index_copy_(1, slots, values.transpose(0, 1))
 
+    def attend(
+        self,
+        spec: AttentionSpec,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        batch: AttentionBatch,
+        alibi_slopes: Tensor | None,
+    ) -> Tensor:
+        """queries [T, heads, head_dim], keys and values [T, kv_heads, head_dim] of the step's
+        tokens -> [T, heads, head_dim]; keys and values are written first."""
+        self.write(batch.slots, keys, values)
+        return paged_attention(spec, queries, self, batch, alibi_slopes)
+
     def gather(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
         """Copies of keys and values of these blocks, [num_kv_heads, blocks, block * head_dim].
         Whole blocks at once are several times faster than slot by slot."""

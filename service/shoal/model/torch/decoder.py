@@ -12,7 +12,7 @@ from torch import Tensor
 from shoal.checkpoint.files import StoredTensor
 from shoal.model.spec import AttentionSpec, DecoderSpec, LayerSpec, Role, RotarySpec
 from shoal.model.torch.adapters import AdapterTokens
-from shoal.model.torch.attention import AttentionBatch, KVLayer, paged_attention
+from shoal.model.torch.attention import AttentionBatch, KVLayer
 from shoal.model.torch.experts import make_mlp
 from shoal.model.torch.layers import (
     Linear,
@@ -182,8 +182,8 @@ class _Attention:
             qk = rotate(qk, *rotations[spec.rotary], interleaved=spec.rotary.interleaved)
         if norms_after_rotary:
             qk = self._norm_heads(qk)
-        cache.write(batch.slots, qk[:, num_heads:], values)
-        mixed = paged_attention(spec, qk[:, :num_heads], cache, batch, self._alibi_slopes)
+        queries, keys = qk[:, :num_heads], qk[:, num_heads:]
+        mixed = cache.attend(spec, queries, keys, values, batch, self._alibi_slopes)
         return self._output(mixed.reshape(len(x), -1))
 
     def _norm_heads(self, qk: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
-from shoal.train.documents import (
+from shoal.train.config import Recipe, RecipeError, Source
+from shoal.train.pieces import (
     Corpus,
     Document,
     ReadContext,
@@ -24,7 +25,6 @@ from shoal.train.documents import (
     read_twice,
     request_and_answer,
 )
-from shoal.train.recipe import Recipe, RecipeError, Source
 from shoal.train.tokenizer import CONTROL_TOKENS
 
 

@@ -2,7 +2,7 @@
 
 A document is a list of variants, different ways to write the same thing (a story on its own, or as
 the answer to a request); each epoch reads one of them. A variant is a list of segments, some of
-which the model learns to write. Reading files into documents is `corpus.py`.
+which the model learns to write. Reading files into documents is `corpora.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shoal.train.recipe import Source
+from shoal.train.config import Source
 from shoal.train.tokenizer import ASSISTANT, END, END_OF_TEXT, USER
 
 Record = dict[str, Any]  # one JSON object of a source file

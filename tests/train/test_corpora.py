@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from shoal.train.corpus import read_corpus
-from shoal.train.documents import ReadContext, Record, Variant, plain
-from shoal.train.recipe import Recipe, RecipeError, Source, load_recipe, parse_recipe
+from shoal.train.config import Recipe, RecipeError, Source, load_recipe, parse_recipe
+from shoal.train.corpora import read_corpus
+from shoal.train.pieces import ReadContext, Record, Variant, plain
 from tests.train.builders import write_jsonl
 
 

@@ -1,6 +1,6 @@
 """A recipe: every choice of one training run, parsed from TOML into frozen dataclasses.
 
-Needs no torch and reads no data: `corpus.py` does that. A mistake in a recipe is a `RecipeError`
+Needs no torch and reads no data: `corpora.py` does that. A mistake in a recipe is a `RecipeError`
 that names the field, its value and what was expected.
 """
 
@@ -114,7 +114,7 @@ class Recipe:
     summary: str = ""
     code: Path | None = None  # Python of the recipe's own, run when it is trained: see `hooks.py`
     grow: bool = False  # a base with fewer layers or narrower MLPs is grown to `model` first
-    read_twice: bool = False  # the chat template writes user turns twice: see `documents.py`
+    read_twice: bool = False  # the chat template writes user turns twice: see `pieces.py`
     sources: tuple[Source, ...] = ()
     model: ModelShape = field(default_factory=ModelShape)
     tokenizer: TokenizerChoice = field(default_factory=TokenizerChoice)
