@@ -19,8 +19,8 @@ class Row:
     tools: tuple[Mapping[str, Any], ...] = ()
     prompt: str | None = None
     completion: str | None = None
-    """Beside `prompt`: a pair of texts. A base with a chat template reads it as a user's message and
-    the assistant's answer, one without as one text of which the completion is learned."""
+    """Beside `prompt`: a pair of texts. A base with a chat template reads it as a user's message
+    and the assistant's answer, one without as one text of which the completion is learned."""
     text: str | None = None
 
 
