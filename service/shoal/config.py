@@ -220,7 +220,7 @@ class Settings(BaseSettings):
         256, ge=1, description="Chunks buffered for a slow client before they are merged."
     )
     stream_stall_timeout: float = Field(
-        30.0,
+        60.0,
         gt=0,
         description="Seconds in which the reader of an answer, streamed or not, takes nothing "
         "before it is cancelled.",

@@ -100,7 +100,7 @@ class SequenceText:
         self._cpu_s = cpu_s
         delta = Delta(self.index, prompt_logprobs=prompt_logprobs)
         if trace is not None:
-            delta.traces.append(trace)
+            delta.traces = (trace,)
         if started is not None:
             self._generation.sequence_started(self.index, started)
         if token_id is not None:
@@ -144,8 +144,7 @@ class SequenceText:
             raw = task.model.tokenizer.bytes_of(token_id)
             self._generation.usage.reasoning_tokens += self._counter.push(raw)
         if logprobs is not None:
-            delta.logprobs.append(logprobs)
-            delta.offsets.append(self._num_chars)
+            delta.add_logprobs(logprobs, self._num_chars)
         ends_here = (
             finished is not None
             and finished.reason is FinishReason.STOP

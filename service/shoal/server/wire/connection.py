@@ -16,6 +16,7 @@ from shoal.errors import RequestTooLarge, ShoalError, Unavailable
 from shoal.server.auth import OPEN_PATHS
 from shoal.server.errors import error_bytes, error_headers
 from shoal.server.wire.limits import MAX_FRAMING_BYTES, Header, malformed, refusal
+from shoal.server.wire.peer import has_vanished
 from shoal.server.wire.transport import PoliteTransport
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ MAX_LINGER_BYTES = 4 << 20
 answer. Then the connection is reset."""
 SMALL_REST_BYTES = 64 << 10
 """A body of which no more is missing is read after an early answer, and the connection kept."""
+VANISHED_S = 30.0
+"""A machine that acknowledges nothing of an answer for so long is gone."""
 NEVER = math.inf
 _REASONS = {400: b"Bad Request", 408: b"Request Timeout", 413: b"Content Too Large",
             414: b"URI Too Long", 431: b"Request Header Fields Too Large",
@@ -235,6 +238,10 @@ class GuardedConnection:
             self._unsent, self._unsent_since = unsent, now
         elif now - self._unsent_since > self._limits.stall_timeout:
             self._guard.on_end("stalled")
+            self._raw.abort()
+            return
+        if self._is_answering and has_vanished(self._raw.get_extra_info("socket"), VANISHED_S):
+            self._guard.on_end("vanished")
             self._raw.abort()
 
     def _time_out(self) -> None:

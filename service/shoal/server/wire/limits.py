@@ -22,7 +22,7 @@ class WireLimits:
     num_headers: int = 100
     header_timeout: float = 10.0
     body_timeout: float = 30.0
-    stall_timeout: float = 30.0
+    stall_timeout: float = 60.0
 
     @classmethod
     def of(cls, settings: Settings) -> "WireLimits":

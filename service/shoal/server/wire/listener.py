@@ -42,7 +42,7 @@ def listen(settings: Settings, port: int | None = None) -> socket.socket:
         if hasattr(socket, name):
             listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux only
-        # Otherwise unsent data for a stalled or vanished client would be kept forever.
+        # Otherwise unsent data for a stalled client would be kept forever.
         stall_ms = int(settings.stream_stall_timeout * 1000)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stall_ms)
     try:

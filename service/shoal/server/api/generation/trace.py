@@ -1,5 +1,6 @@
 """include "trace": how each output token came about, as JSON."""
 
+from collections.abc import Sequence
 from math import exp
 from typing import Any
 
@@ -33,7 +34,7 @@ def trace_alternatives(
 
 
 def trace_entries(
-    tokenizer: Tokenizer, traces: list[TokenTrace], *, as_id: bool
+    tokenizer: Tokenizer, traces: Sequence[TokenTrace], *, as_id: bool
 ) -> list[dict[str, Any]]:
     """One object for each token."""
 
