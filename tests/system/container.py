@@ -57,8 +57,9 @@ def find_tools() -> None:
 class Image:
     """One built image in its own store, unpacked once for looking inside and running."""
 
-    def __init__(self, scratch: Path) -> None:
+    def __init__(self, scratch: Path, name: str = "shoal") -> None:
         self._scratch = scratch
+        self._name = name
         self._buildah = ["buildah", "--root", str(scratch / "store")]
         self._buildah += ["--runroot", str(scratch / "run"), "--storage-driver", "vfs"]
 
@@ -80,8 +81,18 @@ class Image:
         (self._scratch / "Dockerfile").write_text("FROM scratch\nADD base /\n")
         self._build("base", self._scratch)
         shutil.rmtree(base)
-        self._build("shoal", ROOT, "--build-arg=BASE_IMAGE=localhost/base", *self._pip_mounts())
-        self.run_buildah("from", "--name", "unpacked", "localhost/shoal")
+        self._build_ours()
+
+    def with_models(self, models: str) -> "Image":
+        """Another image on the same base, with these models of the catalogue inside."""
+        other = Image(self._scratch, "with-models")
+        other._build_ours(f"--build-arg=MODELS={models}")
+        return other
+
+    def _build_ours(self, *options: str) -> None:
+        base = "--build-arg=BASE_IMAGE=localhost/base"
+        self._build(self._name, ROOT, base, *options, *self._pip_mounts())
+        self.run_buildah("from", "--name", f"{self._name}-unpacked", f"localhost/{self._name}")
 
     def _build(self, name: str, context: Path, *options: str) -> None:
         self.run_buildah(
@@ -120,12 +131,12 @@ class Image:
 
     def config(self) -> dict:
         """What the image says about running it: User, Env, Entrypoint, Cmd, Healthcheck."""
-        text = self.run_buildah("inspect", "--type", "image", "localhost/shoal")
+        text = self.run_buildah("inspect", "--type", "image", f"localhost/{self._name}")
         return json.loads(text)["Docker"]["config"]
 
     def folder(self) -> Path:
         """The file system of the image."""
-        return Path(self.run_buildah("mount", "unpacked"))
+        return Path(self.run_buildah("mount", f"{self._name}-unpacked"))
 
     def confined(self, command: list[str], **variables: str) -> list[str]:
         """The command line that runs a command of the image with nothing it does not need."""

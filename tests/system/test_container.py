@@ -129,10 +129,10 @@ def test_it_refuses_to_serve_strangers(image: Image) -> None:
 
 def test_buildah_runs_the_image_as_it_is(image: Image) -> None:
     shown = image.run_buildah(
-        "run", "--isolation", "chroot", "unpacked", "--", "shoal", "--version"
+        "run", "--isolation", "chroot", "shoal-unpacked", "--", "shoal", "--version"
     )
     assert re.search(r"\d+\.\d+\.\d+", shown)
-    user = image.run_buildah("run", "--isolation", "chroot", "unpacked", "--", "id", "-u")
+    user = image.run_buildah("run", "--isolation", "chroot", "shoal-unpacked", "--", "id", "-u")
     assert user == "10001"
 
 
@@ -162,3 +162,14 @@ def test_it_is_no_larger_than_it_has_to_be(image: Image) -> None:
     print(f"\nimage of {megabytes:.0f} MB")
     print("".join(f"{size / 1e6:6.1f} MB  {part}\n" for part, size in largest.most_common(20)))
     assert megabytes < 300
+
+
+def test_a_model_of_the_catalogue_can_be_inside(image: Image) -> None:
+    with serving(image.with_models("smollm2")) as (url, _):
+        listed = httpx.get(f"{url}/v1/models", headers=KEY).json()["data"]
+        assert {model["id"] for model in listed} == {"minnow", "pilotfish", "smollm2"}
+        messages = [{"role": "user", "content": "Say hello."}]
+        request = {"model": "smollm2", "messages": messages, "max_tokens": 24, "temperature": 0}
+        answer = httpx.post(f"{url}/v1/chat/completions", json=request, headers=KEY, timeout=60)
+        assert answer.status_code == 200, answer.text
+        assert "Hello" in answer.json()["choices"][0]["message"]["content"]
