@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from shoal.train.config import ModelShape, Sampling
-from shoal.train.lora import merged_weights
 from shoal.train.network import Llama
 from shoal.train.tokenizer import CONTROL_TOKENS, END, END_OF_TEXT, chat_template
+from shoal.train.twin_embedding import plain_weights
 
 
 def export_folder(
@@ -34,7 +34,7 @@ def export_folder(
     _write_json(out_dir / "config.json", llama_config(network, tokenizer))
     weights = {
         name: weight.to("cpu", torch.bfloat16).contiguous()
-        for name, weight in merged_weights(network).items()
+        for name, weight in plain_weights(network).items()
     }
     save_file(weights, out_dir / "model.safetensors", metadata={"format": "pt"})
     # safetensors makes it readable by its owner alone; a server may run as another user.

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from tokenizers import Tokenizer
@@ -21,15 +20,15 @@ from shoal.train.export import export_folder
 from shoal.train.grow import grow
 from shoal.train.heldout import held_out_check
 from shoal.train.hooks import Initialize, load_hooks
-from shoal.train.loop import Progress, StepReport, Trainer, Watch
-from shoal.train.lora import add_lora
+from shoal.train.loop import Trainer, Watch
 from shoal.train.network import Llama, with_twins
 from shoal.train.packing import TokenizedDocument, tokenize_documents
 from shoal.train.pieces import Corpus
+from shoal.train.progress import StepReport, TrainingResult
 from shoal.train.report import write_loss_plot
 from shoal.train.tokenizer import train_tokenizer, twins
 
-_OWN_EPOCHS, _FINE_TUNE_EPOCHS = 12, 3  # of a user's own file, where no recipe says how long
+_OWN_EPOCHS = 12  # of a user's own file, where no recipe says how long
 _MIN_TOKENS, _MAX_TOKENS = 50_000, 50_000_000
 
 
@@ -41,7 +40,6 @@ class TrainingRequest:
     data: Path  # with a recipe the folder of its files, else a text, JSONL or JSONL.xz file
     recipe: Path | None = None  # a recipe file, or a folder with recipe.toml; runs its code
     base: Path | None = None  # a model folder to start from instead of random weights
-    lora_rank: int | None = None  # with a base: train adapters of this rank, merged at the end
     tokens: int | None = None  # overrides the recipe's length
     limit_s: float | None = None  # finish, decay included, within this many seconds
     run_dir: Path | None = None  # checkpoints and log; default runs/<name of the model>
@@ -49,24 +47,16 @@ class TrainingRequest:
     device: str | None = None  # default: cuda where there is one, else cpu
 
 
-class TrainingResult(NamedTuple):
-    """What a run produced."""
-
-    out: Path
-    run_dir: Path
-    num_parameters: int
-    progress: Progress
-    held_out: dict[str, float]  # on all held-out documents
-    plot: Path | None  # None: matplotlib is not installed
-
-
 def run_training(
     request: TrainingRequest, on_step: Callable[[StepReport], None] = lambda report: None
 ) -> TrainingResult:
-    """Train, checkpoint, export. Continues a run that was stopped, unless `fresh`.
+    """Train, checkpoint, export. Continues a run that was stopped, unless `fresh`. With a base and
+    no recipe the base is fine-tuned, all of its weights: see `finetune.run` for more choices.
 
     Raises `RecipeError` when recipe, data or base folder cannot be used.
     """
+    if request.base is not None and request.recipe is None:
+        return _fine_tune(request, request.base, on_step)
     recipe, data_dir = _recipe_of(request)
     if request.base is not None and reads_twice(request.base):
         recipe = replace(recipe, read_twice=True)
@@ -95,7 +85,31 @@ def run_training(
     drawn = write_loss_plot(progress, plot)
     write_card(request.out, recipe, progress, figures, _command(request))
     count = sum(weight.numel() for weight in network.parameters())
-    return TrainingResult(request.out, run_dir, count, progress, figures, plot if drawn else None)
+    return TrainingResult(
+        request.out,
+        run_dir,
+        count,
+        progress,
+        figures,
+        plot if drawn else None,
+        f"shoal serve --model {request.out}",
+    )
+
+
+def _fine_tune(
+    request: TrainingRequest, base: Path, on_step: Callable[[StepReport], None]
+) -> TrainingResult:
+    asked = FineTuneRequest(
+        out=request.out,
+        data=request.data,
+        base=base,
+        run_dir=request.run_dir,
+        overwrite=request.fresh,
+        device=request.device,
+        tokens=request.tokens,
+        limit_s=request.limit_s,
+    )
+    return fine_tune(asked, Watch(on_step=on_step))
 
 
 def _command(request: TrainingRequest) -> str:
@@ -105,7 +119,6 @@ def _command(request: TrainingRequest) -> str:
         "out": request.out,
         "recipe": request.recipe,
         "from": request.base,
-        "lora": request.lora_rank,
         "tokens": request.tokens,
         "minutes": request.limit_s and f"{request.limit_s / 60:g}",
     }
@@ -132,9 +145,7 @@ def _network(
     initialize: Initialize | None,
 ) -> tuple[Llama, Tokenizer]:
     if request.base is not None:
-        return _network_from_base(request, request.base, recipe)
-    if request.lora_rank:
-        raise RecipeError("a LoRA rank needs a base folder to adapt")
+        return _network_from_base(request.base, recipe)
     tokenizer = _tokenizer(recipe, corpus, run_dir)
     shared_rows = twins(tokenizer) if recipe.tokenizer.style == "fields" else None
     network = Llama(recipe.model, tokenizer.get_vocab_size(), twins=shared_rows)
@@ -145,17 +156,12 @@ def _network(
     return network, tokenizer
 
 
-def _network_from_base(
-    request: TrainingRequest, base: Path, recipe: Recipe
-) -> tuple[Llama, Tokenizer]:
+def _network_from_base(base: Path, recipe: Recipe) -> tuple[Llama, Tokenizer]:
     network, tokenizer = load_base(base, recipe.model.dropout)
     if recipe.grow:
         network = grow(network, recipe.model, recipe.schedule.seed)
-    if recipe.tokenizer.style == "fields" and not request.lora_rank:
+    if recipe.tokenizer.style == "fields":
         network = with_twins(network, twins(tokenizer))
-    if request.lora_rank:
-        torch.manual_seed(recipe.schedule.seed)
-        add_lora(network, request.lora_rank)
     return network, tokenizer
 
 
@@ -173,15 +179,9 @@ def _tokenizer(recipe: Recipe, corpus: Corpus, run_dir: Path) -> Tokenizer:
 def _schedule(
     request: TrainingRequest, schedule: Schedule, documents: list[TokenizedDocument]
 ) -> Schedule:
-    if request.base is not None and request.recipe is None:
-        # low rates, so that the base keeps most of what it knows
-        schedule = replace(
-            schedule, matrix_lr=schedule.matrix_lr / 10, other_lr=schedule.other_lr / 4
-        )
     if request.tokens is not None:
         return replace(schedule, tokens=request.tokens)
     if request.recipe is not None:
         return schedule
     once = sum(len(row.ids) for document in documents for row in document.variants[0])
-    epochs = _FINE_TUNE_EPOCHS if request.base else _OWN_EPOCHS
-    return replace(schedule, tokens=max(_MIN_TOKENS, min(_MAX_TOKENS, epochs * once)))
+    return replace(schedule, tokens=max(_MIN_TOKENS, min(_MAX_TOKENS, _OWN_EPOCHS * once)))
