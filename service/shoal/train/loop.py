@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from shoal.train.config import Schedule
+from shoal.train.finetune.folder import replace_file
 from shoal.train.network import Llama
 from shoal.train.optimizers import build_optimizers, fast_bf16, rate_factor, set_rate
 from shoal.train.packing import IGNORED, Row, TokenizedDocument, epoch_batches, pad
@@ -132,9 +132,7 @@ class Trainer:
             "progress": asdict(self.progress),
             "random": torch.get_rng_state(),
         }
-        target = self.run_dir / "checkpoint.pt"
-        torch.save(state, target.with_suffix(".tmp"))
-        os.replace(target.with_suffix(".tmp"), target)
+        replace_file(self.run_dir / "checkpoint.pt", lambda file: torch.save(state, file))
         self.watch.on_checkpoint(self.network, self.progress)
 
     def resume(self) -> bool:

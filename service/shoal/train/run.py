@@ -17,6 +17,7 @@ from shoal.train.card import write_card
 from shoal.train.config import Recipe, RecipeError, Schedule, Source, load_recipe
 from shoal.train.corpora import read_corpus, tokenizer_texts
 from shoal.train.export import export_folder
+from shoal.train.finetune.folder import check_out
 from shoal.train.grow import grow
 from shoal.train.heldout import held_out_check
 from shoal.train.hooks import Initialize, load_hooks
@@ -61,6 +62,7 @@ def run_training(
     if request.base is not None and reads_twice(request.base):
         recipe = replace(recipe, read_twice=True)
     run_dir = request.run_dir or Path("runs") / recipe.name
+    check_out(request.out, request.base, run_dir)
     hooks = load_hooks(recipe.code)
     corpus = read_corpus(recipe, data_dir, hooks.readers, request.base)
     network, tokenizer = _network(request, recipe, corpus, run_dir, hooks.initialize)
