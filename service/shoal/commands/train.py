@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from shoal.commands.terminal import fail
 
-if TYPE_CHECKING:
-    from shoal.train.progress import StepReport
-
-SHOWN_EVERY_STEPS = 20
 FINE_TUNING, ADAPTERS = "Fine-tuning, with --from", "LoRA, with --lora-rank"
 LENGTH, RUN = "Length", "Run"
 
@@ -218,20 +214,18 @@ def _need_packages() -> None:
 def _train_new(asked: dict[str, Any]) -> None:
     """Training by a recipe or on own text. `asked`: fields of a TrainingRequest."""
     _need_packages()
+    from shoal.commands.teach import Display
     from shoal.errors import ModelFolderError
     from shoal.train.config import RecipeError, load_recipe
-    from shoal.train.report import progress_bar
     from shoal.train.run import TrainingRequest, run_training
 
     request = TrainingRequest(**asked)
     try:
         if request.recipe is not None and (code := load_recipe(request.recipe).code) is not None:
             print(f"running the recipe's own code: {code}")
-        if sys.stdout.isatty():
-            with progress_bar(f"training {request.out.name}") as show:
-                result = run_training(request, show)
-        else:
-            result = run_training(request, _print_step)
+        with ExitStack() as stack:
+            display = Display(f"training {request.out.name}", stack)
+            result = run_training(request, display.on_step)
     except (RecipeError, ModelFolderError) as error:
         fail(str(error), 2)
     except KeyboardInterrupt:
@@ -242,14 +236,4 @@ def _train_new(asked: dict[str, Any]) -> None:
         print(f"  held out {name}: {value:.4f}")
     if result.plot is not None:
         print(f"  loss curve: {result.plot}")
-    print(f"Serve it with: shoal serve --model {result.out}")
-
-
-def _print_step(report: StepReport) -> None:
-    if report.step % SHOWN_EVERY_STEPS:
-        return
-    print(
-        f"step {report.step}  {report.share_done:.0%}  loss {report.loss:.3f}  "
-        f"{report.tokens_per_s:,.0f} tokens/s  {report.left_s / 60:.0f} min left",
-        flush=True,
-    )
+    print(f"Serve it with: {result.serve}")

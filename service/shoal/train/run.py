@@ -18,6 +18,9 @@ from shoal.train.config import Recipe, RecipeError, Schedule, Source, load_recip
 from shoal.train.corpora import read_corpus, tokenizer_texts
 from shoal.train.export import export_folder
 from shoal.train.finetune.folder import check_out
+from shoal.train.finetune.observer import Observer
+from shoal.train.finetune.run import fine_tune
+from shoal.train.finetune.settings import FineTuneRequest
 from shoal.train.grow import grow
 from shoal.train.heldout import held_out_check
 from shoal.train.hooks import Initialize, load_hooks
@@ -111,7 +114,7 @@ def _fine_tune(
         tokens=request.tokens,
         limit_s=request.limit_s,
     )
-    return fine_tune(asked, Watch(on_step=on_step))
+    return fine_tune(asked, Observer(on_step=on_step))
 
 
 def _command(request: TrainingRequest) -> str:

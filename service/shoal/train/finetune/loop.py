@@ -1,4 +1,4 @@
-"""The loop of a fine-tuning run: rows in, trained weights out, with checkpoints that resume exactly.
+"""The loop of a fine-tuning run: rows in, trained weights out; checkpoints resume exactly.
 
 What decides the next step is the plan, the number of steps made, the weights and AdamW's moments;
 a resumed run computes the same weights bit for bit (unless it is limited by time: then the learning
@@ -58,6 +58,8 @@ class End(NamedTuple):
     """Of the weights that the network has."""
     remark: str
     """Why it ended before its last step, or why these weights are not the last; else empty."""
+    held_out: float | None
+    """Held-out loss of these weights, nats per learned token."""
 
 
 @dataclass(slots=True)
@@ -199,14 +201,14 @@ class Loop:
         self._optimizer.state.clear()
         for weight in self.network.parameters.values():
             weight.grad = None
-        best, step = self._best, self.progress.step
+        best, step, measured = self._best, self.progress.step, self.progress.held_out
+        now = measured[-1][1][HELD_OUT] if measured else None
         if not self.plan.patience or best.step in (0, step):
-            return End(step, remark)
+            return End(step, remark, now)
         load_into(self._best_path, self.network.parameters)
-        now = self.progress.held_out[-1][1][HELD_OUT]
         kept = f"the weights of step {best.step} are kept: held-out loss {best.loss:.4f}, "
         kept += f"after step {step} it was {now:.4f}"
-        return End(best.step, f"{remark}; {kept}" if remark else kept)
+        return End(best.step, f"{remark}; {kept}" if remark else kept, best.loss)
 
     def _is_worse_for_long(self) -> bool:
         return bool(self.plan.patience) and self._best.misses >= self.plan.patience

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,11 @@ class Prepared:
         return sum(int(row.in_loss.sum()) for row in self.rows)
 
     @property
+    def is_adapter(self) -> bool:
+        """Is the result an adapter, not a whole model?"""
+        return self.plan.lora is not None and not self.request.merge
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What decides the result, for the run folder."""
         digest = self.file.fingerprint[:_IDENTITY_DIGITS]
@@ -85,7 +90,7 @@ def prepare(request: FineTuneRequest, say: Callable[[str], None]) -> Prepared:
     check_out(request.out, base, run_dir)
     checkpoint = load_checkpoint(base, lambda share: None)
     spec = checkpoint.spec
-    seq_len, seq_len_choice = choose_seq_len(request, spec.max_positions)
+    seq_len, seq_len_choice = choose_seq_len(request, spec.max_position_embeddings)
     file = read_rows(request.data)
     for note in file.notes:
         say(note)
@@ -156,11 +161,9 @@ def _lora(request: FineTuneRequest, checkpoint: Checkpoint) -> LoraSettings | No
 
 
 def _describe(prepared: Prepared, rendering: str, say: Callable[[str], None]) -> None:
-    plan, file = prepared.plan, prepared.file
+    file = prepared.file
     say(f"base        {name_of(prepared.base)}, {prepared.base}")
-    say(
-        f"data        {prepared.request.data}: {len(file.rows)} rows ({file.kind}), {rendering}"
-    )
+    say(f"data        {prepared.request.data}: {len(file.rows)} rows ({file.kind}), {rendering}")
     say(
         f"            {prepared.num_tokens:,} tokens to read, {prepared.num_learned:,} of them "
         f"learned; {len(prepared.held_out)} rows held out"
