@@ -110,7 +110,9 @@ class Loop:
         if not self._checkpoint.exists():
             return False
         facts = read_facts(self._checkpoint)
-        self.progress = Progress(**facts["progress"])
+        self.progress = progress = Progress(**facts["progress"])
+        progress.losses = [(tokens, loss) for tokens, loss in progress.losses]
+        progress.held_out = [(tokens, figures) for tokens, figures in progress.held_out]
         self._best = _Best(**facts["best"])
         load_into(self._checkpoint, self.network.parameters)
         if self.progress.step < self.plan.steps and not facts["is_done"]:
@@ -216,11 +218,10 @@ class Loop:
     def _step(self, share: float, log: RunLog) -> float:
         plan, progress, optimizer = self.plan, self.progress, self._optimizer
         rows = [self.rows[index] for index in rows_of_step(plan, progress.step)]
-        num_learned = sum(int(row.in_loss.sum()) for row in rows)
         since = self.observer.clock()
-        nats = 0.0
-        for pack in make_packs(rows, plan.pack_tokens):
-            nats += self.network.backward(pack, 1.0 / num_learned)
+        packs = make_packs(rows, plan.pack_tokens)
+        num_learned = sum(pack.num_targets for pack in packs)
+        nats = sum(self.network.backward(pack, 1.0 / num_learned) for pack in packs)
         weights = list(self.network.parameters.values())
         norm = float(torch.nn.utils.clip_grad_norm_(weights, plan.clip))
         loss, lr = nats / num_learned, plan.lr * rate_factor(plan, progress.step, share)

@@ -61,7 +61,7 @@ class Prepared:
     @property
     def num_learned(self) -> int:
         """Tokens of those rows that are in the loss."""
-        return sum(int(row.in_loss.sum()) for row in self.rows)
+        return sum(int(row.in_loss[1:].sum()) for row in self.rows)
 
     @property
     def is_adapter(self) -> bool:
