@@ -130,6 +130,11 @@ def _check_files(sources: Iterable[Source], data_dir: Path) -> None:
         )
 
 
+def source_digests(sources: Iterable[Source], data_dir: Path) -> dict[str, str]:
+    """SHA-256 of each file that is there, by its name; one that the recipe states was checked."""
+    return {source.file: source.sha256 or _sha256(data_dir / source.file) for source in sources}
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
+from shoal.checkpoint.open import open_model
 from shoal.train.base import load_base, reads_twice
 from shoal.train.card import write_card
 from shoal.train.config import Recipe, RecipeError, Schedule, Source, load_recipe
-from shoal.train.corpora import read_corpus, tokenizer_texts
+from shoal.train.corpora import read_corpus, source_digests, tokenizer_texts
 from shoal.train.export import export_folder
 from shoal.train.finetune.folder import check_out
 from shoal.train.finetune.observer import Observer
@@ -30,6 +31,7 @@ from shoal.train.packing import TokenizedDocument, tokenize_documents
 from shoal.train.pieces import Corpus
 from shoal.train.progress import StepReport, TrainingResult
 from shoal.train.report import write_loss_plot
+from shoal.train.run_folder import RunFolder
 from shoal.train.tokenizer import train_tokenizer, twins
 
 _OWN_EPOCHS = 12  # of a user's own file, where no recipe says how long
@@ -47,7 +49,7 @@ class TrainingRequest:
     tokens: int | None = None  # overrides the recipe's length
     limit_s: float | None = None  # finish, decay included, within this many seconds
     run_dir: Path | None = None  # checkpoints and log; default runs/<name of the model>
-    fresh: bool = False  # ignore a checkpoint that is already there
+    fresh: bool = False  # forget a run that is in run_dir already
     device: str | None = None  # default: cuda where there is one, else cpu
 
 
@@ -68,7 +70,24 @@ def run_training(
     check_out(request.out, request.base, run_dir)
     hooks = load_hooks(recipe.code)
     corpus = read_corpus(recipe, data_dir, hooks.readers, request.base)
-    network, tokenizer = _network(request, recipe, corpus, run_dir, hooks.initialize)
+    identity = {
+        "recipe": recipe.name if request.recipe is not None else None,
+        "base": request.base and open_model(request.base).weights_hash,
+        "data": source_digests(recipe.sources, data_dir),
+    }
+    with RunFolder(run_dir, identity).claimed(overwrite=request.fresh):
+        return _train(request, recipe, corpus, run_dir, hooks.initialize, on_step)
+
+
+def _train(
+    request: TrainingRequest,
+    recipe: Recipe,
+    corpus: Corpus,
+    run_dir: Path,
+    initialize: Initialize | None,
+    on_step: Callable[[StepReport], None],
+) -> TrainingResult:
+    network, tokenizer = _network(request, recipe, corpus, run_dir, initialize)
     recipe = replace(recipe, model=network.shape)
     documents = tokenize_documents(corpus.train, tokenizer, recipe.model.context)
     schedule = _schedule(request, recipe.schedule, documents)
@@ -81,8 +100,7 @@ def run_training(
         ),
     )
     trainer = Trainer(network, documents, schedule, run_dir, watch=watch, limit_s=request.limit_s)
-    if not request.fresh:
-        trainer.resume()
+    trainer.resume()
     progress = trainer.run()
     network.eval()
     figures = held_out_check(corpus, tokenizer, recipe.model.context, most=None)(network)
@@ -155,7 +173,7 @@ def _network(
     shared_rows = twins(tokenizer) if recipe.tokenizer.style == "fields" else None
     network = Llama(recipe.model, tokenizer.get_vocab_size(), twins=shared_rows)
     network.initialize(recipe.schedule.seed)
-    resumes = not request.fresh and (run_dir / "checkpoint.pt").is_file()
+    resumes = (run_dir / "checkpoint.pt").is_file()
     if initialize is not None and not resumes:
         initialize(network, corpus, tokenizer)
     return network, tokenizer
