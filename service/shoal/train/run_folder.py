@@ -17,7 +17,9 @@ from typing import Any, Literal
 from shoal.train.config import RecipeError
 
 State = Literal["new", "stopped", "finished"]
-_DESCRIPTION = "run.json"
+FINISHED = "finished"
+"""Name of the note that `finish` makes."""
+_DESCRIPTION, _NOTES = "run.json", "notes"
 _CHECKPOINTS = ("checkpoint*", "best-*")
 _OURS = (_DESCRIPTION, *_CHECKPOINTS, "log.jsonl", "loss.png", "tokenizer.json", "tensorboard")
 _MAX_NAMED = 4
@@ -54,16 +56,20 @@ class RunFolder:
         finally:
             os.close(handle)
 
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        """What `note` kept of this run, by name."""
+        found = self._read().get(_NOTES)
+        return found if isinstance(found, dict) else {}
+
+    def note(self, **values: Any) -> None:
+        """Keep JSON values beside the identity, for the processes that go on with the run."""
+        self._write({**self.identity, _NOTES: {**self.notes, **values}})
+
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Note that the result is written, with what is to be known of it; checkpoints go."""
-        self._write({**self.identity, "finished": facts})
+        self.note(**{FINISHED: facts})
         self._remove(_CHECKPOINTS)
-
-    @property
-    def finished(self) -> Mapping[str, Any] | None:
-        """What `finish` noted; None where the run has not come to its end."""
-        found = self._read().get("finished")
-        return found if isinstance(found, dict) else None
 
     def _begin(self, overwrite: bool) -> State:
         if overwrite:
@@ -74,12 +80,12 @@ class RunFolder:
             self._write(self.identity)
             return "new"
         before = self._read()
-        finished = before.pop("finished", None)
+        before.pop(_NOTES, None)
         if differences := list(_differences(before, self.identity)):
             more = len(differences) - _MAX_NAMED
             shown = differences[:_MAX_NAMED] + ([f"and {more} more"] if more > 0 else [])
             raise self._refusal("; ".join(shown))
-        return "stopped" if finished is None else "finished"
+        return "finished" if FINISHED in self.notes else "stopped"
 
     def _found(self, patterns: tuple[str, ...]) -> list[Path]:
         return [path for pattern in patterns for path in self.path.glob(pattern)]

@@ -36,9 +36,11 @@ def test_a_run_is_new_then_stopped_then_finished(tmp_path: Path) -> None:
     for name in ("checkpoint.safetensors", "best-3.safetensors", "log.jsonl"):
         (folder / name).write_text("x")
     run = RunFolder(folder, IDENTITY)
+    run.note(dtype="bfloat16")
+    assert state_of(folder) == "stopped"
     run.finish({"step": 7})
     assert state_of(folder) == "finished"
-    assert run.finished == {"step": 7}
+    assert run.notes == {"dtype": "bfloat16", "finished": {"step": 7}}
     assert sorted(path.name for path in folder.iterdir()) == ["log.jsonl", "run.json"]
 
 

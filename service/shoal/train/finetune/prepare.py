@@ -97,17 +97,14 @@ def prepare(request: FineTuneRequest, say: Callable[[str], None]) -> Prepared:
     encoder = Encoder(read_text_model(checkpoint.files, name_of(base)), seq_len)
     share, share_choice = choose_eval_share(request, len(file.rows))
     learned, held_out = split(file.rows, share, request.seed)
-    rows = encoder.encode(learned)
-    held_out_rows = encoder.encode(held_out)
-    for note in encoder.notes:
+    rows, held_out_rows = encoder.encode_all(learned), encoder.encode_all(held_out)
+    for note in (*rows.notes, *(f"held out: {note}" for note in held_out_rows.notes)):
         say(note)
-    if not rows:
-        raise RecipeError(f"{request.data}: no row is left to learn from")
     lora = _lora(request, checkpoint)
     plan, choices = make_plan(
         request,
-        rows,
-        held_out_rows,
+        rows.rows,
+        held_out_rows.rows,
         eval_share=share,
         seq_len=seq_len,
         num_weights=num_parameters(checkpoint.weights),
@@ -120,13 +117,13 @@ def prepare(request: FineTuneRequest, say: Callable[[str], None]) -> Prepared:
         device=device,
         checkpoint=checkpoint,
         file=file,
-        rows=rows,
-        held_out=held_out_rows,
-        questions=choose_questions(file.rows, held_out_rows or rows),
+        rows=rows.rows,
+        held_out=held_out_rows.rows,
+        questions=choose_questions(file.rows, held_out_rows.rows or rows.rows),
         plan=plan,
         choices=[*choices, seq_len_choice, share_choice],
     )
-    _describe(prepared, encoder.describe(), say)
+    _describe(prepared, encoder.describe(file.kind), say)
     return prepared
 
 
@@ -156,7 +153,7 @@ def _lora(request: FineTuneRequest, checkpoint: Checkpoint) -> LoraSettings | No
         return None
     alpha = request.lora_alpha or 2.0 * request.lora_rank
     return make_lora(
-        checkpoint.spec, request.lora_rank, alpha, request.lora_targets, checkpoint.architecture
+        checkpoint.architecture, checkpoint.spec, request.lora_rank, alpha, request.lora_targets
     )
 
 

@@ -12,6 +12,8 @@ from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 from shoal.checkpoint.find import name_of
 from shoal.checkpoint.open import looks_like_model
 from shoal.errors import ShoalError
@@ -26,14 +28,16 @@ from shoal.train.finetune.observer import Observer
 from shoal.train.finetune.pack import make_packs
 from shoal.train.finetune.prepare import Prepared, prepare
 from shoal.train.finetune.settings import FineTuneRequest
+from shoal.train.finetune.speed import fastest_dtype
 from shoal.train.progress import Progress, TrainingResult
 from shoal.train.report import clock_text, write_loss_plot
-from shoal.train.run_folder import RunFolder
+from shoal.train.run_folder import FINISHED, RunFolder
 
 _WRITTEN_BYTES_PER_S = 100e6
 _MARGIN_S = 1.0
 """For what ends a run: the card, the plot, the process itself."""
 _SHOWN_CHARS = 200
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def fine_tune(request: FineTuneRequest, observer: Observer | None = None) -> TrainingResult:
@@ -78,14 +82,15 @@ def rehearse(request: FineTuneRequest, observer: Observer) -> None:
     observer.say("nothing was trained and nothing written: --dry-run")
 
 
-def make_network(prepared: Prepared) -> TrainableNetwork:
-    """The base, ready to be trained."""
+def make_network(prepared: Prepared, dtype: torch.dtype | None = None) -> TrainableNetwork:
+    """The base, ready to be trained. `dtype`: it computes in; None for the fastest."""
     plan = prepared.plan
     return TrainableNetwork(
         prepared.checkpoint,
         lora=plan.lora,
         device=prepared.device,
         seed=plan.seed,
+        dtype=dtype,
     )
 
 
@@ -105,7 +110,7 @@ class _Run:
         since = clock()
         self.before = self._answers(prepared.base, None)
         answers_s = clock() - since
-        network = make_network(prepared)
+        network = make_network(prepared, self._dtype())
         plan, folder = prepared.plan, prepared.run_dir
         loop = Loop(network, prepared.rows, prepared.held_out, plan, folder, self.observer)
         if loop.resume():
@@ -142,6 +147,16 @@ class _Run:
             plot if drawn else None,
             serve,
         )
+
+    def _dtype(self) -> torch.dtype:
+        """In which the run computes; chosen once, so that it goes on with the same bits."""
+        name = self.folder.notes.get("dtype")
+        if name not in _DTYPES:
+            chosen = fastest_dtype(self.prepared.device)
+            name = next(name for name, dtype in _DTYPES.items() if dtype == chosen)
+            self.folder.note(dtype=name)
+        self.observer.say(f"computes    in {name}")
+        return _DTYPES[name]
 
     def _until_s(self, network: TrainableNetwork, answers_s: float) -> float | None:
         """When the last step must end, so that what follows it ends in time."""
@@ -236,7 +251,7 @@ class _Run:
 
 def _finished(prepared: Prepared, folder: RunFolder, observer: Observer) -> TrainingResult:
     """The result that is there already."""
-    facts, out = folder.finished or {}, prepared.request.out
+    facts, out = folder.notes[FINISHED], prepared.request.out
     if not looks_like_model(out):
         raise RecipeError(
             f"the run in {folder.path} is finished, and {out}, which it wrote, is gone: "

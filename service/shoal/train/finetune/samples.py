@@ -24,14 +24,15 @@ class Question(NamedTuple):
 def choose_questions(rows: Sequence[Row], encoded: Sequence[EncodedRow]) -> list[Question]:
     """One of each of the first rows that have a prompt: all before the last answer, or the
     beginning of a text. `rows`: those that `encoded` came from, and maybe more."""
-    by_place = {row.where: row for row in rows}
-    questions: list[Question] = []
+    of_place = {row.where: row for row in rows}
+    questions: dict[str, Question] = {}
     for each in encoded:
-        row = by_place[each.where]
-        token_ids = _prompt_ids(row, each)
-        if token_ids and len(questions) < NUM_SAMPLES:
-            questions.append(Question(_prompt_text(row), token_ids))
-    return questions
+        if len(questions) == NUM_SAMPLES:
+            break
+        row = of_place[each.where]
+        if each.where not in questions and (token_ids := _prompt_ids(row, each)):
+            questions[each.where] = Question(_prompt_text(row), token_ids)
+    return list(questions.values())
 
 
 def _prompt_ids(row: Row, encoded: EncodedRow) -> list[int]:
