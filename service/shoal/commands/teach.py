@@ -22,8 +22,6 @@ LINE_EVERY_S = 10.0
 
 def teach(asked: dict[str, Any], *, dry_run: bool) -> None:
     """Fine-tune, or only say what it would cost. `asked`: fields of a FineTuneRequest."""
-    import torch
-
     from shoal.commands.answers import greedy_answers
     from shoal.commands.serve import checked_settings
     from shoal.errors import ModelFolderError
@@ -35,9 +33,8 @@ def teach(asked: dict[str, Any], *, dry_run: bool) -> None:
     from shoal.train.finetune.settings import FineTuneRequest
 
     models_dir = checked_settings(None, {}).models_dir
-    torch.set_num_threads(usable_cores())
     try:
-        request = FineTuneRequest(models_dir=models_dir, **asked)
+        request = FineTuneRequest(models_dir=models_dir, num_threads=usable_cores(), **asked)
         with ExitStack() as stack:
             display = Display(f"teaching {request.out.name}", stack)
             observer = Observer(say=display.say, on_step=display.on_step, answer=greedy_answers)

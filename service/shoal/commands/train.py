@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -203,12 +204,9 @@ def _teach(asked: dict[str, Any], dry_run: bool) -> None:
 
 
 def _need_packages() -> None:
-    try:
-        import safetensors.torch  # noqa: F401  # needs torch
-        import tokenizers  # noqa: F401
-    except ModuleNotFoundError as error:
-        extra = "torch" if error.name == "torch" else "server,torch"
-        fail(f"training needs the package {error.name}: pip install 'shoal[{extra}]'", 2)
+    for name, extra in (("torch", "torch"), ("tokenizers", "server,torch")):
+        if find_spec(name) is None:
+            fail(f"training needs the package {name}: pip install 'shoal[{extra}]'", 2)
 
 
 def _train_new(asked: dict[str, Any]) -> None:

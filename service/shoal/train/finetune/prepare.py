@@ -84,6 +84,8 @@ class Prepared:
 def prepare(request: FineTuneRequest, say: Callable[[str], None]) -> Prepared:
     """Read base and rows, choose what is open, and say all of it. Raises `RecipeError` or
     ModelFolderError."""
+    if request.num_threads is not None:
+        torch.set_num_threads(request.num_threads)
     base = find_base(request)
     run_dir = request.run_dir or Path("runs") / request.out.absolute().name
     device = _device(request.device)

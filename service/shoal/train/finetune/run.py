@@ -307,7 +307,7 @@ def train_command(request: FineTuneRequest) -> str:
     defaults = {field.name: field.default for field in fields(request)}
     for name, default in defaults.items():
         value = getattr(request, name)
-        if value == default or name in ("overwrite", "models_dir"):
+        if value == default or name in ("overwrite", "models_dir", "num_threads"):
             continue
         if name == "limit_s":
             name, value = "minutes", f"{value / 60:g}"

@@ -31,6 +31,8 @@ class FineTuneRequest:
     """Forget the run that is in the run folder, and replace whatever `out` holds."""
     device: str | None = None
     """A torch device; None: cuda where there is one, else cpu."""
+    num_threads: int | None = None
+    """Of PyTorch, for the whole process; None: as they are."""
     epochs: float | None = None
     """Passes over the rows that are learned."""
     tokens: int | None = None
