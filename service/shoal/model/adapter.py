@@ -39,7 +39,7 @@ def load_adapter(
     config, found = folder.config(), folder.modules()
     targets: dict[str, tuple[TensorSource, int]] = {}
     others: list[str] = []
-    for module, source, layer in _linear_modules(architecture, spec):
+    for module, source, layer in linear_modules(architecture, spec):
         is_inside = layer is not None
         if config.target_modules == ALL_LINEAR and not is_inside:
             continue  # as peft: all of them but the head
@@ -65,9 +65,10 @@ def load_adapter(
     ]
 
 
-def _linear_modules(
+def linear_modules(
     architecture: Architecture, spec: DecoderSpec
 ) -> Iterator[tuple[str, TensorSource, int | None]]:
+    """(name, what lies in its weight, layer) of all linear layers of the network."""
     for name, (shape, source, layer) in expected_tensors(architecture, spec).items():
         if name.endswith(".weight") and len(shape) == 2 and not source.per_head:
             yield name.removesuffix(".weight"), source, layer
