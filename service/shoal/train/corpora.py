@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from shoal.train.config import Recipe, RecipeError, Source
+from shoal.train.finetune.messages import RowProblem
 from shoal.train.finetune.rows import Row
-from shoal.train.finetune.shapes import RowProblem, row_of
+from shoal.train.finetune.shapes import row_of
 from shoal.train.pieces import (
     Corpus,
     Document,

@@ -7,8 +7,8 @@ import lzma
 import shlex
 import zlib
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO
 
 from shoal.train.config import RecipeError
 
@@ -33,20 +33,21 @@ _NOT_TEXT = {
 _HEAD_BYTES = 4096
 
 
-def open_plain(path: Path) -> IO[bytes]:
+def open_plain(path: Path) -> BufferedIOBase:
     """The file's bytes, decompressed where it is xz or gzip. Raises RecipeError."""
     try:
         file = path.open("rb")
-        head = file.read(6)
-        file.seek(0)
+        head = file.peek(6)
     except FileNotFoundError as error:
         raise RecipeError(f"there is no file {path}") from error
     except OSError as error:
         raise RecipeError(f"{path} cannot be read: {error.strerror}") from error
     if head.startswith(b"\xfd7zXZ\x00"):
-        return lzma.open(file)
+        file.close()
+        return lzma.open(path)
     if head.startswith(b"\x1f\x8b"):
-        return gzip.GzipFile(fileobj=file)
+        file.close()
+        return gzip.open(path)
     return file
 
 

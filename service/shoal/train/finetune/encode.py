@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -44,6 +44,9 @@ class Encoded:
     rows: list[EncodedRow]
     notes: tuple[str, ...]
     """A sentence each, for the user."""
+
+
+Rest = TypeVar("Rest", str, RenderedChat)
 
 
 class _Answer(NamedTuple):
@@ -90,7 +93,7 @@ class Encoder:
         if not self._has_template:
             problem = "".join(f" ({remark})" for remark in self._model.chat.remarks)
             return (
-                f"no chat template{problem}: prompt and completion joined, {end or 'no'} end token"
+                f"no chat template{problem}: prompt and completion joined, then {end or 'no end'}"
             )
         sample = Row("", messages=_pair_messages("{prompt}", "{answer}"))
         try:
@@ -142,9 +145,7 @@ class Encoder:
             elif found is None:
                 made = self._from_pair(row, left_out)
             elif found:
-                made = [
-                    each for draft in found for each in self._from_draft(draft, ids_of, left_out)
-                ]
+                made = list(self._from_drafts(found, ids_of, left_out))
             else:  # counted already
                 continue
             if not made:
@@ -175,18 +176,11 @@ class Encoder:
     def _from_pair(self, row: Row, left_out: _LeftOut) -> list[EncodedRow]:
         prompt, completion = row.prompt or "", row.completion or ""
         fed = self._tokenizer.encode(prompt) or self._start()
-        alone = self._tokenizer.encode(prompt, add_special_tokens=False)
-        both = self._tokenizer.encode(prompt + completion, add_special_tokens=False)
+        alone, both = self._ids(prompt), self._ids(prompt + completion)
         if both[: len(alone)] == alone:
             answer = both[len(alone) :]
         else:
-            answer = self._continued(
-                fed,
-                completion,
-                lambda before: self._tokenizer.encode(
-                    before + completion, add_special_tokens=False
-                ),
-            )
+            answer = self._continued(fed, completion, self._ids)
         added = () if answer[-1:] == list(self._end) else self._end
         ids = [*fed, *answer, *added]
         return self._finished(row.where, ids, [_Answer(len(fed), len(ids))], left_out)
@@ -226,13 +220,19 @@ class Encoder:
         found = dict(zip(plain, encode([chats[key] for key in plain]), strict=True))
         return found | dict(zip(marked, encode([chats[key] for key in marked]), strict=True))
 
-    def _from_draft(
+    def _from_drafts(
+        self, drafts: Sequence[Draft], ids_of: dict[int, list[int]], left_out: _LeftOut
+    ) -> Iterator[EncodedRow]:
+        for draft in drafts:
+            if draft.spans:
+                yield from self._finished(draft.where, *self._generated(draft), left_out)
+            else:
+                yield from self._from_turns(draft, ids_of, left_out)
+
+    def _from_turns(
         self, draft: Draft, ids_of: dict[int, list[int]], left_out: _LeftOut
     ) -> Iterator[EncodedRow]:
-        if draft.spans:
-            yield from self._finished(draft.where, *self._generated(draft), left_out)
-            return
-        chat, ids = self._model.chat, ids_of[id(draft.text)]
+        ids = ids_of[id(draft.text)]
         answers: list[_Answer] = []
         for turn in draft.turns:
             prompt = ids_of[id(turn.prompt)]
@@ -240,11 +240,7 @@ class Encoder:
                 answers.append(self._answer(turn, ids, len(prompt), turn is draft.turns[-1]))
                 continue
             rest = cut_front(turn.through, len(turn.prompt.text))
-            whole = prompt + self._continued(
-                prompt,
-                rest.text,
-                lambda before, rest=rest: chat.encode(joined(RenderedChat(before), rest)),
-            )
+            whole = prompt + self._continued(prompt, rest, self._chat_ids)
             answer = self._answer(turn, whole, len(prompt), is_last=True)
             yield from self._finished(draft.where, whole, [answer], left_out)
         if answers:
@@ -297,13 +293,13 @@ class Encoder:
     # --- borders --------------------------------------------------------------------------------
 
     def _continued(
-        self, prompt: list[int], text: str, encode: Callable[[str], list[int]]
+        self, prompt: list[int], rest: Rest, encode: Callable[[Rest, str], list[int]]
     ) -> list[int]:
         """Ids of a text that goes on behind the prompt: those that the server would show as it.
-        `encode`: ids of the text with another before it."""
-        anchor = self._tokenizer.encode(_ANCHOR, add_special_tokens=False)
-        behind = encode(_ANCHOR)
-        alone = encode("")
+        `encode`: ids of the rest with a text before it."""
+        text = rest if isinstance(rest, str) else rest.text
+        anchor = self._ids(_ANCHOR)
+        behind, alone = encode(rest, _ANCHOR), encode(rest, "")
         if behind[: len(anchor)] != anchor:
             return alone
         behind = behind[len(anchor) :]
@@ -313,13 +309,20 @@ class Encoder:
                 return ids
         return behind
 
+    def _ids(self, text: str, before: str = "") -> list[int]:
+        return self._tokenizer.encode(before + text, add_special_tokens=False)
+
+    def _chat_ids(self, chat: RenderedChat, before: str) -> list[int]:
+        return self._model.chat.encode(joined(RenderedChat(before), chat))
+
     # --- words ----------------------------------------------------------------------------------
 
     def _notes(self, left_out: _LeftOut) -> Iterator[str]:
         limit = f"{self._max_len:,} tokens"
         if long := left_out.too_long:
             more = f"; and {len(long) - _SHOWN:,} more" if len(long) > _SHOWN else ""
-            yield f"left out, longer than {limit}: {_rows(len(long))} ({'; '.join(long[:_SHOWN])}{more})"
+            places = "; ".join(long[:_SHOWN]) + more
+            yield f"left out, longer than {limit}: {_rows(len(long))} ({places})"
         if left_out.num_answers:
             yield f"left out: {left_out.num_answers:,} answers of chats that end behind {limit}"
         if left_out.num_unanswered:

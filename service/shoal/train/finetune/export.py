@@ -102,8 +102,10 @@ def write_adapter(
         arrays[f"base_model.model.{module}.lora_B.weight"] = b
         ranks[module] = len(a)
         transposed.add(source.transposed)
-    if left or not arrays:
+    if left:
         raise ValueError(f"the base has no linear layers for {', '.join(map(str, left))}")
+    if not arrays:
+        raise ValueError("no matrix is adapted")
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

@@ -94,6 +94,10 @@ def replace_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
             new.unlink(missing_ok=True)
     except OSError as error:
         raise _cannot_write(path, error) from error
+    except RuntimeError as error:  # torch.save fails so at the end of a file it could not write
+        if isinstance(error.__context__, OSError):
+            raise _cannot_write(path, error.__context__) from error
+        raise
 
 
 # --- may it be replaced? --------------------------------------------------------------------------

@@ -10,7 +10,6 @@ the chat up to it. Where the template has generation blocks, these say what is l
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from shoal.text.chat_tokens import RenderedChat, Span
 from shoal.text.reasoning import is_opened
 from shoal.text.text_model import TextModel
+from shoal.text.tools.history import TemplateInput
 from shoal.text.tools.tool import Call, Tool
 from shoal.train.finetune.rows import Row
 
@@ -94,9 +94,7 @@ class ChatDrafts:
         self, row: Row, messages: Sequence[Mapping[str, Any]], *, is_prompt: bool = False
     ) -> RenderedChat:
         """As the server does; `is_prompt`: with the beginning of an answer."""
-        ready, tools = self._chat.prepare(
-            list(map(_checked, messages)), list(map(_tool, row.tools))
-        )
+        ready, tools = self._prepared(row, messages)
         return self._chat.render(
             ready,
             given=row.variables,
@@ -105,6 +103,9 @@ class ChatDrafts:
             max_chars=MAX_CHARS,
             tools=tools,
         )
+
+    def _prepared(self, row: Row, messages: Sequence[Mapping[str, Any]]) -> TemplateInput:
+        return self._chat.prepare([_checked(m) for m in messages], [_tool(t) for t in row.tools])
 
     def _turn(self, prompt: RenderedChat, through: RenderedChat) -> Turn:
         """Without what stands behind the end token: the server does not let the model write it."""
@@ -121,9 +122,7 @@ class ChatDrafts:
         whole: RenderedChat,
     ) -> tuple[Span, ...]:
         """Generation blocks of the learned messages; none where they cannot be told apart."""
-        ready, tools = self._chat.prepare(
-            list(map(_checked, messages)), list(map(_tool, row.tools))
-        )
+        ready, tools = self._prepared(row, messages)
         found = self._chat.generated(ready, given=row.variables, max_chars=MAX_CHARS, tools=tools)
         if found is None or found[0] != whole.text:
             return ()
@@ -140,7 +139,9 @@ class ChatDrafts:
     ) -> RenderedChat:
         """The answer behind the server's prompt, where the template writes a past answer in another
         way than it begins a new one."""
-        common = len(os.path.commonprefix([prompt.text, through.text]))
+        pairs = enumerate(zip(prompt.text, through.text, strict=False))
+        shorter = min(len(prompt.text), len(through.text))
+        common = next((at for at, (a, b) in pairs if a != b), shorter)
         content = message["content"].strip()
         marks = self._chat.reasoning
         reasoning = message.get("reasoning_content", "")
