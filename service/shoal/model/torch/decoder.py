@@ -184,8 +184,9 @@ class _Attention:
     ) -> Tensor:
         spec = self._spec
         qkv = self._qkv(x).view(len(x), -1, spec.head_dim)  # [T, heads + 2 kv, head_dim]
-        num_heads, num_qk_heads = spec.num_heads, spec.num_heads + spec.num_kv_heads
-        qk, values = qkv[:, :num_qk_heads], self._clipped(qkv[:, num_qk_heads:])
+        num_heads, num_kv_heads = spec.num_heads, spec.num_kv_heads
+        qk, values = qkv.split((num_heads + num_kv_heads, num_kv_heads), 1)
+        values = self._clipped(values)
         if not spec.clip_after_norm:
             qk = self._clipped(qk)
         norms_after_rotary = spec.qk_norm is not None and spec.qk_norm.after_rotary
@@ -195,7 +196,7 @@ class _Attention:
             qk = rotate(qk, *rotations[spec.rotary], interleaved=spec.rotary.interleaved)
         if norms_after_rotary:
             qk = self._norm_heads(qk)
-        queries, keys = qk[:, :num_heads], qk[:, num_heads:]
+        queries, keys = qk.split((num_heads, num_kv_heads), 1)
         mixed = cache.attend(spec, queries, keys, values, batch, self._alibi_slopes)
         if wanted is not None:
             mixed = mixed[wanted]
