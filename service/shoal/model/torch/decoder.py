@@ -33,7 +33,9 @@ class Decoder:
         self._embedding_norm = weights.norm(spec.embedding_norm, "embedding_norm")
         positions = weights.optional("position_embedding")  # [positions, hidden]
         self._positions = None if positions is None else weights.table(positions)
-        self.layers = [DecoderLayer(layer, weights, index) for index, layer in enumerate(spec.layers)]
+        self.layers = [
+            DecoderLayer(layer, weights, index) for index, layer in enumerate(spec.layers)
+        ]
         self._final_norm = weights.norm(spec.final_norm, "final_norm")
         self._head_projection = weights.optional("head_projection.weight")
         head = embedding if spec.tied_head else weights.tensor("head.weight")

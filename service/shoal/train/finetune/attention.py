@@ -100,7 +100,12 @@ class PackCache:
         alibi_slopes: Tensor | None,
     ) -> Tensor:
         mixed: Tensor = _Attention.apply(
-            queries.to(values.dtype), keys.to(values.dtype), values, spec, alibi_slopes, self._layout
+            queries.to(values.dtype),
+            keys.to(values.dtype),
+            values,
+            spec,
+            alibi_slopes,
+            self._layout,
         )
         return mixed
 

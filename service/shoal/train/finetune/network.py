@@ -96,7 +96,7 @@ class TrainableNetwork:
 
     def whole_weights(self) -> Iterator[tuple[Role, Tensor]]:
         """Every weight as a file stores it, float32, one at a time; low-rank products are merged
-        in."""
+        in. What is trained itself is a view of its leaf."""
         updates: dict[Role, tuple[Tensor, Tensor]] = {}
         for low_rank in (self._low_ranks or {}).values():
             module = low_rank.module
