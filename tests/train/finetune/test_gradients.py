@@ -208,7 +208,7 @@ def test_bfloat16_is_near_float32(rank: int | None, tmp_path: Path) -> None:
         assert {leaf.dtype for leaf in network.parameters.values()} == {torch.float32}
     (exact, wanted), (near, rounded) = found
     assert near == pytest.approx(exact, rel=2e-3)
-    assert_same(rounded, wanted, 0.03)
+    assert_same(rounded, wanted, 0.1)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shoal.model.spec import AttentionSpec, DecoderSpec, LayerSpec, RotarySpec
 from shoal.model.torch.adapters import AdapterTokens
-from shoal.model.torch.attention import AttentionBatch, Attends
+from shoal.model.torch.attention import Attends, AttentionBatch
 from shoal.model.torch.experts import make_mlp
 from shoal.model.torch.layers import Linear, TorchWeights, over_all_heads, rotate
 from shoal.model.torch.short_conv import Convolves, ShortConv
