@@ -3,10 +3,6 @@ after, whole."""
 
 from __future__ import annotations
 
-import os
-import random
-import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,39 +13,60 @@ from shoal.model.loader import load_checkpoint
 from shoal.train.config import RecipeError, Sampling
 from shoal.train.export import export_folder
 from shoal.train.run import TrainingRequest, run_training
+from tests.fakes.kills import kills_at_every_step, kills_at_random_times
 from tests.train.builders import make_tokenizer, make_trainer, write_jsonl
 
 
-@pytest.mark.parametrize("kills", [15, pytest.param(200, marks=pytest.mark.slow)])
-def test_every_kill_leaves_a_folder_and_a_checkpoint_that_load(tmp_path: Path, kills: int) -> None:
-    tokenizer, out = make_tokenizer(), tmp_path / "mine"
-    trainer = make_trainer(tmp_path / "run")
-    trainer.watch = replace(
-        trainer.watch,
-        on_checkpoint=lambda network, _: export_folder(network, tokenizer, Sampling(), out),
-    )
-    started = time.monotonic()
-    trainer.save()
-    usual_s = time.monotonic() - started
-    chance, killed = random.Random(1), 0
-    for turn in range(1, kills + 1):
-        child = os.fork()
-        if child == 0:
-            with torch.no_grad():
-                trainer.network.model.norm.weight.fill_(turn)
-            trainer.save()
-            os._exit(0)
-        time.sleep(chance.random() * usual_s)
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        killed += os.WIFSIGNALED(status)
-        load_checkpoint(out, lambda share: None)
-        state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
-        assert len(set(state["network"]["model.norm.weight"].tolist())) == 1
-    assert killed
-    trainer.save()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "run"]
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"checkpoint.pt"}
+class Saved:
+    """A run that saves again and again, each time with other weights."""
+
+    def __init__(self, above: Path) -> None:
+        tokenizer, self.above = make_tokenizer(), above
+        self.trainer = make_trainer(above / "run")
+        self.trainer.watch = replace(
+            self.trainer.watch,
+            on_checkpoint=lambda network, _: export_folder(
+                network, tokenizer, Sampling(), above / "mine"
+            ),
+        )
+        self.save()
+
+    def save(self) -> None:
+        with torch.no_grad():
+            self.trainer.network.model.norm.weight.add_(1)
+        self.trainer.save()
+
+    def check(self) -> None:
+        load_checkpoint(self.above / "mine", lambda share: None)
+        path = self.above / "run" / "checkpoint.pt"
+        torch.load(path, weights_only=True)
+
+    def check_end(self) -> None:
+        self.save()
+        self.check()
+        assert {path.name for path in self.above.iterdir()} == {"mine", "run"}
+        assert {path.name for path in (self.above / "run").iterdir()} == {"checkpoint.pt"}
+
+
+def test_a_kill_at_every_fifth_step_leaves_a_folder_and_a_checkpoint(tmp_path: Path) -> None:
+    saved = Saved(tmp_path)
+    steps = [0]
+    for step in kills_at_every_step(saved.save, stride=5):
+        steps.append(step)
+        saved.check()
+    assert steps[-1] > 30
+    saved.check_end()
+
+
+@pytest.mark.slow
+def test_200_kills_leave_a_folder_and_a_checkpoint(tmp_path: Path) -> None:
+    saved = Saved(tmp_path)
+    num_killed = 0
+    for was_killed in kills_at_random_times(saved.save, 200):
+        num_killed += was_killed
+        saved.check()
+    assert num_killed > 20
+    saved.check_end()
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_training(tmp_path: Path) -> None:
