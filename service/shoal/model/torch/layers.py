@@ -201,11 +201,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) ->
     x [T, heads, head_dim]; the others stay as they are. Pair i is channels i and i + pairs, or
     2i and 2i + 1 where interleaved."""
     pairs = cos.shape[-1]
-    turned, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
+    turned, rest = x.split((2 * pairs, x.shape[-1] - 2 * pairs), -1)
     if interleaved:
         first, second = turned[..., ::2], turned[..., 1::2]
     else:
-        first, second = turned[..., :pairs], turned[..., pairs:]
+        first, second = turned.chunk(2, -1)
     rotated = (first * cos - second * sin, second * cos + first * sin)
     turned = torch.stack(rotated, -1).flatten(-2) if interleaved else torch.cat(rotated, -1)
     return torch.cat((turned, rest), -1) if rest.shape[-1] else turned

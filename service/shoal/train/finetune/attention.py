@@ -19,7 +19,7 @@ from shoal.model.torch.short_conv import ConvBatches
 from shoal.train.finetune.pack import Pack, Span
 
 _QUERIES_AT_ONCE = 256
-_MAX_PADDING = 1.15
+_MAX_PADDING = 2.0
 """Padded tokens of rows computed together are at most so many times their tokens."""
 
 
@@ -100,7 +100,12 @@ class PackCache:
         alibi_slopes: Tensor | None,
     ) -> Tensor:
         mixed: Tensor = _Attention.apply(
-            queries.to(values.dtype), keys.to(values.dtype), values, spec, alibi_slopes, self._layout
+            queries.to(values.dtype),
+            keys.to(values.dtype),
+            values,
+            spec,
+            alibi_slopes,
+            self._layout,
         )
         return mixed
 

@@ -34,8 +34,8 @@ class TrainableNetwork:
         checkpointing: bool = False,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """`lora`: None trains all weights. `checkpointing`: a layer's activations are computed again
-        for the gradient instead of being kept. `dtype`: of matrix products; None takes bfloat16
+        """`lora`: None trains all weights. `checkpointing`: activations of a layer are computed
+        again for the gradient instead of being kept. `dtype`: of matrix products; None takes bfloat16
         where it is faster than float32. The checkpoint's files are read here, and stay open for
         `whole_weights`."""
         self.dtype = dtype or fastest_dtype(device)
@@ -99,7 +99,7 @@ class TrainableNetwork:
 
     def whole_weights(self) -> Iterator[tuple[Role, Tensor]]:
         """Every weight as a file stores it, float32, one at a time; low-rank products are merged
-        in."""
+        in. What is trained itself is a view of its leaf."""
         updates: dict[Role, tuple[Tensor, Tensor]] = {}
         for low_rank in (self._low_ranks or {}).values():
             module = low_rank.module

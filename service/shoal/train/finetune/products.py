@@ -137,6 +137,10 @@ class _Gated(torch.autograd.Function):
         gate, up = x.chunk(2, -1)
         found = torch.empty_like(x)
         of_gate, of_up = found.chunk(2, -1)
+        if ctx.activation is F.silu:
+            torch.mul(grad, F.silu(gate), out=of_up)
+            torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=of_gate)
+            return found, None
         with torch.enable_grad():
             gate = gate.detach().requires_grad_()
             activated = ctx.activation(gate)
