@@ -37,13 +37,6 @@ class LowRank(NamedTuple):
     a: Tensor  # [rank, in]
     b: Tensor  # [out, rank], the rows of the first role, then of the next
 
-    def stored(self) -> tuple[Tensor, Tensor]:
-        """a and b with its rows as the file has the module's outputs; copies."""
-        rank, groups = self.b.shape[1], self.module.num_groups
-        parts = self.b.detach().split(self.module.outputs)
-        b = torch.cat([part.view(groups, -1, rank) for part in parts], 1).reshape(-1, rank)
-        return self.a.detach().clone(), b.contiguous()
-
 
 def make_lora(
     architecture: Architecture,
