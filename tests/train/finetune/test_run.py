@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -79,7 +78,7 @@ class StopAt:
     def __call__(self, report: StepReport) -> None:
         self.seen.append(report.step)
         if report.step == self.step:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
 
 # --- what comes out -------------------------------------------------------------------------------
