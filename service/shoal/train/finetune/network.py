@@ -35,8 +35,8 @@ class TrainableNetwork:
         dtype: torch.dtype | None = None,
     ) -> None:
         """`lora`: None trains all weights. `checkpointing`: activations of a layer are computed
-        again for the gradient instead of being kept. `dtype`: of matrix products; None takes bfloat16
-        where it is faster than float32. The checkpoint's files are read here, and stay open for
+        again for the gradient instead of being kept. `dtype`: of matrix products;
+        None takes bfloat16 where it is faster than float32. The checkpoint's files are read here, and stay open for
         `whole_weights`."""
         self.dtype = dtype or fastest_dtype(device)
         self.lora = lora
@@ -77,7 +77,7 @@ class TrainableNetwork:
             return 0.0
         hidden = self._hidden(pack, wanted)
         nats, grad = self._head.backward(hidden, targets, scale)
-        hidden.backward(grad.to(hidden.dtype))
+        torch.autograd.backward(hidden, grad.to(hidden.dtype))
         return nats
 
     @torch.no_grad()
@@ -100,9 +100,8 @@ class TrainableNetwork:
         updates: dict[Role, tuple[Tensor, Tensor]] = {}
         for low_rank in (self._low_ranks or {}).values():
             module = low_rank.module
-            parts = low_rank.b.detach().split(module.outputs)
-            for role, b in zip(module.roles, parts, strict=True):
-                updates[Role(f"{role}.weight", module.layer)] = (b, low_rank.a.detach())
+            for name, b in zip(module.roles, low_rank.b_by_role(), strict=True):
+                updates[Role(f"{name}.weight", module.layer)] = (b, low_rank.a.detach())
         for role, stored in self._stored.items():
             if (part := self._weights.parts.get(role)) is not None:
                 yield role, part.leaf.detach()[part.rows].float().cpu()
