@@ -11,7 +11,7 @@ from torch import Tensor
 from shoal.model.spec import DecoderSpec
 from shoal.train.finetune.products import grad_of
 
-_LOGITS_AT_ONCE = 1 << 22
+LOGITS_AT_ONCE = 1 << 22
 
 
 class Head(NamedTuple):
@@ -60,7 +60,7 @@ class Head(NamedTuple):
         return nats, torch.cat(grads)
 
     def _chunks(self, hidden: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        size = max(16, _LOGITS_AT_ONCE // len(self.weight))
+        size = max(16, LOGITS_AT_ONCE // len(self.weight))
         hidden = hidden.to(self.compute)
         for start in range(0, len(hidden), size):
             yield hidden[start : start + size], targets[start : start + size]

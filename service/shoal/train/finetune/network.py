@@ -35,9 +35,9 @@ class TrainableNetwork:
         dtype: torch.dtype | None = None,
     ) -> None:
         """`lora`: None trains all weights. `checkpointing`: activations of a layer are computed
-        again for the gradient instead of being kept. `dtype`: of matrix products;
-        None takes bfloat16 where it is faster than float32. The checkpoint's files are read here, and stay open for
-        `whole_weights`."""
+        again for the gradient instead of being kept. `dtype`: of matrix products; None takes
+        bfloat16 where it is faster than float32. The checkpoint's files are read here and once
+        more for `whole_weights`."""
         self.dtype = dtype or fastest_dtype(device)
         self.lora = lora
         self._stored = checkpoint.weights

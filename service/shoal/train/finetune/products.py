@@ -4,7 +4,7 @@ composition, and gradients of matrices are added in place to `.grad` of the leav
 x is [T, ...]; `compute` and `wide` as in `TrainedWeights`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -83,6 +83,20 @@ class Product:
         recipe: Recipe | None = getattr(x, _RECIPE, None)
         return apply(_Product, x, self, recipe, self.weight, self.bias, *leaves)
 
+    def joined_a(self) -> Tensor:
+        """A of all products, one below the other."""
+        matrices = [low_rank.a for _, low_rank in self.low_ranks]
+        joined = matrices[0] if len(matrices) == 1 else torch.cat(matrices)
+        return joined.to(self.compute)
+
+    def by_columns(self) -> Iterator[tuple[slice, tuple[slice, LowRank]]]:
+        """Each product with its rows of the joined A."""
+        start = 0
+        for each in self.low_ranks:
+            end = start + len(each[1].a)
+            yield slice(start, end), each
+            start = end
+
 
 class _Product(torch.autograd.Function):
     @staticmethod
@@ -91,38 +105,50 @@ class _Product(torch.autograd.Function):
     ) -> Tensor:
         compute, bias = product.compute, product.bias
         out = F.linear(x, product.weight.to(compute), None if bias is None else bias.to(compute))
-        inner: list[Tensor] = []
-        for outputs, low_rank in product.low_ranks:
-            inner.append(x @ low_rank.a.to(compute).T)  # [T, rank]
-            out[:, outputs].addmm_(inner[-1], low_rank.b.to(compute).T, alpha=product.scale)
+        kept = recipe.tensors if recipe is not None else (x,)
+        if product.low_ranks:
+            inner = x @ product.joined_a().T  # [T, ranks of all]
+            for columns, (outputs, low_rank) in product.by_columns():
+                b = low_rank.b.to(compute)
+                out[:, outputs].addmm_(inner[:, columns], b.T, alpha=product.scale)
+            ctx.save_for_backward(inner, *kept)
+        elif product.weight.requires_grad:
+            ctx.save_for_backward(None, *kept)
         ctx.product = product
         ctx.recompute = recipe.compute if recipe is not None else _same
-        ctx.num_inner = len(inner)
-        if product.weight.requires_grad or product.low_ranks:
-            ctx.save_for_backward(*inner, *(recipe.tensors if recipe is not None else [x]))
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> _Grads:
         product: Product = ctx.product
         compute, weight, bias = product.compute, product.weight, product.bias
-        saved = ctx.saved_tensors  # once: checkpointing computes them then
-        inner, kept = saved[: ctx.num_inner], saved[ctx.num_inner :]
-        x = ctx.recompute(*kept) if kept else None
         grad_x = grad @ weight.to(compute) if ctx.needs_input_grad[0] else None
-        for (outputs, low_rank), each in zip(product.low_ranks, inner, strict=True):
-            a, b = low_rank.a, low_rank.b
-            part = grad[:, outputs]
-            to_inner = part @ b.to(compute) * product.scale  # [T, rank]
-            _add_product(grad_of(b), part, each, product.scale)
-            _add_product(grad_of(a), to_inner, x)
-            if grad_x is not None:
-                grad_x.addmm_(to_inner, a.to(compute))
-        if weight.requires_grad:
-            _add_product(grad_of(weight), grad, x)
+        if saved := ctx.saved_tensors:
+            inner, *kept = saved
+            x: Tensor = ctx.recompute(*kept)
+            if product.low_ranks:
+                to_inner = _add_low_rank_gradients(product, grad, inner, x)
+                if grad_x is not None:
+                    grad_x.addmm_(to_inner, product.joined_a())
+            if weight.requires_grad:
+                _add_product(grad_of(weight), grad, x)
         if bias is not None and bias.requires_grad:
             grad_of(bias).add_(grad.sum(0, dtype=bias.dtype))
         return grad_x, *[None] * (len(ctx.needs_input_grad) - 1)
+
+
+def _add_low_rank_gradients(product: Product, grad: Tensor, inner: Tensor, x: Tensor) -> Tensor:
+    """grad [T, out], inner [T, ranks of all], x [T, in] -> the gradient of inner."""
+    to_inner = torch.empty_like(inner)
+    for columns, (outputs, low_rank) in product.by_columns():
+        part = grad[:, outputs]
+        to_inner[:, columns] = part @ low_rank.b.to(product.compute)
+        _add_product(grad_of(low_rank.b), part, inner[:, columns], product.scale)
+    to_inner *= product.scale
+    of_a = to_inner.T @ x
+    for columns, (_, low_rank) in product.by_columns():
+        grad_of(low_rank.a).add_(of_a[columns])
+    return to_inner
 
 
 def _same(x: Tensor) -> Tensor:
@@ -252,7 +278,8 @@ class _RmsNorm(torch.autograd.Function):
     ) -> Tensor:
         ctx.eps, ctx.wide = normalize.args[0], wide
         ctx.save_for_backward(x, weight)
-        return normalize(x, weight, bias)
+        out: Tensor = normalize(x, weight, bias)
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> _Grads:
