@@ -187,7 +187,8 @@ class _Attention:
         spec = self._spec
         qkv = self._qkv(x).view(len(x), -1, spec.head_dim)  # [T, heads + 2 kv, head_dim]
         num_heads, num_kv_heads = spec.num_heads, spec.num_kv_heads
-        qk, values = qkv.split((num_heads + num_kv_heads, num_kv_heads), 1)
+        sizes = (num_heads + num_kv_heads, num_kv_heads)
+        qk, values = torch.split_with_sizes(qkv, sizes, 1)
         values = self._clipped(values)
         if not spec.clip_after_norm:
             qk = self._clipped(qk)
@@ -198,7 +199,7 @@ class _Attention:
             qk = rotate(qk, *rotations[spec.rotary], interleaved=spec.rotary.interleaved)
         if norms_after_rotary:
             qk = self._norm_heads(qk)
-        queries, keys = qk.split((num_heads, num_kv_heads), 1)
+        queries, keys = torch.split_with_sizes(qk, (num_heads, num_kv_heads), 1)
         mixed = cache.attend(spec, queries, keys, values, batch, self._alibi_slopes)
         if wanted is not None:
             mixed = mixed[wanted]

@@ -6,7 +6,7 @@ of being kept, so memory grows with the tokens and not with the square of a row.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from shoal.model.spec import AttentionSpec
 from shoal.model.torch.attention import AttentionBatch
 from shoal.model.torch.short_conv import ConvBatches
 from shoal.train.finetune.pack import Pack, Span
+from shoal.train.finetune.products import apply
 
 _QUERIES_AT_ONCE = 256
 _MAX_PADDING = 2.0
@@ -40,6 +41,8 @@ class Layout:
     padding: Tensor  # [number of padded places]
     places: Tensor  # [T] place of each token
     buckets: tuple[Bucket, ...]
+    masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
+    """By bucket, first query and window, as they were asked for."""
 
     @classmethod
     def of(cls, pack: Pack, device: str) -> "Layout":
@@ -57,8 +60,12 @@ class Layout:
                 missing = length - row.length
                 padding += range(len(tokens), len(tokens) + missing)
                 tokens += [row.start] * missing
-        lists = (np.array(tokens, np.int64), np.array(padding, np.int64), places)
-        return cls(*(torch.from_numpy(each).to(device) for each in lists), tuple(buckets))
+        return cls(
+            torch.tensor(tokens, device=device),
+            torch.tensor(padding, dtype=torch.long, device=device),
+            torch.from_numpy(places).to(device),
+            tuple(buckets),
+        )
 
 
 def _alike(pack: Pack) -> Iterator[tuple[Span, list[Span]]]:
@@ -99,15 +106,9 @@ class PackCache:
         batch: AttentionBatch,
         alibi_slopes: Tensor | None,
     ) -> Tensor:
-        mixed: Tensor = _Attention.apply(
-            queries.to(values.dtype),
-            keys.to(values.dtype),
-            values,
-            spec,
-            alibi_slopes,
-            self._layout,
-        )
-        return mixed
+        queries, keys = queries.to(values.dtype), keys.to(values.dtype)
+        values = values.contiguous()  # else the product that they are a part of is kept
+        return apply(_Attention, queries, keys, values, spec, alibi_slopes, self._layout)
 
     def convolve(self, values: Tensor, taps: Tensor, batches: ConvBatches) -> Tensor:
         """Before a row's first token lies zero."""
@@ -143,7 +144,7 @@ class _Attention(torch.autograd.Function):
     [T, heads, head_dim]. Scores and softmax in float32 or wider."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         queries: Tensor,
         keys: Tensor,
@@ -157,15 +158,15 @@ class _Attention(torch.autograd.Function):
         padded = [x.index_select(0, layout.tokens) for x in (queries, keys, values)]
         mixed = torch.empty_like(padded[0])
         for bucket in layout.buckets:
-            rows = _Rows(bucket, spec, slopes, padded, keys, values)
-            out = _of_bucket(mixed, bucket).unflatten(2, (spec.num_kv_heads, -1))
+            rows = _Rows(bucket, spec, slopes, layout, padded, keys, values)
+            out = _grouped(_of_bucket(mixed, bucket), spec)
             for piece in rows.pieces():
                 part = piece.out()  # [kv, R, group, n, head_dim]
                 out[:, piece.start : piece.end] = part.permute(1, 3, 0, 2, 4)
         return mixed.index_select(0, layout.places)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, values = ctx.saved_tensors
         spec, layout = ctx.spec, ctx.layout
         padded = [x.index_select(0, layout.tokens) for x in (queries, keys, values)]
@@ -174,9 +175,9 @@ class _Attention(torch.autograd.Function):
         own = [torch.zeros_like(x) for x in padded]  # gradients at the places
         of_prefix = [torch.zeros_like(x) for x in (keys, values)]  # and at the tokens
         for bucket in layout.buckets:
-            rows = _Rows(bucket, spec, ctx.slopes, padded, keys, values)
-            grad_out = _of_bucket(grad, bucket).unflatten(2, (spec.num_kv_heads, -1))
-            grad_q = _of_bucket(own[0], bucket).unflatten(2, (spec.num_kv_heads, -1))
+            rows = _Rows(bucket, spec, ctx.slopes, layout, padded, keys, values)
+            grad_out = _grouped(_of_bucket(grad, bucket), spec)
+            grad_q = _grouped(_of_bucket(own[0], bucket), spec)
             grad_k, grad_v = (_of_bucket(x, bucket) for x in own[1:])
             first, length = bucket.prefix
             for piece in rows.pieces():
@@ -196,7 +197,13 @@ class _Attention(torch.autograd.Function):
 def _of_bucket(x: Tensor, bucket: Bucket) -> Tensor:
     """x [S, heads, head_dim] -> a view [R, n, heads, head_dim]."""
     size = bucket.num_rows * bucket.length
-    return x[bucket.start : bucket.start + size].unflatten(0, (bucket.num_rows, bucket.length))
+    rows = x[bucket.start : bucket.start + size]
+    return rows.view(bucket.num_rows, bucket.length, *x.shape[1:])
+
+
+def _grouped(x: Tensor, spec: AttentionSpec) -> Tensor:
+    """x [R, n, heads, head_dim] -> a view [R, n, kv, group, head_dim]."""
+    return x.view(*x.shape[:2], spec.num_kv_heads, -1, spec.head_dim)
 
 
 class _Gradients(NamedTuple):
@@ -215,14 +222,16 @@ class _Rows:
         bucket: Bucket,
         spec: AttentionSpec,
         slopes: Tensor | None,
+        layout: Layout,
         padded: list[Tensor],
         keys: Tensor,
         values: Tensor,
     ) -> None:
-        self._bucket, self._spec, self._slopes = bucket, spec, slopes
+        self._bucket, self._spec, self._slopes, self._layout = bucket, spec, slopes, layout
         queries, own_keys, own_values = (_of_bucket(x, bucket) for x in padded)
-        grouped = queries.unflatten(2, (spec.num_kv_heads, -1))
-        self._queries = grouped.permute(2, 0, 3, 1, 4)  # [kv, R, group, n, head_dim]
+        self._queries = _grouped(queries, spec).permute(
+            2, 0, 3, 1, 4
+        )  # [kv, R, group, n, head_dim]
         self._keys = own_keys.permute(2, 0, 1, 3)  # [kv, R, n, head_dim]
         self._values = own_values.permute(2, 0, 1, 3)
         first, length = bucket.prefix
@@ -250,23 +259,23 @@ class _Rows:
     def _bias(self, start: int, end: int, first_key: int) -> Tensor:
         """What is added to scores [kv or 1, 1, group or 1, n, P + C]: minus infinity where a key is
         not seen, and the linear bias."""
-        spec, length = self._spec, self._bucket.prefix.length
+        spec, masks = self._spec, self._layout.masks
         wide = torch.promote_types(self._keys.dtype, torch.float32)
-        device = self._keys.device
+        length, device = self._bucket.prefix.length, self._keys.device
         queries = torch.arange(start, end, device=device)[:, None]
-        keys = torch.cat(
-            (torch.arange(-length, 0, device=device), torch.arange(first_key, end, device=device))
-        )
-        distance = queries - keys  # [n, P + C]
-        unseen = distance < 0
-        if spec.window is not None:
-            unseen |= distance >= spec.window
-        bias = torch.zeros(distance.shape, dtype=wide, device=device)
-        bias = bias.masked_fill_(unseen, -torch.inf)[None, None, None]
+        before = torch.arange(-length, 0, device=device)
+        keys = torch.cat((before, torch.arange(first_key, end, device=device)))
+        key = (self._bucket.start, start, spec.window)
+        if key not in masks:
+            unseen = keys > queries
+            if spec.window is not None:
+                unseen |= queries - keys >= spec.window
+            mask = torch.zeros(unseen.shape, dtype=wide, device=device)
+            masks[key] = mask.masked_fill_(unseen, -torch.inf)[None, None, None]
         if self._slopes is None:
-            return bias
+            return masks[key]
         slopes = self._slopes.to(wide).view(spec.num_kv_heads, 1, -1, 1, 1)
-        return bias - slopes * distance
+        return masks[key] + slopes * (keys - queries)
 
 
 class _Piece(NamedTuple):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -36,6 +37,12 @@ class LowRank(NamedTuple):
     module: AdaptedModule
     a: Tensor  # [rank, in]
     b: Tensor  # [out, rank], the rows of the first role, then of the next
+
+    def b_by_role(self) -> list[Tensor]:
+        """The rows of each role, views."""
+        b, ends = self.b.detach(), accumulate(self.module.outputs)
+        sizes = self.module.outputs
+        return [b[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
 
 def make_lora(
