@@ -36,7 +36,7 @@ PARTS = (
 )  # fmt: skip
 CONTENTS = st.lists(st.sampled_from(PARTS), min_size=1, max_size=5).map(lambda p: "".join(p) + ".")
 GENERATION = {
-    "chatml": (
+    "blocks": (
         "{% for m in messages %}{% if m.role == 'assistant' %}<|im_start|>assistant\n"
         "{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}\n"
         "{% else %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
@@ -49,12 +49,12 @@ GENERATION = {
     ),
     "inside words": (
         "{% for m in messages %}{% if m.role == 'user' %}Q: {{ m.content }}\n"
-        "{% else %}A: {% generation %}{{ m.content }}</s>{% endgeneration %}{% endif %}{% endfor %}"
+        "{% else %}A:{% generation %} {{ m.content }}</s>{% endgeneration %}{% endif %}{% endfor %}"
     ),
 }
 
-GENERATION["chatml without blocks"] = (
-    GENERATION["chatml"].replace("{% generation %}", "").replace("{% endgeneration %}", "")
+GENERATION["without blocks"] = (
+    GENERATION["blocks"].replace("{% generation %}", "").replace("{% endgeneration %}", "")
 )
 
 
@@ -129,8 +129,16 @@ def test_every_answer_is_learned_behind_the_prompt_of_the_server(
     assert {last for _, last in found} <= set(model.end_token_ids)
 
 
-@pytest.mark.parametrize("template", ["chatml", "header too", "inside words"])
-@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize(
+    ("kind", "template"),
+    [
+        (kind, template)
+        for kind in TOKENIZERS
+        for template in ("blocks", "header too", "inside words")
+        # transformers marks nothing where a block begins with a space that is in no token.
+        if template != "inside words" or kind not in ("words", "wordpiece")
+    ],
+)
 @settings(max_examples=8, deadline=None)
 @given(
     words=st.lists(st.sampled_from(["the hel", "x", "in us", "é.", "a  b"]), min_size=2, max_size=4)
@@ -153,10 +161,11 @@ def test_generation_blocks_give_the_ids_and_mask_of_transformers(
 @settings(max_examples=10, deadline=None)
 @given(contents=st.lists(CONTENTS, min_size=2, max_size=2))
 @example(contents=["<|im_start|>", "</s> b<|im_end|>"])
+@example(contents=["<|im_end|>.", "\n."])
 def test_generation_blocks_are_found_also_where_a_control_token_is_spelled(
     kind: str, contents: list[str]
 ) -> None:
-    by_block, by_prompt = kind_model(kind, "chatml"), kind_model(kind, "chatml without blocks")
+    by_block, by_prompt = kind_model(kind, "blocks"), kind_model(kind, "without blocks")
     row = Row("a", messages=chat_of(*contents))
     [found], [expected] = (Encoder(model, 4096).encode(row) for model in (by_block, by_prompt))
     assert found.ids.tolist() == expected.ids.tolist()
@@ -283,6 +292,21 @@ def test_an_end_of_turn_that_the_model_does_not_end_at_is_learned_with_an_end_be
     assert learned(model, [row]) == ["one<|end|><|endoftext|>"]
 
 
+def test_a_token_that_reaches_into_a_block_is_split_at_its_border() -> None:
+    """The server's prompt ends there: " t" would be one token."""
+    template = GENERATION["inside words"].replace("A:{% generation %} ", "A: {% generation %}")
+    wrapped = tokenizer("byte level")
+    chat = Chat("tiny", {"default": template}, wrapped)
+    model = text_model(wrapped, chat=chat, end_token_ids=(wrapped.special_id("</s>") or 0,))
+    rows = Encoder(model, 99).encode(Row("a", messages=chat_of("x", "the", "x", "us", "x", "the")))
+    assert sorted(learned(model, rows)) == ["the</s>", "the</s>", "us</s>"]
+    for row in rows:
+        for start, _ in runs(row):
+            before = whole(model, row._replace(ids=row.ids[:start]))
+            assert before.endswith("A: ")
+            assert row.ids[:start].tolist() == wrapped.encode(before)
+
+
 def test_an_end_token_right_behind_a_generation_block_is_learned() -> None:
     template = (
         "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' %}{% generation %}"
@@ -295,7 +319,7 @@ def test_an_end_token_right_behind_a_generation_block_is_learned() -> None:
     assert learned(without, rows) == ["one<|end|>"]
 
 
-@pytest.mark.parametrize("template", [CHAT_TEMPLATE, GENERATION["chatml"]])
+@pytest.mark.parametrize("template", [CHAT_TEMPLATE, GENERATION["blocks"]])
 def test_answers_of_weight_zero_and_greetings_are_only_read(template: str) -> None:
     model = tiny(template.replace("<|im_start|>", "<|user|>").replace("<|im_end|>", END))
     messages = ({"role": "assistant", "content": "Welcome"}, *chat_of("1", "one", "2", "two"))
