@@ -280,9 +280,8 @@ def test_smollm2_as_a_folder(tmp_path: Path) -> None:
     compare_text_sides(files, tmp_path / "text", texts)
     write_again(SMOLLM2, tmp_path / "out", dtype=torch.float32)
     token_ids = random_ids(40, vocab=49152)
-    theirs = log_probs(reference_logits(reference_model(tmp_path / "out"), token_ids))
-    backend = make_backend(SMOLLM2, "torch")
-    found = log_probs(whole_logits(Batch.over(backend), token_ids))
-    np.testing.assert_allclose(theirs, found, atol=1e-4 * np.abs(found).max())
+    theirs = reference_logits(reference_model(tmp_path / "out"), token_ids)
+    own = whole_logits(Batch.over(make_backend(SMOLLM2, "torch")), token_ids)
+    np.testing.assert_allclose(theirs, own, atol=2e-4)  # logits of 30 layers, up to 30 large
     defaults = transformers.GenerationConfig.from_pretrained(tmp_path / "out")
     assert (defaults.eos_token_id, defaults.temperature, defaults.top_p) == ([2, 0], 0.2, 0.9)
