@@ -1,5 +1,5 @@
-"""What a run takes, from sizes alone: memory within some 20 % of what a CPU run was measured to take,
-and floating-point operations."""
+"""What a run takes, from sizes alone: memory within some 20 % of what a CPU run was measured to
+take, and floating-point operations."""
 
 import math
 from typing import NamedTuple

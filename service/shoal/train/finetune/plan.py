@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 from shoal.train.config import RecipeError
+from shoal.train.finetune.cost import PACK_TOKENS
 from shoal.train.finetune.rows import EncodedRow, LoraSettings
 from shoal.train.finetune.settings import FineTuneRequest
 
@@ -29,7 +30,6 @@ _LORA_LR_FACTOR = 5.0
 _WARM_UP_SHARE, _MIN_WARM_UP, _MAX_WARM_UP = 0.05, 2, 50
 _WEIGHT_DECAY = 0.01
 _CLIP = 1.0
-_PACK_TOKENS = 1024
 _EVALUATIONS = 4
 
 
@@ -142,7 +142,7 @@ def make_plan(
         evaluate_every=every,
         patience=patience,
         seq_len=seq_len,
-        pack_tokens=max(longest, _PACK_TOKENS),
+        pack_tokens=max(longest, PACK_TOKENS),
         eval_share=eval_share,
         seed=request.seed,
         lora=lora,
