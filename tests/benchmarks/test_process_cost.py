@@ -17,8 +17,8 @@ def test_memory_time_and_output_of_a_program(tmp_path: Path) -> None:
     cost = run_measured([sys.executable, "-c", code], cwd=tmp_path)
     assert cost.output == "here 200\n"
     assert 200 < cost.peak_mib < 300
-    assert 0.2 <= cost.cpu_s
-    assert 0.2 <= cost.wall_s
+    assert cost.cpu_s >= 0.2
+    assert cost.wall_s >= 0.2
 
 
 def test_memory_of_children_counts(tmp_path: Path) -> None:
@@ -34,7 +34,5 @@ def test_a_failure_says_what_the_program_said(tmp_path: Path) -> None:
 
 def test_the_environment_is_ours_and_what_is_given(tmp_path: Path) -> None:
     code = "import os; print(os.environ['PATH'] != '', os.environ['NUMBER'])"
-    cost = run_measured(
-        [sys.executable, "-c", code], cwd=tmp_path, environment={"NUMBER": "5"}
-    )
+    cost = run_measured([sys.executable, "-c", code], cwd=tmp_path, environment={"NUMBER": "5"})
     assert cost.output == "True 5\n"
