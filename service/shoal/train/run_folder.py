@@ -81,7 +81,7 @@ class RunFolder:
             return "new"
         before = self._read()
         before.pop(_NOTES, None)
-        if differences := list(_differences(before, self.identity)):
+        if differences := _differences(before, self.identity):
             more = len(differences) - _MAX_NAMED
             shown = differences[:_MAX_NAMED] + ([f"and {more} more"] if more > 0 else [])
             raise self._refusal("; ".join(shown))
@@ -123,13 +123,25 @@ class RunFolder:
         os.replace(part, self.path / _DESCRIPTION)
 
 
-def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
-    """Each value that differs, in words."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in (*now, *(key for key in before if key not in now)):
-            yield from _differences(before.get(key), now.get(key), key)
-    elif before != now:
-        yield f"its {name.replace('_', ' ')} was {_shown(before)}, here it is {_shown(now)}"
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs, in words: texts, and only where all of these are equal, values in tables, which
+    may follow from them."""
+    keys = [*now, *(key for key in before if key not in now)]
+    pairs = [(key, before.get(key), now.get(key)) for key in keys]
+    are_tables = [isinstance(old, dict) and isinstance(new, dict) for _, old, new in pairs]
+    found = [
+        f"its {key.replace('_', ' ')} was {_shown(old)}, here it is {_shown(new)}"
+        for (key, old, new), is_table in zip(pairs, are_tables, strict=True)
+        if old != new and not is_table
+    ]
+    if found:
+        return found
+    return [
+        difference
+        for (_, old, new), is_table in zip(pairs, are_tables, strict=True)
+        if is_table
+        for difference in _differences(old, new)
+    ]
 
 
 def _shown(value: Any) -> str:

@@ -66,6 +66,15 @@ def test_another_run_in_the_same_place_is_refused_with_two_ways_out(
     assert (tmp_path / "run.json").read_bytes() == before
 
 
+def test_settings_that_may_follow_from_other_data_are_not_named_beside_it(tmp_path: Path) -> None:
+    state_of(tmp_path)
+    other = changed(data="more.jsonl (sha256 ff)", settings={"epochs": 1.0})
+    with pytest.raises(RecipeError) as caught:
+        state_of(tmp_path, other)
+    assert "more.jsonl" in str(caught.value)
+    assert "epochs" not in str(caught.value)
+
+
 def test_overwriting_forgets_the_other_run_and_nothing_else(tmp_path: Path) -> None:
     state_of(tmp_path)
     (tmp_path / "checkpoint.safetensors").write_text("x")

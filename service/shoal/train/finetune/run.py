@@ -19,7 +19,6 @@ from shoal.checkpoint.open import looks_like_model
 from shoal.errors import ShoalError
 from shoal.train.config import RecipeError
 from shoal.train.finetune.card import CardFacts, Sample, read_licence, write_card
-from shoal.train.finetune.cost import estimate
 from shoal.train.finetune.export import write_adapter, write_model
 from shoal.train.finetune.folder import replace_folder
 from shoal.train.finetune.loop import HELD_OUT, End, Loop
@@ -62,6 +61,8 @@ def fine_tune(request: FineTuneRequest, observer: Observer | None = None) -> Tra
 
 def rehearse(request: FineTuneRequest, observer: Observer) -> None:
     """Say what a run would cost, of which one step is made and measured. Writes nothing."""
+    from shoal.train.finetune.cost import estimate
+
     prepared = prepare(request, observer.say)
     plan = prepared.plan
     packs = make_packs(prepared.rows[: plan.batch_size], plan.pack_tokens)
