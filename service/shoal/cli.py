@@ -45,6 +45,7 @@ def build_app(with_serve_flags: bool = True) -> "typer.Typer":
     from shoal.commands.keys import keys
     from shoal.commands.models import models
     from shoal.commands.pull import pull
+    from shoal.commands.run import run
     from shoal.commands.train import train
 
     app = typer.Typer(
@@ -73,7 +74,7 @@ def build_app(with_serve_flags: bool = True) -> "typer.Typer":
         app.command("serve", help=serve.DESCRIPTION)(serve.make_command())
     else:
         app.command("serve", help=serve.DESCRIPTION)(lambda: None)
-    for command in (chat, complete, bench, models, pull, check, doctor, train):
+    for command in (run, chat, complete, bench, models, pull, check, doctor, train):
         app.command()(command)
     app.add_typer(keys, name="keys")
     return app

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shoal.commands.completion import complete_catalogue
 from shoal.commands.terminal import fail
 
 if TYPE_CHECKING:
@@ -15,7 +16,12 @@ if TYPE_CHECKING:
 
 def pull(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Models of the catalogue.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME]...",
+            help="Models of the catalogue.",
+            autocompletion=complete_catalogue,
+        ),
     ] = None,
     models_dir: Annotated[
         Path | None,
