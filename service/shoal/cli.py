@@ -44,8 +44,10 @@ def build_app(with_serve_flags: bool = True) -> "typer.Typer":
     from shoal.commands.doctor import doctor
     from shoal.commands.keys import keys
     from shoal.commands.models import models
+    from shoal.commands.ps import ps
     from shoal.commands.pull import pull
     from shoal.commands.run import run
+    from shoal.commands.top import top
     from shoal.commands.train import train
 
     app = typer.Typer(
@@ -74,7 +76,7 @@ def build_app(with_serve_flags: bool = True) -> "typer.Typer":
         app.command("serve", help=serve.DESCRIPTION)(serve.make_command())
     else:
         app.command("serve", help=serve.DESCRIPTION)(lambda: None)
-    for command in (run, chat, complete, bench, models, pull, check, doctor, train):
+    for command in (run, chat, complete, ps, top, bench, models, pull, check, doctor, train):
         app.command()(command)
     app.add_typer(keys, name="keys")
     return app

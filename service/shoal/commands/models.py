@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shoal.commands.terminal import ApiKey, BaseUrl, connected, fail
+from shoal.commands.terminal import ApiKey, BaseUrl, connected, fail, print_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -55,9 +55,7 @@ def _print(values: list[dict[str, Any]], table: Table, as_json: bool) -> None:
     if as_json:
         print(json.dumps(values, indent=2, ensure_ascii=False))
         return
-    from rich.console import Console
-
-    Console(highlight=False).print(table)
+    print_table(table)
 
 
 def _server_table(listed: list[dict[str, Any]]) -> Table:

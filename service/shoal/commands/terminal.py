@@ -15,6 +15,8 @@ import typer
 from shoal.commands.completion import complete_served
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from shoal import Client
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -73,6 +75,14 @@ def styled(text: str, style: str) -> str:
     control characters in the text are made visible."""
     is_plain = not style or not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb"
     return visible(text) if is_plain else f"\x1b[{style}m{visible(text)}\x1b[0m"
+
+
+def print_table(table: Table) -> None:
+    """To standard output: as wide as the terminal, or where there is none as wide as it needs."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else 10_000
+    Console(highlight=False, width=width).print(table)
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from shoal.config import Settings, engine_config, environment_remarks, forget_se
 from shoal.logs import logging_to_stderr
 from shoal.metrics import Metrics
 from shoal.server.auth import check_keys
-from shoal.server.wire.listener import listen
+from shoal.server.run_file import run_file
+from shoal.server.wire.listener import listen, url_of
 
 log = logging.getLogger("shoal.server")
 
@@ -67,6 +68,8 @@ async def _serve(settings: Settings, given: socket.socket | None) -> str | None:
         probe_listener = None
         if settings.probe_port is not None:
             probe_listener = sockets.enter_context(listen(settings, settings.probe_port))
+        if given is None:
+            sockets.enter_context(run_file(url_of(listener)))
         await client.start()
         try:
             await asyncio.sleep(0)  # sends the config to the engine before the slow import
