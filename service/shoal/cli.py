@@ -5,6 +5,7 @@ settings class, so they are built only when the sub-command is `serve`.
 """
 
 import importlib.util
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,8 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(1)
-    build_app(sys.argv[1:2] == ["serve"])(prog_name="shoal")
+    is_completion = "_SHOAL_COMPLETE" in os.environ  # by a shell, of any command
+    build_app(sys.argv[1:2] == ["serve"] or is_completion)(prog_name="shoal")
 
 
 def build_app(with_serve_flags: bool = True) -> "typer.Typer":

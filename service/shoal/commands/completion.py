@@ -38,6 +38,13 @@ def complete_catalogue(incomplete: str) -> list[str]:
     return [name for name in entries if name.startswith(incomplete)]
 
 
+def complete_addable(incomplete: str) -> list[str]:
+    """Models that `shoal pull` fetches, and files and folders."""
+    from shoal.commands.line_input import complete_files
+
+    return complete_catalogue(incomplete) + complete_files(incomplete)
+
+
 def _models_dir() -> Path | None:
     """Of the settings; a wrong setting is told by the command itself."""
     from pydantic import ValidationError
