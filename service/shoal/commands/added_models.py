@@ -23,8 +23,8 @@ NOTES = ".added.json"
 
 def add_model(source: ModelSource, folder: Path, settings: Settings, *, copies: bool) -> Path:
     """Loads a model as `shoal serve` would, then puts it into `folder` under its name; returns
-    where it is. Raises ShoalError for a model that cannot be served, a name that is taken and a folder
-    that cannot be written."""
+    where it is. Raises ConfigError for a path or a name that cannot be taken, and ShoalError for a
+    model that cannot be served or a folder that cannot be written."""
     from shoal.checkpoint.sidecars import SIDECARS, sidecar
     from shoal.commands.check import examine
     from shoal.config import engine_config

@@ -19,8 +19,8 @@ _MARKS = re.compile(r"[`*_~\[\\]")
 _SPANS = {
     "code": re.compile(r"(?P<run>`+)(?!`)(?P<text>.+?)(?<!`)(?P=run)(?!`)"),
     "strong emphasis": re.compile(r"\*\*\*(?=[^\s*])(?P<text>.+?)(?<=[^\s*])\*\*\*(?!\*)"),
-    "strong": re.compile(r"(\*\*|__)(?=[^\s*_])(?P<text>.+?)(?<=[^\s*_])\1(?![*\w])"),
-    "emphasis": re.compile(r"([*_])(?=[^\s*_])(?P<text>.+?)(?<=[^\s*_])\1(?![*\w])"),
+    "strong": re.compile(r"(\*\*|__)(?=[^\s*_])(?P<text>.+?)(?<=[^\s*_])\1(?![*A-Za-z0-9_])"),
+    "emphasis": re.compile(r"([*_])(?=[^\s*_])(?P<text>.+?)(?<=[^\s*_])\1(?![*A-Za-z0-9_])"),
     "strike": re.compile(r"~~(?=\S)(?P<text>.+?)(?<=\S)~~(?!~)"),
     "link": re.compile(r"\[(?P<text>[^\[\]]+)\]\((?P<target>[^()\s]+)\)"),
     "escape": re.compile(r"\\(?P<text>[\\`*_{}\[\]()#+\-.!|~>])"),

@@ -116,6 +116,9 @@ def _server_of(
     end the command with a line."""
     if base_url is not None or _is_served(model, api_key):
         with connected(base_url, api_key) as client:
+            names = [each.id for each in client.models.list().data]
+            if model not in names:
+                fail(f"{client.base_url} has no model {model}: there is {', '.join(names)}", 2)
             yield client, model
         return
     from shoal.commands.private_server import StartError, private_server
