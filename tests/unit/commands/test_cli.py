@@ -31,20 +31,6 @@ COMMANDS = [
     "serve", "run", "chat", "complete", "ps", "top", "bench", "models", "pull", "check", "doctor",
     "train", "keys",
 ]  # fmt: skip
-    "serve",
-    "run",
-    "chat",
-    "complete",
-    "ps",
-    "top",
-    "bench",
-    "models",
-    "pull",
-    "check",
-    "doctor",
-    "train",
-    "keys",
-]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
