@@ -27,7 +27,8 @@ step() {
     local words="shoal: $1 ..." status=0 began=$SECONDS ticker
     shift
     if is_live; then
-        while printf '\r\e[K%s %d s' "$words" $((SECONDS - began)); do sleep 1; done &
+        # \e[?7l: what is wider than the terminal is cut, or the next line would not be over it.
+        while printf '\r\e[K\e[?7l%3d s  %s\e[?7h' $((SECONDS - began)) "$words"; do sleep 1; done &
         ticker=$!
     else
         echo "$words"

@@ -125,7 +125,7 @@ def _server_of(
 
     try:
         with private_server(model) as server:
-            import shoal  # noqa: F401  # loaded while the server starts
+            from shoal import Client  # noqa: F401  # while the server starts, for `connected`
 
             _wait(server, model)
             with connected(server.url, server.key) as client:
