@@ -109,7 +109,7 @@ def test_however_it_ends_nothing_stays_behind(
             time.sleep(0.2)  # until readline waits
         if when == "in an answer":
             terminal.write("Tell me a story about a fish.\n")
-            terminal.wait_for("Once")
+            terminal.wait_for("fish.\r\n")
         end(terminal)
         assert terminal.wait() == exit_code
         assert all_end(started)
@@ -146,7 +146,7 @@ def test_a_chat_on_a_terminal_stops_at_ctrl_c_and_goes_on(
     with on_terminal(*command, cwd=tmp_path, TERM="xterm", **places) as terminal:
         terminal.wait_for("› ")
         terminal.write("Tell me a story about a fish.\n")
-        terminal.wait_for("Once")
+        terminal.wait_for("fish.\r\n")
         terminal.write("\x03")
         terminal.wait_for("› ")
         terminal.write("/stats\n")

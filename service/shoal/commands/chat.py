@@ -118,7 +118,7 @@ class _Talk:
         )
 
     def run(self) -> bool:
-        from shoal import Error
+        from shoal import ContextLengthExceeded, Error
 
         if self._is_terminal:
             name = self._conversation.model or "no model"
@@ -129,10 +129,15 @@ class _Talk:
         failed = False
         for line in self._input.messages():
             try:
-                if not line.startswith("/"):
+                if not line.startswith("/") or "\n" in line:
                     self._ask(line)
                 elif self._command(line):
                     break
+            except KeyboardInterrupt:  # while a command asks the server
+                say("[stopped]", DIM)
+            except ContextLengthExceeded as error:
+                failed = True
+                say(f"{explain(error, self._base_url)}; /new begins anew")
             except Error as error:
                 failed = True
                 say(explain(error, self._base_url))

@@ -13,7 +13,7 @@ from shoal.commands.terminal import (
     BaseUrl,
     ModelName,
     connected,
-    fail,
+    orderly_end,
     pick_model,
     visible,
 )
@@ -38,30 +38,22 @@ def complete(
     """Continue a text with a running server and stream the result to stdout."""
     text = sys.stdin.read() if prompt == "-" else prompt
     form = sampling.structured_outputs(json_schema, regex)
-    try:
-        with connected(base_url, api_key) as client:
-            if echo:
-                _write(text)
-            with client.completions.create(
-                text,
-                stream=True,
-                model=pick_model(client, model),
-                max_tokens=max_tokens,
-                temperature=temperature,
-                top_p=top_p,
-                seed=seed,
-                stop=stop or None,
-                structured_outputs=form,
-            ) as stream:
-                for delta in stream.text_deltas():
-                    _write(delta)
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-    except BrokenPipeError:  # the reading end of the pipe was closed
-        sys.stdout = None  # prevents a second error when Python flushes at exit
-        raise typer.Exit(0) from None
-    except UnicodeEncodeError as error:
-        fail(f"this terminal cannot show the text ({error.encoding}): set PYTHONUTF8=1")
+    with orderly_end(), connected(base_url, api_key) as client:
+        if echo:
+            _write(text)
+        with client.completions.create(
+            text,
+            stream=True,
+            model=pick_model(client, model),
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            stop=stop or None,
+            structured_outputs=form,
+        ) as stream:
+            for delta in stream.text_deltas():
+                _write(delta)
     if sys.stdout.isatty():
         _write("\n")
 

@@ -107,8 +107,10 @@ class LineInput:
                 raise EOFError
             line = line.rstrip("\n")
         if self._readline is not None and line.strip() and not self._holds_key(line):
-            self._readline.add_history(line)
-            self._append(line)
+            num_kept = self._readline.get_current_history_length()
+            if num_kept == 0 or self._readline.get_history_item(num_kept) != line:
+                self._readline.add_history(line)
+                self._append(line)
         return line
 
     def _holds_key(self, line: str) -> bool:

@@ -73,26 +73,18 @@ def run(
         stop=stop,
         structured_outputs=sampling.structured_outputs(json_schema, regex),
     )
-    try:
-        with orderly_end(), _server_of(model, base_url, api_key) as (client, name):
-            prompt = _with_piped(prompt)
-            conversation = begin(client, name, system, given)
-            if prompt is None:
-                talk(conversation, plain=plain, history=history, base_url=base_url, key=api_key)
-                return
-            if not prompt.strip():
-                fail("the prompt is empty: give it as an argument or on standard input", 2)
-            view = AnswerView(markdown=shows_markdown(plain))
-            conversation.show_reasoning = view.add_reasoning
-            if show_answer(conversation, prompt, view):
-                raise typer.Exit(130)
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-    except BrokenPipeError:  # the reading end of the pipe was closed
-        sys.stdout = None  # prevents a second error when Python flushes at exit
-        raise typer.Exit(0) from None
-    except UnicodeEncodeError as error:
-        fail(f"this terminal cannot show the text ({error.encoding}): set PYTHONUTF8=1")
+    with orderly_end(), _server_of(model, base_url, api_key) as (client, name):
+        prompt = _with_piped(prompt)
+        conversation = begin(client, name, system, given)
+        if prompt is None:
+            talk(conversation, plain=plain, history=history, base_url=base_url, key=api_key)
+            return
+        if not prompt.strip():
+            fail("the prompt is empty: give it as an argument or on standard input", 2)
+        view = AnswerView(markdown=shows_markdown(plain))
+        conversation.show_reasoning = view.add_reasoning
+        if show_answer(conversation, prompt, view):
+            raise KeyboardInterrupt
 
 
 def _with_piped(prompt: str | None) -> str | None:

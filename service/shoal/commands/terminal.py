@@ -87,8 +87,9 @@ def print_table(table: Table) -> None:
 
 @contextmanager
 def orderly_end() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the command through its `finally` clauses, with the exit codes that
-    shells give; a signal that was ignored at the start stays so."""
+    """However the command ends, its `finally` clauses run and there is no traceback: at Ctrl-C,
+    SIGTERM and SIGHUP with the exit codes that shells give, and where the reader of its output has
+    seen enough with 0. A signal that was ignored at the start stays so."""
 
     def end(number: int, _: FrameType | None) -> None:
         for each in before:  # a second one must not interrupt what the first has begun
@@ -104,6 +105,13 @@ def orderly_end() -> Iterator[None]:
     }
     try:
         yield
+    except KeyboardInterrupt:
+        raise typer.Exit(128 + signal.SIGINT) from None
+    except BrokenPipeError:
+        sys.stdout = None  # prevents a second error when Python flushes at exit
+        raise typer.Exit(0) from None
+    except UnicodeEncodeError as error:
+        fail(f"this terminal cannot show the text ({error.encoding}): set PYTHONUTF8=1")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

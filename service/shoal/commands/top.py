@@ -68,8 +68,6 @@ def top(
             view = compare(before, _look(client))
         except ValueError as error:
             fail(f"what {base_url or DEFAULT_URL} says at /metrics cannot be read: {error}")
-        except KeyboardInterrupt:
-            raise typer.Exit(130) from None
     if as_json:
         print(json.dumps(asdict(view), indent=2, ensure_ascii=False))
         return
