@@ -162,12 +162,13 @@ def test_a_chat_on_a_terminal_stops_at_ctrl_c_and_goes_on(
 
 def test_a_server_at_the_address_given_is_used(places: dict[str, str], tmp_path: Path) -> None:
     with running(FakeServer()) as server:
-        done = shoal(
-            "run", "tiny-a", "Hi", "--max-tokens", "2", "--base-url", server.url,
-            cwd=tmp_path, **places,
-        )  # fmt: skip
+        run = ["run", "--max-tokens", "2", "--base-url", server.url, "tiny-a"]
+        done = shoal(*run, "Hi", cwd=tmp_path, **places)
         assert (done.returncode, done.stdout) == (0, " blue sky\n")
-        assert server.asked[0]["messages"] == [{"role": "user", "content": "Hi"}]
+        for words in (["Hi", "there"], ["About", "this:", "-"], ["-"], []):
+            shoal(*run, *words, text="piped\n", cwd=tmp_path, **places)
+        asked = [body["messages"][0]["content"] for body in server.asked]
+        assert asked == ["Hi", "Hi there", "About this:\n\npiped", "piped", "piped"]
         refused = shoal("run", "other", "Hi", "--base-url", server.url, cwd=tmp_path, **places)
     assert refused.returncode == 2
     assert refused.stderr == f"shoal: {server.url} has no model other: there is tiny-a\n"

@@ -53,6 +53,7 @@ class MarkdownWriter:
         self._color = color
         self._codes = _CODES if color else _CODES_WITHOUT_COLOR
         self._text = ""  # not written yet
+        self._return = ""
         self._fence: str | None = None
         self._highlight: Callable[[str], RenderableType] | None = None
         self._table: list[str] = []
@@ -67,11 +68,15 @@ class MarkdownWriter:
 
     def feed(self, text: str) -> None:
         """Writes what has become certain."""
-        self._text += visible(text)
+        text = self._return + text
+        self._return = "\r" if text.endswith("\r") else ""  # a line break may follow it
+        self._text += visible(text.removesuffix("\r") if self._return else text)
         self._advance(is_end=False)
 
     def finish(self) -> None:
         """Writes the rest, and ends the last line."""
+        self._text += visible(self._return)
+        self._return = ""
         self._advance(is_end=True)
         if self._table:
             self._end_table()

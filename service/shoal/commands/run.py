@@ -43,8 +43,12 @@ def run(
         ),
     ],
     prompt: Annotated[
-        str | None,
-        typer.Argument(metavar="[PROMPT]", help="One question; without it a chat begins."),
+        list[str] | None,
+        typer.Argument(
+            metavar="[PROMPT]...",
+            help="One question; - stands for what comes through a pipe. Without it a chat begins, "
+            "or the pipe has the question.",
+        ),
     ] = None,
     system: System = "",
     max_tokens: sampling.MaxTokens = None,
@@ -62,8 +66,8 @@ def run(
     """Talk with a model, or answer one prompt, with a server that is started for it if none runs.
 
     A server at the default address, or at --base-url, is used where it serves the model. Otherwise
-    a private one runs as long as this command and leaves nothing behind. A prompt may also come
-    from a pipe; then standard output has the answer and nothing else.
+    a private one runs as long as this command and leaves nothing behind. In a pipe, standard output
+    has the answer and nothing else.
     """
     given = sampling.Sampling(
         max_tokens=max_tokens,
@@ -74,30 +78,34 @@ def run(
         structured_outputs=sampling.structured_outputs(json_schema, regex),
     )
     with orderly_end(), _server_of(model, base_url, api_key) as (client, name):
-        prompt = _with_piped(prompt)
+        question = _question(prompt)
         conversation = begin(client, name, system, given)
-        if prompt is None:
+        if question is None:
             talk(conversation, plain=plain, history=history, base_url=base_url, key=api_key)
             return
-        if not prompt.strip():
-            fail("the prompt is empty: give it as an argument or on standard input", 2)
+        if not question:
+            fail("the prompt is empty: give it as an argument or through a pipe", 2)
         view = AnswerView(markdown=shows_markdown(plain))
         conversation.show_reasoning = view.add_reasoning
-        if show_answer(conversation, prompt, view):
+        if show_answer(conversation, question, view):
             raise KeyboardInterrupt
 
 
-def _with_piped(prompt: str | None) -> str | None:
-    """The prompt, and what comes through a pipe: alone, or below the prompt that is about it."""
-    if sys.stdin is None or sys.stdin.isatty():
-        return prompt
+def _question(words: list[str] | None) -> str | None:
+    """The prompt; None = there is none, and a terminal to ask for it. Standard input is read only
+    where it stands for the prompt or a part of it: it may belong to somebody else."""
+    if not words and (sys.stdin is None or sys.stdin.isatty()):
+        return None
+    parts = words or ["-"]
+    if "-" not in parts:
+        return " ".join(parts).strip()
     try:
-        piped = sys.stdin.read()
+        piped = sys.stdin.read().strip()
     except UnicodeDecodeError:
         fail("what comes through the pipe is no UTF-8 text", 2)
-    if prompt is None:
-        return piped
-    return f"{prompt}\n\n{piped}" if piped.strip() else prompt
+    at = parts.index("-")
+    around = (" ".join(parts[:at]), piped, " ".join(parts[at + 1 :]))
+    return "\n\n".join(filter(None, around))
 
 
 @contextmanager

@@ -129,6 +129,10 @@ def test_control_characters_cannot_command_the_terminal() -> None:
     assert plain("a\x1b[2Jb\x07\x9b") == "a\\x1b[2Jb\\x07\\x9b\n"
 
 
+def test_a_line_break_of_two_characters_may_come_in_two_pieces() -> None:
+    assert shown("a\r", "\nb\r") == shown("a\r\nb\r") == "a\nb\\x0d\n"
+
+
 def test_without_color_there_are_styles_but_no_colors() -> None:
     codes = re.findall(r"\x1b\[([0-9;]*)m", shown(SAMPLE, color=False))
     assert {int(code) for one in codes for code in one.split(";") if code} <= {0, 1, 2, 3, 4, 9}
