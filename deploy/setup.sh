@@ -28,7 +28,10 @@ step() {
     shift
     if is_live; then
         # \e[?7l: what is wider than the terminal is cut, or the next line would not be over it.
-        while printf '\r\e[K\e[?7l%3d s  %s\e[?7h' $((SECONDS - began)) "$words"; do sleep 1; done &
+        while kill -0 $$ 2> /dev/null; do
+            printf '\r\e[K\e[?7l%3d s  %s\e[?7h' $((SECONDS - began)) "$words"
+            sleep 1
+        done &
         ticker=$!
     else
         echo "$words"

@@ -134,7 +134,7 @@ def test_what_was_typed_comes_back_in_the_next_chat_and_keys_do_not(
     assert history.parent.stat().st_mode & 0o777 == 0o700
     with on_terminal(*chat, **variables) as terminal:
         at_prompt(terminal).write("\x1b[A\x1b[A\n")  # twice the arrow up
-        terminal.wait_for("› ")
+        terminal.wait_for("**bold**")
     assert server.asked[-1]["messages"][-1]["content"] == "first question"
     before = history.read_text()
     with on_terminal(*chat, "--no-history", **variables) as terminal:

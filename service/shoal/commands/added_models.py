@@ -123,7 +123,7 @@ def _read_notes(folder: Path) -> dict[str, str]:
     is_map = isinstance(notes, dict) and all(isinstance(value, str) for value in notes.values())
     if not is_map or any("/" in name for name in notes):
         raise ConfigError(f"{path} must hold names of links and where they lead: move it away")
-    return notes
+    return dict(notes)
 
 
 def _write_notes(folder: Path, notes: dict[str, str]) -> None:

@@ -34,7 +34,7 @@ class AnswerView:
         if markdown:
             from shoal.commands.markdown_writer import MarkdownWriter
 
-            self._writer = MarkdownWriter(sys.stdout.write, _columns, color=shows_color())
+            self._writer = MarkdownWriter(_write, _columns, color=shows_color())
 
     def add(self, text: str) -> None:
         """A piece of the answer."""
@@ -63,6 +63,10 @@ class AnswerView:
         else:
             sys.stdout.write("\n")
         sys.stdout.flush()
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
 
 
 def _columns() -> int:

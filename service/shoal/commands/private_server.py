@@ -153,7 +153,6 @@ def main(arguments: list[str]) -> int:
         serve_until_stopped(settings, listener)
     except typer.Exit as ended:
         return ended.exit_code
-    return 0
 
 
 if __name__ == "__main__":

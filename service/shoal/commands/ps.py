@@ -150,7 +150,8 @@ def _shown(number: int | None) -> str:
 def duration(seconds: float) -> str:
     """In the two largest units: 3 s, 4 min 10 s, 2 h 5 min, 3 d 1 h."""
     units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
-    rest, parts = int(seconds), []
+    rest = int(seconds)
+    parts: list[str] = []
     for name, size in units:
         number, rest = divmod(rest, size)
         if number or parts or name == "s":

@@ -45,7 +45,7 @@ def run(
     prompt: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[PROMPT]...",
+            metavar="PROMPT",
             help="One question; - stands for what comes through a pipe. Without it a chat begins, "
             "or the pipe has the question.",
         ),
@@ -81,7 +81,8 @@ def run(
         question = _question(prompt)
         conversation = begin(client, name, system, given)
         if question is None:
-            talk(conversation, plain=plain, history=history, base_url=base_url, key=api_key)
+            url = client.base_url
+            talk(conversation, plain=plain, history=history, base_url=url, key=api_key)
             return
         if not question:
             fail("the prompt is empty: give it as an argument or through a pipe", 2)

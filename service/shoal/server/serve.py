@@ -68,11 +68,11 @@ async def _serve(settings: Settings, given: socket.socket | None) -> str | None:
         probe_listener = None
         if settings.probe_port is not None:
             probe_listener = sockets.enter_context(listen(settings, settings.probe_port))
-        if given is None:
-            sockets.enter_context(run_file(url_of(listener)))
         await client.start()
         try:
             await asyncio.sleep(0)  # sends the config to the engine before the slow import
+            if given is None:
+                sockets.enter_context(run_file(url_of(listener)))
             from shoal.server.http_server import serve_http
 
             await serve_http(
