@@ -67,6 +67,19 @@ class Terminal:
         before, self.seen = self.seen.split(text, 1)
         return before
 
+    def wait_for_prompt(self, prompt: str = "› ") -> str:
+        """The same for the prompt, until keys and signals reach line editing: it has taken the
+        terminal over, and sleeps."""
+        before = self.wait_for(prompt)
+        deadline = time.monotonic() + 30
+        while (
+            termios.tcgetattr(self.fd)[3] & termios.ICANON
+            or psutil.Process(self.pid).status() != psutil.STATUS_SLEEPING
+        ):
+            assert time.monotonic() < deadline, "line editing does not begin"
+            time.sleep(0.005)
+        return before
+
     def wait(self, timeout_s: float = 30.0) -> int:
         """Reads until the process ends; returns its exit code, minus a signal's number."""
         deadline = time.monotonic() + timeout_s

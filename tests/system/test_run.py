@@ -104,9 +104,8 @@ def test_however_it_ends_nothing_stays_behind(
         started = wait_for_children(terminal, 1)
         if when != "starting":
             terminal.wait_for("/help lists the commands")
-            terminal.wait_for("› ")
+            terminal.wait_for_prompt()
             started = wait_for_children(terminal, 2)
-            time.sleep(0.2)  # until readline waits
         if when == "in an answer":
             terminal.write("Tell me a story about a fish.\n")
             terminal.wait_for("fish.\r\n")
@@ -144,11 +143,11 @@ def test_a_chat_on_a_terminal_stops_at_ctrl_c_and_goes_on(
 ) -> None:
     command = ("run", MINNOW, "--max-tokens", "400")
     with on_terminal(*command, cwd=tmp_path, TERM="xterm", **places) as terminal:
-        terminal.wait_for("› ")
+        terminal.wait_for_prompt()
         terminal.write("Tell me a story about a fish.\n")
         terminal.wait_for("fish.\r\n")
         terminal.write("\x03")
-        terminal.wait_for("› ")
+        terminal.wait_for_prompt()
         terminal.write("/stats\n")
         terminal.wait_for("speed is shown")
         terminal.write("/set max_tokens 5\n")
@@ -208,7 +207,7 @@ def test_settings_of_access_are_not_those_of_the_private_server(
 @pytest.mark.slow
 def test_nobody_else_can_use_the_private_server(places: dict[str, str], tmp_path: Path) -> None:
     with on_terminal("run", MINNOW, cwd=tmp_path, TERM="xterm", **places) as terminal:
-        terminal.wait_for("› ")
+        terminal.wait_for_prompt()
         (server, *_) = terminal.children()
         (address,) = {c.laddr for c in server.net_connections() if c.status == "LISTEN"}
         assert address.ip == "127.0.0.1"

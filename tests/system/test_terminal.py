@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +27,7 @@ def endless() -> Iterator[FakeServer]:
 
 def at_prompt(terminal: Terminal) -> Terminal:
     terminal.wait_for("/help lists the commands")
-    terminal.wait_for("› ")
+    terminal.wait_for_prompt()
     return terminal
 
 
@@ -40,15 +39,15 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(endless: FakeServer, tmp_path:
         assert not terminal.echoes()
         terminal.write("\x03")
         terminal.wait_for("[stopped]")
-        terminal.wait_for("› ")
+        terminal.wait_for_prompt()
         terminal.write("two\n")
         terminal.wait_for(" blue sky")
         terminal.write("\x03")
         terminal.wait_for("[stopped]")
-        terminal.wait_for("› ")
-        time.sleep(0.2)  # a Ctrl-C between readline's prompt and its first wait waits as well
+        terminal.wait_for_prompt()
         terminal.write("\x03")
         terminal.wait_for("Ctrl-D leaves")
+        terminal.wait_for_prompt()
         terminal.write("\x04")
         assert terminal.wait() == 0
         assert terminal.echoes()
@@ -74,7 +73,6 @@ def test_a_signal_in_an_answer_gives_the_terminal_back(
 def test_a_signal_at_the_prompt_gives_the_terminal_back(server: FakeServer, tmp_path: Path) -> None:
     with on_terminal("chat", "--base-url", server.url, XDG_STATE_HOME=str(tmp_path)) as terminal:
         at_prompt(terminal)
-        time.sleep(0.2)  # until readline waits
         os.kill(terminal.pid, signal.SIGTERM)
         assert terminal.wait() == 128 + signal.SIGTERM
         assert terminal.echoes()
@@ -89,7 +87,7 @@ def test_answers_are_formatted_where_the_terminal_can_and_plain_where_not(
     def answer(*flags: str, **variables: str) -> str:
         variables = {"TERM": "xterm", "XDG_STATE_HOME": state, **variables}
         with on_terminal(*chat, *flags, **variables) as terminal:
-            terminal.wait_for("› ")
+            terminal.wait_for_prompt()
             terminal.write("one\n")
             return terminal.wait_for("中中") + "中中"
 
@@ -111,7 +109,7 @@ def test_a_narrow_terminal_wraps_between_words(tmp_path: Path) -> None:
             "chat", "--max-tokens", "9", "--base-url", server.url, columns=20, **variables
         ) as terminal,
     ):
-        terminal.wait_for("› ")
+        terminal.wait_for_prompt()
         terminal.write("x\n")
         shown = without_escapes(terminal.wait_for("[cut"))
     assert [line.strip() for line in shown.splitlines()[1:4]] == ["seven seven seven"] * 3
@@ -128,7 +126,7 @@ def test_what_was_typed_comes_back_in_the_next_chat_and_keys_do_not(
         at_prompt(terminal)
         for line in ("first question", f"is {key} a key", "sk-shoal-0123456789abcdefgh", "/stats"):
             terminal.write(f"{line}\n")
-            terminal.wait_for("› ")
+            terminal.wait_for_prompt()
     assert history.read_text() == "first question\n/stats\n"
     assert history.stat().st_mode & 0o777 == 0o600
     assert history.parent.stat().st_mode & 0o777 == 0o700
@@ -139,7 +137,7 @@ def test_what_was_typed_comes_back_in_the_next_chat_and_keys_do_not(
     before = history.read_text()
     with on_terminal(*chat, "--no-history", **variables) as terminal:
         at_prompt(terminal).write("not kept\n")
-        terminal.wait_for("› ")
+        terminal.wait_for_prompt()
     assert history.read_text() == before
 
 
@@ -151,7 +149,7 @@ def test_a_history_that_cannot_be_written_is_told_once_and_the_chat_goes_on(
         "chat", "--max-tokens", "1", "--base-url", server.url, XDG_STATE_HOME=str(tmp_path)
     ) as terminal:
         terminal.wait_for("history is not kept")
-        terminal.wait_for("› ")
+        terminal.wait_for_prompt()
         terminal.write("one\n")
         assert "history" not in terminal.wait_for("**bold**")
 
@@ -161,7 +159,7 @@ def test_several_lines_between_quotes_are_one_message(server: FakeServer, tmp_pa
         "chat", "--max-tokens", "1", "--base-url", server.url, XDG_STATE_HOME=str(tmp_path)
     ) as terminal:
         at_prompt(terminal).write('"""one\n')
-        terminal.wait_for("… ")
+        terminal.wait_for_prompt("… ")
         terminal.write('  two\nthree"""\n')
         terminal.wait_for("**bold**")
     assert server.asked[0]["messages"][0]["content"] == "one\n  two\nthree"
@@ -175,23 +173,22 @@ def test_commands_are_completed_and_the_last_message_can_be_edited(
     ) as terminal:
         at_prompt(terminal).write("/sta\t\n")
         terminal.wait_for("speed is shown")
-        terminal.wait_for("› ")
+        terminal.wait_for_prompt()
         terminal.write("/set temperat\t 0.5\n")
         terminal.wait_for("temperature: 0.5")
-        terminal.wait_for("› ")
+        terminal.wait_for_prompt()
         terminal.write("what is blue\n")
         terminal.wait_for("1 tokens")
-        terminal.wait_for("› ")
+        terminal.wait_for_prompt()
         terminal.write("/edit\n")
-        terminal.wait_for("› what is blue")
+        terminal.wait_for_prompt("› what is blue")
         terminal.write(" and green\n")
         terminal.wait_for("1 tokens")
-        terminal.wait_for("› ")
+        terminal.wait_for_prompt()
         terminal.write("/edit\n")
-        terminal.wait_for("› what is blue and green")
-        time.sleep(0.2)  # until readline waits
+        terminal.wait_for_prompt("› what is blue and green")
         terminal.write("\x03")  # gives it up: the message stays
-        terminal.wait_for("› ")
+        terminal.wait_for_prompt()
         terminal.write("/retry\n")
         terminal.wait_for("1 tokens")
     asked = [body["messages"][-1]["content"] for body in server.asked]

@@ -176,8 +176,8 @@ class _Talk:
         self._conversation.show_reasoning = view.add_reasoning
         if show_answer(self._conversation, question, view):
             say("[stopped]", DIM)
-        elif self._is_terminal and self._conversation.finish_reason == "length":
-            say("[cut: max_tokens or the model's context is used up]", DIM)
+        else:
+            tell_if_cut(self._conversation)
         if self._commands.shows_stats and self._conversation.speed is not None:
             say(str(self._conversation.speed), DIM)
 
@@ -192,6 +192,12 @@ class _Talk:
             return []
         arguments = self._commands.arguments(name)
         return complete_files(rest) if arguments is None else arguments
+
+
+def tell_if_cut(conversation: Conversation) -> None:
+    """Where people read it: the model had more to say."""
+    if conversation.finish_reason == "length" and sys.stderr.isatty():
+        say("[cut: max_tokens or the model's context is used up]", DIM)
 
 
 def show_answer(conversation: Conversation, question: str, view: AnswerView) -> bool:

@@ -12,7 +12,7 @@ import typer
 
 from shoal.commands import sampling
 from shoal.commands.answer_view import AnswerView, shows_markdown
-from shoal.commands.chat import History, Plain, System, begin, show_answer, talk
+from shoal.commands.chat import History, Plain, System, begin, show_answer, talk, tell_if_cut
 from shoal.commands.completion import complete_model
 from shoal.commands.terminal import (
     DEFAULT_URL,
@@ -90,6 +90,7 @@ def run(
         conversation.show_reasoning = view.add_reasoning
         if show_answer(conversation, question, view):
             raise KeyboardInterrupt
+        tell_if_cut(conversation)
 
 
 def _question(words: list[str] | None) -> str | None:
@@ -101,7 +102,7 @@ def _question(words: list[str] | None) -> str | None:
     if "-" not in parts:
         return " ".join(parts).strip()
     try:
-        piped = sys.stdin.read().strip()
+        piped = sys.stdin.read().strip() if sys.stdin is not None else ""
     except UnicodeDecodeError:
         fail("what comes through the pipe is no UTF-8 text", 2)
     at = parts.index("-")
@@ -132,7 +133,7 @@ def _server_of(
             with connected(server.url, server.key) as client:
                 yield client, client.models.list().data[0].id
     except StartError as error:
-        fail(str(error), error.exit_code or 1)
+        fail(str(error), max(1, error.exit_code))
 
 
 def _wait(server: PrivateServer, model: str) -> None:
