@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.system.terminal import ROOT, Terminal, all_end, on_terminal, shoal, without_escapes
+from tests.system.terminal import (
+    ROOT,
+    SHOAL,
+    Terminal,
+    all_end,
+    environment,
+    on_terminal,
+    shoal,
+    without_escapes,
+)
 from tests.unit.commands.fake_openai import FakeServer, running
 
 MINNOW = str(ROOT / "models" / "minnow")
@@ -202,6 +212,33 @@ def test_settings_of_access_are_not_those_of_the_private_server(
     )
     done = shoal("run", MINNOW, "Hi", *GREEDY, cwd=tmp_path, **places)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+def test_serve_shows_its_address_first_on_a_terminal_and_when_ready_elsewhere(
+    places: dict[str, str], tmp_path: Path
+) -> None:
+    command = ("serve", MINNOW, "--port", "0", "--shutdown-delay", "0")
+    with on_terminal(*command, cwd=tmp_path, TERM="xterm", **places) as terminal:
+        assert terminal.wait_for("Shoal serves on http://127.0.0.1:") == ""
+        assert terminal.wait_for("parameters").count("minnow") == 1
+        terminal.wait_for("curl")
+        terminal.write("\x03")
+        assert terminal.wait() == 0
+    with subprocess.Popen(
+        [*SHOAL, *command],
+        cwd=tmp_path,
+        env=environment(**places),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert "minnow" in process.stdout.readline()
+        assert process.stdout.readline().startswith("Shoal serves on http://127.0.0.1:")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert [path for path in files_in(places) if not path.endswith("/shoal")] == []
 
 
 @pytest.mark.slow

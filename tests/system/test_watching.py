@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -130,7 +129,6 @@ def test_a_signal_ends_top_and_gives_the_terminal_back(number: int) -> None:
         on_terminal("top", "--base-url", server.url, TERM="xterm") as terminal,
     ):
         terminal.wait_for("tokens/s")
-        time.sleep(0.2)
         os.kill(terminal.pid, number)
         assert terminal.wait() == (0 if number == signal.SIGINT else 128 + number)
         assert terminal.echoes()

@@ -216,6 +216,16 @@ def test_chat_reads_one_message_per_line_when_there_is_no_terminal() -> None:
     assert [len(body["messages"]) for body in server.asked] == [1, 1]
 
 
+def test_chat_takes_several_lines_between_quotes_from_a_pipe_too() -> None:
+    lines = '"""one\n/two\n"""\n/edit\n/retry\n"""open'
+    with running(FakeServer()) as server:
+        result = invoke("chat", "--max-tokens", "1", "--base-url", server.url, text=lines)
+    asked = [body["messages"][-1]["content"] for body in server.asked]
+    assert asked == ["one\n/two", "one\n/two"]
+    assert "/edit needs a terminal" in result.stderr
+    assert result.stdout == " blue\n blue\n"
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
