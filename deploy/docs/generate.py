@@ -8,10 +8,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import benchmarks
 import drawings
 import reference
 import reference_http
+
+import benchmarks
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 

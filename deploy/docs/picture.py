@@ -36,7 +36,10 @@ def themed(svg: str) -> str:
     )
     start = svg.index("<svg")
     end = svg.index(">", start) + 1
-    return "\n".join(line.rstrip() for line in (svg[start:end] + style + svg[end:]).splitlines()) + "\n"
+    return (
+        "\n".join(line.rstrip() for line in (svg[start:end] + style + svg[end:]).splitlines())
+        + "\n"
+    )
 
 
 class Drawing:

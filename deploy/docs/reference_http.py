@@ -1,7 +1,7 @@
 """Pages that are read off the code: the HTTP routes with their fields, and the errors.
 
-Routes come from the OpenAPI document, error codes from the exceptions and from the places that raise
-them. What writes the pages: generate.py.
+Routes come from the OpenAPI document, error codes from the exceptions and from the places that
+raise them. What writes the pages: generate.py.
 """
 
 import ast
@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
-from reference import ROOT, page, table
+from reference import ROOT, page, prose, table
 
 from shoal import errors
 from shoal.bridge.local import LocalEngine, now_s
@@ -23,14 +23,14 @@ from shoal.server.auth import KeyRing
 from shoal.server.services import Services
 
 PACKAGE = ROOT / "service" / "shoal"
-TITLES = {
-    "/v1/completions": "OpenAI",
-    "/v1/responses": "OpenAI's responses",
-    "/v1/messages": "Anthropic",
-    "/generate": "text-generation-inference",
-    "/api/": "Ollama",
-    "/admin/": "With an admin key",
-}
+ROUTES = """\
+From the server's OpenAPI document, which it serves at `/openapi.json` and, to try out, at `/docs`. What
+belongs together stands in [The API](../api.md), errors in [Errors](errors.md)."""
+ERRORS = """\
+An error is `{"error": {"message", "type", "param", "code"}}`, some with a `hint`; the routes of other
+APIs answer in the shape of those. In a stream that has begun it is the last event. `Retry-After`
+(seconds) and `retry-after-ms` say when another try can succeed; `x-should-retry: false` that none should
+be made. Below, … stands for what depends on the request."""
 
 
 def document() -> dict[str, Any]:
@@ -55,8 +55,7 @@ def routes() -> str:
     lines = [
         "# HTTP routes",
         "",
-        "From the server's OpenAPI document, which it serves at `/openapi.json` and, to try out, at "
-        "`/docs`. What belongs together stands in [The API](../api.md), errors in [Errors](errors.md).",
+        prose(ROUTES),
         "",
     ]
     for path, operations in shown["paths"].items():
@@ -119,10 +118,10 @@ def _kind(schema: dict[str, Any]) -> str:
     low = schema.get("minimum", schema.get("exclusiveMinimum"))
     high = schema.get("maximum", schema.get("exclusiveMaximum"))
     if low is not None and high is not None:
-        return f"{kind}, {low} to {high}"
+        return f"{kind}, {low:g} to {high:g}"
     if low is not None:
-        return f"{kind}, from {low}"
-    return f"{kind}, up to {high}" if high is not None else kind
+        return f"{kind}, from {low:g}"
+    return f"{kind}, up to {high:g}" if high is not None else kind
 
 
 def error_page() -> str:
@@ -150,11 +149,7 @@ def error_page() -> str:
     return page(
         "# Errors",
         "",
-        "An error is `{\"error\": {\"message\", \"type\", \"param\", \"code\"}}`, some with a `hint`; the "
-        "routes of other APIs answer in the shape of those. In a stream that has begun it is the last "
-        "event. `Retry-After` (seconds) and `retry-after-ms` say when another try can succeed; "
-        "`x-should-retry: false` that none should be made. Below, … stands for what depends on the "
-        "request.",
+        prose(ERRORS),
         "",
         *table(("status", "code", "type", "for example"), rows),
     )

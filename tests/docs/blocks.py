@@ -1,7 +1,7 @@
 """Blocks of code of a Markdown page, and the comments that say what the tests do with them.
 
-    <!-- not run: REASON -->   before a block: it is shown only; the tests list it with its reason
-    <!-- output -->            before a block: what the block above prints; "..." stands for anything
+<!-- not run: REASON -->   before a block: it is shown only; the tests list it with its reason
+<!-- output -->            before a block: what the block above prints; "..." stands for anything
 """
 
 import re

@@ -1,4 +1,4 @@
-"""What the pages show is run: every block of code of the README and the guides, against a server."""
+"""What the pages show is run: every block of code of README and guides, against a server."""
 
 from pathlib import Path
 

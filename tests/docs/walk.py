@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,12 +26,30 @@ LIMIT_S = 100
 HAS_SMOLLM2 = (ROOT / "models" / "smollm2.gguf").exists()
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+def wait_until_ready(url: str, server: subprocess.Popen[bytes], limit_s: float = LIMIT_S) -> None:
+    """Returns when every model is ready. Raises TimeoutError when that takes too long or the server
+    ends."""
+    end = time.monotonic() + limit_s
+    while time.monotonic() < end and server.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/readyz", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise TimeoutError("the server ended" if server.poll() is not None else "it is not ready")
+
+
 class BlockFailed(AssertionError):
     """A block that ended with an error, or printed something else than the page shows."""
 
 
 def lay_out(folder: Path) -> Path:
-    """Makes a folder like a clone: the repository's files by link, what blocks write into by copy."""
+    """Makes a folder like a clone: files by link, folders that blocks write into real."""
     clone = folder / "clone"
     (clone / "models").mkdir(parents=True)
     for path in ROOT.iterdir():
@@ -94,7 +111,7 @@ class Walk:
         told = f"{block.place}\n{code}\nprinted: {done.stdout}\n{done.stderr[-3000:]}"
         if done.returncode:
             raise BlockFailed(f"exit code {done.returncode}: {told}\n{self._log_end()}")
-        if in_shell and '{"error"' in done.stdout:
+        if in_shell and '{"error"' in done.stdout and '{"error"' not in (block.output or ""):
             raise BlockFailed(f"the server refused it: {told}")
         if block.output is not None:
             shown = block.output.replace(SHOWN, self.url)
@@ -103,8 +120,7 @@ class Walk:
 
     def _start(self, code: str) -> None:
         self.stop()
-        with socket.create_server(("127.0.0.1", 0)) as found:
-            port = found.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         code = code.replace("make serve", "exec shoal serve --models-dir models")
         with self._log.open("wb") as log:
@@ -117,20 +133,10 @@ class Walk:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._wait(code)
-
-    def _wait(self, code: str) -> None:
-        end = time.monotonic() + LIMIT_S
-        while time.monotonic() < end:
-            assert self._server is not None
-            if self._server.poll() is not None:
-                raise BlockFailed(f"the server ended: {code}\n{self._log_end()}")
-            try:
-                with urllib.request.urlopen(f"{self.url}/readyz", timeout=5):
-                    return
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.1)
-        raise BlockFailed(f"the server is not ready: {code}\n{self._log_end()}")
+        try:
+            wait_until_ready(self.url, self._server)
+        except TimeoutError as error:
+            raise BlockFailed(f"{error}: {code}\n{self._log_end()}") from error
 
     def _log_end(self) -> str:
         return self._log.read_text(errors="replace")[-3000:] if self._log.exists() else ""
