@@ -15,9 +15,9 @@ from reference import page, table
 FIGURES = Path(__file__).with_name("figures.toml")
 WIDTH, HEIGHT = 7.2, 3.0  # inches
 INTRO = """\
-Every figure stands with its machine and its command; run the command on a machine of yours to measure
-it again. Two cores of a shared machine drift, so compare what was measured in one run. `shoal bench`
-measures any OpenAI-compatible address:"""
+Every figure stands with its machine and its command; run the command on a machine of yours to
+measure it again. Two cores of a shared machine drift, so compare what was measured in one
+run. `shoal bench` measures any OpenAI-compatible address:"""
 
 
 def figures() -> list[dict[str, Any]]:

@@ -24,13 +24,14 @@ from shoal.server.services import Services
 
 PACKAGE = ROOT / "service" / "shoal"
 ROUTES = """\
-From the server's OpenAPI document, which it serves at `/openapi.json` and, to try out, at `/docs`. What
-belongs together stands in [The API](../api.md), errors in [Errors](errors.md)."""
+From the server's OpenAPI document, which it serves at `/openapi.json` and, to try out, at
+`/docs`. What belongs together stands in [The API](../api.md), errors in [Errors](errors.md)."""
 ERRORS = """\
-An error is `{"error": {"message", "type", "param", "code"}}`, some with a `hint`; the routes of other
-APIs answer in the shape of those. In a stream that has begun it is the last event. `Retry-After`
-(seconds) and `retry-after-ms` say when another try can succeed; `x-should-retry: false` that none should
-be made. Below, … stands for what depends on the request."""
+An error is `{"error": {"message", "type", "param", "code"}}`, some with a `hint`; the routes
+of other APIs answer in the shape of those. In a stream that has begun it is the last event.
+`Retry-After` (seconds) and `retry-after-ms` say when another try can succeed;
+`x-should-retry: false` that none should be made. Below, … stands for what depends on the
+request."""
 
 
 def document() -> dict[str, Any]:

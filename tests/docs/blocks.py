@@ -21,6 +21,8 @@ _SERVER = re.compile(
     r"^(?:(?:\w+=\S+ +)*shoal serve|make serve)\b(?!.*--help)[^\n]*(?:(?<=\\)\n[^\n]*)*\Z", re.M
 )
 
+_HEADING = re.compile(r"^#+ (.*)$", re.M)
+
 
 @dataclass(frozen=True)
 class Block:
@@ -35,6 +37,8 @@ class Block:
     """Why it is shown only."""
     output: str | None = None
     """What it must print; None = anything."""
+    section: str = ""
+    """The heading above it."""
 
     @property
     def place(self) -> str:
@@ -63,7 +67,9 @@ def blocks_of(page: str, text: str) -> list[Block]:
                 raise BadNote(f"{page}:{line}: no block before this output")
             found[-1] = Block(**{**vars(found[-1]), "output": code})
         elif language in RUN:
-            found.append(Block(page, line, language, code, _reason(note, f"{page}:{line}")))
+            heads = _HEADING.findall(_BLOCK.sub("", text[: match.start()]))
+            reason = _reason(note, f"{page}:{line}")
+            found.append(Block(page, line, language, code, reason, section="".join(heads[-1:])))
     return found
 
 

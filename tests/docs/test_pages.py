@@ -24,8 +24,8 @@ def test_every_block_of_the_page_runs(
 ) -> None:
     left_out: list[str] = []
     with walking(tmp_path) as walk:
-        for block in read(page):
-            if reason := why_not(block):
+        for block in (blocks := read(page)):
+            if reason := why_not(block, blocks):
                 left_out.append(f"{block.place} is not run: {reason}")
             else:
                 walk.run(block)
@@ -56,7 +56,9 @@ echo 1
 1
 ```
 
-- more:
+## More
+
+- one:
   <!-- not run: needs a GPU -->
   ```python
   print(2)
@@ -72,7 +74,7 @@ echo 1
 def test_blocks_have_their_place_output_and_reason() -> None:
     assert blocks_of("x.md", PAGE) == [
         Block("x.md", 2, "sh", "echo 1\n", output="1\n"),
-        Block("x.md", 13, "python", "print(2)\n    # deeper\n", not_run="needs a GPU"),
+        Block("x.md", 15, "python", "print(2)\n    # deeper\n", "needs a GPU", section="More"),
     ]
 
 

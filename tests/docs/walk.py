@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -160,8 +160,10 @@ def walking(folder: Path) -> Iterator[Walk]:
         walk.stop()
 
 
-def why_not(block: Block) -> str:
-    """Why a block is not run here; "" = it is."""
+def why_not(block: Block, page: Sequence[Block]) -> str:
+    """Why a block of a page is not run here; "" = it is."""
+    if any("shoal train" in other.code for other in page if other.section == block.section):
+        return "its section trains for minutes: tests/train"
     needs_it = re.search(r"smollm2|file\.gguf", block.code)
     if needs_it and not HAS_SMOLLM2 and not block.not_run:
         return "smollm2 was not pulled here"
