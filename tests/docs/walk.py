@@ -22,8 +22,8 @@ from tests.fakes.tiny_adapters import write_adapter
 from tests.fakes.tiny_models import write_tiny_model
 
 SHOWN = "http://127.0.0.1:8000"
-LIMIT_S = 100
-HAS_SMOLLM2 = (ROOT / "models" / "smollm2.gguf").exists()
+LIMIT_S = 150
+INSTALL_S = 1200
 
 
 def free_port() -> int:
@@ -62,27 +62,28 @@ def lay_out(folder: Path) -> Path:
         write_tiny_model(made / name, "llama", lock=False)
     for seed, name in enumerate(("adapter", "other")):
         write_adapter(made / name, made / "base", seed=seed)
-    if HAS_SMOLLM2:
-        (made / "file.gguf").symlink_to(ROOT / "models" / "smollm2.gguf")
+    if (pulled := ROOT / "models" / "smollm2.gguf").exists():
+        (made / "file.gguf").symlink_to(pulled)
     return clone
 
 
 class Walk:
     """One page's session: a folder, and the server that the last block started."""
 
-    def __init__(self, clone: Path, python: Path = Path(sys.executable)) -> None:
+    def __init__(self, clone: Path, *, is_fresh: bool = False) -> None:
+        """`is_fresh`: nothing is installed in the clone, so `make serve` does what it says."""
         self._clone = clone
-        self._python = python
+        self._is_fresh = is_fresh
+        self._python = clone / ".venv/bin/python" if is_fresh else Path(sys.executable)
         self._server: subprocess.Popen[bytes] | None = None
         self._log = clone.parent / "server.log"
         self.url = ""
-        home = clone.parent / "home"
-        home.mkdir(exist_ok=True)
         outside = {name: value for name, value in os.environ.items() if "SHOAL" not in name}
         self._environment = {
             **outside,
-            "HOME": str(home),
-            "PATH": f"{python.parent}:{os.environ['PATH']}",
+            "PATH": f"{self._python.parent}:{os.environ['PATH']}",
+            "XDG_STATE_HOME": str(clone.parent / "state"),
+            "XDG_RUNTIME_DIR": str(clone.parent),
             "SHOAL_SHUTDOWN_DELAY": "0",
             "NO_COLOR": "1",
             "COLUMNS": "100",
@@ -122,7 +123,8 @@ class Walk:
         self.stop()
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        code = code.replace("make serve", "exec shoal serve --models-dir models")
+        if not self._is_fresh:
+            code = code.replace("make serve", "exec shoal serve --models-dir models")
         with self._log.open("wb") as log:
             self._server = subprocess.Popen(
                 ["bash", "-euo", "pipefail", "-c", code],
@@ -134,7 +136,7 @@ class Walk:
                 start_new_session=True,
             )
         try:
-            wait_until_ready(self.url, self._server)
+            wait_until_ready(self.url, self._server, INSTALL_S if self._is_fresh else LIMIT_S)
         except TimeoutError as error:
             raise BlockFailed(f"{error}: {code}\n{self._log_end()}") from error
 
@@ -160,11 +162,13 @@ def walking(folder: Path) -> Iterator[Walk]:
         walk.stop()
 
 
-def why_not(block: Block, page: Sequence[Block]) -> str:
-    """Why a block of a page is not run here; "" = it is."""
+def why_not(block: Block, page: Sequence[Block], models: Path = ROOT / "models") -> str:
+    """Why a block of a page is not run here; "" = it is. `models`: where smollm2 may be."""
+    if block.not_run:
+        return block.not_run
     if any("shoal train" in other.code for other in page if other.section == block.section):
         return "its section trains for minutes: tests/train"
-    needs_it = re.search(r"smollm2|file\.gguf", block.code)
-    if needs_it and not HAS_SMOLLM2 and not block.not_run:
+    needs_smollm2 = re.search(r"smollm2|file\.gguf", block.code)
+    if needs_smollm2 and not (models / "smollm2.gguf").exists():
         return "smollm2 was not pulled here"
-    return block.not_run
+    return ""
