@@ -37,6 +37,10 @@ ELSEWHERE = {
     "models/recipes/README.md": "recipes.md",
 }
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
+OUTSIDE = re.compile(
+    r"<(?:script|link|img|iframe|source|video|audio|use)\b[^>]*?\b(?:src|href|srcset)="
+    r"[\"']?((?:https?:)?//[^\"'\s>]+)"
+)
 FENCE = re.compile(r"^ *(```+)")
 NOT_RUN = re.compile(r"^ *<!-- (not run|output|run in|generated).*-->\n", re.M | re.I)
 
@@ -121,6 +125,11 @@ def stage() -> Path:
     return Path(shutil.copyfile(CONFIG, STAGE / CONFIG.name))
 
 
+def asked_of_others(html: str) -> list[str]:
+    """Addresses of other hosts that a browser asks for when it shows the page."""
+    return OUTSIDE.findall(html)
+
+
 def main() -> None:
     config = stage()
     zensical = Path(sys.executable).with_name("zensical")
@@ -130,6 +139,9 @@ def main() -> None:
     done = subprocess.run([*command, "--config-file", str(config)], check=False)
     if done.returncode:
         sys.exit("docs: the site could not be built; what is wrong stands above")
+    for page in sorted((STAGE / "site").rglob("*.html")):
+        if found := asked_of_others(page.read_text(encoding="utf-8")):
+            sys.exit(f"docs: {page.name} asks another host: {', '.join(found)}")
     shutil.rmtree(SITE, ignore_errors=True)
     (STAGE / "site").rename(SITE)
     print("docs: build/site/index.html")

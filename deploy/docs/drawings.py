@@ -9,7 +9,7 @@ def architecture() -> str:
     made.box(10, 110, 90, 60, "client", kind=1)
     made.frame(125, 40, 330, 240, "HTTP process: never loads torch")
     made.box(145, 80, 130, 70, "server", "routes, admission", "errors, streams")
-    made.box(305, 80, 130, 70, "text", "tokenizer, grammar", "detokenizer")
+    made.box(305, 80, 130, 70, "text", "tokens, grammar", "detokenizer")
     made.box(305, 190, 130, 60, "bridge", "frames, recovery")
     made.frame(505, 40, 345, 240, "engine process: integers and arrays")
     made.box(525, 190, 120, 60, "engine", "scheduler, KV")
@@ -87,7 +87,7 @@ def identity() -> str:
             y = 45 + 56 * row
             kind = 0 if row == 0 else 1
             made.box(x + 14, y, 74, 42, "row " + "ABC"[row], kind=kind)
-            made.box(x + 112, y, 190, 42, "((a+b)+c)+d", "lanes, then blocks of 32", kind=kind)
+            made.box(x + 112, y, 190, 42, "((a+b)+c)+d", "one fixed order", kind=kind)
             made.box(x + 326, y, 70, 42, "logits", kind=kind)
             made.arrow((x + 88, y + 21), (x + 110, y + 21))
             made.arrow((x + 302, y + 21), (x + 324, y + 21))

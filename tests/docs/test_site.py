@@ -88,6 +88,19 @@ def test_a_link_to_a_file_that_is_no_page_becomes_its_name(build: ModuleType) ->
     assert build.staged("docs/a.md", code, places) == code
 
 
+@pytest.mark.parametrize(
+    ("html", "asks"),
+    [
+        ('<script src="https://x.org/a.js">', True),
+        ('<link rel="stylesheet" href=//x.org/a.css>', True),
+        ('<img alt="a" src="images/a.png">', False),
+        ('<a href="https://x.org/">', False),
+    ],
+)
+def test_a_page_that_asks_another_host_is_noticed(html: str, asks: bool, build: ModuleType) -> None:
+    assert bool(build.asked_of_others(html)) == asks
+
+
 def test_generated_pages_and_pictures_are_up_to_date(generate: ModuleType) -> None:
     assert not generate.stale_files(), "run `make fix`"
 
