@@ -18,7 +18,8 @@ NATIVE := $(wildcard $(addprefix service/shoal/kernels/,CMakeLists.txt src/*.* s
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-all test-faults setup fix check bench bench-peers families evaluate lock audit sbom clean
+.PHONY: help serve test test-all test-faults test-docs setup fix check docs docs-serve bench bench-peers \
+    families evaluate lock audit sbom clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -41,9 +42,13 @@ test-all: $(VENV)/dev.stamp ## also the slow tests: processes, container, traini
 test-faults: $(VENV)/dev.stamp ## the whole fault list, as a table of promised and measured
 	$(BIN)/python -m pytest -q -m "faults or checklist" $(ARGS)
 
-fix: $(VENV)/dev.stamp ## format, repair what can be repaired, generate the SDK's sync half and page
+test-docs: $(VENV)/dev.stamp ## run every block of code of the README and the guides
+	$(BIN)/python -m pytest -q -m "slow or not slow" tests/docs $(ARGS)
+
+fix: $(VENV)/dev.stamp ## format, repair what can be repaired, generate the SDK's sync half and the reference
 	$(BIN)/python deploy/generate_sync_client.py
 	$(BIN)/python deploy/generate_sdk_reference.py
+	$(BIN)/python deploy/docs/generate.py
 	$(BIN)/ruff format service tests deploy models/recipes
 	$(BIN)/ruff check --fix service tests deploy models/recipes
 
@@ -52,6 +57,12 @@ check: $(VENV)/dev.stamp ## format, lint, types, import rules; changes nothing
 	$(BIN)/ruff check service tests deploy models/recipes
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/rules
+
+docs: .cache/docs/stamp ## build the documentation site into build/site; fails on any warning
+	@.cache/docs/bin/python deploy/docs/build.py
+
+docs-serve: .cache/docs/stamp ## show the documentation site on 127.0.0.1:8001
+	@.cache/docs/bin/python deploy/docs/build.py serve
 
 bench: $(VENV)/dev.stamp ## measure a server started for it (ARGS="--concurrency 1,8" picks loads)
 	deploy/with-server.sh $(BIN)/shoal bench --base-url URL $(ARGS)
@@ -102,3 +113,9 @@ $(VENV)/%.pulled: models/catalogue.toml | $(BIN)/python
 $(VENV)/dev.stamp: $(SOURCES) requirements/torch.lock requirements/dev.lock | $(BIN)/python
 	@deploy/setup.sh $(BIN)/python all torch dev
 	@touch $(VENV)/server.stamp $@
+
+# The documentation is built in an environment of its own.
+.cache/docs/stamp: requirements/docs.lock
+	@test -x .cache/docs/bin/python || $(PYTHON) -m venv .cache/docs
+	@deploy/install.sh .cache/docs/bin/python docs
+	@touch $@

