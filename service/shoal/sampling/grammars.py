@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from shoal.protocol.grammar import PARSER_LIMITS
+from shoal.sampling.free_text import FreeText, free_text_of, has_free_text
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -28,13 +29,22 @@ class Vocabulary(NamedTuple):
     """Ids of a text inside another: no special tokens, nothing before it or after."""
 
 
+class Compiled(NamedTuple):
+    """A grammar for this model."""
+
+    matcher: "LLMatcher"
+    """At the grammar's beginning. One that is wrong is in its error state."""
+    free_text: FreeText | None
+    """None where the grammar may have no free text."""
+
+
 class Grammars:
     """Thread-safe."""
 
     def __init__(self, read_vocabulary: Callable[[], Vocabulary]) -> None:
         """Called once, in the thread that compiles. It may raise ModelFolderError."""
         self._read_vocabulary = read_vocabulary
-        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._compiled: OrderedDict[str, Compiled] = OrderedDict()
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
 
@@ -50,11 +60,15 @@ class Grammars:
 
     def matcher(self, grammar: str) -> "LLMatcher":
         """At the grammar's beginning. One that is wrong is in its error state."""
+        return self.compiled(grammar).matcher
+
+    def compiled(self, grammar: str) -> Compiled:
+        """With a matcher for one sequence."""
         with self._lock:
             compiled = self._compiled.get(grammar)
             if compiled is not None:
                 self._compiled.move_to_end(grammar)
-                return compiled.deep_copy()
+                return compiled._replace(matcher=compiled.matcher.deep_copy())
         return self._compile(grammar)  # it was dropped meanwhile
 
     @cached_property
@@ -72,29 +86,34 @@ class Grammars:
         return frozenset([*shared, *empty, *self._vocabulary.special_ids])
 
     @cached_property
+    def _free_text(self) -> FreeText | None:
+        vocabulary = self._vocabulary
+        return free_text_of(vocabulary.token_bytes, vocabulary.encode, self.ambiguous_ids)
+
+    @cached_property
     def _vocabulary(self) -> Vocabulary:
         return self._read_vocabulary()
 
     def _prepare(self, grammar: str) -> str | None:
         try:
-            matcher = self._compile(grammar)
+            compiled = self._compile(grammar)
         except Exception as error:  # of the library, or a tokenizer that cannot be used
             return str(error) or type(error).__name__
-        if matcher.is_error():
-            return matcher.get_error()
+        if compiled.matcher.is_error():
+            return compiled.matcher.get_error()
         with self._lock:
-            self._compiled[grammar] = matcher
+            self._compiled[grammar] = compiled
             if len(self._compiled) > _KEPT:
                 self._compiled.popitem(last=False)
         return None
 
-    def _compile(self, grammar: str) -> "LLMatcher":
+    def _compile(self, grammar: str) -> Compiled:
         from llguidance import LLMatcher, LLParserLimits
 
         limits = LLParserLimits(**PARSER_LIMITS)
         matcher = LLMatcher(self.tokenizer, grammar, log_level=0, limits=limits)
         _ = self.ambiguous_ids  # here, not when the first row needs them
-        return matcher
+        return Compiled(matcher, self._free_text if has_free_text(grammar) else None)
 
 
 def _make_tokenizer(vocabulary: Vocabulary) -> "LLTokenizer":
