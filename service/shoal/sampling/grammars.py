@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from shoal.protocol.grammar import PARSER_LIMITS
-from shoal.sampling.free_text import FreeText, free_text_of, has_free_text
+from shoal.sampling.free_text import FreeText, free_text_in, free_text_of
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -113,7 +113,8 @@ class Grammars:
         limits = LLParserLimits(**PARSER_LIMITS)
         matcher = LLMatcher(self.tokenizer, grammar, log_level=0, limits=limits)
         _ = self.ambiguous_ids  # here, not when the first row needs them
-        return Compiled(matcher, self._free_text if has_free_text(grammar) else None)
+        free_text = self._free_text
+        return Compiled(matcher, free_text and free_text_in(grammar, free_text))
 
 
 def _make_tokenizer(vocabulary: Vocabulary) -> "LLTokenizer":

@@ -60,6 +60,9 @@ class NativeSampler:
         self._masked = [(row, s) for row, s in enumerate(states) if s.first_processors]
         self._asked = [(row, s.asked) for row, s in enumerate(states) if s.asked is not None]
         drawn = [row for row, state in enumerate(states) if not state.takes_best_first]
+        if self._asked:
+            words = np.empty((len(states), -(-self._num_token_ids // 32)), np.uint32)
+            self._masks_again = VocabularyMasks(words, np.arange(len(states), dtype=np.int32))
         self._first = np.array(drawn, np.int32) if len(drawn) < len(states) else None
         self._states = states
 
@@ -71,14 +74,10 @@ class NativeSampler:
         tokens: Int32,
     ) -> None:
         """Changes the tokens of these rows."""
-        masks = [mask for row in refused if (mask := states[row].allow_mask()) is not None]
+        for row in refused:
+            self._masks_again.words[row] = states[row].allow_mask()
         rows = np.array(refused, np.int32)
-        mask_of_row = np.full(len(states), -1, np.int32)
-        mask_of_row[rows] = np.arange(len(rows), dtype=np.int32)
-        words = np.concatenate(masks).reshape(len(rows), -1)
-        self._kernel.sample(
-            logits, self._again, VocabularyMasks(words, mask_of_row), rows=rows, tokens=tokens
-        )
+        self._kernel.sample(logits, self._again, self._masks_again, rows=rows, tokens=tokens)
 
     def logprobs(
         self, logits: Float32, token_ids: Sequence[int], nums_top: Sequence[int]

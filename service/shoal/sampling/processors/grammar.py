@@ -52,11 +52,13 @@ class Grammar(LogitsProcessor):
         self._has_consumed = False  # the token that will be accepted next
         self._forced: deque[int] = deque()  # the matcher has accepted them already
         self._mask: UInt32 | None = None
-        free = None if self.masks_first else free_text
-        self._is_plain = free.is_plain if free else bytes(num_token_ids)
-        self._probe = free.probe if free else []
+        if free_text is None or any(free_text.num_chars[i] for i in self.end_ids):
+            free_text = FreeText(bytes(num_token_ids), [])
+        self._free_text = free_text
+        self._num_chars = self._free_text.num_chars
         self._is_free = False
         self._may_be_free = True  # no probe failed since the last token that is not plain
+        self._until_steady = 0  # characters; in free text
         self._untold: list[int] = []  # accepted in free text; the matcher will be
         self._force()
 
@@ -89,7 +91,7 @@ class Grammar(LogitsProcessor):
     def admits(self, token_id: int) -> bool:
         """May this token come next, or is it none (below zero)? What the mask says, mostly without
         it. One that may has to be accepted then."""
-        if token_id < 0 or (self._is_free and self._is_plain[token_id]):
+        if token_id < 0 or (self._is_free and self._num_chars[token_id]):
             return True
         if not (
             self._mask is not None
@@ -105,12 +107,17 @@ class Grammar(LogitsProcessor):
         return not self.drawn_again
 
     def accept(self, token_id: int) -> None:
+        self.drawn_again = False
+        if self._is_free and (num_chars := self._num_chars[token_id]):
+            if self._until_steady >= 0:
+                self._until_steady -= num_chars
+                self._mask = None
+                self._untold.append(token_id)
+                if len(self._untold) == _MOST_UNTOLD:
+                    self._tell()
+            return
         self._mask = None
-        if self._is_free and self._is_plain[token_id]:
-            self._untold.append(token_id)
-            if len(self._untold) == _MOST_UNTOLD:
-                self._tell()
-        elif self._has_consumed:
+        if self._has_consumed:
             self._has_consumed = False
             self._force()
             self._look_for_free_text(token_id)
@@ -136,9 +143,8 @@ class Grammar(LogitsProcessor):
             if self._forced:
                 self._mask = self._bits(self._forced[0])
             else:
-                raw = np.empty((1, self._num_token_ids // 32 + 1), np.uint32)
-                self.matcher.unsafe_compute_mask_ptr(raw.ctypes.data, raw.nbytes)
-                set_masks([self], raw, self._num_token_ids)
+                raw = np.frombuffer(self.matcher.compute_bitmask(), np.uint32)
+                set_masks([self], raw[None].copy(), self._num_token_ids)
         assert self._mask is not None, "set_masks gave it one"
         return self._mask
 
@@ -162,11 +168,13 @@ class Grammar(LogitsProcessor):
 
     def _look_for_free_text(self, last_id: int) -> None:
         """Is the matcher in some, behind this token?"""
-        if not self._is_plain[last_id]:
+        if self._forced or not self._num_chars[last_id]:
             self._is_free, self._may_be_free = False, True
-        elif self._may_be_free and not (self._is_free or self._forced or self.is_over):
-            self._is_free = self._matcher.validate_tokens(self._probe) == len(self._probe)
+        elif self._may_be_free and not (self._is_free or self.is_over):
+            probe = self._free_text.probe
+            self._is_free = self._matcher.validate_tokens(probe) == len(probe)
             self._may_be_free = self._is_free
+            self._until_steady = self._free_text.steady_after
 
     def _bits(self, token_id: int) -> UInt32:
         bits = np.zeros(-(-self._num_token_ids // 32), np.uint32)
