@@ -34,7 +34,7 @@ class FreeText(NamedTuple):
     """[num_token_ids] of a plain token, one of whole characters that neither end a string nor
     escape; 0 for the others. 255 stands for more."""
     probe: list[int]
-    """Plain tokens."""
+    """Tokens of a text that no schema with free text holds."""
     steady_after: int = 0
     """After more characters than these further ones change nothing."""
 
@@ -49,7 +49,7 @@ def free_text_of(
     )
     probe = list(encode(_PROBE))
     is_spelled = b"".join(token_bytes[i] for i in probe) == _PROBE.encode()
-    return FreeText(num_chars, probe) if is_spelled and all(num_chars[i] for i in probe) else None
+    return FreeText(num_chars, probe) if is_spelled else None
 
 
 def free_text_in(grammar: str, free_text: FreeText) -> FreeText | None:

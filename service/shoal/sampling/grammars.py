@@ -7,7 +7,7 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from shoal.protocol.grammar import PARSER_LIMITS
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 _KEPT = 64
+_KEPT_TEXTS = 4096
+"""Forced texts whose tokens are kept: the names of a schema come in every answer."""
+_SHORT_TEXT = 100
+"""Characters; longer ones are not kept."""
 
 
 class Vocabulary(NamedTuple):
@@ -136,9 +140,13 @@ def _make_tokenizer(vocabulary: Vocabulary) -> "LLTokenizer":
         def __call__(self, text: str) -> list[int]:
             """The text's own tokens. Where they do not spell it, as when a tokenizer changes
             letters, the longest that fit."""
-            token_ids = list(vocabulary.encode(text))
-            spelled = b"".join(tokens[token_id] for token_id in token_ids)
-            return token_ids if spelled == text.encode() else tokenizer.greedy_tokenize(text)
+            return list(encode(text) if len(text) <= _SHORT_TEXT else encode.__wrapped__(text))
+
+    @lru_cache(maxsize=_KEPT_TEXTS)
+    def encode(text: str) -> Sequence[int]:
+        token_ids = vocabulary.encode(text)
+        spelled = b"".join(tokens[token_id] for token_id in token_ids)
+        return token_ids if spelled == text.encode() else tokenizer.greedy_tokenize(text)
 
     tokenizer = LLTokenizer(Wrapper())  # type: ignore[arg-type]  # by its attributes
     return tokenizer

@@ -22,7 +22,7 @@ class NativeSampler:
         where the library is not built."""
         self._num_token_ids = num_token_ids
         self._kernel = Kernel(vocab_size or num_token_ids, num_token_ids=num_token_ids)
-        self._states: Sequence[SamplingState] = ()
+        self._states: list[SamplingState] = []
 
     def sample(
         self,
@@ -31,8 +31,8 @@ class NativeSampler:
         positions: Int32,
         best_ids: Int32 | None = None,
     ) -> Int32:
-        if states is not self._states:
-            self._take(states)
+        if (given := [*states]) != self._states:  # by identity
+            self._take(given)
         self._params.position[:] = positions
         if self._changing:
             logits = logits.copy()
@@ -52,7 +52,7 @@ class NativeSampler:
                 self._draw_again(logits, states, refused, tokens)
         return tokens
 
-    def _take(self, states: Sequence[SamplingState]) -> None:
+    def _take(self, states: list[SamplingState]) -> None:
         """What stays the same while they do."""
         self._params = params = self._make_params(states)
         self._again = replace(params, seed=params.seed ^ np.uint64(SECOND_DRAW))
