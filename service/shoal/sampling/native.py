@@ -75,7 +75,8 @@ class NativeSampler:
     ) -> None:
         """Changes the tokens of these rows."""
         for row in refused:
-            self._masks_again.words[row] = states[row].allow_mask()
+            if (mask := states[row].allow_mask()) is not None:
+                self._masks_again.words[row] = mask
         rows = np.array(refused, np.int32)
         self._kernel.sample(logits, self._again, self._masks_again, rows=rows, tokens=tokens)
 
