@@ -127,6 +127,23 @@ def test_a_masked_row_is_sampled_as_if_the_other_tokens_were_banned(
     np.testing.assert_array_equal(picked, open_rows.any(axis=1))
 
 
+def test_of_chosen_rows_the_tokens_are_those_of_all_and_the_others_stay() -> None:
+    rng = np.random.default_rng(8)
+    logits, params = random_logits(rng, 40, 70), random_params(rng, 40)
+    words = packed(rng.random((40, 70)) < 0.5)
+    masks = VocabularyMasks(words, np.arange(40, dtype=np.int32))
+    sampler = NativeSampler(70)
+    whole = sampler.sample(logits, params, masks)
+    rows = np.array([31, 0, 7], np.int32)
+    tokens = np.full(40, -5, np.int32)
+    assert sampler.sample(logits, params, masks, rows=rows, tokens=tokens) is tokens
+    np.testing.assert_array_equal(tokens[rows], whole[rows])
+    assert (np.delete(tokens, rows) == -5).all()
+    for row in (-1, 40):
+        with pytest.raises(ValueError, match="row is chosen"):
+            sampler.sample(logits, params, rows=np.array([row], np.int32))
+
+
 def test_masks_that_do_not_fit_are_refused() -> None:
     rng = np.random.default_rng(0)
     sampler, logits = NativeSampler(70), random_logits(rng, 2, 70)

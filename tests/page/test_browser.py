@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.served import ROOT, serve_process
+from tests.fakes.tiny_adapters import write_adapter
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 TESTS = Path(__file__).parent / "browser"
@@ -48,3 +49,10 @@ def test_the_page_asks_for_a_key(tmp_path: Path) -> None:
     flags = ("--api-key", KEY)
     with serve_process(ROOT / "models" / "minnow", *flags, log_folder=tmp_path) as server:
         run_in_browser(server.url, "key.test.js")
+
+
+def test_the_page_lets_an_adapter_be_chosen(tmp_path: Path) -> None:
+    minnow = ROOT / "models" / "minnow"
+    adapter = write_adapter(tmp_path / "tale", minnow)
+    with serve_process(minnow, "--adapter", str(adapter), log_folder=tmp_path) as server:
+        run_in_browser(server.url, "adapters.test.js")

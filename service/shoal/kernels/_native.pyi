@@ -64,6 +64,7 @@ class Sampler:
         position: NDArray[np.uint64],
         masks: NDArray[np.uint32] | None,
         mask_of_row: _Int32 | None,
+        rows: _Int32 | None,
         tokens: _Int32,
         /,
     ) -> None: ...

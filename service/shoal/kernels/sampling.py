@@ -76,20 +76,28 @@ class NativeSampler:
         self._sampler = _native.make_sampler(vocab_size, self._num_token_ids, kernel_set)
 
     def sample(
-        self, logits: Float32, params: RowParams, masks: VocabularyMasks | None = None
+        self,
+        logits: Float32,
+        params: RowParams,
+        masks: VocabularyMasks | None = None,
+        *,
+        rows: Int32 | None = None,
+        tokens: Int32 | None = None,
     ) -> Int32:
         """A token id for each row of logits [R, vocab_size], which stay as they are; -1 for a row
-        without a finite best logit, also when its mask allows none. Raises ValueError for shapes
-        that do not fit.
+        without a finite best logit, also when its mask allows none. `rows`: for these only, the
+        others of `tokens` [R] stay; None = all. `tokens`: written and returned; None makes some.
+        Raises ValueError for shapes that do not fit.
 
         top_k, top_p (Holtzman et al., 2020), typical_p (Meister et al., 2022) and min_p (Nguyen et
         al., 2024) cut in this order, of the allowed tokens.
         """
-        tokens = np.empty(len(logits), np.int32)
+        if tokens is None:
+            tokens = np.full(len(logits), -1, np.int32)
         words, mask_of_row = (masks.words, masks.mask_of_row) if masks else (None, None)
         self._sampler.sample(
             logits, params.temperature, params.top_k, params.top_p, params.min_p,
-            params.typical_p, params.seed, params.position, words, mask_of_row, tokens,
+            params.typical_p, params.seed, params.position, words, mask_of_row, rows, tokens,
         )  # fmt: skip
         return tokens
 

@@ -141,6 +141,7 @@ class ModelRunner:
                 head.logits[batch.sampled_logit_rows],
                 batch.sampled_states,
                 batch.inputs.context_lens[batch.sampled_indices],
+                token_ids[batch.sampled],
             )
         tokens: list[int | None] = token_ids.tolist()
         # A sum is finite only if every part is: one look at all rows.

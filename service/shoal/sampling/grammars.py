@@ -7,15 +7,20 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from shoal.protocol.grammar import PARSER_LIMITS
+from shoal.sampling.free_text import FreeText, free_text_in, free_text_of
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 _KEPT = 64
+_KEPT_TEXTS = 4096
+"""Forced texts whose tokens are kept: the names of a schema come in every answer."""
+_SHORT_TEXT = 100
+"""Characters; longer ones are not kept."""
 
 
 class Vocabulary(NamedTuple):
@@ -28,13 +33,22 @@ class Vocabulary(NamedTuple):
     """Ids of a text inside another: no special tokens, nothing before it or after."""
 
 
+class Compiled(NamedTuple):
+    """A grammar for this model."""
+
+    matcher: "LLMatcher"
+    """At the grammar's beginning. One that is wrong is in its error state."""
+    free_text: FreeText | None
+    """None where the grammar may have no free text."""
+
+
 class Grammars:
     """Thread-safe."""
 
     def __init__(self, read_vocabulary: Callable[[], Vocabulary]) -> None:
         """Called once, in the thread that compiles. It may raise ModelFolderError."""
         self._read_vocabulary = read_vocabulary
-        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._compiled: OrderedDict[str, Compiled] = OrderedDict()
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
 
@@ -50,11 +64,15 @@ class Grammars:
 
     def matcher(self, grammar: str) -> "LLMatcher":
         """At the grammar's beginning. One that is wrong is in its error state."""
+        return self.compiled(grammar).matcher
+
+    def compiled(self, grammar: str) -> Compiled:
+        """With a matcher for one sequence."""
         with self._lock:
             compiled = self._compiled.get(grammar)
             if compiled is not None:
                 self._compiled.move_to_end(grammar)
-                return compiled.deep_copy()
+                return compiled._replace(matcher=compiled.matcher.deep_copy())
         return self._compile(grammar)  # it was dropped meanwhile
 
     @cached_property
@@ -72,29 +90,35 @@ class Grammars:
         return frozenset([*shared, *empty, *self._vocabulary.special_ids])
 
     @cached_property
+    def _free_text(self) -> FreeText | None:
+        vocabulary = self._vocabulary
+        return free_text_of(vocabulary.token_bytes, vocabulary.encode, self.ambiguous_ids)
+
+    @cached_property
     def _vocabulary(self) -> Vocabulary:
         return self._read_vocabulary()
 
     def _prepare(self, grammar: str) -> str | None:
         try:
-            matcher = self._compile(grammar)
+            compiled = self._compile(grammar)
         except Exception as error:  # of the library, or a tokenizer that cannot be used
             return str(error) or type(error).__name__
-        if matcher.is_error():
-            return matcher.get_error()
+        if compiled.matcher.is_error():
+            return compiled.matcher.get_error()
         with self._lock:
-            self._compiled[grammar] = matcher
+            self._compiled[grammar] = compiled
             if len(self._compiled) > _KEPT:
                 self._compiled.popitem(last=False)
         return None
 
-    def _compile(self, grammar: str) -> "LLMatcher":
+    def _compile(self, grammar: str) -> Compiled:
         from llguidance import LLMatcher, LLParserLimits
 
         limits = LLParserLimits(**PARSER_LIMITS)
         matcher = LLMatcher(self.tokenizer, grammar, log_level=0, limits=limits)
         _ = self.ambiguous_ids  # here, not when the first row needs them
-        return matcher
+        free_text = self._free_text
+        return Compiled(matcher, free_text and free_text_in(grammar, free_text))
 
 
 def _make_tokenizer(vocabulary: Vocabulary) -> "LLTokenizer":
@@ -116,9 +140,13 @@ def _make_tokenizer(vocabulary: Vocabulary) -> "LLTokenizer":
         def __call__(self, text: str) -> list[int]:
             """The text's own tokens. Where they do not spell it, as when a tokenizer changes
             letters, the longest that fit."""
-            token_ids = list(vocabulary.encode(text))
-            spelled = b"".join(tokens[token_id] for token_id in token_ids)
-            return token_ids if spelled == text.encode() else tokenizer.greedy_tokenize(text)
+            return list(encode(text) if len(text) <= _SHORT_TEXT else encode.__wrapped__(text))
+
+    @lru_cache(maxsize=_KEPT_TEXTS)
+    def encode(text: str) -> Sequence[int]:
+        token_ids = vocabulary.encode(text)
+        spelled = b"".join(tokens[token_id] for token_id in token_ids)
+        return token_ids if spelled == text.encode() else tokenizer.greedy_tokenize(text)
 
     tokenizer = LLTokenizer(Wrapper())  # type: ignore[arg-type]  # by its attributes
     return tokenizer

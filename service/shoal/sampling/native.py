@@ -2,6 +2,7 @@
 the logits; allow-masks are applied by the library."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,36 +22,63 @@ class NativeSampler:
         where the library is not built."""
         self._num_token_ids = num_token_ids
         self._kernel = Kernel(vocab_size or num_token_ids, num_token_ids=num_token_ids)
-        self._states: Sequence[SamplingState] = ()
+        self._states: list[SamplingState] = []
 
-    def sample(self, logits: Float32, states: Sequence[SamplingState], positions: Int32) -> Int32:
-        if states is not self._states:
-            self._params = self._make_params(states)
-            self._changing = [(row, s) for row, s in enumerate(states) if s.changes_logits]
-            self._masked = [(row, s) for row, s in enumerate(states) if s.first_processors]
-            self._asked = [(row, s.asked) for row, s in enumerate(states) if s.asked is not None]
-            self._states = states
+    def sample(
+        self,
+        logits: Float32,
+        states: Sequence[SamplingState],
+        positions: Int32,
+        best_ids: Int32 | None = None,
+    ) -> Int32:
+        if (given := [*states]) != self._states:  # by identity
+            self._take(given)
         self._params.position[:] = positions
         if self._changing:
             logits = logits.copy()
             for row, state in self._changing:
                 state.apply(logits[row, : self._num_token_ids])
-        tokens = self._kernel.sample(logits, self._params, self._masks(len(states)))
+        if best_ids is None or self._first is None:
+            tokens = self._kernel.sample(logits, self._params, self._masks(len(states)))
+        else:
+            tokens = best_ids.copy()
+            if len(self._first):
+                masks = self._masks(len(states))
+                self._kernel.sample(logits, self._params, masks, rows=self._first, tokens=tokens)
         if self._asked:
             drawn = tokens.tolist()
             refused = [row for row, grammar in self._asked if not grammar.admits(drawn[row])]
             if refused:
-                tokens[refused] = self._draw_again(logits[refused], states, refused)
+                self._draw_again(logits, states, refused, tokens)
         return tokens
 
+    def _take(self, states: list[SamplingState]) -> None:
+        """What stays the same while they do."""
+        self._params = params = self._make_params(states)
+        self._again = replace(params, seed=params.seed ^ np.uint64(SECOND_DRAW))
+        self._changing = [(row, s) for row, s in enumerate(states) if s.changes_logits]
+        self._masked = [(row, s) for row, s in enumerate(states) if s.first_processors]
+        self._asked = [(row, s.asked) for row, s in enumerate(states) if s.asked is not None]
+        drawn = [row for row, state in enumerate(states) if not state.takes_best_first]
+        if self._asked:
+            words = np.empty((len(states), -(-self._num_token_ids // 32)), np.uint32)
+            self._masks_again = VocabularyMasks(words, np.arange(len(states), dtype=np.int32))
+        self._first = np.array(drawn, np.int32) if len(drawn) < len(states) else None
+        self._states = states
+
     def _draw_again(
-        self, logits: Float32, states: Sequence[SamplingState], rows: Sequence[int]
-    ) -> Int32:
-        params = self._params.of_rows(rows)
-        params.seed[:] ^= np.uint64(SECOND_DRAW)
-        masks = np.stack([mask for row in rows if (mask := states[row].allow_mask()) is not None])
-        of_row = np.arange(len(rows), dtype=np.int32)
-        return self._kernel.sample(logits, params, VocabularyMasks(masks, of_row))
+        self,
+        logits: Float32,
+        states: Sequence[SamplingState],
+        refused: Sequence[int],
+        tokens: Int32,
+    ) -> None:
+        """Changes the tokens of these rows."""
+        for row in refused:
+            if (mask := states[row].allow_mask()) is not None:
+                self._masks_again.words[row] = mask
+        rows = np.array(refused, np.int32)
+        self._kernel.sample(logits, self._again, self._masks_again, rows=rows, tokens=tokens)
 
     def logprobs(
         self, logits: Float32, token_ids: Sequence[int], nums_top: Sequence[int]

@@ -21,7 +21,14 @@ class NumpySampler:
     def __init__(self, num_token_ids: int) -> None:
         self._num_token_ids = num_token_ids
 
-    def sample(self, logits: Float32, states: Sequence[SamplingState], positions: Int32) -> Int32:
+    def sample(
+        self,
+        logits: Float32,
+        states: Sequence[SamplingState],
+        positions: Int32,
+        best_ids: Int32 | None = None,
+    ) -> Int32:
+        """`best_ids` spare it nothing."""
         parts = _parts(len(states), self._num_token_ids)
         drawn = [self._sample(logits[part], states[part], positions[part]) for part in parts]
         tokens = np.concatenate(drawn).astype(np.int32)

@@ -62,6 +62,11 @@ class SamplingState:
         return self.params.greedy and not self.processors
 
     @property
+    def takes_best_first(self) -> bool:
+        """Is its first draw the best of the logits as they are?"""
+        return self.params.greedy and not self.first_processors
+
+    @property
     def acceptor(self) -> Callable[[int], None]:
         """`accept`, without the loop over a single processor."""
         return self.accept if len(self.processors) != 1 else self.processors[0].accept
@@ -100,10 +105,17 @@ class Sampler(Protocol):
     """Tokens and log-probabilities of logits [n, columns], which stay as they are. A padded
     vocabulary has more columns than the tokenizer has ids: those are never sampled."""
 
-    def sample(self, logits: Float32, states: Sequence[SamplingState], positions: Int32) -> Int32:
+    def sample(
+        self,
+        logits: Float32,
+        states: Sequence[SamplingState],
+        positions: Int32,
+        best_ids: Int32 | None = None,
+    ) -> Int32:
         """A token for each row, at its position [n] of the sequence; -1 where no logit is finite,
         also when every token is banned. A list of states that was given before must hold the same
-        ones."""
+        ones. `best_ids` [n]: where they are known, those of the largest logits, of equals the
+        lowest."""
         ...
 
     def logprobs(

@@ -113,6 +113,37 @@ def test_the_best_of_the_allowed_is_taken_whoever_masks(
         np.testing.assert_array_equal(drawn(grammars, logits, sampler, **params), best)
 
 
+@pytest.mark.skipif(not available(), reason="native kernels are not built")
+def test_known_best_tokens_change_nothing(grammars: Grammars) -> None:
+    """Greedy rows take them, whether the grammar refuses them or not; others draw."""
+    logits = np.random.default_rng(6).normal(0, 3, (60, NUM_IDS)).astype(np.float32)
+    lark = json.dumps({"grammars": [{"lark_grammar": "start: /[a-zA-Z].*/"}]})
+    assert grammars.prepare(lark).result() is None
+    best_ids = logits.argmax(axis=1).astype(np.int32)
+    positions = np.arange(60, dtype=np.int32)
+
+    def states() -> list[SamplingState]:
+        wishes = [{"temperature": 0.0}, {}, {"temperature": 0.0, "repetition_penalty": 1.5}]
+        rows = [
+            NewRow(1, [0, *best_ids.tolist()], 61, [],
+                   SamplingParams(seed=i, grammar=lark if i % 4 else None, **wishes[i % 3]),
+                   StopParams(9), OutputParams())
+            for i in range(60)
+        ]  # fmt: skip
+        return [SamplingState(row, NUM_IDS, grammars) for row in rows]
+
+    alone = NativeSampler(NUM_IDS).sample(logits, states(), positions)
+    told = NativeSampler(NUM_IDS).sample(logits, states(), positions, best_ids)
+    np.testing.assert_array_equal(alone, told)
+    greedy = [i for i in range(60) if i % 3 == 0]
+    assert 0 < (told[greedy] == best_ids[greedy]).sum() < len(greedy)
+    only_greedy = [states()[i] for i in greedy]
+    few = NativeSampler(NUM_IDS).sample(
+        logits[greedy], only_greedy, positions[greedy], best_ids[greedy]
+    )
+    np.testing.assert_array_equal(few, told[greedy])
+
+
 def allowed(grammar: Grammar) -> list[int]:
     bits = np.unpackbits(grammar.allow_mask.view(np.uint8), bitorder="little")
     assert not bits[NUM_IDS:].any(), "an id that the model does not have"

@@ -8,11 +8,15 @@ import numpy as np
 
 from shoal.protocol.step import NewRow
 from shoal.sampling.arrays import UInt32
+from shoal.sampling.free_text import FreeText
 from shoal.sampling.grammars import Grammars
 from shoal.sampling.processors.base import LogitsProcessor
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
+
+_MOST_UNTOLD = 64
+"""Tokens of free text that a matcher is told of at once."""
 
 
 class Grammar(LogitsProcessor):
@@ -28,10 +32,12 @@ class Grammar(LogitsProcessor):
         takes: bool,
         rejects: bool = False,
         ambiguous_ids: Set[int] = frozenset(),
+        free_text: FreeText | None = None,
     ) -> None:
         """`takes`: may `take_forced` be used, or must each token be sampled? `rejects`: is a token
-        drawn first and `admits` asked? `ambiguous_ids`: see `Grammars`."""
-        self.matcher = matcher
+        drawn first and `admits` asked? `ambiguous_ids`: see `Grammars`. `free_text`: where the
+        grammar may have some."""
+        self._matcher = matcher
         self.end_ids = [i for i in end_ids if 0 <= i < num_token_ids]
         self.masks_first = not (takes and rejects)
         """Is the mask wanted before each token is drawn? Whoever reports needs it."""
@@ -46,7 +52,21 @@ class Grammar(LogitsProcessor):
         self._has_consumed = False  # the token that will be accepted next
         self._forced: deque[int] = deque()  # the matcher has accepted them already
         self._mask: UInt32 | None = None
+        if free_text is None or any(free_text.num_chars[i] for i in self.end_ids):
+            free_text = FreeText(bytes(num_token_ids), [])
+        self._free_text = free_text
+        self._num_chars = self._free_text.num_chars
+        self._is_free = False
+        self._may_be_free = True  # no probe failed since the last token that is not plain
+        self._until_steady = 0  # characters; in free text
+        self._untold: list[int] = []  # accepted in free text; the matcher will be
         self._force()
+
+    @property
+    def matcher(self) -> "LLMatcher":
+        """Behind the tokens accepted so far."""
+        self._tell()
+        return self._matcher
 
     @property
     def failed(self) -> bool:
@@ -71,7 +91,7 @@ class Grammar(LogitsProcessor):
     def admits(self, token_id: int) -> bool:
         """May this token come next, or is it none (below zero)? What the mask says, mostly without
         it. One that may has to be accepted then."""
-        if token_id < 0:
+        if token_id < 0 or (self._is_free and self._num_chars[token_id]):
             return True
         if not (
             self._mask is not None
@@ -87,17 +107,28 @@ class Grammar(LogitsProcessor):
         return not self.drawn_again
 
     def accept(self, token_id: int) -> None:
+        self.drawn_again = False
+        if self._is_free and (num_chars := self._num_chars[token_id]):
+            if self._until_steady >= 0:
+                self._until_steady -= num_chars
+                self._mask = None
+                self._untold.append(token_id)
+                if len(self._untold) == _MOST_UNTOLD:
+                    self._tell()
+            return
         self._mask = None
         if self._has_consumed:
             self._has_consumed = False
+            self._force()
+            self._look_for_free_text(token_id)
         elif self._forced:
             expected = self._forced.popleft()
             assert token_id == expected, "only the forced token was allowed"
-            return
         else:
             is_end = token_id in self.end_ids
             self.matcher.consume_token(self._num_token_ids if is_end else token_id)
-        self._force()
+            self._force()
+            self._look_for_free_text(token_id)
 
     def take_forced(self, most: int) -> list[int]:
         """The tokens that must come next, at most so many; the sequence has them now."""
@@ -128,6 +159,23 @@ class Grammar(LogitsProcessor):
             self._forced.extend(forced)
             self.is_over = self.matcher.is_stopped()
 
+    def _tell(self) -> None:
+        """The matcher accepts what it was not asked about."""
+        if self._untold:
+            self._matcher.consume_tokens(self._untold)
+            self._untold = []
+            self.is_over = self._matcher.is_stopped()
+
+    def _look_for_free_text(self, last_id: int) -> None:
+        """Is the matcher in some, behind this token?"""
+        if self._forced or not self._num_chars[last_id]:
+            self._is_free, self._may_be_free = False, True
+        elif self._may_be_free and not (self._is_free or self.is_over):
+            probe = self._free_text.probe
+            self._is_free = self._matcher.validate_tokens(probe) == len(probe)
+            self._may_be_free = self._is_free
+            self._until_steady = self._free_text.steady_after
+
     def _bits(self, token_id: int) -> UInt32:
         bits = np.zeros(-(-self._num_token_ids // 32), np.uint32)
         bits[token_id // 32] = np.uint32(1 << token_id % 32)
@@ -138,14 +186,14 @@ def set_masks(grammars: Sequence[Grammar], raw: UInt32, num_token_ids: int) -> N
     """What the matchers computed [R, words], with a bit beyond the vocabulary for the end, which
     becomes those of each row's end tokens. Changed in place, and kept."""
     word, bit = divmod(num_token_ids, 32)
-    may_end = np.flatnonzero(raw[:, word] >> np.uint32(bit) & np.uint32(1))
-    raw[:, word] &= np.uint32((1 << bit) - 1)
-    for row in may_end.tolist():
-        for end_id in grammars[row].end_ids:
-            raw[row, end_id // 32] |= np.uint32(1 << end_id % 32)
-    masks = raw[:, : -(-num_token_ids // 32)]
-    for grammar, mask in zip(grammars, masks, strict=True):
-        grammar.set_mask(mask)
+    num_words = -(-num_token_ids // 32)
+    for grammar, mask in zip(grammars, raw, strict=True):
+        last = int(mask[word])
+        mask[word] = last & (1 << bit) - 1
+        if last >> bit & 1:
+            for end_id in grammar.end_ids:
+                mask[end_id // 32] |= np.uint32(1 << end_id % 32)
+        grammar.set_mask(mask[:num_words])
 
 
 def build(
@@ -157,11 +205,13 @@ def build(
     if text is None:
         return None
     assert grammars is not None, "the engine asked whether the model has grammars"
+    compiled = grammars.compiled(text)
     return Grammar(
-        grammars.matcher(text),
+        compiled.matcher,
         new.stop.end_token_ids,
         num_token_ids,
         takes=new.output.logprobs is None and new.output.trace is None,
         rejects=rejects,
         ambiguous_ids=grammars.ambiguous_ids,
+        free_text=compiled.free_text,
     )

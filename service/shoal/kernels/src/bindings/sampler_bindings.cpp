@@ -35,7 +35,7 @@ void sample(Sampler& sampler, const Array<const float, 2>& logits,
             const Column<double>& min_p, const Column<double>& typical_p,
             const Column<std::uint64_t>& seed, const Column<std::uint64_t>& position,
             std::optional<Array<const std::uint32_t, 2>> masks, std::optional<Int32s> mask_of_row,
-            const Array<std::int32_t, 1>& tokens) {
+            std::optional<Int32s> chosen, const Array<std::int32_t, 1>& tokens) {
   const std::size_t rows = logits.shape(0);
   check_logits(sampler, logits);
   require(temperature.shape(0) == rows && top_k.shape(0) == rows && top_p.shape(0) == rows &&
@@ -49,8 +49,13 @@ void sample(Sampler& sampler, const Array<const float, 2>& logits,
   for (std::size_t r = 0; masks && r < rows; ++r)
     require(mask_of_row->data()[r] < static_cast<std::int64_t>(masks->shape(0)),
             "a row names a mask that is not there");
+  const std::size_t count = chosen ? chosen->shape(0) : rows;
+  for (std::size_t i = 0; chosen && i < count; ++i)
+    require(chosen->data()[i] >= 0 && chosen->data()[i] < static_cast<std::int64_t>(rows),
+            "a row is chosen that is not there");
   const nb::gil_scoped_release unlocked;
-  for (std::size_t r = 0; r < rows; ++r) {
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::size_t r = chosen ? chosen->data()[i] : i;
     const std::uint32_t* mask = nullptr;
     if (masks && mask_of_row->data()[r] >= 0)
       mask = masks->data() + mask_of_row->data()[r] * masks->shape(1);
@@ -88,7 +93,8 @@ void logprobs(Sampler& sampler, const Array<const float, 2>& logits, const Int32
 void bind_sampler(nb::module_& module) {
   nb::class_<Sampler>(module, "Sampler")
       .def("sample", &sample, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
-           nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg())
+           nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none(),
+           nb::arg())
       .def("logprobs", &logprobs);
   module.def("make_sampler", &make_sampler, nb::rv_policy::take_ownership);
 }

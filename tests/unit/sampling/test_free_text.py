@@ -1,0 +1,228 @@
+"""Free text under a grammar: everything is allowed, forced and ended as by a matcher that is asked
+about each token, and in long strings it is not asked."""
+
+import json
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shoal.sampling.free_text import FreeText, free_text_in, free_text_of
+from shoal.sampling.grammars import Grammars, Vocabulary
+from shoal.sampling.processors.grammar import Grammar
+from tests.conformance.random_schemas import random_schema
+
+END_ID = 256
+WORDS = ["the", " the", " red", "den", "an", "and", " é", "😀a", "na", "name", ' "', '",', '"}',
+         '":"', '","', "\\n", "zq", "12", "tr", "true", "[\"", "ill"]  # fmt: skip
+TOKENS = [*(bytes([byte]) for byte in range(256)), b"<end>", *(word.encode() for word in WORDS),
+          b"\xc3", b"\xa9a", b"the"]  # fmt: skip
+NUM_IDS = len(TOKENS)
+
+
+def encode(text: str) -> list[int]:
+    return list(text.encode())
+
+
+@pytest.fixture(scope="module")
+def grammars() -> Grammars:
+    return Grammars(lambda: Vocabulary(TOKENS, [END_ID], encode))
+
+
+def as_grammar(schema: Any, **options: Any) -> str:
+    if isinstance(schema, dict):
+        schema = {"x-guidance": {"whitespace_flexible": False, **options}, **schema}
+    return json.dumps({"grammars": [{"json_schema": schema}]}, ensure_ascii=False)
+
+
+def obj(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties),
+            "additionalProperties": False}  # fmt: skip
+
+
+STRING = {"type": "string"}
+FREE: list[Any] = [
+    STRING,
+    {"type": "object"},
+    obj(name=STRING, red={"enum": ["the red den", "the", 'a "', 12]}, and_=STRING),
+    {"type": "object", "properties": {"name": {"type": "number"}, "the red": {"const": "the"}},
+     "additionalProperties": STRING},
+    {"anyOf": [obj(kind={"const": "the red"}, name=STRING), obj(kind=STRING, red={"enum": [1]})]},
+    obj(name={"type": "string", "minLength": 9}, an={"anyOf": [STRING, {"enum": ["and the"]}]}),
+    {"type": "array", "items": {"anyOf": [{"$ref": "#/$defs/the"}, {"type": "integer"}]},
+     "$defs": {"the": {"type": "string", "title": "x" * 99}}, "minItems": 2},
+    {"allOf": [{"type": "string", "minLength": 2}, {"type": "string"}]},
+]  # fmt: skip
+
+
+def make(grammars: Grammars, grammar: str, free_text: FreeText | None, **how: bool) -> Grammar:
+    assert grammars.prepare(grammar).result() is None
+    matcher, ambiguous_ids = grammars.matcher(grammar), grammars.ambiguous_ids
+    return Grammar(
+        matcher, (END_ID,), NUM_IDS, ambiguous_ids=ambiguous_ids, free_text=free_text, **how
+    )
+
+
+def allowed(grammar: Grammar) -> list[int]:
+    bits = np.unpackbits(grammar.allow_mask.view(np.uint8), bitorder="little")
+    return np.flatnonzero(bits).tolist()
+
+
+def walk(grammars: Grammars, grammar: str, seed: int, *, num_tokens: int = 60) -> int:
+    """Follows random tokens with four grammars: each is asked or shows its mask, with free text or
+    without. How many of the tokens came in free text."""
+    rng = random.Random(seed)
+    free_text = grammars.compiled(grammar).free_text
+    masked = make(grammars, grammar, None, takes=False)
+    free_masked = make(grammars, grammar, free_text, takes=False)
+    free = make(grammars, grammar, free_text, takes=True, rejects=True)
+    num_free = 0
+    for _ in range(num_tokens):
+        assert masked.ended == free_masked.ended
+        if masked.ended:
+            break
+        ids = allowed(masked)
+        assert allowed(free_masked) == ids
+        if forced := free.take_forced(3):
+            for token_id in forced:
+                masked.accept(token_id)
+                free_masked.accept(token_id)
+            continue
+        token_id = rng.choice([*ids, *rng.sample(ids, min(3, len(ids))), *range(END_ID, NUM_IDS)])
+        assert free.admits(token_id) == (token_id in ids), (TOKENS[token_id], seed)
+        if token_id not in ids:
+            if rng.random() < 0.5:
+                assert allowed(free) == ids
+            long = [i for i in ids if len(TOKENS[i]) > 1] or ids
+            token_id = rng.choice(long)
+            assert free.admits(token_id)
+        num_free += free_text is not None and masked.matcher.validate_tokens(free_text.probe) == 11
+        for each in (masked, free_masked, free):
+            each.accept(token_id)
+        assert not free.failed
+    return num_free
+
+
+@pytest.mark.parametrize("schema", FREE)
+def test_the_same_tokens_are_allowed_forced_and_ended(grammars: Grammars, schema: Any) -> None:
+    grammar = as_grammar(schema)
+    assert grammars.compiled(grammar).free_text is not None
+    assert sum(walk(grammars, grammar, seed) for seed in range(25)) > 200
+
+
+def without_limits(part: Any) -> Any:
+    if isinstance(part, dict):
+        return {k: without_limits(v) for k, v in part.items()
+                if k not in ("maxLength", "pattern", "format")}  # fmt: skip
+    return [without_limits(item) for item in part] if isinstance(part, list) else part
+
+
+def test_random_schemas_are_followed_in_the_same_way(grammars: Grammars) -> None:
+    num_free = 0
+    for seed in range(40):
+        num_free += walk(grammars, as_grammar(without_limits(random_schema(seed))), seed)
+        walk(grammars, as_grammar(random_schema(seed)), seed)
+    assert num_free > 100
+
+
+@pytest.mark.parametrize("schema", [
+    {"type": "string", "maxLength": 400}, {"type": "string", "pattern": "[a-z]*"},
+    {"type": "string", "format": "date"}, obj(a={"patternProperties": {"a": STRING}}),
+    {"type": "object", "propertyNames": {"type": "string"}}, {"anyOf": [STRING, {"not": STRING}]},
+    {"enum": ["a zqx jqz wqx b"]}, {"type": "string", "minLength": 2.0}, {"type": "string", "x": 1},
+    {"items": [STRING]}, {"anyOf": STRING}, {"properties": []}, {"x-guidance": 1}, "text",
+])  # fmt: skip
+def test_a_schema_that_may_limit_its_strings_has_no_free_text(schema: Any) -> None:
+    free_text = free_text_of(TOKENS, encode, frozenset())
+    assert free_text is not None
+    assert free_text_in(as_grammar(schema), free_text) is None
+
+
+def test_another_grammar_has_no_free_text() -> None:
+    free_text = free_text_of(TOKENS, encode, frozenset())
+    assert free_text is not None
+    assert free_text_in(as_grammar(STRING, whitespace_pattern="[ a-z]*"), free_text) is None
+    lark = json.dumps({"grammars": [{"lark_grammar": 'start: %json {"type": "string"}'}]})
+    assert free_text_in(lark, free_text) is None
+    two = json.dumps({"grammars": [{"json_schema": STRING}, {"json_schema": STRING}]})
+    assert free_text_in(two, free_text) is None
+
+
+def test_strings_become_steady_behind_the_longest_that_is_listed_or_too_short() -> None:
+    free_text = free_text_of(TOKENS, encode, frozenset())
+    assert free_text is not None
+
+    def steady_after(schema: Any) -> int:
+        found = free_text_in(as_grammar(schema), free_text)
+        assert found is not None
+        return found.steady_after
+
+    assert steady_after(STRING) == steady_after(True) == 0
+    assert steady_after({"type": "string", "description": "long" * 9}) == 0
+    assert steady_after({"type": "string", "minLength": 30}) == 30
+    assert steady_after({"anyOf": [STRING, {"enum": ["a", {"bc": ["éé" * 3]}]}]}) == 6
+    assert steady_after(obj(a=STRING, description=STRING)) == len("description")
+    assert steady_after({"$ref": "#/$defs/a", "$defs": {"a": {"const": "four"}}}) == 4
+
+
+def test_plain_tokens_are_whole_characters_of_a_string() -> None:
+    found = free_text_of(TOKENS, encode, frozenset([TOKENS.index(b"the")]))
+    assert found is not None
+    plain = {TOKENS[i] for i, n in enumerate(found.num_chars) if n}
+    assert {b"a", b" red", " é".encode(), b"{", b"12", b"the"} <= plain  # "the" is there twice
+    assert not plain & {b'"', b' "', b"\\n", b"\n", b"\\", b"\x7f", b"\xc3", b"\xa9a", b'["', b""}
+    assert found.num_chars[TOKENS.index(" é".encode())] == 2
+    assert free_text_of([b"a"], lambda _: [0], frozenset()) is None  # cannot spell the probe
+
+
+class Counting:
+    """A matcher that counts what it is asked and told."""
+
+    def __init__(self, matcher: Any) -> None:
+        self._matcher, self.num_calls = matcher, 0
+
+    def __getattr__(self, name: str) -> Any:
+        self.num_calls += 1
+        return getattr(self._matcher, name)
+
+
+@pytest.mark.parametrize(("schema", "most"), [(STRING, 0), ({**STRING, "minLength": 999}, 6)])
+@pytest.mark.parametrize("how", [{"takes": True, "rejects": True}, {"takes": True}])
+def test_in_a_long_string_the_matcher_is_left_alone(
+    grammars: Grammars, schema: Any, most: int, how: dict[str, bool]
+) -> None:
+    grammar = as_grammar(schema)
+    assert grammars.prepare(grammar).result() is None
+    matcher = Counting(grammars.matcher(grammar))
+    followed = Grammar(matcher, (END_ID,), NUM_IDS, ambiguous_ids=grammars.ambiguous_ids,
+                       free_text=grammars.compiled(grammar).free_text, **how)  # type: ignore[arg-type]  # fmt: skip
+    asks = how.get("rejects", False)
+
+    def say(text: str) -> None:
+        for token_id in encode(text):
+            assert followed.admits(token_id) if asks else token_id in allowed(followed)
+            followed.accept(token_id)
+
+    say('"abc')
+    before = matcher.num_calls
+    if asks or not most:  # a mask of a string that is too short changes with each token
+        say("free text " * 20)
+        assert matcher.num_calls - before <= most
+    if not most:
+        say('"')
+        assert followed.ended
+
+
+def test_a_token_that_ends_the_answer_is_never_free_text(grammars: Grammars) -> None:
+    """It is the end, not the text that it spells, as without free text."""
+    grammar, stop = as_grammar({"type": "object"}), encode("x")[0]
+    assert grammars.prepare(grammar).result() is None
+    for free_text in (grammars.compiled(grammar).free_text, None):
+        followed = Grammar(grammars.matcher(grammar), (END_ID, stop), NUM_IDS, takes=True,
+                           rejects=True, free_text=free_text)  # fmt: skip
+        for token_id in encode('{"abcdef'):
+            assert followed.admits(token_id)
+            followed.accept(token_id)
+        followed.accept(stop)
+        assert followed.failed
