@@ -29,7 +29,7 @@ pageTest("a model and its adapter are compared", async (page) => {
   assert.match(await page.textContent("#compare-verdict"), /^They differ from character \d+ on/);
 }, { view: "compare" });
 
-pageTest("the charts know a base and its adapter", async (page) => {
+pageTest("the charts count an adapter with its base", async (page) => {
   await ready(page);
   await page.locator(".chart .now").first().waitFor();
   await page.evaluate(() => fetch("/v1/completions", {
@@ -37,5 +37,5 @@ pageTest("the charts know a base and its adapter", async (page) => {
     body: JSON.stringify({ model: "tale", prompt: "Once", max_tokens: 40, ignore_eos: true }),
   }).then((response) => response.text()));
   await page.waitForFunction(() => /highest [1-9]/.test(document.querySelector(".chart svg").getAttribute("aria-label")));
-  console.log(await page.locator("#live-model option").allTextContents());
+  assert.deepEqual(await page.locator("#live-model option").allTextContents(), ["all", "minnow"]);
 }, { view: "live" });

@@ -97,7 +97,9 @@ def walk(grammars: Grammars, grammar: str, seed: int, *, num_tokens: int = 60) -
             long = [i for i in ids if len(TOKENS[i]) > 1] or ids
             token_id = rng.choice(long)
             assert free.admits(token_id)
-        num_free += free_text is not None and masked.matcher.validate_tokens(free_text.probe) == 11
+        num_free += free_text is not None and masked.matcher.validate_tokens(
+            free_text.probe
+        ) == len(free_text.probe)
         for each in (masked, free_masked, free):
             each.accept(token_id)
         assert not free.failed
