@@ -13,7 +13,7 @@ from torch import Tensor
 from shoal.model.spec import Role
 from shoal.train.config import RecipeError
 from shoal.train.finetune import attention, loss
-from shoal.train.finetune.lora import make_lora
+from shoal.train.finetune.lora import LowRank, make_lora
 from shoal.train.finetune.network import TrainableNetwork
 from shoal.train.finetune.pack import make_packs
 from tests.fakes.tiny_models import write_tiny_model
@@ -31,6 +31,17 @@ from tests.train.finetune.rows import (
 SHAPES = [(60, 35), (33, 30), (47, 28), (80, 40), (26, 25)]
 FAMILIES = ["llama", "gemma2", "mpt", "lfm2", "qwen2_moe", "phi", "gpt2"]
 """Windows, caps, linear biases, convolutions, experts, parallel branches, learned positions."""
+
+
+def stored(product: LowRank) -> tuple[Tensor, Tensor]:
+    """a and b with its rows as the base's file has the module's outputs."""
+    rank, groups = product.b.shape[1], product.module.num_groups
+    parts = [part.view(groups, -1, rank) for part in product.b_by_role()]
+    return product.a.detach(), torch.cat(parts, 1).reshape(-1, rank)
+
+
+def by_module(network: TrainableNetwork) -> dict[str, tuple[Tensor, Tensor]]:
+    return {low.module.name: stored(low) for low in (network._low_ranks or {}).values()}
 
 
 def gradients(network: TrainableNetwork) -> dict[str, Tensor]:
@@ -154,7 +165,7 @@ def test_low_rank_gradients_equal_those_of_peft(family: str, tmp_path: Path) -> 
         r=4, lora_alpha=12.0, target_modules=targets, fan_in_fan_out=family == "gpt2"
     )
     model = peft.get_peft_model(reference_model(folder), config)
-    low_rank = network.low_rank()
+    low_rank = by_module(network)
     leaves = dict(model.named_parameters())
     name_of = "base_model.model.{}.lora_{}.default.weight".format
     trained = {name for name, leaf in leaves.items() if leaf.requires_grad}
@@ -172,7 +183,7 @@ def test_low_rank_gradients_equal_those_of_peft(family: str, tmp_path: Path) -> 
     for product in products.values():
         assert product.a.grad is not None
         assert product.b.grad is not None
-        a, b = product._replace(a=product.a.grad, b=product.b.grad).stored()
+        a, b = stored(product._replace(a=product.a.grad, b=product.b.grad))
         name = product.module.name
         assert_close(a, leaves[name_of(name, "A")].grad, 1e-4, name)
         assert_close(b, leaves[name_of(name, "B")].grad, 1e-4, name)
@@ -185,14 +196,14 @@ def test_products_begin_as_those_of_peft(tmp_path: Path) -> None:
     pack = one_pack(random_rows(SHAPES))
     plain = make_network(checkpoint)
     assert network.nats(pack) == pytest.approx(plain.nats(pack), rel=1e-6)
-    assert len(network.low_rank()) == 2 * 7
-    for name, (a, b) in network.low_rank().items():
+    assert len(by_module(network)) == 2 * 7
+    for name, (a, b) in by_module(network).items():
         limit = a.shape[1] ** -0.5
         assert 0.97 * limit < a.abs().max() <= limit
         assert a.std().item() == pytest.approx(limit / 3**0.5, rel=0.1)
         assert not b.any()
-        assert torch.equal(a, again.low_rank()[name][0])
-        assert not torch.equal(a, other.low_rank()[name][0])
+        assert torch.equal(a, by_module(again)[name][0])
+        assert not torch.equal(a, by_module(other)[name][0])
 
 
 @pytest.mark.parametrize("rank", [None, 8])
@@ -245,7 +256,7 @@ def test_layers_below_the_lowest_product_have_no_backward(tmp_path: Path) -> Non
     # Only layer 1 has a plain MLP, so only it has `down` products.
     lora = make_lora(checkpoint.architecture, checkpoint.spec, 2, 2.0, ["down_proj"])
     network = make_network(checkpoint, lora=lora)
-    assert {name.split(".")[2] for name in network.low_rank()} == {"1"}
+    assert {name.split(".")[2] for name in by_module(network)} == {"1"}
     seen: list[bool] = []
     first = network._decoder.layers[0]
     network._decoder.layers[0] = lambda *args: _noted(first(*args), seen)  # type: ignore[call-overload]

@@ -44,13 +44,6 @@ class LowRank(NamedTuple):
         sizes = self.module.outputs
         return [b[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
-    def stored(self) -> tuple[Tensor, Tensor]:
-        """a and b with its rows as the file has the module's outputs; copies."""
-        rank, groups = self.b.shape[1], self.module.num_groups
-        parts = [part.view(groups, -1, rank) for part in self.b_by_role()]
-        b = torch.cat(parts, 1).reshape(-1, rank)
-        return self.a.detach().clone(), b.contiguous()
-
 
 def make_lora(
     architecture: Architecture,

@@ -88,11 +88,14 @@ class TrainableNetwork:
             return 0.0, 0
         return self._head.nats(self._hidden(pack, wanted), targets), len(targets)
 
-    def low_rank(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Module as the base's file names it -> (A [rank, in], B [out, rank]), float32 copies.
-        Empty without LoRA."""
-        found = (self._low_ranks or {}).values()
-        return {low_rank.module.name: low_rank.stored() for low_rank in found}
+    def low_rank(self) -> dict[tuple[int, str], tuple[Tensor, Tensor]]:
+        """(layer, role) -> (A [rank, in], B [out, rank]), float32. Roles whose matrices the base
+        keeps in one have the same A. Empty without LoRA."""
+        return {
+            (low_rank.module.layer, role): (low_rank.a.detach(), b)
+            for low_rank in (self._low_ranks or {}).values()
+            for role, b in zip(low_rank.module.roles, low_rank.b_by_role(), strict=True)
+        }
 
     def whole_weights(self) -> Iterator[tuple[Role, Tensor]]:
         """Every weight as a file stores it, float32, one at a time; low-rank products are merged
