@@ -229,14 +229,13 @@ class _Rows:
     ) -> None:
         self._bucket, self._spec, self._slopes, self._layout = bucket, spec, slopes, layout
         queries, own_keys, own_values = (_of_bucket(x, bucket) for x in padded)
-        self._queries = _grouped(queries, spec).permute(
-            2, 0, 3, 1, 4
-        )  # [kv, R, group, n, head_dim]
-        self._keys = own_keys.permute(2, 0, 1, 3)  # [kv, R, n, head_dim]
-        self._values = own_values.permute(2, 0, 1, 3)
-        first, length = bucket.prefix
-        self._prefix_keys = keys[first : first + length].transpose(0, 1)  # [kv, P, head_dim]
-        self._prefix_values = values[first : first + length].transpose(0, 1)
+        # [kv, R, group, n, head_dim]
+        self._queries = _grouped(queries, spec).permute(2, 0, 3, 1, 4).contiguous()
+        self._keys = own_keys.permute(2, 0, 1, 3).contiguous()  # [kv, R, n, head_dim]
+        self._values = own_values.permute(2, 0, 1, 3).contiguous()
+        prefix = slice(bucket.prefix.start, sum(bucket.prefix))
+        self._prefix_keys = keys[prefix].transpose(0, 1).contiguous()  # [kv, P, head_dim]
+        self._prefix_values = values[prefix].transpose(0, 1).contiguous()
 
     def pieces(self) -> Iterator["_Piece"]:
         window = self._spec.window
