@@ -169,9 +169,15 @@ def test_a_folder_is_read_in_order_of_names(tmp_path: Path) -> None:
     write(tmp_path, "README.md", "About the data.")
     write(tmp_path, "picture.png", b"\x89PNG")
     write(tmp_path, ".gitattributes", "")
+    write(tmp_path, "test_1.jsonl", lines(PAIR))
+    write(tmp_path, "validation.csv", "prompt,completion\n5,6\n")
     found = read_rows(tmp_path)
     assert [row.prompt for row in found.rows] == ["1", "3"]
-    assert found.notes[0] == "not read: README.md, picture.png"
+    assert found.notes == (
+        "not read: README.md, picture.png, test_1.jsonl, validation.csv",
+        "a.jsonl: 1 row",
+        "b.csv: 1 row",
+    )
     before = found.fingerprint
     write(tmp_path, "a.jsonl", lines({"prompt": "1", "completion": "3"}))
     assert read_rows(tmp_path).fingerprint != before

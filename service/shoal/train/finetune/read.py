@@ -24,7 +24,11 @@ PIECE_CHARS = 8000
 _SHOWN_PROBLEMS = 5
 _SHOWN_KEYS = 10
 _MAX_PROBLEM_CHARS = 600
-_NOT_DATA = re.compile("(readme|license|licence|changelog|notice)\\b", re.IGNORECASE)
+_NOT_DATA = re.compile(
+    "(readme|license|licence|changelog|notice|test|valid|validation|val|dev|eval)(?![a-z])",
+    re.IGNORECASE,
+)
+"""Names of files in a folder that are about the data, or held out by who made it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,7 @@ class RowFile:
 def read_rows(path: Path) -> RowFile:
     """Reads a file in a format of `records.py`, or a folder of such files in order of their names.
 
+    Files of a folder that are about the data or held out by their name ("test.jsonl") are not read.
     Raises RecipeError that names up to five bad rows by file and line, for rows of mixed kinds, and
     for files without rows, in another encoding or of another format.
     """
@@ -53,7 +58,10 @@ def read_rows(path: Path) -> RowFile:
         if left_out:
             reading.notes.append(f"not read: {_listed(left_out)}")
     for file in files:
+        num_before = len(reading.rows)
         reading.read(file)
+        if path.is_dir():
+            reading.notes.append(f"{file.name}: {_rows(len(reading.rows) - num_before)}")
     reading.check(path)
     fingerprint = _fingerprint(path, files)
     assert reading.kind is not None, "a file without rows was refused"
