@@ -126,22 +126,16 @@ class RunFolder:
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs, in words: texts, and only where all of these are equal, values in tables, which
     may follow from them."""
-    keys = [*now, *(key for key in before if key not in now)]
-    pairs = [(key, before.get(key), now.get(key)) for key in keys]
-    are_tables = [isinstance(old, dict) and isinstance(new, dict) for _, old, new in pairs]
-    found = [
-        f"its {key.replace('_', ' ')} was {_shown(old)}, here it is {_shown(new)}"
-        for (key, old, new), is_table in zip(pairs, are_tables, strict=True)
-        if old != new and not is_table
-    ]
-    if found:
-        return found
-    return [
-        difference
-        for (_, old, new), is_table in zip(pairs, are_tables, strict=True)
-        if is_table
-        for difference in _differences(old, new)
-    ]
+    found: list[str] = []
+    within: list[str] = []
+    for key in (*now, *(key for key in before if key not in now)):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            within += _differences(old, new)
+        elif old != new:
+            name = key.replace("_", " ")
+            found.append(f"its {name} was {_shown(old)}, here it is {_shown(new)}")
+    return found or within
 
 
 def _shown(value: Any) -> str:

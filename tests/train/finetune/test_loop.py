@@ -72,6 +72,18 @@ class Bigrams:
         return float(nats), count
 
 
+class SlowBigrams(Bigrams):
+    """A pack takes a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def _nats(self, pack: Pack) -> tuple[Tensor, int]:
+        self.now += 1.0
+        return super()._nats(pack)
+
+
 def rows(count: int, seed: int = 0, stride: int = 1) -> list[EncodedRow]:
     """Counting upwards, mostly."""
     random = np.random.default_rng(seed)
@@ -224,26 +236,24 @@ def test_the_best_weights_survive_a_stop(tmp_path: Path) -> None:
     assert torch.equal(table_of(resumed), table_of(whole))
 
 
-def test_a_finished_loop_that_is_saved_needs_no_step_again(tmp_path: Path) -> None:
-    loop = loop_in(tmp_path)
-    loop.run()
+@pytest.mark.parametrize("until_s", [None, 6.5])
+def test_a_loop_that_was_saved_at_its_end_makes_no_step_again(
+    tmp_path: Path, until_s: float | None
+) -> None:
+    def slow_loop() -> Loop:
+        network = SlowBigrams()
+        observer = Observer(clock=lambda: network.now)
+        return Loop(network, rows(12), rows(2, seed=9), PLAN, tmp_path, observer)
+
+    loop = slow_loop()
+    end = loop.run(until_s)
+    assert (loop.progress.step < 12) == (until_s is not None)
     loop.save(is_done=True)
-    again = loop_in(tmp_path)
+    again = slow_loop()
     assert again.resume()
-    assert again.run().step == 12
+    assert again.run().step == end.step
+    assert again.progress.step == loop.progress.step
     assert torch.equal(table_of(again), table_of(loop))
-
-
-class SlowBigrams(Bigrams):
-    """A pack takes a second."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 0.0
-
-    def _nats(self, pack: Pack) -> tuple[Tensor, int]:
-        self.now += 1.0
-        return super()._nats(pack)
 
 
 def test_a_run_with_a_limit_ends_before_it_with_its_rate_near_zero(tmp_path: Path) -> None:

@@ -178,18 +178,19 @@ class _Attention(torch.autograd.Function):
             rows = _Rows(bucket, spec, ctx.slopes, layout, padded, keys, values)
             grad_out = _grouped(_of_bucket(grad, bucket), spec)
             grad_q = _grouped(_of_bucket(own[0], bucket), spec)
-            grad_k, grad_v = (_of_bucket(x, bucket) for x in own[1:])
-            first, length = bucket.prefix
+            both = [torch.zeros_like(x) for x in (rows.keys, rows.values)]
             for piece in rows.pieces():
                 part = grad_out[:, piece.start : piece.end].permute(2, 0, 3, 1, 4)
-                found = piece.gradients(part)
-                grad_q[:, piece.start : piece.end] = found.queries.permute(1, 3, 0, 2, 4)
-                seen = slice(piece.first_key, piece.end)
-                grad_k[:, seen] += found.keys.permute(1, 2, 0, 3)
-                grad_v[:, seen] += found.values.permute(1, 2, 0, 3)
-                if length:
-                    of_prefix[0][first : first + length] += found.prefix_keys.transpose(0, 1)
-                    of_prefix[1][first : first + length] += found.prefix_values.transpose(0, 1)
+                of_queries, *of_both = piece.gradients(part)
+                grad_q[:, piece.start : piece.end] = of_queries.permute(1, 3, 0, 2, 4)
+                for total, found in zip(both, of_both, strict=True):
+                    total[:, :, piece.seen] += found
+            prefix = slice(bucket.prefix.start, sum(bucket.prefix))
+            for total, at_places, at_tokens in zip(both, own[1:], of_prefix, strict=True):
+                before, behind = total.split_with_sizes((bucket.prefix.length, bucket.length), 2)
+                _of_bucket(at_places, bucket).copy_(behind.permute(1, 2, 0, 3))
+                if bucket.prefix.length:
+                    at_tokens[prefix] += before.sum(1).transpose(0, 1)
         grad_q, grad_k, grad_v = (x.index_select(0, layout.places) for x in own)
         return grad_q, grad_k.add_(of_prefix[0]), grad_v.add_(of_prefix[1]), None, None, None
 
@@ -206,16 +207,8 @@ def _grouped(x: Tensor, spec: AttentionSpec) -> Tensor:
     return x.view(*x.shape[:2], spec.num_kv_heads, -1, spec.head_dim)
 
 
-class _Gradients(NamedTuple):
-    queries: Tensor  # [kv, R, group, n, head_dim]
-    keys: Tensor  # [kv, R, C, head_dim]
-    values: Tensor  # [kv, R, C, head_dim]
-    prefix_keys: Tensor  # [kv, P, head_dim]
-    prefix_values: Tensor  # [kv, P, head_dim]
-
-
 class _Rows:
-    """The rows of a bucket, cut into pieces of their queries."""
+    """The rows of a bucket, their beginning before each, cut into pieces of their queries."""
 
     def __init__(
         self,
@@ -229,42 +222,42 @@ class _Rows:
     ) -> None:
         self._bucket, self._spec, self._slopes, self._layout = bucket, spec, slopes, layout
         queries, own_keys, own_values = (_of_bucket(x, bucket) for x in padded)
-        self._queries = _grouped(queries, spec).permute(
-            2, 0, 3, 1, 4
-        )  # [kv, R, group, n, head_dim]
-        self._keys = own_keys.permute(2, 0, 1, 3)  # [kv, R, n, head_dim]
-        self._values = own_values.permute(2, 0, 1, 3)
-        first, length = bucket.prefix
-        self._prefix_keys = keys[first : first + length].transpose(0, 1)  # [kv, P, head_dim]
-        self._prefix_values = values[first : first + length].transpose(0, 1)
+        # [kv, R, group, n, head_dim]
+        self._queries = _grouped(queries, spec).permute(2, 0, 3, 1, 4).contiguous()
+        self.keys = self._with_prefix(keys, own_keys)
+        self.values = self._with_prefix(values, own_values)
+
+    def _with_prefix(self, x: Tensor, own: Tensor) -> Tensor:
+        """x [T, kv, head_dim], own [R, n, kv, head_dim] -> [kv, R, P + n, head_dim]."""
+        before = x[self._bucket.prefix.start : sum(self._bucket.prefix)]
+        before = before.expand(self._bucket.num_rows, *before.shape)
+        return torch.cat((before, own), 1).permute(2, 0, 1, 3).contiguous()
 
     def pieces(self) -> Iterator["_Piece"]:
-        window = self._spec.window
+        window, prefix = self._spec.window, self._bucket.prefix.length
         for start in range(0, self._bucket.length, _QUERIES_AT_ONCE):
             end = min(start + _QUERIES_AT_ONCE, self._bucket.length)
-            first_key = 0 if window is None else max(0, start - window + 1)
+            first = 0 if window is None else max(0, prefix + start - window + 1)
+            seen = slice(first, prefix + end)
             yield _Piece(
                 self._spec,
                 start,
                 end,
-                first_key,
-                self._queries[..., start:end, :],
-                self._keys[:, :, first_key:end],
-                self._values[:, :, first_key:end],
-                self._prefix_keys,
-                self._prefix_values,
-                self._bias(start, end, first_key),
+                seen,
+                self._queries[..., start:end, :].flatten(2, 3),
+                self.keys[:, :, seen],
+                self.values[:, :, seen],
+                self._bias(start, end, seen),
             )
 
-    def _bias(self, start: int, end: int, first_key: int) -> Tensor:
-        """What is added to scores [kv or 1, 1, group or 1, n, P + C]: minus infinity where a key is
-        not seen, and the linear bias."""
-        spec, masks = self._spec, self._layout.masks
-        wide = torch.promote_types(self._keys.dtype, torch.float32)
-        length, device = self._bucket.prefix.length, self._keys.device
-        queries = torch.arange(start, end, device=device)[:, None]
-        before = torch.arange(-length, 0, device=device)
-        keys = torch.cat((before, torch.arange(first_key, end, device=device)))
+    def _bias(self, start: int, end: int, seen: slice) -> Tensor:
+        """What is added to scores [kv or 1, 1, group or 1, n, C]: minus infinity where a key is not
+        seen, and the linear bias."""
+        spec, masks, device = self._spec, self._layout.masks, self.keys.device
+        wide = torch.promote_types(self.keys.dtype, torch.float32)
+        prefix = self._bucket.prefix.length
+        queries = torch.arange(prefix + start, prefix + end, device=device)[:, None]
+        keys = torch.arange(seen.start, seen.stop, device=device)
         key = (self._bucket.start, start, spec.window)
         if key not in masks:
             unseen = keys > queries
@@ -279,76 +272,49 @@ class _Rows:
 
 
 class _Piece(NamedTuple):
-    """n queries of each of R rows; P keys of the beginning and C of the row."""
+    """n queries of each of R rows, and the C keys that some of them see."""
 
     spec: AttentionSpec
     start: int
     end: int
-    first_key: int
-    queries: Tensor  # [kv, R, group, n, head_dim]
+    seen: slice  # of the beginning and the row
+    queries: Tensor  # [kv, R, group * n, head_dim]
     keys: Tensor  # [kv, R, C, head_dim]
     values: Tensor  # [kv, R, C, head_dim]
-    prefix_keys: Tensor  # [kv, P, head_dim]
-    prefix_values: Tensor  # [kv, P, head_dim]
     bias: Tensor
 
     def out(self) -> Tensor:
         """[kv, R, group, n, head_dim]"""
         weights, _ = self._weights()
-        num_prefix = self.prefix_keys.shape[1]
-        weights = weights.to(self.values.dtype)
-        mixed = weights[..., num_prefix:].flatten(2, 3) @ self.values
-        if num_prefix:
-            mixed += (weights[..., :num_prefix].flatten(1, 3) @ self.prefix_values).view_as(mixed)
-        return mixed.view(self.queries.shape)
+        return self._by_group(weights.to(self.values.dtype) @ self.values)
 
-    def gradients(self, grad: Tensor) -> _Gradients:
-        """grad: of `out`."""
+    def gradients(self, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """grad: of `out`. Of queries [kv, R, group, n, head_dim], of keys and of values
+        [kv, R, C, head_dim]."""
         weights, slope = self._weights()
-        num_prefix, dtype = self.prefix_keys.shape[1], self.values.dtype
-        shape, grad = grad.shape, grad.flatten(2, 3)  # [kv, R, group * n, head_dim]
-        grad_scores = self._both(
-            grad.flatten(1, 2) @ self.prefix_values.mT, grad @ self.values.mT, weights.dtype
-        )
-        # Of the softmax, then of the cap and the scale.
-        grad_scores -= (grad_scores * weights).sum(-1, keepdim=True)
-        grad_scores *= weights
+        grad, dtype = grad.flatten(2, 3), self.values.dtype
+        of_weights = (grad @ self.values.mT).to(weights.dtype)
+        of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
         if slope is not None:
-            grad_scores *= slope
-        scaled = grad_scores.mul_(self.spec.scale).to(dtype)
-        weights = weights.to(dtype)
-        queries = self.queries.flatten(2, 3)
-        own = scaled[..., num_prefix:].flatten(2, 3)
-        grad_queries = own @ self.keys
-        of_prefix = scaled[..., :num_prefix].flatten(1, 3)  # [kv, R * group * n, P]
-        if num_prefix:
-            grad_queries += (of_prefix @ self.prefix_keys).view_as(grad_queries)
-        return _Gradients(
-            grad_queries.view(shape),
-            own.mT @ queries,
-            weights[..., num_prefix:].flatten(2, 3).mT @ grad,
-            of_prefix.mT @ queries.flatten(1, 2),
-            weights[..., :num_prefix].flatten(1, 3).mT @ grad.flatten(1, 2),
+            of_scores *= slope
+        of_scores = of_scores.mul_(self.spec.scale).to(dtype)
+        return (
+            self._by_group(of_scores @ self.keys),
+            of_scores.mT @ self.queries,
+            weights.to(dtype).mT @ grad,
         )
 
     def _weights(self) -> tuple[Tensor, Tensor | None]:
-        """Probabilities [kv, R, group, n, P + C], and the slope of the cap at each score."""
-        queries = self.queries.flatten(2, 3)
-        wide = torch.promote_types(queries.dtype, torch.float32)
-        scores = self._both(
-            queries.flatten(1, 2) @ self.prefix_keys.mT, queries @ self.keys.mT, wide
-        )
-        scores *= self.spec.scale
+        """Probabilities [kv, R, group * n, C], and the slope of the cap at each score."""
+        wide = torch.promote_types(self.keys.dtype, torch.float32)
+        scores = (self.queries @ self.keys.mT).to(wide).mul_(self.spec.scale)
         slope = None
         if self.spec.soft_cap is not None:
             turned = torch.tanh(scores / self.spec.soft_cap)
             scores, slope = self.spec.soft_cap * turned, 1 - turned.square()
-        return torch.softmax(scores + self.bias, -1), slope
+        self._by_group(scores).add_(self.bias)
+        return torch.softmax(scores, -1), slope
 
-    def _both(self, of_prefix: Tensor, own: Tensor, dtype: torch.dtype) -> Tensor:
-        """[kv, R * group * n, P] and [kv, R, group * n, C] as [kv, R, group, n, P + C]."""
-        shape = self.queries.shape[:-1]
-        own = own.view(*shape, own.shape[-1])
-        if not of_prefix.shape[-1]:
-            return own.to(dtype)
-        return torch.cat((of_prefix.view(*shape, of_prefix.shape[-1]), own), -1).to(dtype)
+    def _by_group(self, x: Tensor) -> Tensor:
+        """[kv, R, group * n, size] as [kv, R, group, n, size]."""
+        return x.view(*x.shape[:2], -1, self.end - self.start, x.shape[-1])

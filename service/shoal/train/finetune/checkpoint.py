@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -28,7 +29,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[st
         file.write(header(layouts, {"facts": json.dumps(facts)}))
         for tensor in tensors.values():
             flat = tensor.detach().to("cpu", torch.float32).contiguous().reshape(-1)
-            file.write(memoryview(flat.numpy()).cast("B"))
+            file.write(flat.numpy().view(np.uint8).data)
 
     replace_file(path, write)
 

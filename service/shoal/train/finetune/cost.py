@@ -1,5 +1,5 @@
-"""What a run takes, from sizes alone: memory within some 20 % of what a CPU run was measured to
-take, and floating-point operations."""
+"""What a run takes, from sizes alone: floating-point operations, and memory within some 20 % of
+what runs on a CPU were measured to take."""
 
 import math
 from typing import NamedTuple

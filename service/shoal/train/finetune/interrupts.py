@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
@@ -33,7 +33,8 @@ def noticed_signals(on_first: Callable[[], None]) -> Iterator[Callable[[], int]]
         came = number
         for each in _NUMBERS:
             signal.signal(each, signal.SIG_DFL)
-        on_first()
+        with suppress(RuntimeError):  # it came in the middle of another print
+            on_first()
 
     before = {number: signal.signal(number, note) for number in _NUMBERS}
     try:

@@ -89,6 +89,7 @@ class Loop:
         self.progress = Progress()
         self.held_out_packs = make_packs(held_out, plan.pack_tokens) if held_out else []
         self._best = _Best()
+        self._is_done = False  # the checkpoint was taken when no step was to follow
         self._optimizer = torch.optim.AdamW(
             list(network.parameters.values()),
             lr=plan.lr,
@@ -115,10 +116,11 @@ class Loop:
         progress.held_out = [(tokens, figures) for tokens, figures in progress.held_out]
         self._best = _Best(**facts["best"])
         load_into(self._checkpoint, self.network.parameters)
-        if self.progress.step < self.plan.steps and not facts["is_done"]:
+        self._is_done = facts["is_done"]
+        if self.progress.step and not self._is_done:
             for weight in self.network.parameters.values():
                 self._optimizer.state[weight] = {
-                    "step": torch.tensor(float(self.progress.step)),
+                    "step": torch.tensor(float(self.progress.step), device=weight.device),
                     **{name: torch.empty_like(weight) for name in _MOMENTS},
                 }
             load_into(self._checkpoint, self._moments())
@@ -168,7 +170,7 @@ class Loop:
         evaluation_s = clock() - started
         remark = ""
         with noticed_signals(lambda: self.observer.say("saving; once more ends at once")) as came:
-            while progress.step < plan.steps and not self._is_worse_for_long():
+            while progress.step < plan.steps and not self._is_over():
                 now = clock()
                 share = progress.step / plan.steps
                 if until_s is not None:
@@ -212,8 +214,10 @@ class Loop:
         kept += f"after step {step} it was {now:.4f}"
         return End(best.step, f"{remark}; {kept}" if remark else kept, best.loss)
 
-    def _is_worse_for_long(self) -> bool:
-        return bool(self.plan.patience) and self._best.misses >= self.plan.patience
+    def _is_over(self) -> bool:
+        """Before the last step."""
+        is_worse_for_long = self.plan.patience and self._best.misses >= self.plan.patience
+        return self._is_done or bool(is_worse_for_long)
 
     def _step(self, share: float, log: RunLog) -> float:
         plan, progress, optimizer = self.plan, self.progress, self._optimizer

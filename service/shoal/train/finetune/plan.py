@@ -172,8 +172,8 @@ def _epochs(request: FineTuneRequest, rows: Sequence[EncodedRow]) -> Choice:
         once = sum(len(row.ids) for row in rows)
         value = f"{request.tokens / once:.4g}"
         return Choice("epochs", value, f"{request.tokens:,} tokens of rows that have {once:,}")
-    value = next(epochs for most, epochs in _EPOCHS_OF_ROWS if len(rows) <= most)
-    return Choice("epochs", f"{value:g}", f"{len(rows)} rows")
+    chosen = next(epochs for most, epochs in _EPOCHS_OF_ROWS if len(rows) <= most)
+    return Choice("epochs", f"{chosen:g}", f"{len(rows)} rows")
 
 
 def _batch_size(request: FineTuneRequest, num_rows: int) -> Choice:

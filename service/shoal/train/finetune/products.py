@@ -260,7 +260,7 @@ def _rms_norm(
 
 def _rms_factor(x: Tensor, eps: float) -> Tensor:
     """[.., 1]"""
-    mean = torch.linalg.vecdot(x, x)[..., None] / x.shape[-1]
+    mean: Tensor = torch.linalg.vecdot(x, x)[..., None] / x.shape[-1]
     return mean.add_(eps).rsqrt_()
 
 
