@@ -16,7 +16,7 @@ from shoal.train.finetune import attention, loss
 from shoal.train.finetune.lora import LowRank, make_lora
 from shoal.train.finetune.network import TrainableNetwork
 from shoal.train.finetune.pack import make_packs
-from tests.fakes.tiny_models import write_tiny_model
+from tests.fakes.tiny_models import CONFIGS, write_tiny_model
 from tests.model.cases import write_case
 from tests.model.driving import reference_model
 from tests.train.finetune.rows import (
@@ -220,6 +220,19 @@ def test_bfloat16_is_near_float32(rank: int | None, tmp_path: Path) -> None:
     (exact, wanted), (near, rounded) = found
     assert near == pytest.approx(exact, rel=2e-3)
     assert_same(rounded, wanted, 0.1)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_every_family_computes_in_bfloat16(family: str, tmp_path: Path) -> None:
+    checkpoint = load(write_tiny_model(tmp_path / "tiny", family))
+    lora = make_lora(checkpoint.architecture, checkpoint.spec, 4, 4.0)
+    pack = one_pack(random_rows(SHAPES, prefix=22))
+    exact, _ = make_network(checkpoint).nats(pack)
+    for each in (None, lora):
+        network = make_network(checkpoint, lora=each, dtype=torch.bfloat16)
+        assert network.backward(pack, 1.0) == pytest.approx(exact, rel=0.02)
+        assert all(torch.isfinite(gradient).all() for gradient in gradients(network).values())
+        assert any(gradient.any() for gradient in gradients(network).values())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
