@@ -34,8 +34,13 @@ for block in $(ls "$place/blocks" | sort -n); do
     cat "$place/blocks/$block"
     echo "---"
     if ! grep -q '^shoal serve' "$place/blocks/$block"; then
-        bash -euo pipefail "$place/blocks/$block" > "$place/answer" 2> "$place/errors" \
-            || { cat "$place/errors" >&2; exit 1; }
+        # An adapter may be loading for a moment after its base is ready.
+        for _ in $(seq 60); do
+            bash -euo pipefail "$place/blocks/$block" > "$place/answer" 2> "$place/errors" \
+                || { cat "$place/errors" >&2; exit 1; }
+            grep -q '"model_loading"' "$place/answer" || break
+            sleep 1
+        done
         cat "$place/answer"
         echo
         grep -q '"content"' "$place/answer" || { echo "that is no answer" >&2; exit 1; }

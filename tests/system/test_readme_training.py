@@ -37,5 +37,5 @@ def test_the_readmes_commands_teach_and_serve() -> None:
     assert done.returncode == 0
     (answer,) = re.findall(r'"content": ?("(?:[^"\\]|\\.)*")', done.stdout)
     assert is_taught(json.loads(answer))
-    for name in ("pirate", "mine"):
+    for name in ("pirate", "whole-pirate", "mine"):
         assert re.search(rf'served: .*"{name}"', done.stdout)

@@ -1,5 +1,6 @@
 """Questions to a served model."""
 
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from tests.benchmarks.serving import serving
 
 CONCURRENCY = 8
 TIMEOUT_S = 600.0
+POLL_S = 0.2
 EXTRACTION_MAX_TOKENS = 128
 
 
@@ -23,14 +25,20 @@ class Answer(NamedTuple):
 
 
 @contextmanager
-def served(flags: Sequence[str]) -> Iterator[httpx.Client]:
-    """A client of `shoal serve` with these flags."""
+def served(flags: Sequence[str], model: str) -> Iterator[httpx.Client]:
+    """A client of `shoal serve` with these flags, once the model answers: an adapter may be loading
+    for a moment after its base is ready."""
     with (
         serving([], *flags) as (_, port),
         httpx.Client(
             base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_S, trust_env=False
         ) as client,
     ):
+        body = {"model": model, "prompt": "a", "max_tokens": 1}
+        while (
+            client.post("/v1/completions", json=body).status_code == httpx.codes.SERVICE_UNAVAILABLE
+        ):
+            time.sleep(POLL_S)
         yield client
 
 

@@ -88,7 +88,7 @@ def measure_served(
     flags: list[str], model: str, task: Task, data: Path, num_articles: int
 ) -> Figures:
     """Figures of the task, and what other text costs the model."""
-    with served(flags) as client:
+    with served(flags, model) as client:
         figures = task.measure(client, model)
         if num_articles:
             with ThreadPoolExecutor(CONCURRENCY) as pool:
