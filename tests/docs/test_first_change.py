@@ -62,6 +62,7 @@ def python(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
 def test_the_first_change_works_as_it_is_told(copy: Path) -> None:
     test, *changes = patches()
     apply(test, copy)

@@ -27,6 +27,7 @@ def clone(tmp_path: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a clone, not a copy")
 def test_a_newcomer_can_copy_the_lines(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     walk = Walk(clone, is_fresh=True)
     blocks = read(PAGE)

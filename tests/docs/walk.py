@@ -7,6 +7,7 @@ models that the tests make.
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -168,6 +169,8 @@ def why_not(block: Block, page: Sequence[Block], models: Path = ROOT / "models")
         return block.not_run
     if any("shoal train" in other.code for other in page if other.section == block.section):
         return "its section trains for minutes: tests/train"
+    if "curl " in block.code and not shutil.which("curl"):
+        return "curl is not installed here"
     needs_smollm2 = re.search(r"smollm2|file\.gguf", block.code)
     if needs_smollm2 and not (models / "smollm2.gguf").exists():
         return "smollm2 was not pulled here"
