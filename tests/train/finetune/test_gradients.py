@@ -13,10 +13,11 @@ from torch import Tensor
 from shoal.model.spec import Role
 from shoal.train.config import RecipeError
 from shoal.train.finetune import attention, loss
-from shoal.train.finetune.lora import LowRank, make_lora
+from shoal.train.finetune.lora import AdaptedModule, LowRank, make_lora
 from shoal.train.finetune.network import TrainableNetwork
 from shoal.train.finetune.pack import make_packs
-from tests.fakes.tiny_models import write_tiny_model
+from shoal.train.finetune.products import Product
+from tests.fakes.tiny_models import CONFIGS, write_tiny_model
 from tests.model.cases import write_case
 from tests.model.driving import reference_model
 from tests.train.finetune.rows import (
@@ -220,6 +221,34 @@ def test_bfloat16_is_near_float32(rank: int | None, tmp_path: Path) -> None:
     (exact, wanted), (near, rounded) = found
     assert near == pytest.approx(exact, rel=2e-3)
     assert_same(rounded, wanted, 0.1)
+
+
+def test_a_small_low_rank_part_is_not_lost_in_bfloat16() -> None:
+    """It is rounded together with what the matrix gives, not added to what is rounded already."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(256, 64, generator=generator).bfloat16() for _ in range(2))
+    module = AdaptedModule("a module", 0, ("q",), (256,), 64, 1)
+    a, b = torch.randn(4, 64, generator=generator), torch.randn(256, 4, generator=generator)
+    low_rank = LowRank(module, a.requires_grad_(), (b * 1e-4).requires_grad_())
+    plain = Product(weight, None, [], 1.0, torch.bfloat16)(x).float()
+    found = Product(weight, None, [(slice(0, 256), low_rank)], 1.0, torch.bfloat16)(x).float()
+    wanted = x.float() @ (low_rank.b @ low_rank.a).T.detach()
+    # By how much of what it should be the output moved, over all of its numbers.
+    moved = ((found - plain) * wanted).sum() / wanted.square().sum()
+    assert moved.item() == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_every_family_computes_in_bfloat16(family: str, tmp_path: Path) -> None:
+    checkpoint = load(write_tiny_model(tmp_path / "tiny", family))
+    lora = make_lora(checkpoint.architecture, checkpoint.spec, 4, 4.0)
+    pack = one_pack(random_rows(SHAPES, prefix=22))
+    exact, _ = make_network(checkpoint).nats(pack)
+    for each in (None, lora):
+        network = make_network(checkpoint, lora=each, dtype=torch.bfloat16)
+        assert network.backward(pack, 1.0) == pytest.approx(exact, rel=0.02)
+        assert all(torch.isfinite(gradient).all() for gradient in gradients(network).values())
+        assert any(gradient.any() for gradient in gradients(network).values())
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -66,36 +66,77 @@ class _Lookup(torch.autograd.Function):
         return None, None, None
 
 
-@dataclass(slots=True)
 class Product:
     """x [T, in] -> x W^T + bias + scale (x A^T) B^T, [T, out] in `compute`. What x is computed from
-    is kept instead of x where x knows it."""
+    is kept instead of x where x knows it.
 
-    weight: Tensor  # [out, in]
-    bias: Tensor | None
-    low_ranks: LowRanks
-    scale: float
-    compute: torch.dtype
+    The low-rank part is added within the product of the matrix, x beside x A^T times W beside B:
+    added to a result that is rounded already, most of it would be lost in bfloat16. So a matrix
+    with products lies in a larger one,
+
+        W [out, in]        scale * B [out, ranks of all]
+        A [ranks, in]      unused
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        low_ranks: LowRanks,
+        scale: float,
+        compute: torch.dtype,
+    ) -> None:
+        self.num_outputs, self.num_inputs = weight.shape
+        self.bias, self.low_ranks, self.scale, self.compute = bias, low_ranks, scale, compute
+        self._matrix = weight
+        if low_ranks:
+            ranks = sum(len(low_rank.a) for _, low_rank in low_ranks)
+            shape = (self.num_outputs + ranks, self.num_inputs + ranks)
+            self._matrix = weight.new_zeros(shape)
+            self._matrix[: self.num_outputs, : self.num_inputs] = weight
+        self.trained = weight if weight.requires_grad else None
 
     def __call__(self, x: Tensor) -> Tensor:
         leaves = [leaf for _, low_rank in self.low_ranks for leaf in (low_rank.a, low_rank.b)]
         x = x.to(self.compute)
         recipe: Recipe | None = getattr(x, _RECIPE, None)
-        return apply(_Product, x, self, recipe, self.weight, self.bias, *leaves)
+        return apply(_Product, x, self, recipe, self.trained, self.bias, *leaves)
 
-    def joined_a(self) -> Tensor:
-        """A of all products, one below the other."""
-        matrices = [low_rank.a for _, low_rank in self.low_ranks]
-        joined = matrices[0] if len(matrices) == 1 else torch.cat(matrices)
-        return joined.to(self.compute)
+    def refresh(self) -> None:
+        """Puts A and B as they are into the matrix."""
+        for columns, (outputs, low_rank) in self.by_columns():
+            rows = slice(self.num_outputs + columns.start, self.num_outputs + columns.stop)
+            self._matrix[rows, : self.num_inputs] = low_rank.a.detach()
+            of_b = slice(self.num_inputs + columns.start, self.num_inputs + columns.stop)
+            self._matrix[outputs, of_b] = low_rank.b.detach() * self.scale
 
     def by_columns(self) -> Iterator[tuple[slice, tuple[slice, LowRank]]]:
-        """Each product with its rows of the joined A."""
+        """Each product with its share of the ranks of all."""
         start = 0
         for each in self.low_ranks:
             end = start + len(each[1].a)
             yield slice(start, end), each
             start = end
+
+    @property
+    def forwards(self) -> Tensor:
+        """[out, in + ranks]"""
+        return self._matrix[: self.num_outputs].to(self.compute)
+
+    @property
+    def backwards(self) -> Tensor:
+        """[out + ranks, in]"""
+        return self._matrix[:, : self.num_inputs].to(self.compute)
+
+    @property
+    def joined_a(self) -> Tensor:
+        """[ranks, in]"""
+        return self._matrix[self.num_outputs :, : self.num_inputs]
+
+    @property
+    def joined_b(self) -> Tensor:
+        """[out, ranks], scaled, zero where a product does not reach."""
+        return self._matrix[: self.num_outputs, self.num_inputs :]
 
 
 class _Product(torch.autograd.Function):
@@ -103,52 +144,46 @@ class _Product(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, product: Product, recipe: Recipe | None, *leaves: Tensor
     ) -> Tensor:
-        compute, bias = product.compute, product.bias
-        out = F.linear(x, product.weight.to(compute), None if bias is None else bias.to(compute))
+        bias = None if product.bias is None else product.bias.to(product.compute)
         kept = recipe.tensors if recipe is not None else (x,)
         if product.low_ranks:
-            inner = x @ product.joined_a().T  # [T, ranks of all]
-            for columns, (outputs, low_rank) in product.by_columns():
-                b = low_rank.b.to(compute)
-                out[:, outputs].addmm_(inner[:, columns], b.T, alpha=product.scale)
+            product.refresh()
+            inner = x @ product.joined_a.T  # [T, ranks]
             ctx.save_for_backward(inner, *kept)
-        elif product.weight.requires_grad:
+            x = torch.cat((x, inner), 1)
+        elif product.trained is not None:
             ctx.save_for_backward(None, *kept)
         ctx.product = product
         ctx.recompute = recipe.compute if recipe is not None else _same
-        return out
+        return F.linear(x, product.forwards, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> _Grads:
         product: Product = ctx.product
-        compute, weight, bias = product.compute, product.weight, product.bias
-        grad_x = grad @ weight.to(compute) if ctx.needs_input_grad[0] else None
+        both = grad
         if saved := ctx.saved_tensors:
             inner, *kept = saved
             x: Tensor = ctx.recompute(*kept)
             if product.low_ranks:
-                to_inner = _add_low_rank_gradients(product, grad, inner, x)
-                if grad_x is not None:
-                    grad_x.addmm_(to_inner, product.joined_a())
-            if weight.requires_grad:
-                _add_product(grad_of(weight), grad, x)
-        if bias is not None and bias.requires_grad:
-            grad_of(bias).add_(grad.sum(0, dtype=bias.dtype))
+                to_inner = grad @ product.joined_b  # [T, ranks]
+                _add_low_rank_gradients(product, grad, to_inner, inner, x)
+                both = torch.cat((grad, to_inner), 1)
+            if product.trained is not None:
+                _add_product(grad_of(product.trained), grad, x)
+        if product.bias is not None and product.bias.requires_grad:
+            grad_of(product.bias).add_(grad.sum(0, dtype=product.bias.dtype))
+        grad_x = both @ product.backwards if ctx.needs_input_grad[0] else None
         return grad_x, *[None] * (len(ctx.needs_input_grad) - 1)
 
 
-def _add_low_rank_gradients(product: Product, grad: Tensor, inner: Tensor, x: Tensor) -> Tensor:
-    """grad [T, out], inner [T, ranks of all], x [T, in] -> the gradient of inner."""
-    to_inner = torch.empty_like(inner)
-    for columns, (outputs, low_rank) in product.by_columns():
-        part = grad[:, outputs]
-        to_inner[:, columns] = part @ low_rank.b.to(product.compute)
-        _add_product(grad_of(low_rank.b), part, inner[:, columns], product.scale)
-    to_inner *= product.scale
+def _add_low_rank_gradients(
+    product: Product, grad: Tensor, to_inner: Tensor, inner: Tensor, x: Tensor
+) -> None:
+    """grad [T, out], x [T, in]; inner [T, ranks] is x A^T, and to_inner its gradient."""
     of_a = to_inner.T @ x
-    for columns, (_, low_rank) in product.by_columns():
+    for columns, (outputs, low_rank) in product.by_columns():
         grad_of(low_rank.a).add_(of_a[columns])
-    return to_inner
+        _add_product(grad_of(low_rank.b), grad[:, outputs], inner[:, columns], product.scale)
 
 
 def _same(x: Tensor) -> Tensor:
