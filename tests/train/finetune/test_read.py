@@ -10,7 +10,6 @@ import json
 import lzma
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -193,14 +192,12 @@ def test_the_fingerprint_is_that_of_the_bytes(tmp_path: Path) -> None:
     assert read_rows(path).fingerprint == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_a_hundred_thousand_rows_take_seconds(tmp_path: Path) -> None:
-    content = lines(*({"prompt": f"question {n}", "completion": "x" * 50} for n in range(20_000)))
-    path = write(tmp_path, "a.jsonl", content * 5)
-    before = time.process_time()
-    found = read_rows(path)
-    assert time.process_time() - before < 10  # of computing; 2 s on a quiet machine
-    assert len(found.rows) == 100_000
-    assert "80,000 rows of 100,000 repeat an earlier one" in found.notes
+def test_rows_that_repeat_are_counted(tmp_path: Path) -> None:
+    found = read(
+        tmp_path, *({"prompt": f"question {n % 2000}", "completion": "x"} for n in range(5000))
+    )
+    assert len(found.rows) == 5000
+    assert "3,000 rows of 5,000 repeat an earlier one" in found.notes
 
 
 # --- what is refused ------------------------------------------------------------------------------
