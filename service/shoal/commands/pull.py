@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shoal.commands.terminal import fail
+from shoal.commands.completion import complete_catalogue
+from shoal.commands.terminal import fail, print_table
 
 if TYPE_CHECKING:
     from shoal.checkpoint.catalogue import Entry
@@ -15,7 +16,12 @@ if TYPE_CHECKING:
 
 def pull(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Models of the catalogue.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME]...",
+            help="Models of the catalogue.",
+            autocompletion=complete_catalogue,
+        ),
     ] = None,
     models_dir: Annotated[
         Path | None,
@@ -91,7 +97,6 @@ def _with_progress_bar(entry: Entry, folder: Path) -> Path:
 
 
 def _list(entries: dict[str, Entry], folder: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from shoal.commands.fetch import FetchError, is_present
@@ -104,4 +109,4 @@ def _list(entries: dict[str, Entry], folder: Path) -> None:
             here = "another file of its name"
         size = f"{entry.wheel_bytes / 1e6:.0f} MB"
         table.add_row(entry.name, entry.description, entry.licence, size, here)
-    Console(highlight=False).print(table)
+    print_table(table)

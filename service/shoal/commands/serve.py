@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import socket
 import sys
 import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 import typer
 
@@ -54,12 +55,17 @@ def make_command() -> Callable[..., None]:
 
 def run_server(config: Path | None, flags: dict[str, Any]) -> None:
     """Check the settings, then serve until stopped."""
-    settings = checked_settings(config, flags)
+    serve_until_stopped(checked_settings(config, flags))
+
+
+def serve_until_stopped(settings: Settings, listener: socket.socket | None = None) -> NoReturn:
+    """Serves, on a socket that listens already or on the port of the settings, and ends the command
+    with the exit code of the server."""
     from shoal.errors import ModelFolderError, ShoalError
     from shoal.server.serve import EXIT_ENGINE_FAILED, run
 
     try:
-        exit_code = run(settings)
+        exit_code = run(settings, listener)
     except ModelFolderError as error:  # the same code wherever the fault of a model is found
         fail(error.message, EXIT_ENGINE_FAILED)
     except ShoalError as error:

@@ -8,6 +8,7 @@ import gc
 import logging
 import signal
 import socket
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from types import FrameType
@@ -29,7 +30,7 @@ from shoal.server.memory_watch import watch_memory
 from shoal.server.services import Services
 from shoal.server.wire.connections import Connections
 from shoal.server.wire.limits import WireLimits
-from shoal.server.wire.listener import PROBE_PLACES, find_places
+from shoal.server.wire.listener import PROBE_PLACES, find_places, url_of
 from shoal.text.text_model import load_text_model
 
 log = logging.getLogger("shoal.server")
@@ -150,12 +151,6 @@ class _Server(uvicorn.Server):
         self._probes = probes
         self.listening = asyncio.Event()
 
-    @property
-    def port(self) -> int:
-        """Of the listener, which may have picked it."""
-        port: int = self.servers[0].sockets[0].getsockname()[1]
-        return port
-
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self._probes is not None:
@@ -214,24 +209,39 @@ async def _print_startup_message(
     absent: Mapping[str, str],
     texts: "asyncio.Task[None]",
 ) -> None:
-    """Prints the models, the URL and an example request once the server is ready."""
+    """Prints the address, the models and an example request. On a terminal the address comes
+    first, while models still load: the page shows how far they are. Elsewhere it comes once all is
+    ready, for whoever waits for that."""
+    await server.listening.wait()
+    url = url_of(server.servers[0].sockets[0])
+    is_early = sys.stdout.isatty()
+    if is_early:
+        print(_address(url, services.settings), flush=True)
     await asyncio.wait([texts])
     await client.ready.wait()
-    await server.listening.wait()
-    host, port = server.config.host, server.port
-    shown_host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-    url = f"http://{shown_host}:{port}"
     served = services.served_names()
     for line in (
         *_model_lines(client.loaded, served),
         *(f"  {model.name}: adapter of {model.parent}" for model in services.adapters.listed()),
         *_failure_lines(services),
+        *(f"  {name}: {how_to_get}" for name, how_to_get in absent.items()),
     ):
         print(line, flush=True)
-    for name, how_to_get in absent.items():
-        print(f"  {name}: {how_to_get}", flush=True)
-    if not served:  # possible if engine and tokenizer failed on different models
-        return
+    if served:  # none if engine and tokenizer failed on different models
+        address = "" if is_early else f"{_address(url, services.settings)}. "
+        print(f"{address}Try:\n\n{_example(url, services)}\n", flush=True)
+
+
+def _address(url: str, settings: Settings) -> str:
+    parts = [
+        *(["a page for browsers"] if settings.page else []),
+        *([f"docs: {url}/docs"] if settings.docs else []),
+    ]
+    return f"Shoal serves on {url}" + (f" ({'; '.join(parts)})" if parts else "")
+
+
+def _example(url: str, services: Services) -> str:
+    """A request to the default model, for a shell."""
     model = services.models[services.default_model]
     auth = " -H 'Authorization: Bearer YOUR_KEY'" if services.keys else ""
     if model.chat.source is not None:
@@ -239,12 +249,9 @@ async def _print_startup_message(
         prompt = '"messages": [{"role": "user", "content": "Tell me a story about a fish."}]'
     else:
         route, prompt = "completions", '"prompt": "Once upon a time"'
-    page = "a page for browsers; " if services.settings.page else ""
-    print(
-        f"Shoal serves on {url} ({page}docs: {url}/docs). Try:\n\n"
+    return (
         f"  curl {url}/v1/{route} -H 'Content-Type: application/json'{auth} \\\n"
-        f'    -d \'{{"model": "{model.name}", {prompt}, "max_tokens": 80}}\'\n',
-        flush=True,
+        f'    -d \'{{"model": "{model.name}", {prompt}, "max_tokens": 80}}\''
     )
 
 

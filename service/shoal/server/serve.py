@@ -6,6 +6,7 @@ The HTTP server accepts requests as soon as it is imported, even if models are s
 import asyncio
 import contextlib
 import logging
+import socket
 import sys
 from collections.abc import Callable
 
@@ -17,30 +18,32 @@ from shoal.config import Settings, engine_config, environment_remarks, forget_se
 from shoal.logs import logging_to_stderr
 from shoal.metrics import Metrics
 from shoal.server.auth import check_keys
-from shoal.server.wire.listener import listen
+from shoal.server.run_file import run_file
+from shoal.server.wire.listener import listen, url_of
 
 log = logging.getLogger("shoal.server")
 
 EXIT_ENGINE_FAILED = 3
 
 
-def run(settings: Settings) -> int:
-    """Serves until a signal; returns the exit code. Raises ConfigError or ModelFolderError
-    for invalid settings or model folders."""
+def run(settings: Settings, listener: socket.socket | None = None) -> int:
+    """Serves until a signal; returns the exit code. `listener`: a socket that listens already, in
+    place of the port of the settings. Raises ConfigError or ModelFolderError for invalid settings
+    or model folders."""
     use_one_arena()
     forget_secrets()
     with (
         logging_to_stderr(settings.log_level, settings.log_format),
         asyncio.Runner(loop_factory=_loop_factory()) as runner,
     ):
-        fatal = runner.run(_serve(settings))
+        fatal = runner.run(_serve(settings, listener))
     if fatal is None:
         return 0
     print(f"shoal: {fatal}", file=sys.stderr)  # the last word is for people, not a log line
     return EXIT_ENGINE_FAILED
 
 
-async def _serve(settings: Settings) -> str | None:
+async def _serve(settings: Settings, given: socket.socket | None) -> str | None:
     """Returns why the engine could not go on, None after a proper end."""
     for remark in (*environment_remarks(), *access_remarks(settings)):
         log.warning(remark)
@@ -61,13 +64,15 @@ async def _serve(settings: Settings) -> str | None:
         on_fatal=engine_failed,
     )
     with contextlib.ExitStack() as sockets:
-        listener = sockets.enter_context(listen(settings))
+        listener = sockets.enter_context(given or listen(settings))
         probe_listener = None
         if settings.probe_port is not None:
             probe_listener = sockets.enter_context(listen(settings, settings.probe_port))
         await client.start()
         try:
             await asyncio.sleep(0)  # sends the config to the engine before the slow import
+            if given is None:
+                sockets.enter_context(run_file(url_of(listener)))
             from shoal.server.http_server import serve_http
 
             await serve_http(

@@ -29,6 +29,8 @@ class FakeServer:
     end_early_after: int | None = None  # tokens, as if the model had ended
     tokens_per_chunk: int = 1
     words: tuple[str, ...] = ("blue", "sky", "sea")
+    metrics: str | None = None  # text of /metrics
+    key: str | None = None  # that callers must send, but to /health
     url: str = ""
     asked: list[Body] = field(default_factory=list)
     num_connections: int = 0
@@ -49,6 +51,13 @@ class FakeServer:
                     0,
                 )
                 body = json.loads(await reader.readexactly(length)) if length else {}
+                if (
+                    self.key is not None
+                    and f"bearer {self.key}\r\n" not in head.lower()
+                    and (head.split(" ")[1] != "/health")
+                ):
+                    _send_error(writer, 401, "invalid_api_key")
+                    continue
                 await self._answer(head.split(" ")[1], body, writer)
                 if "connection: close" in head.lower():
                     break
@@ -63,6 +72,10 @@ class FakeServer:
             failed = [{"id": "bad", "reason": "it is damaged"}]
             answer = {"object": "list", "data": models, "failed": failed}
             return _send_json(writer, 200, answer)
+        if path == "/health":
+            return _send_json(writer, 200, {"status": "ok", "models": {"m": {"state": "ready"}}})
+        if path == "/metrics" and self.metrics is not None:
+            return _send(writer, 200, "text/plain", self.metrics.encode())
         if path == "/version":
             return _send_json(writer, 200, {"version": "fake-1"})
         if path not in ("/v1/completions", "/v1/chat/completions"):
@@ -177,6 +190,11 @@ def _send_error(writer: asyncio.StreamWriter, status: int, code: str, param: str
 def _send_json(
     writer: asyncio.StreamWriter, status: int, value: Body, extra_header: str = ""
 ) -> None:
-    data = json.dumps(value).encode()
-    head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n{extra_header}"
+    _send(writer, status, "application/json", json.dumps(value).encode(), extra_header)
+
+
+def _send(
+    writer: asyncio.StreamWriter, status: int, kind: str, data: bytes, extra_header: str = ""
+) -> None:
+    head = f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\n{extra_header}"
     writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)

@@ -27,15 +27,56 @@ def test_the_version_is_the_packages() -> None:
     assert invoke("--version").stdout == f"shoal {__version__}\n"
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["serve", "chat", "complete", "bench", "models", "pull", "check", "doctor", "train"],
-)
+COMMANDS = [
+    "serve", "run", "chat", "complete", "ps", "top", "bench", "models", "pull", "check", "doctor",
+    "train", "keys",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_a_help_page(command: str) -> None:
     assert command in invoke("--help").stdout
     result = CliRunner().invoke(build_app(), [command, "--help"])
     assert result.exit_code == 0
     assert "Usage" in result.stdout
+
+
+def complete(words: str) -> list[str]:
+    """What a shell is given for the last word of a line."""
+    done = subprocess.run(
+        [sys.executable, "-m", "shoal"],
+        env={
+            "PYTHONPATH": SERVICE, "_SHOAL_COMPLETE": "complete_bash", "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split(" ")) - 1), "SHOAL_BASE_URL": "http://127.0.0.1:1",
+        },
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("shoal ser", "serve"),
+        ("shoal serve --max-queue-w", "--max-queue-wait"),
+        ("shoal run minn", "minnow"),
+        ("shoal run models/minn", "models/minnow/"),
+        ("shoal chat --model minn", "minnow"),
+        ("shoal pull smol", "smollm2"),
+        ("shoal models --add smol", "smollm2"),
+    ],
+)
+def test_a_shell_completes_commands_flags_and_models(words: str, found: str) -> None:
+    assert found in complete(words)
+
+
+def test_an_unknown_command_names_the_nearest() -> None:
+    result = invoke("srve")
+    assert result.exit_code == 2
+    assert "Did you mean 'serve'?" in result.stderr
 
 
 def test_the_help_loads_nothing_heavy() -> None:
@@ -89,7 +130,7 @@ def test_what_the_commands_need_is_the_extra() -> None:
     assert sorted(NEEDED) == sorted(needed)
 
 
-@pytest.mark.parametrize("command", ["chat", "complete x", "bench", "models"])
+@pytest.mark.parametrize("command", ["run m x", "chat", "complete x", "top", "bench", "models"])
 def test_every_command_takes_the_address_the_same_way(
     command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,7 +187,7 @@ def test_without_a_name_the_first_model_that_the_server_lists_is_used(command: l
     assert server.asked[-1]["model"] == "tiny-a"
 
 
-@pytest.mark.parametrize("command", [["complete", "x"], ["chat"], ["models"]])
+@pytest.mark.parametrize("command", [["complete", "x"], ["chat"], ["models"], ["top", "--once"]])
 def test_without_a_server_the_error_says_how_to_start_one(command: list[str]) -> None:
     with running(FakeServer()) as server:
         pass
@@ -167,12 +208,22 @@ def test_a_refused_request_is_one_line_with_the_servers_words() -> None:
 def test_chat_reads_one_message_per_line_when_there_is_no_terminal() -> None:
     with running(FakeServer()) as server:
         result = invoke(
-            "chat", "--max-tokens", "2", "--base-url", server.url, text="one\n\n/reset\ntwo\n"
+            "chat", "--max-tokens", "2", "--base-url", server.url, text="one\n\n/new\ntwo\n"
         )
     assert result.exit_code == 0
     assert result.stdout == " blue sky\n blue sky\n"
     assert "conversation forgotten" in result.stderr
     assert [len(body["messages"]) for body in server.asked] == [1, 1]
+
+
+def test_chat_takes_several_lines_between_quotes_from_a_pipe_too() -> None:
+    lines = '"""one\n/two\n"""\n/edit\n/retry\n"""open'
+    with running(FakeServer()) as server:
+        result = invoke("chat", "--max-tokens", "1", "--base-url", server.url, text=lines)
+    asked = [body["messages"][-1]["content"] for body in server.asked]
+    assert asked == ["one\n/two", "one\n/two"]
+    assert "/edit needs a terminal" in result.stderr
+    assert result.stdout == " blue\n blue\n"
 
 
 @pytest.mark.parametrize(

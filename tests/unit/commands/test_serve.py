@@ -118,7 +118,7 @@ def test_flags_reach_the_server_and_its_exit_code_comes_back(
     import shoal.server.serve as server
 
     seen: list[Settings] = []
-    monkeypatch.setattr(server, "run", lambda settings: seen.append(settings) or 3)
+    monkeypatch.setattr(server, "run", lambda settings, listener: seen.append(settings) or 3)
     flags = ["--port", "0", "--model", "a", "--model", "b=c", "--no-docs", "--kernels", "torch"]
     result = CliRunner().invoke(build_app(), ["serve", *flags])
     assert result.exit_code == 3
@@ -131,7 +131,7 @@ def test_paths_are_models_too(monkeypatch: pytest.MonkeyPatch) -> None:
     import shoal.server.serve as server
 
     seen: list[Settings] = []
-    monkeypatch.setattr(server, "run", lambda settings: seen.append(settings) or 0)
+    monkeypatch.setattr(server, "run", lambda settings, listener: seen.append(settings) or 0)
     CliRunner().invoke(build_app(), ["serve", "x", "a,b=y/z=1", "--model", "m", "--port", "0"])
     assert [settings.models for settings in seen] == [["x", "a,b=y/z=1", "m"]]
 

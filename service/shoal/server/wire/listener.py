@@ -56,6 +56,14 @@ def listen(settings: Settings, port: int | None = None) -> socket.socket:
     return listener
 
 
+def url_of(listener: socket.socket) -> str:
+    """The address for a client on this machine."""
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        host = "127.0.0.1" if host == "0.0.0.0" else "::1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def find_places(max_connections: int) -> Places:
     """Raises the limit of open files, as far as it may, and fits the connections in: so many that
     accepting all that wait at once leaves the process its own files."""
