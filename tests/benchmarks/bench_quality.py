@@ -105,6 +105,15 @@ def articles(data: Path, count: int) -> list[str]:
     return texts[-count:]
 
 
+def wikinews_bits_per_byte(
+    client: httpx.Client, model: str, data: Path, count: int, pool: ThreadPoolExecutor
+) -> float:
+    """Of the last `count` articles, each in parts that fit the served model's context."""
+    context = client.get(f"/v1/models/{model}").raise_for_status().json()["max_model_len"]
+    parts = [part for text in articles(data, count) for part in _parts(text, context)]
+    return bits_per_byte(parts, score_on_server(client, model), pool)
+
+
 def _parts(text: str, context: int) -> list[str]:
     """Of as many characters as the context has tokens."""
     return [text[start : start + context] for start in range(0, len(text), context)]
@@ -150,11 +159,9 @@ def measure(url: str, model: str, data: Path, limit: int | None) -> dict[str, fl
         ThreadPoolExecutor(CONCURRENCY) as pool,
     ):
         score = score_on_server(client, model)
-        texts = articles(data, min(NUM_ARTICLES, limit or NUM_ARTICLES))
-        context = client.get(f"/v1/models/{model}").raise_for_status().json()["max_model_len"]
-        texts = [part for text in texts for part in _parts(text, context)]
+        count = min(NUM_ARTICLES, limit or NUM_ARTICLES)
         return {
-            "bits per byte, wikinews-en": bits_per_byte(texts, score, pool),
+            "bits per byte, wikinews-en": wikinews_bits_per_byte(client, model, data, count, pool),
             "accuracy, ARC-Easy": accuracy(arc_easy(data)[:limit], score, pool, per_byte=True),
             "accuracy, COPA": accuracy(copa(data)[:limit], score, pool, per_byte=False),
             "accuracy, Winograd": accuracy(winograd(data)[:limit], score, pool, per_byte=False),

@@ -40,6 +40,8 @@ def _write_tokenizer(folder: Path, files: ModelFiles) -> None:
     text = definition if isinstance(definition, str) else json.dumps(definition)
     (folder / "tokenizer.json").write_text(text, encoding="utf-8")
     _write_json(folder / "tokenizer_config.json", files.tokenizer.settings)
+    if template := files.chat_templates.get("default"):
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

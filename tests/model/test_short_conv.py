@@ -187,7 +187,7 @@ def test_pytorch_gives_every_token_of_any_chunks_the_convolution_of_its_sequence
     for u in inputs:
         b, c, x = conv._in(u).chunk(3, -1)
         padded = torch.nn.functional.pad((b * x).T, (spec.kernel_size - 1, 0))
-        y = torch.nn.functional.conv1d(padded, conv._taps.T[:, None], conv._bias, groups=hidden)
+        y = torch.nn.functional.conv1d(padded, conv._taps[:, None], conv._bias, groups=hidden)
         wanted.append(conv._out(c * y.T))
     computed = [0] * len(inputs)
     while left := [i for i, n in enumerate(lengths) if computed[i] < n]:

@@ -10,7 +10,8 @@ import pytest
 
 from shoal.train.config import load_recipe
 from shoal.train.hooks import load_hooks
-from shoal.train.run import TrainingRequest, TrainingResult, run_training
+from shoal.train.progress import TrainingResult
+from shoal.train.run import TrainingRequest, run_training
 from tests.train.builders import make_stories, write_jsonl
 
 RECIPES = Path(__file__).parents[2] / "models" / "recipes"

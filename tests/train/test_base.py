@@ -11,9 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from shoal.train.base import load_base, reads_twice
 from shoal.train.config import RecipeError
-from shoal.train.run import TrainingRequest, run_training
 from shoal.train.tokenizer import CONTROL_TOKENS, END_OF_TEXT, chat_template
-from tests.train.builders import make_stories, write_jsonl
+from tests.train.builders import make_stories
 
 transformers = pytest.importorskip("transformers")
 
@@ -61,52 +60,13 @@ def test_what_a_folder_of_transformers_knows_is_kept(tmp_path: Path, tied: bool)
     assert tokenizer.encode("Tom").ids[0] == tokenizer.token_to_id(END_OF_TEXT)
 
 
-@pytest.mark.parametrize("rank", [None, 4])
-def test_a_folder_of_transformers_is_fine_tuned_into_one_that_it_loads(
-    tmp_path: Path, rank: int | None
-) -> None:
-    answers = [{"prompt": "Who?", "completion": f"{story[:3]}."} for story in make_stories()]
-    tuned = run_training(
-        TrainingRequest(
-            out=tmp_path / "tuned",
-            data=write_jsonl(tmp_path / "more.jsonl", list(answers)),
-            base=others_folder(tmp_path / "base"),
-            lora_rank=rank,
-            tokens=2500,
-            run_dir=tmp_path / "run",
-            device="cpu",
-        )
-    )
-    losses = [loss for _, loss in tuned.progress.losses]
-    assert losses[-1] < losses[0]
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tuned.out, dtype=torch.float32)
-    network, tokenizer = load_base(tuned.out)
-    ids = torch.tensor([tokenizer.encode("<|user|>Who?<|end|><|assistant|>").ids])
-    with torch.no_grad():
-        torch.testing.assert_close(network.eval()(ids), theirs(ids).logits, atol=2e-4, rtol=1e-4)
-    assert theirs.config.eos_token_id == tokenizer.token_to_id(END_OF_TEXT)
-    assert f"--from {tmp_path / 'base'}" in (tuned.out / "MODEL.md").read_text()
-
-
-@pytest.mark.parametrize("twice", [True, False])
-def test_a_base_that_reads_twice_is_tuned_so_and_stays_so(tmp_path: Path, twice: bool) -> None:
-    base = others_folder(tmp_path / "base")
-    (base / "tokenizer_config.json").write_text(json.dumps({"chat_template": chat_template(twice)}))
-    tuned = run_training(
-        TrainingRequest(
-            out=tmp_path / "tuned",
-            data=write_jsonl(tmp_path / "more.jsonl", [{"prompt": "Who?", "completion": "Tom."}]),
-            base=base,
-            tokens=100,
-            run_dir=tmp_path / "run",
-            device="cpu",
-        )
-    )
-    assert reads_twice(tuned.out) == twice
-    row = "<|endoftext|>" + "<|user|>Who?<|end|>" * (1 + twice) + "<|assistant|>Tom.<|end|>"
-    steps = tuned.progress.losses
-    read = len(load_base(tuned.out)[1].encode(row, add_special_tokens=False).ids) - 1
-    assert steps[0][0] % read == 0  # tokens of whole rows
+def test_a_base_that_reads_twice_is_known_by_its_template(tmp_path: Path) -> None:
+    base = others_folder(tmp_path)
+    assert not reads_twice(base)
+    for twice in (True, False):
+        settings = {"chat_template": chat_template(twice)}
+        (base / "tokenizer_config.json").write_text(json.dumps(settings))
+        assert reads_twice(base) == twice
 
 
 def test_scaled_rotary_positions_are_refused_by_name(tmp_path: Path) -> None:

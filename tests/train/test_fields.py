@@ -5,10 +5,9 @@ import torch
 from tokenizers import Tokenizer
 
 from shoal.train.config import ModelShape, TokenizerChoice
-from shoal.train.lora import merged_weights
 from shoal.train.network import Llama, with_twins
 from shoal.train.tokenizer import train_tokenizer, twins
-from shoal.train.twin_embedding import TwinEmbedding
+from shoal.train.twin_embedding import TwinEmbedding, plain_weights
 from tests.train.builders import TINY
 
 _TEXTS = [
@@ -63,7 +62,7 @@ def test_the_loss_over_shared_rows_is_the_loss_over_tokens() -> None:
     )
     torch.testing.assert_close(losses, expected)
     plain = Llama(network.shape, 12)
-    plain.load_state_dict(merged_weights(network))
+    plain.load_state_dict(plain_weights(network))
     torch.testing.assert_close(plain.losses(ids, targets), expected)
 
 

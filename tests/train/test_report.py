@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from shoal.train.loop import Progress
+from shoal.train.progress import Progress
 from shoal.train.report import plot_panels, write_loss_plot
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,8 +74,6 @@ def test_a_recipe_becomes_a_folder_that_can_be_fine_tuned(tmp_path: Path) -> Non
             out=tmp_path / "tuned",
             data=write_jsonl(tmp_path / "more.jsonl", list(answers)),
             base=tmp_path / "model",
-            lora_rank=4,
-            tokens=3000,
             run_dir=tmp_path / "run2",
             device="cpu",
         )
@@ -81,20 +81,40 @@ def test_a_recipe_becomes_a_folder_that_can_be_fine_tuned(tmp_path: Path) -> Non
     assert (tmp_path / "tuned" / "MODEL.md").read_text() == "mine"
     losses = [loss for _, loss in tuned.progress.losses]
     assert losses[-1] < losses[0]
+    assert tuned.serve == f"shoal serve --model {tmp_path / 'tuned'}"
     assert (tmp_path / "tuned" / "tokenizer.json").read_bytes() == (
         tmp_path / "model" / "tokenizer.json"
     ).read_bytes()
 
 
+@pytest.mark.parametrize("kind", ["data", "base"])
+def test_a_run_folder_of_other_data_or_another_base_is_refused(tmp_path: Path, kind: str) -> None:
+    folder = write_recipe(tmp_path)
+    request = TrainingRequest(
+        out=tmp_path / "model",
+        data=folder,
+        recipe=folder,
+        tokens=600,
+        run_dir=tmp_path / "run",
+        device="cpu",
+    )
+    run_training(request)
+    weights = (tmp_path / "model" / "model.safetensors").read_bytes()
+    if kind == "base":
+        shutil.copytree(tmp_path / "model", tmp_path / "base")
+        request = replace(request, base=tmp_path / "base")
+    else:
+        write_jsonl(folder / "own.jsonl", [{"text": "1 2 3 4 5 6 7 8"}] * 50)
+    with pytest.raises(RecipeError, match=f"its {kind}|its own.jsonl"):
+        run_training(request)
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == weights
+    run_training(replace(request, fresh=True))
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() != weights
+
+
 def test_a_folder_without_a_recipe_is_refused_in_plain_words(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="give a text or JSONL file"):
         run_training(TrainingRequest(out=tmp_path / "m", data=tmp_path))
-
-
-def test_adapters_without_a_base_are_refused(tmp_path: Path) -> None:
-    data = write_jsonl(tmp_path / "own.jsonl", [{"text": "a b c"}] * 50)
-    with pytest.raises(RecipeError, match="needs a base folder"):
-        run_training(TrainingRequest(out=tmp_path / "m", data=data, lora_rank=4))
 
 
 def test_what_is_read_seldom_counts_seldom_for_the_tokenizer() -> None:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from shoal.train.export import write_lock
+from shoal.checkpoint.lock import write_lock
 
 _COPIED_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 _EMBEDDING = "model.embed_tokens.weight"

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from shoal.checkpoint.fields import Fields
 from shoal.checkpoint.files import StoredTensor
 from shoal.checkpoint.hf import CHAT_TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
-from shoal.checkpoint.lock import file_sha256
+from shoal.checkpoint.lock import LOCK_FILE, file_sha256, verify_lock
 from shoal.checkpoint.read import read_json, read_text, where
 from shoal.checkpoint.safetensors import read_safetensors
 from shoal.errors import ModelFolderError
@@ -140,7 +140,10 @@ class AdapterFolder:
 
     def modules(self) -> dict[str, LowRank]:
         """Module of the base, by its name there -> its matrices. Shapes agree with the ranks of
-        the config, and the file has no other tensors."""
+        the config, the file has no other tensors, and both files are those of the lock, where
+        there is one."""
+        if (self.path / LOCK_FILE).is_file():
+            verify_lock(self.path, [self.path / CONFIG, self.path / WEIGHTS])
         config = self.config()
         sides = self._sides()
         modules: dict[str, LowRank] = {}

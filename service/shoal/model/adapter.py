@@ -11,7 +11,7 @@ from shoal.checkpoint.files import StoredTensor
 from shoal.errors import ModelFolderError
 from shoal.model.architectures.base import Architecture, TensorSource
 from shoal.model.spec import DecoderSpec, Role, expected_weights
-from shoal.model.weights import expected_tensors
+from shoal.model.weights import expected_tensors, num_groups
 
 Float32 = NDArray[np.float32]
 ADAPTED_ROLES = frozenset({"q", "k", "v", "output", "gate", "up", "down"})
@@ -39,7 +39,7 @@ def load_adapter(
     config, found = folder.config(), folder.modules()
     targets: dict[str, tuple[TensorSource, int]] = {}
     others: list[str] = []
-    for module, source, layer in _linear_modules(architecture, spec):
+    for module, source, layer in linear_modules(architecture, spec):
         is_inside = layer is not None
         if config.target_modules == ALL_LINEAR and not is_inside:
             continue  # as peft: all of them but the head
@@ -65,9 +65,10 @@ def load_adapter(
     ]
 
 
-def _linear_modules(
+def linear_modules(
     architecture: Architecture, spec: DecoderSpec
 ) -> Iterator[tuple[str, TensorSource, int | None]]:
+    """(name in the base, what it computes, layer) of every matrix, embedding and head included."""
     for name, (shape, source, layer) in expected_tensors(architecture, spec).items():
         if name.endswith(".weight") and len(shape) == 2 and not source.per_head:
             yield name.removesuffix(".weight"), source, layer
@@ -93,15 +94,14 @@ def _matrix(
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ModelFolderError(f"{folder.where}: the matrices of {module} hold NaN or infinity")
     b = b * np.float32(low_rank.scale)
-    num_kv_heads = spec.layers[layer].attention.num_kv_heads if source.by_kv_head else 1
     roles = tuple(role.removesuffix(".weight") for role in source.roles)
-    return AdapterMatrix(layer, roles, a, _split(b, outputs, num_kv_heads))
+    return AdapterMatrix(layer, roles, a, _split(b, outputs, num_groups(source, layer, spec)))
 
 
-def _split(b: Float32, outputs: list[int], num_groups: int) -> tuple[Float32, ...]:
+def _split(b: Float32, outputs: list[int], groups: int) -> tuple[Float32, ...]:
     """The rows of each role: those of one group of every role, then the next group's."""
-    grouped = b.reshape(num_groups, -1, b.shape[1])
-    ends = np.cumsum([size // num_groups for size in outputs])[:-1]
+    grouped = b.reshape(groups, -1, b.shape[1])
+    ends = np.cumsum([size // groups for size in outputs])[:-1]
     parts = np.split(grouped, ends, axis=1)
     return tuple(np.ascontiguousarray(part.reshape(-1, b.shape[1])) for part in parts)
 

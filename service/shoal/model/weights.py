@@ -77,15 +77,7 @@ def load_weights(
 ) -> dict[Role, StoredTensor]:
     """Every role of the spec; matrices are [out, in]. `name`: of the model, for errors. Raises
     ModelFolderError."""
-    expected = expected_tensors(architecture, spec)
-    tensors = _with_prefix(_renamed(tensors, architecture), architecture, expected)
-    expected = expected_tensors(architecture, spec, tensors.keys())
-    tensors = {
-        key: tensor
-        for key, tensor in tensors.items()
-        if key in expected or not key.endswith(_BUFFERS)
-    }
-    tensors = _without_tied_head(tensors, architecture, spec, name)
+    tensors, expected = named_tensors(spec, architecture, tensors, name)
     _check(tensors, expected, name)
     shapes = expected_weights(spec)
     weights: dict[Role, StoredTensor] = {}
@@ -100,13 +92,35 @@ def load_weights(
         if source.stacked:
             array = array.reshape(-1, array.shape[-1])
         roles = [Role(role, layer) for role in source.roles]
-        groups = 1
-        if source.by_kv_head and layer is not None:
-            groups = spec.layers[layer].attention.num_kv_heads
-        parts = _cut(array, [shapes[role][0] for role in roles], groups)
+        sizes = [shapes[role][0] for role in roles]
+        parts = _cut(array, sizes, num_groups(source, layer, spec))
         for role, part in zip(roles, parts, strict=True):
             weights[role] = StoredTensor(tensor.dtype, part, tensor.file)
     return weights
+
+
+def named_tensors(
+    spec: DecoderSpec, architecture: Architecture, tensors: Mapping[str, StoredTensor], name: str
+) -> tuple[dict[str, StoredTensor], dict[str, ExpectedTensor]]:
+    """The tensors of a file under the names that the family's table has (older names, a prefix that
+    is left out), without buffers and a tied head; and what must be there, in the file's layout.
+    Raises ModelFolderError for a head that is tied in the config and another in the file."""
+    expected = expected_tensors(architecture, spec)
+    tensors = _with_prefix(_renamed(tensors, architecture), architecture, expected)
+    expected = expected_tensors(architecture, spec, tensors.keys())
+    kept = {
+        key: tensor
+        for key, tensor in tensors.items()
+        if key in expected or not key.endswith(_BUFFERS)
+    }
+    return _without_tied_head(kept, architecture, spec, name), expected
+
+
+def num_groups(source: TensorSource, layer: int | None, spec: DecoderSpec) -> int:
+    """Groups of output channels, each with its share of every role of the tensor."""
+    if not source.by_kv_head or layer is None:
+        return 1
+    return spec.layers[layer].attention.num_kv_heads
 
 
 def num_parameters(weights: Weights) -> int:
@@ -120,16 +134,16 @@ def stored_format(weights: Weights) -> str:
     return _FORMATS.get(weights[Role("embedding")].dtype, "float32")
 
 
-def _cut(array: NDArray[Any], sizes: list[int], num_groups: int) -> list[NDArray[Any]]:
-    """The rows of each role, so many of them. The rows are cut into `num_groups` groups, and each
+def _cut(array: NDArray[Any], sizes: list[int], count: int) -> list[NDArray[Any]]:
+    """The rows of each role, so many of them. The rows are cut into `count` groups, and each
     group holds its share of every role, one after the other. Views where one group holds all."""
     if len(sizes) == 1:
         return [array]
     row = array.shape[1:]
-    groups = array.reshape(num_groups, -1, *row) if num_groups > 1 else array[None]
+    groups = array.reshape(count, -1, *row) if count > 1 else array[None]
     parts, start = [], 0
     for size in sizes:
-        end = start + size // num_groups
+        end = start + size // count
         parts.append(groups[:, start:end].reshape(size, *row))
         parts[-1].flags.writeable = False
         start = end

@@ -7,9 +7,10 @@ from typing import Any
 
 from shoal.errors import InvalidRequest, ModelFolderError, NotSupportedByModel
 from shoal.text.chat_template import ChatTemplate, OverLimit
-from shoal.text.chat_tokens import CONTINUE_TAG, ControlTokens, RenderedChat
+from shoal.text.chat_tokens import CONTINUE_TAG, ControlTokens, Offset, RenderedChat, Span
 from shoal.text.own_text import OwnText
 from shoal.text.reasoning import ReasoningMarks, reasoning_marks
+from shoal.text.template_language import GENERATED_MARKS
 from shoal.text.tokenizer import Tokenizer
 from shoal.text.tools.history import TemplateInput, template_input
 from shoal.text.tools.support import ToolSupport, find_support
@@ -74,9 +75,9 @@ class Chat:
         def render(
             messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None
         ) -> str:
-            given = {"messages": messages, "tools": tools, "add_generation_prompt": True}
-            variables = {**self._variables, "documents": None, **given}
-            return template.render(variables, max_chars=100_000)
+            return template.render(
+                self._all_variables(messages, tools, {}, True), max_chars=100_000
+            )
 
         return find_support(render, format_of(template.source, self._added_tokens))
 
@@ -110,14 +111,9 @@ class Chat:
             if continue_final_message:
                 final = {**messages[-1], "content": messages[-1]["content"] + CONTINUE_TAG}
                 messages = [*messages[:-1], final]
-            variables = {
-                **inputs["given"],
-                **self._variables,
-                "messages": messages,
-                "tools": inputs["tools"],
-                "documents": None,
-                "add_generation_prompt": add_generation_prompt,
-            }
+            variables = self._all_variables(
+                messages, inputs["tools"], inputs["given"], add_generation_prompt
+            )
             text = template.render(variables, max_chars=max_chars, may_wait=may_wait)
             return _cut_at_tag(text) if continue_final_message else text
 
@@ -138,9 +134,63 @@ class Chat:
         marked = plain if marked_inputs == inputs else rendered(marked_inputs)
         return self._control.locate(plain, marked)
 
+    def generated(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        given: Mapping[str, Any],
+        max_chars: int,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> tuple[str, list[Span]] | None:
+        """The text that `render` makes without the beginning of an answer, and what of it stands
+        in generation blocks; None where the template has none of them. Raises as `render`."""
+        template = self._template(has_tools=bool(tools))
+        if not template.has_generation_blocks:
+            return None
+        variables = self._all_variables(list(messages), list(tools or ()) or None, given, False)
+        marked = template.render(variables, max_chars=max_chars, marks_generated=True)
+        begin, end = GENERATED_MARKS
+        text, spans, start = "", list[Span](), 0
+        for part in re.split(f"([{begin}{end}])", marked):
+            if part == begin:
+                start = len(text)
+            elif part == end:
+                spans.append(Span(start, len(text)))
+            else:
+                text += part
+        return text, spans
+
     def encode(self, chat: RenderedChat) -> list[int]:
         """Token ids of the prompt."""
         return self._control.encode(chat)
+
+    def encode_batch(self, chats: Sequence[RenderedChat]) -> list[list[int]]:
+        """Token ids of many."""
+        return self._control.encode_batch(chats)
+
+    def encode_with_offsets(self, chat: RenderedChat) -> tuple[list[int], list[Offset]]:
+        """Token ids, and of which code points of the text each is."""
+        return self._control.encode_with_offsets(chat)
+
+    def is_control(self, text: str) -> bool:
+        """Is it the name of a control token?"""
+        return self._control.is_control(text)
+
+    def _all_variables(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        given: Mapping[str, Any],
+        add_generation_prompt: bool,
+    ) -> dict[str, Any]:
+        return {
+            **given,
+            **self._variables,
+            "messages": messages,
+            "tools": tools,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+        }
 
     def _marked(self, value: Any) -> Any:
         """Every string in the value, marked; of the keys those that are no plain names, which only
@@ -182,13 +232,8 @@ class Chat:
         for name, template in list(self._templates.items()):
             texts += template.literals
             for roles in _SAMPLE_ROLES:
-                variables = {
-                    **self._variables,
-                    "messages": [{"role": role, "content": ""} for role in roles],
-                    "tools": None,
-                    "documents": None,
-                    "add_generation_prompt": True,
-                }
+                messages = [{"role": role, "content": ""} for role in roles]
+                variables = self._all_variables(messages, None, {}, True)
                 try:
                     texts.append(template.render(variables, max_chars=100_000))
                 except OverLimit as error:  # nor will it do with a larger chat

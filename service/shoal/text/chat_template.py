@@ -15,10 +15,11 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from types import FrameType
 from typing import Any
 
-from jinja2 import nodes
+from jinja2 import Template, nodes
 
 from shoal.errors import InvalidRequest, ModelFolderError
 from shoal.text.template_bounds import has_bounded_steps
@@ -76,14 +77,32 @@ class ChatTemplate:
         if not self.is_bounded:
             self._check_elsewhere()
 
-    def render(self, variables: Mapping[str, Any], *, max_chars: int, may_wait: bool = True) -> str:
+    @property
+    def has_generation_blocks(self) -> bool:
+        """Does it say what the assistant generated? (It may still do so for no message.)"""
+        return "endgeneration" in self.source
+
+    @cached_property
+    def _marking_template(self) -> Template:
+        return compile_template(self.source, marks_generated=True)
+
+    def render(
+        self,
+        variables: Mapping[str, Any],
+        *,
+        max_chars: int,
+        may_wait: bool = True,
+        marks_generated: bool = False,
+    ) -> str:
         """The prompt text. `may_wait`: for the other process; without it, raises MustWait where
-        that is needed. Raises InvalidRequest when the template refuses the messages, fails on
-        them, or passes a limit (OverLimit: of time or memory)."""
+        that is needed. `marks_generated`: with marks around generation blocks. Raises
+        InvalidRequest when the template refuses the messages, fails on them, or passes a limit
+        (OverLimit: of time or memory)."""
         try:
             if self._template is not None:
+                template = self._marking_template if marks_generated else self._template
                 with _time_limit(SECONDS_HERE):
-                    return render_template(self._template, variables, max_chars)
+                    return render_template(template, variables, max_chars)
         except TemplateRefused as error:
             raise _refused(str(error)) from error
         except TooLongError as error:
@@ -94,10 +113,10 @@ class ChatTemplate:
             pass
         if not may_wait:
             raise MustWait
-        return self._render_elsewhere(variables, max_chars)
-
-    def _render_elsewhere(self, variables: Mapping[str, Any], max_chars: int) -> str:
         request = {"source": self.source, "variables": variables, "max_chars": max_chars}
+        return self._render_elsewhere({**request, "marks_generated": marks_generated}, max_chars)
+
+    def _render_elsewhere(self, request: Mapping[str, Any], max_chars: int) -> str:
         try:
             answer = _workers.ask(json.dumps(request))
         except RecursionError as error:  # it is too deep for JSON, and for a template

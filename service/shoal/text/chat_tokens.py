@@ -14,6 +14,7 @@ chat tokenized again, by a copy in which control tokens have names that nobody c
 
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +37,19 @@ class Span(NamedTuple):
 
     start: int
     end: int
+
+
+Offset = tuple[int, int]
+"""Where a token's text begins and ends, code points."""
+
+
+class _Place(NamedTuple):
+    """A part of an aliased text: where it begins there, where in the chat's text, its size there
+    in code points."""
+
+    in_aliased: int
+    in_text: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +82,10 @@ class ControlTokens:
         self._endings = frozenset(name[at:] for name, at in cuts)
         self._all_names = _BREAK.join(self._ids)
         self._longest_part = max(map(len, self._ids), default=1) - 1
+
+    def is_control(self, text: str) -> bool:
+        """Is it the name of one?"""
+        return text in self._ids
 
     # --- marks ---------------------------------------------------------------------------------
 
@@ -128,6 +146,31 @@ class ControlTokens:
             return ids
         return self._encode_with_aliases(chat)
 
+    def encode_batch(self, chats: Sequence[RenderedChat]) -> list[list[int]]:
+        """The same of many, on all cores where no text has marks."""
+        if self._normalizes_into_controls or any(chat.has_marks for chat in chats):
+            return [self.encode(chat) for chat in chats]
+        texts = [chat.text for chat in chats]
+        found = self._tokenizer.library.encode_batch_fast(texts, add_special_tokens=False)
+        return [each.ids for each in found]
+
+    def encode_with_offsets(self, chat: RenderedChat) -> tuple[list[int], list[Offset]]:
+        """The same ids, and of which code points of the text each token is."""
+        found = self._tokenizer.library.encode_batch([chat.text], add_special_tokens=False)[0]
+        is_plain = not chat.has_marks and not self._normalizes_into_controls
+        if is_plain or self._are_all_written(chat, found.ids, found.offsets):
+            return found.ids, found.offsets
+        text, places = self._with_aliases(chat)
+        [found] = self._aliased.encode_batch([text], add_special_tokens=False)
+        begins = [place.in_aliased for place in places]
+
+        def original(at: int) -> int:
+            place = places[bisect_right(begins, at) - 1]
+            return place.in_text + min(at - place.in_aliased, place.size)
+
+        ids = [self._id_of_aliased.get(token_id, token_id) for token_id in found.ids]
+        return ids, [(original(start), original(end)) for start, end in found.offsets]
+
     def _are_all_written(
         self, chat: RenderedChat, ids: Sequence[int], offsets: Sequence[tuple[int, int]]
     ) -> bool:
@@ -147,15 +190,26 @@ class ControlTokens:
         return True
 
     def _encode_with_aliases(self, chat: RenderedChat) -> list[int]:
-        parts, at = list[str](), 0
-        for start, end in chat.controls:
-            text = _MARK_OR_ALIAS.sub("\ufffd", chat.text[at:start])
-            parts += [text, self._aliases[chat.text[start:end]]]
-            at = end
-        parts.append(_MARK_OR_ALIAS.sub("\ufffd", chat.text[at:]))
+        text, _ = self._with_aliases(chat)
         # One of a batch, which releases the GIL.
-        [found] = self._aliased.encode_batch_fast(["".join(parts)], add_special_tokens=False)
+        [found] = self._aliased.encode_batch_fast([text], add_special_tokens=False)
         return [self._id_of_aliased.get(token_id, token_id) for token_id in found.ids]
+
+    def _with_aliases(self, chat: RenderedChat) -> tuple[str, list[_Place]]:
+        """The copy's text, and where its parts stand in the chat's."""
+        parts, places, at, length = list[str](), list[_Place](), 0, 0
+        ends = (*chat.controls, Span(len(chat.text), len(chat.text)))
+        for start, end in ends:
+            name = chat.text[start:end]
+            for begin, part, size in (
+                (at, _MARK_OR_ALIAS.sub("\ufffd", chat.text[at:start]), start - at),
+                (start, self._aliases[name] if name else "", len(name)),
+            ):
+                parts.append(part)
+                places.append(_Place(length, begin, size))
+                length += len(part)
+            at = end
+        return "".join(parts), places
 
     @cached_property
     def _normalizes_into_controls(self) -> bool:

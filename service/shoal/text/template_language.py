@@ -24,6 +24,8 @@ NOT_VALID = (*FAILURES, SyntaxError)
 """What reading a source can raise; SyntaxError: `break` outside of a loop."""
 MARKS = ("\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3")
 """Noncharacters of Unicode that we put into texts to find places again (`chat_tokens.py`)."""
+GENERATED_MARKS = ("\ufde0", "\ufde1")
+"""The same: the beginning and the end of what stands in a generation block."""
 _TO_ESCAPE = re.compile(rf"[^\x00-\x7e{''.join(MARKS)}]")
 
 
@@ -47,14 +49,27 @@ class _GenerationBlock(Extension):
         return nodes.Scope(body, lineno=line)
 
 
+class _MarkedGenerationBlock(_GenerationBlock):
+    """The same, with marks around what stands inside."""
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:  # type: ignore[override]
+        block = super().parse(parser)
+        begin, end = (
+            nodes.Output([nodes.TemplateData(mark)], lineno=block.lineno)
+            for mark in GENERATED_MARKS
+        )
+        return [begin, block, end]
+
+
 def parse_template(source: str) -> nodes.Template:
     """Nothing of it is computed. Raises one of `NOT_VALID`."""
     return _environment().parse(source)
 
 
-def compile_template(source: str) -> Template:
-    """Computes the template's constant parts. Raises one of `NOT_VALID`."""
-    return _environment().from_string(source)
+def compile_template(source: str, marks_generated: bool = False) -> Template:
+    """Computes the template's constant parts. `marks_generated`: with `GENERATED_MARKS` around
+    generation blocks. Raises one of `NOT_VALID`."""
+    return _environment(marks_generated).from_string(source)
 
 
 def render_template(template: Template, variables: Mapping[str, Any], max_chars: int) -> str:
@@ -69,11 +84,14 @@ def render_template(template: Template, variables: Mapping[str, Any], max_chars:
     return "".join(pieces)
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
+def _environment(marks_generated: bool = False) -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,
-        extensions=[loopcontrols, _GenerationBlock],
+        extensions=[
+            loopcontrols,
+            _MarkedGenerationBlock if marks_generated else _GenerationBlock,
+        ],
         autoescape=False,
     )
     environment.filters["tojson"] = _to_json

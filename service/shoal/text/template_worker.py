@@ -1,7 +1,7 @@
 """A process that compiles and renders chat templates which might do anything (`chat_template.py`).
 
 Run as `python -m shoal.text.template_worker`. A request is a template's source and, where it is to
-be rendered, its variables and the most characters of the text.
+be rendered, its variables, the most characters of the text, and whether to mark generation blocks.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ def answer(request: Mapping[str, Any]) -> dict[str, str]:
     """ "text", or what is wrong: "invalid", "refused" or "failed", each with a message, or
     "too_long"."""
     try:
-        template = _compiled(request["source"])
+        template = _compiled(request["source"], request.get("marks_generated", False))
     except NOT_VALID as error:
         return {"invalid": _short(error)}
     if "variables" not in request:

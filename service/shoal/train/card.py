@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shoal.train.config import ModelShape, Recipe
-from shoal.train.loop import Progress
+from shoal.train.progress import Progress
 
 
 def write_card(

@@ -6,13 +6,13 @@ Other formats come from a recipe's own code (`hooks.py`).
 from __future__ import annotations
 
 import hashlib
-import json
-import lzma
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TextIO
 
 from shoal.train.config import Recipe, RecipeError, Source
+from shoal.train.finetune.messages import RowProblem
+from shoal.train.finetune.rows import Row
+from shoal.train.finetune.shapes import row_of
 from shoal.train.pieces import (
     Corpus,
     Document,
@@ -25,7 +25,10 @@ from shoal.train.pieces import (
     read_twice,
     request_and_answer,
 )
+from shoal.train.records import open_records
 from shoal.train.tokenizer import CONTROL_TOKENS
+
+_ROLES = ("system", "user", "assistant")
 
 
 def read_corpus(
@@ -99,23 +102,13 @@ def _reader(source: Source, recipe: Recipe, readers: Mapping[str, Reader] | None
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """Records of a `.jsonl` or `.jsonl.xz` file; any other file is one record with a `text`."""
-    with _open_text(path) as lines:
-        if ".jsonl" not in path.name:
-            yield {"text": lines.read()}
-            return
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise RecipeError(f"{path}, line {number}: not a JSON object") from error
+    """Records of a file in any format of `records.py`; a plain text is one record with a `text`.
 
-
-def _open_text(path: Path) -> TextIO:
-    if path.suffix == ".xz":
-        return lzma.open(path, "rt", encoding="utf-8")
-    return path.open(encoding="utf-8")
+    Raises RecipeError at the first line that holds no record."""
+    for found in open_records(path):
+        if found.problem:
+            raise RecipeError(f"{path}, {found.place}: {found.problem}")
+        yield found.record
 
 
 def _check_files(sources: Iterable[Source], data_dir: Path) -> None:
@@ -136,6 +129,11 @@ def _check_files(sources: Iterable[Source], data_dir: Path) -> None:
             f"{len(problems)} of the recipe's files cannot be used from {data_dir}:\n"
             + "\n".join(problems)
         )
+
+
+def source_digests(sources: Iterable[Source], data_dir: Path) -> dict[str, str]:
+    """SHA-256 of each file that is there, by its name; one that the recipe states was checked."""
+    return {source.file: source.sha256 or _sha256(data_dir / source.file) for source in sources}
 
 
 def _sha256(path: Path) -> str:
@@ -165,19 +163,27 @@ def is_held_out(record: Record, source: Source) -> bool:
 def read_own(
     records: Iterable[Record], source: Source, context: ReadContext
 ) -> Iterator[list[Variant]]:
-    """A user's own file, format "text": `text`, or `prompt` and `completion`, or `messages`."""
+    """A user's own file, format "text": texts, pairs or chats, in the shapes of `shapes.py`."""
     for number, record in enumerate(records, start=1):
-        if "messages" in record:
-            yield [chat(record["messages"])]
-        elif "prompt" in record and "completion" in record:
-            yield [request_and_answer(record["prompt"], record["completion"])]
-        elif isinstance(record.get("text"), str):
-            yield [plain(record["text"])]
-        else:
-            raise RecipeError(
-                f"{source.file}, record {number}: expected a `text`, a `prompt` and `completion`, "
-                f"or `messages`; it has {', '.join(sorted(record)) or 'nothing'}"
-            )
+        where = f"{source.file}, record {number}"
+        try:
+            yield [_variant(row_of(record, where).row)]
+        except RowProblem as problem:
+            raise RecipeError(f"{where}: {problem}") from problem
+
+
+def _variant(row: Row) -> Variant:
+    """The row under the chat template that recipes' models have. Raises RowProblem."""
+    if row.text is not None:
+        return plain(row.text)
+    if row.prompt is not None and row.completion is not None:
+        return request_and_answer(row.prompt, row.completion)
+    for index, message in enumerate(row.messages):
+        if message["role"] not in _ROLES or "tool_calls" in message:
+            raise RowProblem(f"messages[{index}]: a model from a recipe knows no tools")
+    if row.tools or row.context_only or row.variables:
+        raise RowProblem("tools, weights and template variables are not for recipes")
+    return chat([{"role": m["role"], "content": m["content"]} for m in row.messages])
 
 
 def tokenizer_texts(corpus: Corpus) -> Iterator[str]:

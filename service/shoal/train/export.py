@@ -5,19 +5,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from shoal.checkpoint.safetensors_write import Layout, write_safetensors
 from shoal.train.config import ModelShape, Sampling
-from shoal.train.lora import merged_weights
+from shoal.train.finetune.folder import replace_folder
 from shoal.train.network import Llama
 from shoal.train.tokenizer import CONTROL_TOKENS, END, END_OF_TEXT, chat_template
+from shoal.train.twin_embedding import plain_weights
 
 
 def export_folder(
@@ -27,35 +28,22 @@ def export_folder(
     out_dir: Path,
     read_twice: bool = False,
 ) -> None:
-    """Write the folder; files already there with the same names are replaced.
+    """Write the folder, whole or not at all; see `replace_folder`. Raises RecipeError.
 
     `read_twice`: its chat template writes every user turn twice."""
-    out_dir.mkdir(parents=True, exist_ok=True)
-    _write_json(out_dir / "config.json", llama_config(network, tokenizer))
-    weights = {
-        name: weight.to("cpu", torch.bfloat16).contiguous()
-        for name, weight in merged_weights(network).items()
-    }
-    save_file(weights, out_dir / "model.safetensors", metadata={"format": "pt"})
-    # safetensors makes it readable by its owner alone; a server may run as another user.
-    (out_dir / "model.safetensors").chmod(0o644)
-    tokenizer.save(str(out_dir / "tokenizer.json"))
-    _write_json(out_dir / "tokenizer_config.json", _tokenizer_config(network.shape, read_twice))
-    _write_json(out_dir / "generation_config.json", _generation_config(tokenizer, sampling))
-    write_lock(out_dir)
 
+    def write(folder: Path) -> None:
+        _write_json(folder / "config.json", llama_config(network, tokenizer))
+        weights = plain_weights(network)
+        layouts = {name: Layout("BF16", tuple(weight.shape)) for name, weight in weights.items()}
+        arrays = ((name, _bfloat16_bits(weight)) for name, weight in weights.items())
+        write_safetensors(folder, "model", layouts, arrays)
+        (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+        settings = _tokenizer_config(network.shape, read_twice)
+        _write_json(folder / "tokenizer_config.json", settings)
+        _write_json(folder / "generation_config.json", _generation_config(tokenizer, sampling))
 
-def write_lock(folder: Path) -> None:
-    """lock.json: SHA-256 and size of every file of the folder but the card."""
-    files = {
-        path.name: {
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "bytes": path.stat().st_size,
-        }
-        for path in sorted(folder.iterdir())
-        if path.is_file() and path.name not in ("lock.json", "MODEL.md")
-    }
-    _write_json(folder / "lock.json", {"files": files})
+    replace_folder(out_dir, write)
 
 
 def llama_config(network: Llama, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -113,6 +101,10 @@ def _generation_config(tokenizer: Tokenizer, sampling: Sampling) -> dict[str, An
     if sampling.do_sample:
         config |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
     return config
+
+
+def _bfloat16_bits(weight: torch.Tensor) -> NDArray[Any]:
+    return weight.detach().to("cpu", torch.bfloat16).view(torch.uint16).numpy()
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -9,44 +9,20 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from shoal.train.config import Schedule
+from shoal.train.finetune.folder import replace_file
 from shoal.train.network import Llama
 from shoal.train.optimizers import build_optimizers, fast_bf16, rate_factor, set_rate
 from shoal.train.packing import IGNORED, Row, TokenizedDocument, epoch_batches, pad
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far a run is."""
-
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0  # next batch within the epoch
-    tokens: int = 0
-    elapsed_s: float = 0.0
-    losses: list[tuple[int, float]] = field(default_factory=list)  # (tokens, nats per token)
-    held_out: list[tuple[int, dict[str, float]]] = field(default_factory=list)  # (tokens, by name)
-
-
-class StepReport(NamedTuple):
-    """What one optimizer step did."""
-
-    step: int
-    loss: float  # nats per token of the loss mask
-    share_done: float  # 0 to 1
-    tokens: int
-    tokens_per_s: float
-    left_s: float
+from shoal.train.progress import Progress, StepReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +132,7 @@ class Trainer:
             "progress": asdict(self.progress),
             "random": torch.get_rng_state(),
         }
-        target = self.run_dir / "checkpoint.pt"
-        torch.save(state, target.with_suffix(".tmp"))
-        os.replace(target.with_suffix(".tmp"), target)
+        replace_file(self.run_dir / "checkpoint.pt", lambda file: torch.save(state, file))
         self.watch.on_checkpoint(self.network, self.progress)
 
     def resume(self) -> bool:

@@ -76,20 +76,16 @@ def fast_bf16(device: torch.device) -> bool:
 
 
 def build_optimizers(network: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside layers, AdamW for the rest (embedding, norms, adapters).
-
-    Frozen weights are left out.
-    """
+    """Muon for the matrices inside layers, AdamW for the rest (embedding, norms)."""
     matrices: list[nn.Parameter] = []
     tokens: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, weight in network.named_parameters():
-        if weight.requires_grad:
-            if ".lora_" in name or weight.ndim != 2:
-                others.append(weight)
-            else:
-                of_tokens = "embed_tokens" in name or "lm_head" in name
-                (tokens if of_tokens else matrices).append(weight)
+        if weight.ndim != 2:
+            others.append(weight)
+        else:
+            of_tokens = "embed_tokens" in name or "lm_head" in name
+            (tokens if of_tokens else matrices).append(weight)
     optimizers: list[torch.optim.Optimizer] = []
     if matrices:
         optimizers.append(Muon(matrices, schedule.matrix_lr, schedule.weight_decay))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from shoal.train.loop import Progress as RunProgress
-from shoal.train.loop import StepReport
+from shoal.train.progress import Progress as RunProgress
+from shoal.train.progress import StepReport
 
 
 @contextmanager

@@ -8,28 +8,33 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from tokenizers import Tokenizer
 
+from shoal.checkpoint.open import open_model
 from shoal.train.base import load_base, reads_twice
 from shoal.train.card import write_card
 from shoal.train.config import Recipe, RecipeError, Schedule, Source, load_recipe
-from shoal.train.corpora import read_corpus, tokenizer_texts
+from shoal.train.corpora import read_corpus, source_digests, tokenizer_texts
 from shoal.train.export import export_folder
+from shoal.train.finetune.folder import check_out
+from shoal.train.finetune.observer import Observer
+from shoal.train.finetune.run import fine_tune
+from shoal.train.finetune.settings import FineTuneRequest
 from shoal.train.grow import grow
 from shoal.train.heldout import held_out_check
 from shoal.train.hooks import Initialize, load_hooks
-from shoal.train.loop import Progress, StepReport, Trainer, Watch
-from shoal.train.lora import add_lora
+from shoal.train.loop import Trainer, Watch
 from shoal.train.network import Llama, with_twins
 from shoal.train.packing import TokenizedDocument, tokenize_documents
 from shoal.train.pieces import Corpus
+from shoal.train.progress import StepReport, TrainingResult
 from shoal.train.report import write_loss_plot
+from shoal.train.run_folder import RunFolder
 from shoal.train.tokenizer import train_tokenizer, twins
 
-_OWN_EPOCHS, _FINE_TUNE_EPOCHS = 12, 3  # of a user's own file, where no recipe says how long
+_OWN_EPOCHS = 12  # of a user's own file, where no recipe says how long
 _MIN_TOKENS, _MAX_TOKENS = 50_000, 50_000_000
 
 
@@ -41,39 +46,48 @@ class TrainingRequest:
     data: Path  # with a recipe the folder of its files, else a text, JSONL or JSONL.xz file
     recipe: Path | None = None  # a recipe file, or a folder with recipe.toml; runs its code
     base: Path | None = None  # a model folder to start from instead of random weights
-    lora_rank: int | None = None  # with a base: train adapters of this rank, merged at the end
     tokens: int | None = None  # overrides the recipe's length
     limit_s: float | None = None  # finish, decay included, within this many seconds
     run_dir: Path | None = None  # checkpoints and log; default runs/<name of the model>
-    fresh: bool = False  # ignore a checkpoint that is already there
+    fresh: bool = False  # forget a run that is in run_dir already
     device: str | None = None  # default: cuda where there is one, else cpu
-
-
-class TrainingResult(NamedTuple):
-    """What a run produced."""
-
-    out: Path
-    run_dir: Path
-    num_parameters: int
-    progress: Progress
-    held_out: dict[str, float]  # on all held-out documents
-    plot: Path | None  # None: matplotlib is not installed
 
 
 def run_training(
     request: TrainingRequest, on_step: Callable[[StepReport], None] = lambda report: None
 ) -> TrainingResult:
-    """Train, checkpoint, export. Continues a run that was stopped, unless `fresh`.
+    """Train, checkpoint, export. Continues a run that was stopped, unless `fresh`. With a base and
+    no recipe the base is fine-tuned, all of its weights: see `finetune.run` for more choices.
 
     Raises `RecipeError` when recipe, data or base folder cannot be used.
     """
+    if request.base is not None and request.recipe is None:
+        return _fine_tune(request, request.base, on_step)
     recipe, data_dir = _recipe_of(request)
     if request.base is not None and reads_twice(request.base):
         recipe = replace(recipe, read_twice=True)
     run_dir = request.run_dir or Path("runs") / recipe.name
+    check_out(request.out, request.base, run_dir)
     hooks = load_hooks(recipe.code)
     corpus = read_corpus(recipe, data_dir, hooks.readers, request.base)
-    network, tokenizer = _network(request, recipe, corpus, run_dir, hooks.initialize)
+    identity = {
+        "recipe": recipe.name if request.recipe is not None else None,
+        "base": request.base and open_model(request.base).weights_hash,
+        "data": source_digests(recipe.sources, data_dir),
+    }
+    with RunFolder(run_dir, identity).claimed(overwrite=request.fresh):
+        return _train(request, recipe, corpus, run_dir, hooks.initialize, on_step)
+
+
+def _train(
+    request: TrainingRequest,
+    recipe: Recipe,
+    corpus: Corpus,
+    run_dir: Path,
+    initialize: Initialize | None,
+    on_step: Callable[[StepReport], None],
+) -> TrainingResult:
+    network, tokenizer = _network(request, recipe, corpus, run_dir, initialize)
     recipe = replace(recipe, model=network.shape)
     documents = tokenize_documents(corpus.train, tokenizer, recipe.model.context)
     schedule = _schedule(request, recipe.schedule, documents)
@@ -86,8 +100,7 @@ def run_training(
         ),
     )
     trainer = Trainer(network, documents, schedule, run_dir, watch=watch, limit_s=request.limit_s)
-    if not request.fresh:
-        trainer.resume()
+    trainer.resume()
     progress = trainer.run()
     network.eval()
     figures = held_out_check(corpus, tokenizer, recipe.model.context, most=None)(network)
@@ -95,7 +108,31 @@ def run_training(
     drawn = write_loss_plot(progress, plot)
     write_card(request.out, recipe, progress, figures, _command(request))
     count = sum(weight.numel() for weight in network.parameters())
-    return TrainingResult(request.out, run_dir, count, progress, figures, plot if drawn else None)
+    return TrainingResult(
+        request.out,
+        run_dir,
+        count,
+        progress,
+        figures,
+        plot if drawn else None,
+        f"shoal serve --model {request.out}",
+    )
+
+
+def _fine_tune(
+    request: TrainingRequest, base: Path, on_step: Callable[[StepReport], None]
+) -> TrainingResult:
+    asked = FineTuneRequest(
+        out=request.out,
+        data=request.data,
+        base=base,
+        run_dir=request.run_dir,
+        overwrite=request.fresh,
+        device=request.device,
+        tokens=request.tokens,
+        limit_s=request.limit_s,
+    )
+    return fine_tune(asked, Observer(on_step=on_step))
 
 
 def _command(request: TrainingRequest) -> str:
@@ -105,7 +142,6 @@ def _command(request: TrainingRequest) -> str:
         "out": request.out,
         "recipe": request.recipe,
         "from": request.base,
-        "lora": request.lora_rank,
         "tokens": request.tokens,
         "minutes": request.limit_s and f"{request.limit_s / 60:g}",
     }
@@ -132,30 +168,23 @@ def _network(
     initialize: Initialize | None,
 ) -> tuple[Llama, Tokenizer]:
     if request.base is not None:
-        return _network_from_base(request, request.base, recipe)
-    if request.lora_rank:
-        raise RecipeError("a LoRA rank needs a base folder to adapt")
+        return _network_from_base(request.base, recipe)
     tokenizer = _tokenizer(recipe, corpus, run_dir)
     shared_rows = twins(tokenizer) if recipe.tokenizer.style == "fields" else None
     network = Llama(recipe.model, tokenizer.get_vocab_size(), twins=shared_rows)
     network.initialize(recipe.schedule.seed)
-    resumes = not request.fresh and (run_dir / "checkpoint.pt").is_file()
+    resumes = (run_dir / "checkpoint.pt").is_file()
     if initialize is not None and not resumes:
         initialize(network, corpus, tokenizer)
     return network, tokenizer
 
 
-def _network_from_base(
-    request: TrainingRequest, base: Path, recipe: Recipe
-) -> tuple[Llama, Tokenizer]:
+def _network_from_base(base: Path, recipe: Recipe) -> tuple[Llama, Tokenizer]:
     network, tokenizer = load_base(base, recipe.model.dropout)
     if recipe.grow:
         network = grow(network, recipe.model, recipe.schedule.seed)
-    if recipe.tokenizer.style == "fields" and not request.lora_rank:
+    if recipe.tokenizer.style == "fields":
         network = with_twins(network, twins(tokenizer))
-    if request.lora_rank:
-        torch.manual_seed(recipe.schedule.seed)
-        add_lora(network, request.lora_rank)
     return network, tokenizer
 
 
@@ -173,15 +202,9 @@ def _tokenizer(recipe: Recipe, corpus: Corpus, run_dir: Path) -> Tokenizer:
 def _schedule(
     request: TrainingRequest, schedule: Schedule, documents: list[TokenizedDocument]
 ) -> Schedule:
-    if request.base is not None and request.recipe is None:
-        # low rates, so that the base keeps most of what it knows
-        schedule = replace(
-            schedule, matrix_lr=schedule.matrix_lr / 10, other_lr=schedule.other_lr / 4
-        )
     if request.tokens is not None:
         return replace(schedule, tokens=request.tokens)
     if request.recipe is not None:
         return schedule
     once = sum(len(row.ids) for document in documents for row in document.variants[0])
-    epochs = _FINE_TUNE_EPOCHS if request.base else _OWN_EPOCHS
-    return replace(schedule, tokens=max(_MIN_TOKENS, min(_MAX_TOKENS, epochs * once)))
+    return replace(schedule, tokens=max(_MIN_TOKENS, min(_MAX_TOKENS, _OWN_EPOCHS * once)))

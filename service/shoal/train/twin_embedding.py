@@ -69,3 +69,16 @@ class TwinEmbedding(nn.Module):
         bare, spaced = self.spaced == 0, self.spaced == 1
         self.rows[self.row_of[bare]] = weight[bare]
         self.space.copy_((weight - self.rows[self.row_of])[spaced].mean(dim=0))
+
+
+def plain_weights(network: nn.Module) -> dict[str, Tensor]:
+    """The weights under their Hugging Face names, the embedding as one matrix."""
+    weights = {
+        name: weight.detach()
+        for name, weight in network.state_dict().items()
+        if not name.endswith(("embed_tokens.rows", "embed_tokens.space"))
+    }
+    for name, module in network.named_modules():
+        if isinstance(module, TwinEmbedding):
+            weights[f"{name}.weight"] = module.weight.detach()
+    return weights

@@ -7,14 +7,14 @@ selection and their values cleared, so stale numbers, NaN too, cannot leak.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from shoal.model.spec import AttentionSpec
-from shoal.model.torch.short_conv import ConvBatch
+from shoal.model.torch.short_conv import ConvBatches
 
 Window = int | None
 """A token sees only so many positions back, itself included; None = all."""
@@ -48,8 +48,25 @@ class AttentionBatch:
     positions: Tensor  # [T]
     decode: DecodeRows | None
     prefills: list[PrefillRow]
-    convs: Mapping[int, ConvBatch] = field(default_factory=dict)
-    """By kernel size, for layers with a short convolution."""
+    convs: ConvBatches = field(default_factory=dict)
+    """For layers with a short convolution."""
+
+
+class Attends(Protocol):
+    """What a layer's attention finds the keys and values of earlier tokens in."""
+
+    def attend(
+        self,
+        spec: AttentionSpec,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        batch: AttentionBatch,
+        alibi_slopes: Tensor | None,
+    ) -> Tensor:
+        """queries [T, heads, head_dim], keys and values [T, kv_heads, head_dim] of the step's
+        tokens -> [T, heads, head_dim]."""
+        ...
 
 
 class KVLayer:
@@ -84,8 +101,7 @@ class KVLayer:
         batch: AttentionBatch,
         alibi_slopes: Tensor | None,
     ) -> Tensor:
-        """queries [T, heads, head_dim], keys and values [T, kv_heads, head_dim] of the step's
-        tokens -> [T, heads, head_dim]; keys and values are written first."""
+        """As `Attends`; keys and values are written first."""
         self.write(batch.slots, keys, values)
         return paged_attention(spec, queries, self, batch, alibi_slopes)
 

@@ -4,24 +4,18 @@ Reads top to bottom; the parts are in `layers.py`, the cache in `attention.py`. 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shoal.checkpoint.files import StoredTensor
-from shoal.model.spec import AttentionSpec, DecoderSpec, LayerSpec, Role, RotarySpec
+from shoal.model.spec import AttentionSpec, DecoderSpec, LayerSpec, RotarySpec
 from shoal.model.torch.adapters import AdapterTokens
-from shoal.model.torch.attention import AttentionBatch, KVLayer
+from shoal.model.torch.attention import AttentionBatch, Attends
 from shoal.model.torch.experts import make_mlp
-from shoal.model.torch.layers import (
-    Linear,
-    RotaryTables,
-    TorchWeights,
-    over_all_heads,
-    rotate,
-)
-from shoal.model.torch.short_conv import ConvLayer, ShortConv
+from shoal.model.torch.layers import Linear, TorchWeights, over_all_heads, rotate
+from shoal.model.torch.short_conv import Convolves, ShortConv
 
 Rotations = Mapping[RotarySpec, tuple[Tensor, Tensor]]
 """Cosines and sines [T, 1, pairs] of the step's positions."""
@@ -30,31 +24,24 @@ Rotations = Mapping[RotarySpec, tuple[Tensor, Tensor]]
 class Decoder:
     """T tokens of all rows, concatenated; L of them want logits."""
 
-    def __init__(
-        self,
-        spec: DecoderSpec,
-        stored: Mapping[Role, StoredTensor],
-        dtype: torch.dtype,
-        device: str,
-    ) -> None:
-        weights = TorchWeights(stored, dtype, device)
+    def __init__(self, spec: DecoderSpec, weights: TorchWeights) -> None:
         self.adapters = weights.adapters
         self._spec = spec
-        self._embedding = weights.tensor("embedding")  # [vocab, embedding_size or hidden]
+        embedding = weights.tensor("embedding")  # [vocab, embedding_size or hidden]
+        self._embedding = weights.table(embedding)
         self._embedding_projection = weights.optional("embedding_projection.weight")
         self._embedding_norm = weights.norm(spec.embedding_norm, "embedding_norm")
-        self._positions = weights.optional("position_embedding")  # [positions, hidden]
-        self._layers = [_Layer(layer, weights, index) for index, layer in enumerate(spec.layers)]
+        positions = weights.optional("position_embedding")  # [positions, hidden]
+        self._positions = None if positions is None else weights.table(positions)
+        self.layers = [DecoderLayer(layer, weights, index) for index, layer in enumerate(spec.layers)]
         self._final_norm = weights.norm(spec.final_norm, "final_norm")
         self._head_projection = weights.optional("head_projection.weight")
-        head = self._embedding if spec.tied_head else weights.tensor("head.weight")
-        self._head = Linear(head, weights.optional("head.bias"))
+        head = embedding if spec.tied_head else weights.tensor("head.weight")
+        self.head_matrix = Linear(head, weights.optional("head.bias"))
         rotary_specs = {layer.attention.rotary for layer in spec.layers if layer.attends}
-        self._rotary = RotaryTables(
+        self._rotary = weights.rotary(
             [rotary for rotary in rotary_specs if rotary is not None],
             spec.max_position_embeddings,
-            dtype,
-            device,
         )
 
     def forward(
@@ -62,7 +49,7 @@ class Decoder:
         token_ids: Tensor,  # [T]
         positions: Tensor,  # [T]
         batch: AttentionBatch,
-        cache: Sequence[KVLayer | ConvLayer],
+        cache: Sequence[Attends | Convolves],
         logit_indices: Tensor,  # [L]
         adapter_tokens: AdapterTokens | None = None,
         on_layer: Callable[[Tensor], None] | None = None,
@@ -70,29 +57,38 @@ class Decoder:
         """Logits [L, vocab] of the wanted tokens; keys and values of all are written. `on_layer` is
         given the residual [T, hidden] that each layer leaves."""
         self.adapters.tokens = adapter_tokens or {}
-        spec = self._spec
-        x = F.embedding(token_ids, self._embedding)  # [T, embedding_size or hidden]
-        if self._embedding_projection is not None:
-            x = F.linear(x, self._embedding_projection)  # [T, hidden]
-        if spec.embedding_multiplier != 1:
-            x = x * spec.embedding_multiplier
-        if self._positions is not None:
-            x = x + F.embedding(positions, self._positions)
-        x = self._embedding_norm(x)
-        rotations = self._rotary.at(positions)
-        for layer, cache_layer in zip(self._layers, cache, strict=True):
+        x = self.embed(token_ids, positions)
+        rotations = self.rotations(positions)
+        for layer, cache_layer in zip(self.layers, cache, strict=True):
             x = layer(x, rotations, batch, cache_layer)
             if on_layer is not None:
                 on_layer(x)
         return self.head(x[logit_indices])
 
+    def embed(self, token_ids: Tensor, positions: Tensor) -> Tensor:
+        """The residual before the first layer [T, hidden]."""
+        spec = self._spec
+        x = self._embedding(token_ids)  # [T, embedding_size or hidden]
+        if self._embedding_projection is not None:
+            x = F.linear(x, self._embedding_projection)  # [T, hidden]
+        if spec.embedding_multiplier != 1:
+            x = x * spec.embedding_multiplier
+        if self._positions is not None:
+            x = x + self._positions(positions)
+        return self._embedding_norm(x)
+
+    def rotations(self, positions: Tensor) -> Rotations:
+        return self._rotary.at(positions)
+
+    def head_input(self, x: Tensor) -> Tensor:
+        """What the head's matrix is multiplied with, of residuals [n, hidden]."""
+        x = self._final_norm(x)
+        return x if self._head_projection is None else F.linear(x, self._head_projection)
+
     def head(self, x: Tensor) -> Tensor:
         """Logits [n, vocab] of residuals [n, hidden]."""
         spec = self._spec
-        x = self._final_norm(x)
-        if self._head_projection is not None:
-            x = F.linear(x, self._head_projection)
-        logits = self._head(x)
+        logits = self.head_matrix(self.head_input(x))
         if spec.logit_multiplier != 1:
             logits = logits * spec.logit_multiplier
         if spec.logit_soft_cap is not None:
@@ -100,7 +96,7 @@ class Decoder:
         return logits
 
 
-class _Layer:
+class DecoderLayer:
     """One layer around the residual stream x [T, hidden]."""
 
     def __init__(self, spec: LayerSpec, weights: TorchWeights, index: int) -> None:
@@ -121,10 +117,18 @@ class _Layer:
         self._mlp_post_norm = weights.norm(spec.mlp_post_norm, "mlp_post_norm", index)
 
     def __call__(
-        self, x: Tensor, rotations: Rotations, batch: AttentionBatch, cache: KVLayer | ConvLayer
+        self,
+        x: Tensor,
+        rotations: Rotations,
+        batch: AttentionBatch,
+        cache: Attends | Convolves,
+        wanted: Tensor | None = None,
     ) -> Tensor:
+        """`wanted` [n]: tokens whose residual is returned [n, hidden]; None = all."""
         attention_input = self._attention_norm(x)
-        mixed = self._mix(attention_input, rotations, batch, cache)
+        mixed = self._mix(attention_input, rotations, batch, cache, wanted)
+        if wanted is not None:
+            x, attention_input = x[wanted], attention_input[wanted]
         if self._norms_sum:
             x = self._attention_post_norm(x + self._scaled(mixed))
             return self._mlp_post_norm(x + self._scaled(self._mlp(self._mlp_norm(x))))
@@ -139,13 +143,17 @@ class _Layer:
         return branch if self._residual_multiplier == 1 else branch * self._residual_multiplier
 
     def _mix(
-        self, x: Tensor, rotations: Rotations, batch: AttentionBatch, cache: KVLayer | ConvLayer
+        self,
+        x: Tensor,
+        rotations: Rotations,
+        batch: AttentionBatch,
+        cache: Attends | Convolves,
+        wanted: Tensor | None,
     ) -> Tensor:
         if isinstance(self._mixer, ShortConv):
-            assert isinstance(cache, ConvLayer)
-            return self._mixer(x, batch.convs, cache)
-        assert isinstance(cache, KVLayer)
-        return self._mixer(x, rotations, batch, cache)
+            mixed = self._mixer(x, batch.convs, cast(Convolves, cache))
+            return mixed if wanted is None else mixed[wanted]
+        return self._mixer(x, rotations, batch, cast(Attends, cache), wanted)
 
 
 class _Attention:
@@ -167,7 +175,12 @@ class _Attention:
             self._k_norm = weights.norm_per_head(spec, "k_norm", index)
 
     def __call__(
-        self, x: Tensor, rotations: Rotations, batch: AttentionBatch, cache: KVLayer
+        self,
+        x: Tensor,
+        rotations: Rotations,
+        batch: AttentionBatch,
+        cache: Attends,
+        wanted: Tensor | None,
     ) -> Tensor:
         spec = self._spec
         qkv = self._qkv(x).view(len(x), -1, spec.head_dim)  # [T, heads + 2 kv, head_dim]
@@ -184,7 +197,9 @@ class _Attention:
             qk = self._norm_heads(qk)
         queries, keys = qk[:, :num_heads], qk[:, num_heads:]
         mixed = cache.attend(spec, queries, keys, values, batch, self._alibi_slopes)
-        return self._output(mixed.reshape(len(x), -1))
+        if wanted is not None:
+            mixed = mixed[wanted]
+        return self._output(mixed.reshape(len(mixed), -1))
 
     def _norm_heads(self, qk: Tensor) -> Tensor:
         """Queries and keys [T, heads + kv, head_dim] behind their norm, where they have one."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -39,23 +40,24 @@ class TorchWeights:
 
     def tensor(self, name: str, layer: int | None = None) -> Tensor:
         """A copy, so that the file can be closed or change."""
-        stored = self._stored[Role(name, layer)]
-        if stored.dtype in BLOCKS:
-            return torch.from_numpy(dequantize(stored)).to(self._device, self._dtype)
-        tensor = torch.from_numpy(np.array(stored.array, order="C"))
-        if stored.dtype == "BF16":
-            tensor = tensor.view(torch.bfloat16)
-        return tensor.to(self._device, self._dtype)
+        return read_tensor(self._stored[Role(name, layer)]).to(self._device, self._dtype)
 
     def optional(self, name: str, layer: int | None = None) -> Tensor | None:
         """None where the spec has no such weight."""
         return self.tensor(name, layer) if Role(name, layer) in self._stored else None
 
+    def rotary(self, specs: Iterable[RotarySpec], num_positions: int) -> "RotaryTables":
+        return RotaryTables(specs, num_positions, self._dtype, self._device)
+
     def constant(self, values: Sequence[float] | None) -> Tensor | None:
         """Numbers of the spec itself, float32; None where it has none."""
         return None if values is None else torch.tensor(values, device=self._device)
 
-    def linear(self, layer: int | None, *names: str) -> AdaptableLinear:
+    def table(self, matrix: Tensor) -> Transform:
+        """Ids [T] to their rows of a matrix [ids, width]."""
+        return partial(F.embedding, weight=matrix)
+
+    def linear(self, layer: int | None, *names: str) -> Transform:
         """One matrix, or several of the same input joined to one product."""
         weights = [self.tensor(f"{name}.weight", layer) for name in names]
         biases = [self.optional(f"{name}.bias", layer) for name in names]
@@ -68,6 +70,12 @@ class TorchWeights:
         if layer is not None:
             self.adapters.register(layer, linear)
         return linear
+
+    def combination(self, spec: MlpSpec) -> Transform:
+        """What an MLP makes of its first product: [T, intermediate], or twice that where gated, ->
+        [T, intermediate]."""
+        activation = ACTIVATIONS[spec.activation]
+        return partial(_gated, activation) if spec.gated else activation
 
     def norm(self, spec: NormSpec | None, name: str, layer: int | None = None) -> Transform:
         """Changes nothing where the spec has none."""
@@ -89,6 +97,14 @@ class TorchWeights:
             (weight.float() + norm.weight_offset).to(weight.dtype),
             None if bias is None else bias.view(-1, spec.head_dim),
         )
+
+
+def read_tensor(stored: StoredTensor) -> Tensor:
+    """A copy in the format it is stored in; of quantized blocks the numbers, float32."""
+    if stored.dtype in BLOCKS:
+        return torch.from_numpy(dequantize(stored))
+    tensor = torch.from_numpy(np.array(stored.array, order="C"))
+    return tensor.view(torch.bfloat16) if stored.dtype == "BF16" else tensor
 
 
 @dataclass(slots=True)
@@ -135,6 +151,11 @@ def _unchanged(x: Tensor) -> Tensor:
     return x
 
 
+def _gated(activation: Transform, x: Tensor) -> Tensor:
+    gate, up = x.chunk(2, -1)
+    return activation(gate) * up
+
+
 def over_all_heads(norm: Transform) -> Transform:
     """The norm over all heads of a token together; x [T, heads, head_dim]."""
     return lambda x: norm(x.flatten(1)).view(x.shape)
@@ -145,18 +166,13 @@ class Mlp:
 
     def __init__(self, spec: MlpSpec, weights: TorchWeights, layer: int, prefix: str = "") -> None:
         """`prefix`: of its roles, where the layer has several MLPs."""
-        self._activation = ACTIVATIONS[spec.activation]
-        self._is_gated = spec.gated
+        self._combine = weights.combination(spec)
         names = ("gate", "up") if spec.gated else ("up",)
         self._up = weights.linear(layer, *(prefix + name for name in names))
         self._down = weights.linear(layer, f"{prefix}down")
 
     def __call__(self, x: Tensor) -> Tensor:
-        up = self._up(x)  # [T, intermediate], or twice that where gated
-        if self._is_gated:
-            gate, up = up.chunk(2, -1)
-            return self._down(self._activation(gate) * up)
-        return self._down(self._activation(up))
+        return self._down(self._combine(self._up(x)))
 
 
 class RotaryTables:

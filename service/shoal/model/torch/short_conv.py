@@ -7,6 +7,7 @@ sequence lies zero, chosen by selection, so stale numbers, NaN too, cannot leak.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -26,34 +27,49 @@ class ConvBatch:
     kept_places: Tensor  # [W] their places in the cache
 
 
+ConvBatches = Mapping[int, ConvBatch]
+"""By kernel size."""
+
+
+class Convolves(Protocol):
+    """What a layer's convolution finds the values of earlier tokens in."""
+
+    def convolve(self, values: Tensor, taps: Tensor, batches: ConvBatches) -> Tensor:
+        """values [T, hidden] of the step's tokens, taps [hidden, kernel size] -> [T, hidden]."""
+        ...
+
+
 class ConvLayer:
     """The values that one layer keeps, float32 [blocks * values per block, hidden]."""
 
     def __init__(self, num_values: int, hidden_size: int, device: str) -> None:
         self.values = torch.zeros((num_values, hidden_size), dtype=torch.float32, device=device)
 
+    def convolve(self, values: Tensor, taps: Tensor, batches: ConvBatches) -> Tensor:
+        """The last values of each block are kept; oldest value first."""
+        batch = batches[taps.shape[1]]
+        zero = values.new_zeros(1, values.shape[1])
+        known = torch.cat((values, self.values[batch.history], zero))
+        self.values[batch.kept_places] = values[batch.kept]
+        mixed = torch.zeros_like(values)
+        for tap, sources in zip(taps.T, batch.sources, strict=True):
+            mixed += tap * known[sources]
+        return mixed
+
 
 class ShortConv:
-    """b, c, x = in(u); out(c * conv(b * x)). Between the two in float32, oldest value first.
+    """b, c, x = in(u); out(c * conv(b * x)). Between the two in float32.
     u [T, hidden] -> the same shape."""
 
     def __init__(self, spec: ShortConvSpec, weights: TorchWeights, index: int) -> None:
-        self._kernel_size = spec.kernel_size
         self._in = weights.linear(index, "conv_in")
         self._out = weights.linear(index, "conv_out")
-        self._taps = weights.tensor("conv.weight", index).float().T.contiguous()  # [kernel, hidden]
+        self._taps = weights.tensor("conv.weight", index)  # [hidden, kernel]
         self._bias = weights.optional("conv.bias", index)
 
-    def __call__(self, u: Tensor, batches: Mapping[int, ConvBatch], cache: ConvLayer) -> Tensor:
-        batch = batches[self._kernel_size]
+    def __call__(self, u: Tensor, batches: ConvBatches, cache: Convolves) -> Tensor:
         b, c, x = self._in(u).float().chunk(3, -1)
-        values = b * x
-        zero = values.new_zeros(1, values.shape[1])
-        known = torch.cat((values, cache.values[batch.history], zero))
-        cache.values[batch.kept_places] = values[batch.kept]
-        mixed = torch.zeros_like(values)
-        for tap, sources in zip(self._taps, batch.sources, strict=True):
-            mixed += tap * known[sources]
+        mixed = cache.convolve(b * x, self._taps.float(), batches)
         if self._bias is not None:
-            mixed += self._bias
+            mixed = mixed + self._bias
         return self._out((c * mixed).to(u.dtype))

@@ -19,6 +19,7 @@ from shoal.model.torch.attention import (
     Window,
 )
 from shoal.model.torch.decoder import Decoder
+from shoal.model.torch.layers import TorchWeights
 from shoal.model.torch.short_conv import ConvLayer
 from shoal.runner.backends.torch_conv import conv_batch
 from shoal.runner.inputs import Float32, Int32, Lens, StepInputs
@@ -44,7 +45,7 @@ class TorchBackend:
         lens never shows; None = all."""
         self._num_token_ids = num_token_ids
         self._vocab_size = spec.vocab_size
-        self._decoder = Decoder(spec, weights, dtype, device)
+        self._decoder = Decoder(spec, TorchWeights(weights, dtype, device))
         self._windows = {layer.attention.window for layer in spec.layers if layer.attends}
         mixers = [layer.mixer for layer in spec.layers]
         convs = [mixer for mixer in mixers if isinstance(mixer, ShortConvSpec)]

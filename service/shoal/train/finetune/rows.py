@@ -1,7 +1,9 @@
 """What a fine-tuning run learns from: rows as they were read, and the same as token ids."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,13 +17,30 @@ class Row:
     where: str
     """File and line or record, for errors: "pairs.jsonl, line 7"."""
     messages: tuple[Mapping[str, Any], ...] = ()
-    """A chat that ends with the assistant; empty in the other kinds."""
+    """A chat that ends with the assistant, as /v1/chat/completions takes messages: role, content
+    (a text), and where they have them tool_calls, tool_call_id, name, reasoning_content. Empty in
+    the other kinds."""
     tools: tuple[Mapping[str, Any], ...] = ()
+    """As /v1/chat/completions takes them."""
+    context_only: frozenset[int] = frozenset()
+    """Indices of the assistant's messages that are read and not learned."""
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    """Variables for the chat template, as chat_template_kwargs of a request."""
     prompt: str | None = None
     completion: str | None = None
     """Beside `prompt`: a pair of texts. A base with a chat template reads it as a user's message
     and the assistant's answer, one without as one text of which the completion is learned."""
     text: str | None = None
+    is_end: bool = True
+    """Does the text end here? Else the next row goes on with it."""
+
+    def digest(self, salt: str = "") -> bytes:
+        """16 bytes that equal rows have in common, wherever they stand."""
+        parts = (
+            self.messages, self.tools, sorted(self.context_only), self.variables,
+            self.prompt, self.completion, self.text, self.is_end,
+        )  # fmt: skip
+        return blake2b((salt + json.dumps(parts)).encode(), digest_size=16).digest()
 
 
 class EncodedRow(NamedTuple):
@@ -29,6 +48,7 @@ class EncodedRow(NamedTuple):
 
     ids: NDArray[np.int32]
     in_loss: NDArray[np.bool_]
+    """Is the id a target, predicted by those before it? Never the first, which has none."""
     where: str
 
 
