@@ -1,6 +1,6 @@
 # Everything a day needs; each target makes what it stands on. `make help` lists them.
 # PYTHON=python3.12 picks another interpreter, PIP_ARGS="…" goes to pip when wheels are fetched,
-# MODELS=minnow,pilotfish serves these only.
+# MODELS=minnow,pilotfish serves these only, V=1 shows all that installers say.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

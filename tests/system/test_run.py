@@ -85,29 +85,30 @@ def kill(number: int) -> Callable[[Terminal], None]:
     return lambda terminal: os.kill(terminal.pid, number)
 
 
+ENDS: dict[str, tuple[Callable[[Terminal], None], int]] = {
+    "SIGTERM": (kill(signal.SIGTERM), 128 + signal.SIGTERM),
+    "SIGHUP": (kill(signal.SIGHUP), 128 + signal.SIGHUP),
+    "SIGKILL": (kill(signal.SIGKILL), -signal.SIGKILL),
+    "Ctrl-D": (lambda terminal: terminal.write("\x04"), 0),
+    "/quit": (lambda terminal: terminal.write("/quit\n"), 0),
+}
+MOMENTS = ("starting", "at the prompt", "in an answer")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("end", "exit_code"),
+    ("how", "when"),
     [
-        (kill(signal.SIGTERM), 128 + signal.SIGTERM),
-        (kill(signal.SIGHUP), 128 + signal.SIGHUP),
-        (kill(signal.SIGKILL), -signal.SIGKILL),
-        (lambda terminal: terminal.write("\x04"), 0),
-        (lambda terminal: terminal.write("/quit\n"), 0),
+        (how, when)
+        for how in ENDS
+        for when in MOMENTS
+        if how.startswith("SIG") or when == MOMENTS[1]
     ],
-    ids=["SIGTERM", "SIGHUP", "SIGKILL", "Ctrl-D", "/quit"],
 )
-@pytest.mark.parametrize("when", ["starting", "at the prompt", "in an answer"])
 def test_however_it_ends_nothing_stays_behind(
-    end: Callable[[Terminal], None],
-    exit_code: int,
-    when: str,
-    places: dict[str, str],
-    tmp_path: Path,
+    how: str, when: str, places: dict[str, str], tmp_path: Path
 ) -> None:
-    by_hand = exit_code == 0
-    if by_hand and when != "at the prompt":
-        pytest.skip("is typed at the prompt")
+    end, exit_code = ENDS[how]
     command = ("run", MINNOW, "--max-tokens", "400", "--no-history")
     with on_terminal(*command, cwd=tmp_path, TERM="xterm", **places) as terminal:
         terminal.wait_for("starting")
