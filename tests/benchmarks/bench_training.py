@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.bench_training --base models/smollm2.gguf --rounds 3
 
-Every run is a process of its own. Rows, passes, rows in a step, rate, rank and threads are the
+Every run is a process of its own. Rows, passes, rows in a step, rate, rank and cores are the
 same; the other side is `transformers_training.py`, in the number format that is the fastest there
 in a few steps. Both sides take turns; the table has medians of the rounds. Tokens are those of the
 rows, without padding, over the time of all steps; wall time and memory are of the whole process.
@@ -10,6 +10,7 @@ rows, without padding, over the time of all steps; wall time and memory are of t
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -181,12 +182,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--lora-rank", type=int, default=16)
     add("--lora-lr", type=float, default=5e-4)
     add("--lr", type=float, default=1e-4, help="with all weights")
-    add("--threads", type=int, default=2)
+    add("--threads", type=int, default=2, help="and cores")
     return parser
 
 
 def main() -> None:
     options = _parser().parse_args()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
     results: dict[tuple[str, str], list[Measured]] = defaultdict(list)
     ways = options.ways.split(",")
     with _work(options) as work:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from shoal.checkpoint.lock import locked_names, verify_lock
+from shoal.checkpoint.lock import write_lock as write_own_lock
 from shoal.checkpoint.open import open_model
 from shoal.errors import ModelFolderError
 from tests.fakes.tiny_models import write_lock, write_tiny_llama
@@ -88,3 +90,18 @@ def test_a_pointer_in_place_of_a_locked_file_is_called_one(tmp_path: Path) -> No
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(ModelFolderError, match="git lfs pull"):
         load(folder)
+
+
+def test_a_written_lock_names_all_files_but_the_card_and_hidden_ones(tmp_path: Path) -> None:
+    folder = write_tiny_llama(tmp_path / "tiny")
+    (folder / "inner").mkdir()
+    for name in ("MODEL.md", ".hidden", "inner/more.jinja"):
+        (folder / name).write_text(name)
+    assert locked_names(folder) is None
+    write_own_lock(folder)
+    names = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+             "tokenizer_config.json", "inner/more.jinja"}  # fmt: skip
+    assert locked_names(folder) == names
+    verify_lock(folder, [folder / name for name in names])
+    write_own_lock(folder)  # over itself
+    assert locked_names(folder) == names

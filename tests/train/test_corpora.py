@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shoal.train.config import Recipe, RecipeError, Source, load_recipe, parse_recipe
-from shoal.train.corpora import read_corpus
+from shoal.train.corpora import read_corpus, read_records
 from shoal.train.pieces import ReadContext, Record, Variant, plain
 from tests.train.builders import write_jsonl
 
@@ -122,6 +122,64 @@ def test_a_recipe_may_have_every_request_read_twice(tmp_path: Path) -> None:
 def test_an_unreadable_record_is_named_by_its_number(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "own.jsonl", [{"text": "fine"}, {"story": "no"}])
     with pytest.raises(RecipeError, match=r"own\.jsonl, record 2: expected a `text`.*story"):
+        read_corpus(recipe_of(Source(file="own.jsonl")), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'{"text": "one"}\n["two"]\n', r"own\.jsonl, line 2: not a JSON object but a list"),
+        (b'{"text": "one"}\nnull\n', r"own\.jsonl, line 2: not a JSON object but null"),
+        (b'{"text": "one"}\n{"text"\n', r"own\.jsonl, line 2: not JSON"),
+        (b'{"messages": "hello"}\n', r"own\.jsonl, record 1: `messages` must be a list"),
+        (b'{"prompt": "a", "completion": ""}\n', r"record 1: `completion` is empty"),
+        ('{"text": "one"}\n'.encode("utf-16"), r"own\.jsonl, line 1: .* seems to be UTF-16"),
+        ('{"text": "é"}\n'.encode("latin-1"), r"own\.jsonl, line 1: .* seems to be Latin-1"),
+    ],
+)
+def test_an_own_file_that_cannot_be_read_is_named(
+    tmp_path: Path, content: bytes, words: str
+) -> None:
+    (tmp_path / "own.jsonl").write_bytes(content)
+    with pytest.raises(RecipeError, match=words):
+        read_corpus(recipe_of(Source(file="own.jsonl")), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("mark.jsonl", b'\xef\xbb\xbf{"text": "one"}\r\n{"text": "two"}\r\n'),
+        ("a.ndjson", b'{"text": "one"}\n{"text": "two"}\n'),
+        ("b.JSONL", b'{"text": "one"}\n{"text": "two"}\n'),
+        ("c.json", b'[{"text": "one"}, {"text": "two"}]'),
+        ("d.csv", b"text\none\ntwo\n"),
+        ("own", b'{"text": "one"}\n{"text": "two"}\n'),
+    ],
+)
+def test_records_are_never_one_plain_text(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert list(read_records(tmp_path / name)) == [{"text": "one"}, {"text": "two"}]
+
+
+def test_a_plain_text_is_one_record(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_bytes(b"\xef\xbb\xbfOne.\r\n\r\nTwo.")
+    assert list(read_records(tmp_path / "book.txt")) == [{"text": "One.\n\nTwo."}]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [
+            {"function": {"name": "f", "arguments": "{}"}}]}]},
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+         "tools": [{"name": "f"}]},
+    ],
+)  # fmt: skip
+def test_what_a_model_from_a_recipe_does_not_know_is_refused(
+    tmp_path: Path, record: dict[str, object]
+) -> None:
+    write_jsonl(tmp_path / "own.jsonl", [record])
+    with pytest.raises(RecipeError, match=r"own\.jsonl, record 1: .*tools"):
         read_corpus(recipe_of(Source(file="own.jsonl")), tmp_path)
 
 

@@ -13,7 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_FILE_BYTES = 4_000_000_000
-_DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+_DTYPES: Mapping[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}
+
 _METADATA = {"format": "pt"}  # transformers asks for it
 
 
@@ -52,13 +57,12 @@ def write_safetensors(
                 weight_map[key] = f"{name}.safetensors"
                 position += layout.num_bytes
         for key, array in tensors:
-            layout = left.pop(key, None)
-            if layout is None or layout.shape != array.shape:
+            if key not in left or left[key].shape != array.shape:
                 raise ValueError(f"{key} {array.shape} is not to be written, or not twice")
-            file, position = places[key]
-            file.seek(position)
-            array = np.ascontiguousarray(array, _DTYPES[layout.dtype])
-            file.write(array.reshape(-1).view(np.uint8).data)
+            in_order = np.ascontiguousarray(array, _DTYPES[left.pop(key).dtype])
+            into, start = places[key]
+            into.seek(start)
+            into.write(in_order.reshape(-1).view(np.uint8).data)
     if left:
         raise ValueError(f"tensors are missing: {', '.join(left)}")
     if len(cut) > 1:

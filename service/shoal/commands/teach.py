@@ -25,7 +25,7 @@ def teach(asked: dict[str, Any], *, dry_run: bool) -> None:
     from shoal.commands.answers import greedy_answers
     from shoal.commands.serve import checked_settings
     from shoal.errors import ModelFolderError
-    from shoal.runner.device import usable_cores
+    from shoal.runner.device import available_bytes, usable_cores
     from shoal.train.config import RecipeError
     from shoal.train.finetune.interrupts import Interrupted
     from shoal.train.finetune.observer import Observer
@@ -34,7 +34,12 @@ def teach(asked: dict[str, Any], *, dry_run: bool) -> None:
 
     models_dir = checked_settings(None, {}).models_dir
     try:
-        request = FineTuneRequest(models_dir=models_dir, num_threads=usable_cores(), **asked)
+        request = FineTuneRequest(
+            models_dir=models_dir,
+            num_threads=usable_cores(),
+            memory_bytes=available_bytes(),
+            **asked,
+        )
         with ExitStack() as stack:
             display = Display(f"teaching {request.out.name}", stack)
             observer = Observer(say=display.say, on_step=display.on_step, answer=greedy_answers)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from shoal.checkpoint.lock import CARD
 from shoal.train.config import ModelShape, Recipe
+from shoal.train.finetune.folder import replace_file
 from shoal.train.progress import Progress
 
 
@@ -12,9 +14,10 @@ def write_card(
     out: Path, recipe: Recipe, progress: Progress, held_out: dict[str, float], command: str
 ) -> None:
     """Write `out`/MODEL.md unless there is one. `recipe.model` is the shape that was trained."""
-    path = out / "MODEL.md"
+    path = out / CARD
     if not path.exists():
-        path.write_text(_card(out.name, recipe, progress, held_out, command), encoding="utf-8")
+        text = _card(out.name, recipe, progress, held_out, command)
+        replace_file(path, lambda file: file.write(text.encode()))
 
 
 def _card(

@@ -68,7 +68,12 @@ class RecordFile:
             case "Parquet":
                 return _parquet(self.path)
             case "text":
-                return iter([Found("line 1", {"text": "".join(text_lines(self.path))})])
+                return iter([Found("line 1", {"text": _plain_text(self.path)})])
+
+
+def _plain_text(path: Path) -> str:
+    """With "\\n" alone at the ends of lines."""
+    return "".join(text_lines(path)).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def open_records(path: Path) -> RecordFile:

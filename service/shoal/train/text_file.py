@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import re
 import shlex
 import zlib
 from collections.abc import Iterator
@@ -91,12 +92,11 @@ def _check_head(path: Path, head: bytes) -> None:
 
 
 def _not_utf8(path: Path, number: int, raw: bytes) -> RecipeError:
-    """One-byte encodings of Western Europe have their high bytes alone between letters; others
-    have runs of them."""
-    high = [index for index, byte in enumerate(raw) if byte >= 0x80]
-    alone = [i for i in high if not {i - 1, i + 1} & set(high)]
-    if 2 * len(alone) >= len(high):
-        has_controls = any(0x80 <= raw[index] < 0xA0 for index in high)
+    """One-byte encodings of Western Europe have one or two high bytes between letters; others have
+    longer runs of them."""
+    runs = re.findall(rb"[\x80-\xff]+", raw)
+    if sum(map(len, runs)) <= 2 * len(runs):
+        has_controls = re.search(rb"[\x80-\x9f]", raw) is not None
         encoding = "WINDOWS-1252" if has_controls else "LATIN1"
     else:
         encoding = ""

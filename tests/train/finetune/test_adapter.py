@@ -20,6 +20,7 @@ from shoal.model.adapter import ADAPTED_ROLES, load_adapter
 from shoal.model.loader import Checkpoint, load_checkpoint
 from shoal.model.spec import Role
 from shoal.runner.inputs import AdaptableBackend
+from shoal.train.config import RecipeError
 from shoal.train.finetune.export import write_adapter
 from shoal.train.finetune.folder import replace_folder
 from shoal.train.finetune.rows import LoraSettings
@@ -180,6 +181,15 @@ def test_matrices_that_the_base_does_not_have_are_refused(tmp_path: Path) -> Non
         write_adapter(tmp_path, checkpoint, Path("base"), settings, low_rank)
     with pytest.raises(ValueError, match="no matrix is adapted"):
         write_adapter(tmp_path, checkpoint, Path("base"), settings, {})
+
+
+def test_matrices_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
+    checkpoint = loaded(write_tiny_model(tmp_path / "base"))
+    settings = LoraSettings(2, 2.0, ("q", "up"))
+    low_rank = random_low_rank(checkpoint, settings)
+    low_rank[1, "up"][1][0, 0] = torch.nan
+    with pytest.raises(RecipeError, match=r"layers\.1\.up\.weight holds NaN"):
+        write_adapter(tmp_path, checkpoint, Path("base"), settings, low_rank)
 
 
 def test_an_adapter_that_differs_from_its_lock_is_refused(tmp_path: Path) -> None:

@@ -4,11 +4,8 @@ import ctypes
 import errno
 import json
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from shoal.checkpoint.lock import verify_lock
 from shoal.train.config import RecipeError
 from shoal.train.finetune import folder as module
 from shoal.train.finetune.folder import check_out, replace_file, replace_folder
+from tests.fakes.kills import kills_at_every_step, kills_at_random_times
 
 NAMES = ("a.bin", "b.bin", "c.bin")
 
@@ -314,37 +312,64 @@ def test_linux_exchanges_names(tmp_path: Path) -> None:
         module._exchange(tmp_path / "one", tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "two renames"])
-@pytest.mark.parametrize("kills", [12, pytest.param(200, marks=pytest.mark.slow)])
-def test_after_every_kill_the_folder_and_the_file_are_whole(
-    tmp_path: Path, kills: int, exchange: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between two renames there may be no folder for a moment, but the next check has it again."""
-    if not exchange:
+@pytest.fixture(params=["exchange", "two renames"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "two renames":
         monkeypatch.setattr(module, "_exchange", no_exchange)
-    out, file = tmp_path / "mine", tmp_path / "checkpoint.pt"
-    started = time.monotonic()
-    replace_folder(out, writes(0, 200_000))
-    replace_file(file, lambda handle: torch.save(torch.full((50_000,), 0), handle))
-    usual_s = time.monotonic() - started
-    chance, seen = random.Random(1), 0
-    for turn in range(1, kills + 1):
-        child = os.fork()
-        if child == 0:
-            replace_folder(out, writes(turn % 250 + 1, 200_000))
-            replace_file(file, lambda handle, t=turn: torch.save(torch.full((50_000,), t), handle))
-            os._exit(0)
-        time.sleep(chance.random() * usual_s)
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        seen += os.WIFSIGNALED(status)
-        check_out(out)
-        assert len(values(out)) == 1
-        assert len(set(torch.load(file).tolist())) == 1
-    assert seen, "no kill came before the end"
-    replace_folder(out, writes(3))
-    replace_file(file, lambda handle: None)
-    assert beside(out) == ["checkpoint.pt"]
+    return str(request.param)
+
+
+class Saved:
+    """A folder and a file that are written again and again, each time with another value."""
+
+    def __init__(self, above: Path, size: int) -> None:
+        self.out, self.file, self.size = above / "mine", above / "checkpoint.pt", size
+        self.value = 0
+        self.write()
+        self.found = self.read()
+
+    def write(self) -> None:
+        replace_folder(self.out, writes(self.value, self.size))
+        content = torch.full((self.size,), self.value)
+        replace_file(self.file, lambda file: torch.save(content, file))
+
+    def read(self) -> tuple[int, int]:
+        """The value that all of the folder has, and that of the file."""
+        [of_folder], [of_file] = values(self.out), set(torch.load(self.file).tolist())
+        return of_folder, of_file
+
+    def check(self) -> None:
+        """After a kill: each has the value from before or the new one. Then there is another."""
+        check_out(self.out)
+        found = self.read()
+        assert all(new in (old, self.value) for new, old in zip(found, self.found, strict=True))
+        self.found = found
+        self.value = (self.value + 1) % 251
+
+
+def test_a_kill_at_every_step_leaves_folder_and_file_whole(tmp_path: Path, way: str) -> None:
+    """Between two renames there is no folder for a moment; the next check has it again."""
+    saved = Saved(tmp_path, 1000)
+    steps = 0
+    for _ in kills_at_every_step(saved.write):
+        steps += 1
+        saved.check()
+    assert steps > 30
+    assert saved.read() == (saved.value, saved.value)
+    assert beside(saved.out) == ["checkpoint.pt"]
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_time_leaves_folder_and_file_whole(tmp_path: Path, way: str) -> None:
+    saved = Saved(tmp_path, 200_000)
+    num_killed = 0
+    for was_killed in kills_at_random_times(saved.write, 200):
+        num_killed += was_killed
+        saved.check()
+    assert num_killed > 20
+    saved.write()
+    assert saved.read() == (saved.value, saved.value)
+    assert beside(saved.out) == ["checkpoint.pt"]
 
 
 def _umask() -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 from collections.abc import Mapping
 from dataclasses import replace
@@ -135,7 +134,7 @@ class StopAt:
 
     def __call__(self, report: StepReport) -> None:
         if report.step == self.step:
-            os.kill(os.getpid(), self.number)
+            signal.raise_signal(self.number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

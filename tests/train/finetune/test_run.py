@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -34,7 +33,7 @@ ADAPTER = "adapter_model.safetensors"
 @pytest.fixture(autouse=True)
 def one_format(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which one is faster is measured, and may differ between two runs."""
-    monkeypatch.setattr("shoal.train.finetune.run.fastest_dtype", lambda device: torch.float32)
+    monkeypatch.setattr("shoal.train.finetune.compute.fastest_dtype", lambda device: torch.float32)
 
 
 def pairs(count: int = 24) -> list[dict[str, object]]:
@@ -79,7 +78,7 @@ class StopAt:
     def __call__(self, report: StepReport) -> None:
         self.seen.append(report.step)
         if report.step == self.step:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
 
 # --- what comes out -------------------------------------------------------------------------------
@@ -175,7 +174,7 @@ def test_each_choice_is_said_with_its_reason(tmp_path: Path) -> None:
         "tokens to read",
         "rows held out",
         "device      cpu",
-        "computes    in float32",
+        "computes    in float32, about ",
     ):
         assert part in text
 
@@ -203,7 +202,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path: Path, rank: int | Non
 
 KILLED = """
 import pathlib, sys, torch
-from shoal.train.finetune import run
+from shoal.train.finetune import compute, run
 from shoal.train.finetune.observer import Observer
 from shoal.train.finetune.settings import FineTuneRequest
 folder = pathlib.Path(sys.argv[1])
@@ -212,7 +211,7 @@ request = FineTuneRequest(
     device="cpu", epochs=200.0, batch_size=4, lora_rank=2, eval_share=0.0, num_threads=1,
 )
 show = lambda report: print(report.step, flush=True)
-run.fastest_dtype = lambda device: torch.float32
+compute.fastest_dtype = lambda device: torch.float32
 run.fine_tune(request, Observer(on_step=show, save_every_s=0.0))
 """
 
@@ -327,6 +326,16 @@ def test_a_limit_that_allows_no_step_is_refused_with_what_it_takes(tmp_path: Pat
         fine_tune(asked(tmp_path, limit_s=0.06))
 
 
+def test_activations_are_computed_again_where_memory_is_short(tmp_path: Path) -> None:
+    said: list[str] = []
+    request = asked(tmp_path, memory_bytes=1000)
+    fine_tune(request, Observer(say=said.append))
+    text = "\n".join(said)
+    assert "activations are computed again" in text
+    assert "0.0 GB are free, so it may fail" in text
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["notes"]["checkpointing"]
+
+
 def test_a_rehearsal_says_what_a_run_costs_and_writes_nothing(tmp_path: Path) -> None:
     request = asked(tmp_path)
     before = contents(tmp_path)
@@ -335,7 +344,7 @@ def test_a_rehearsal_says_what_a_run_costs_and_writes_nothing(tmp_path: Path) ->
     assert contents(tmp_path) == before
     assert not (tmp_path / "run").exists()
     text = "\n".join(said)
-    for word in ("tokens in 6 steps", "memory ", "time ", "nothing written"):
+    for word in ("tokens in 6 steps", "GB", "takes       about 0:0", "nothing written"):
         assert word in text
 
 

@@ -85,6 +85,24 @@ def test_what_stands_in_a_generation_block_is_printed(source: str) -> None:
     assert render(source) == theirs(source, HELLO)
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_generation_blocks_are_marked_where_asked(elsewhere: bool) -> None:
+    source = (
+        "{% for m in messages %}{{ m.role }}:{% generation %}{{ m.content }}{% endgeneration %}"
+    )
+    source += "{% endfor %}" + "{{ range(1) | length }}" * elsewhere
+    template = ChatTemplate(source)
+    assert template.is_bounded is not elsewhere
+    assert template.has_generation_blocks
+    variables, end = {"messages": HELLO}, "1" * elsewhere
+    plain = template.render(variables, max_chars=99)
+    marked = template.render(variables, max_chars=99, marks_generated=True)
+    text = str(HELLO[0]["content"])
+    assert plain == f"user:{text}{end}"
+    assert marked == f"user:\ufde0{text}\ufde1{end}"
+    assert template.render(variables, max_chars=99) == plain
+
+
 def test_the_clock_is_asked_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     class Clock(datetime):
         hour_now = 0

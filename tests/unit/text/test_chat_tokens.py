@@ -302,3 +302,38 @@ def test_a_text_of_many_names_is_no_more_work_for_each() -> None:
 
     for text in (names[7] * 20_000, names[7][:-3] * 20_000):
         assert cost_s(text) < 1
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@settings(max_examples=15, deadline=None)
+@given(contents=st.lists(HOSTILE, min_size=1, max_size=3))
+@example(contents=["a </s> b"])
+def test_many_chats_and_offsets_give_the_same_ids(kind: str, contents: list[str]) -> None:
+    """Offsets grow, and what is a control token has the offsets of one that the template wrote."""
+    model = chat(kind, "chatml")
+    chats = [rendered(model, conversation(part)) for part in (["x"], contents, ["y", "z"])]
+    assert model.encode_batch(chats) == [model.encode(each) for each in chats]
+    assert model.encode_batch(chats[::2]) == [model.encode(each) for each in chats[::2]]
+    for each in chats:
+        ids, offsets = model.encode_with_offsets(each)
+        assert ids == model.encode(each)
+        assert all(0 <= start <= end <= len(each.text) for start, end in offsets)
+        assert [start for start, _ in offsets] == sorted(start for start, _ in offsets)
+        names = ("<|im_start|>", "<|im_end|>")
+        marks = {tokenizer(kind).special_id(name) for name in names}
+        found = [tuple(o) for i, o in zip(ids, offsets, strict=True) if i in marks]
+        if library(kind).normalizer is None:
+            assert found == [tuple(span) for span in each.controls]
+
+
+def test_blocks_of_generated_text_are_found_in_the_text() -> None:
+    block = "{% generation %}{{ m.content }}{% endgeneration %}"
+    source = f"{{% for m in messages %}}<User>{block}{{% endfor %}}"
+    model = Chat("tiny", {"default": source}, tokenizer("byte level"))
+    found = model.generated(conversation(["a<User>", "", "b"]), given={}, max_chars=99)
+    assert found is not None
+    text, spans = found
+    assert text == "<User>a<User><User><User>b"
+    assert [text[start:end] for start, end in spans] == ["a<User>", "", "b"]
+    without = chat("byte level", "chatml")
+    assert without.generated(conversation(["a"]), given={}, max_chars=99) is None

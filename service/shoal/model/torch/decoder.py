@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shoal.model.spec import AttentionSpec, DecoderSpec, LayerSpec, RotarySpec
 from shoal.model.torch.adapters import AdapterTokens
-from shoal.model.torch.attention import AttentionBatch, Attends
+from shoal.model.torch.attention import Attends, AttentionBatch
 from shoal.model.torch.experts import make_mlp
 from shoal.model.torch.layers import Linear, TorchWeights, over_all_heads, rotate
 from shoal.model.torch.short_conv import Convolves, ShortConv
@@ -33,7 +33,9 @@ class Decoder:
         self._embedding_norm = weights.norm(spec.embedding_norm, "embedding_norm")
         positions = weights.optional("position_embedding")  # [positions, hidden]
         self._positions = None if positions is None else weights.table(positions)
-        self.layers = [DecoderLayer(layer, weights, index) for index, layer in enumerate(spec.layers)]
+        self.layers = [
+            DecoderLayer(layer, weights, index) for index, layer in enumerate(spec.layers)
+        ]
         self._final_norm = weights.norm(spec.final_norm, "final_norm")
         self._head_projection = weights.optional("head_projection.weight")
         head = embedding if spec.tied_head else weights.tensor("head.weight")
@@ -184,8 +186,10 @@ class _Attention:
     ) -> Tensor:
         spec = self._spec
         qkv = self._qkv(x).view(len(x), -1, spec.head_dim)  # [T, heads + 2 kv, head_dim]
-        num_heads, num_qk_heads = spec.num_heads, spec.num_heads + spec.num_kv_heads
-        qk, values = qkv[:, :num_qk_heads], self._clipped(qkv[:, num_qk_heads:])
+        num_heads, num_kv_heads = spec.num_heads, spec.num_kv_heads
+        sizes = (num_heads + num_kv_heads, num_kv_heads)
+        qk, values = torch.split_with_sizes(qkv, sizes, 1)
+        values = self._clipped(values)
         if not spec.clip_after_norm:
             qk = self._clipped(qk)
         norms_after_rotary = spec.qk_norm is not None and spec.qk_norm.after_rotary
@@ -195,7 +199,7 @@ class _Attention:
             qk = rotate(qk, *rotations[spec.rotary], interleaved=spec.rotary.interleaved)
         if norms_after_rotary:
             qk = self._norm_heads(qk)
-        queries, keys = qk[:, :num_heads], qk[:, num_heads:]
+        queries, keys = torch.split_with_sizes(qk, (num_heads, num_kv_heads), 1)
         mixed = cache.attend(spec, queries, keys, values, batch, self._alibi_slopes)
         if wanted is not None:
             mixed = mixed[wanted]

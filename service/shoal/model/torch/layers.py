@@ -138,7 +138,7 @@ class Norm:
 class NormPerHead:
     """Over each head by itself; x [T, heads, head_dim]."""
 
-    plain: Norm  # without weight and bias
+    plain: Transform  # the norm without weight and bias
     weight: Tensor  # [heads, head_dim], the offset added
     bias: Tensor | None
 
@@ -201,11 +201,12 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) ->
     x [T, heads, head_dim]; the others stay as they are. Pair i is channels i and i + pairs, or
     2i and 2i + 1 where interleaved."""
     pairs = cos.shape[-1]
-    turned, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
+    sizes = (2 * pairs, x.shape[-1] - 2 * pairs)
+    turned, rest = torch.split_with_sizes(x, sizes, -1)
     if interleaved:
         first, second = turned[..., ::2], turned[..., 1::2]
     else:
-        first, second = turned[..., :pairs], turned[..., pairs:]
+        first, second = turned.chunk(2, -1)
     rotated = (first * cos - second * sin, second * cos + first * sin)
     turned = torch.stack(rotated, -1).flatten(-2) if interleaved else torch.cat(rotated, -1)
     return torch.cat((turned, rest), -1) if rest.shape[-1] else turned

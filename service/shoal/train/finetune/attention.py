@@ -6,7 +6,7 @@ of being kept, so memory grows with the tokens and not with the square of a row.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,9 +17,10 @@ from shoal.model.spec import AttentionSpec
 from shoal.model.torch.attention import AttentionBatch
 from shoal.model.torch.short_conv import ConvBatches
 from shoal.train.finetune.pack import Pack, Span
+from shoal.train.finetune.products import apply
 
 _QUERIES_AT_ONCE = 256
-_MAX_PADDING = 1.15
+_MAX_PADDING = 2.0
 """Padded tokens of rows computed together are at most so many times their tokens."""
 
 
@@ -40,6 +41,8 @@ class Layout:
     padding: Tensor  # [number of padded places]
     places: Tensor  # [T] place of each token
     buckets: tuple[Bucket, ...]
+    masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
+    """By bucket, first query and window, as they were asked for."""
 
     @classmethod
     def of(cls, pack: Pack, device: str) -> "Layout":
@@ -57,8 +60,12 @@ class Layout:
                 missing = length - row.length
                 padding += range(len(tokens), len(tokens) + missing)
                 tokens += [row.start] * missing
-        lists = (np.array(tokens, np.int64), np.array(padding, np.int64), places)
-        return cls(*(torch.from_numpy(each).to(device) for each in lists), tuple(buckets))
+        return cls(
+            torch.tensor(tokens, device=device),
+            torch.tensor(padding, dtype=torch.long, device=device),
+            torch.from_numpy(places).to(device),
+            tuple(buckets),
+        )
 
 
 def _alike(pack: Pack) -> Iterator[tuple[Span, list[Span]]]:
@@ -99,10 +106,9 @@ class PackCache:
         batch: AttentionBatch,
         alibi_slopes: Tensor | None,
     ) -> Tensor:
-        mixed: Tensor = _Attention.apply(
-            queries.to(values.dtype), keys.to(values.dtype), values, spec, alibi_slopes, self._layout
-        )
-        return mixed
+        queries, keys = queries.to(values.dtype), keys.to(values.dtype)
+        values = values.contiguous()  # else the product that they are a part of is kept
+        return apply(_Attention, queries, keys, values, spec, alibi_slopes, self._layout)
 
     def convolve(self, values: Tensor, taps: Tensor, batches: ConvBatches) -> Tensor:
         """Before a row's first token lies zero."""
@@ -138,7 +144,7 @@ class _Attention(torch.autograd.Function):
     [T, heads, head_dim]. Scores and softmax in float32 or wider."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         queries: Tensor,
         keys: Tensor,
@@ -152,15 +158,15 @@ class _Attention(torch.autograd.Function):
         padded = [x.index_select(0, layout.tokens) for x in (queries, keys, values)]
         mixed = torch.empty_like(padded[0])
         for bucket in layout.buckets:
-            rows = _Rows(bucket, spec, slopes, padded, keys, values)
-            out = _of_bucket(mixed, bucket).unflatten(2, (spec.num_kv_heads, -1))
+            rows = _Rows(bucket, spec, slopes, layout, padded, keys, values)
+            out = _grouped(_of_bucket(mixed, bucket), spec)
             for piece in rows.pieces():
                 part = piece.out()  # [kv, R, group, n, head_dim]
                 out[:, piece.start : piece.end] = part.permute(1, 3, 0, 2, 4)
         return mixed.index_select(0, layout.places)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, values = ctx.saved_tensors
         spec, layout = ctx.spec, ctx.layout
         padded = [x.index_select(0, layout.tokens) for x in (queries, keys, values)]
@@ -169,21 +175,22 @@ class _Attention(torch.autograd.Function):
         own = [torch.zeros_like(x) for x in padded]  # gradients at the places
         of_prefix = [torch.zeros_like(x) for x in (keys, values)]  # and at the tokens
         for bucket in layout.buckets:
-            rows = _Rows(bucket, spec, ctx.slopes, padded, keys, values)
-            grad_out = _of_bucket(grad, bucket).unflatten(2, (spec.num_kv_heads, -1))
-            grad_q = _of_bucket(own[0], bucket).unflatten(2, (spec.num_kv_heads, -1))
-            grad_k, grad_v = (_of_bucket(x, bucket) for x in own[1:])
-            first, length = bucket.prefix
+            rows = _Rows(bucket, spec, ctx.slopes, layout, padded, keys, values)
+            grad_out = _grouped(_of_bucket(grad, bucket), spec)
+            grad_q = _grouped(_of_bucket(own[0], bucket), spec)
+            both = [torch.zeros_like(x) for x in (rows.keys, rows.values)]
             for piece in rows.pieces():
                 part = grad_out[:, piece.start : piece.end].permute(2, 0, 3, 1, 4)
-                found = piece.gradients(part)
-                grad_q[:, piece.start : piece.end] = found.queries.permute(1, 3, 0, 2, 4)
-                seen = slice(piece.first_key, piece.end)
-                grad_k[:, seen] += found.keys.permute(1, 2, 0, 3)
-                grad_v[:, seen] += found.values.permute(1, 2, 0, 3)
-                if length:
-                    of_prefix[0][first : first + length] += found.prefix_keys.transpose(0, 1)
-                    of_prefix[1][first : first + length] += found.prefix_values.transpose(0, 1)
+                of_queries, *of_both = piece.gradients(part)
+                grad_q[:, piece.start : piece.end] = of_queries.permute(1, 3, 0, 2, 4)
+                for total, found in zip(both, of_both, strict=True):
+                    total[:, :, piece.seen] += found
+            prefix = slice(bucket.prefix.start, sum(bucket.prefix))
+            for total, at_places, at_tokens in zip(both, own[1:], of_prefix, strict=True):
+                before, behind = total.split_with_sizes((bucket.prefix.length, bucket.length), 2)
+                _of_bucket(at_places, bucket).copy_(behind.permute(1, 2, 0, 3))
+                if bucket.prefix.length:
+                    at_tokens[prefix] += before.sum(1).transpose(0, 1)
         grad_q, grad_k, grad_v = (x.index_select(0, layout.places) for x in own)
         return grad_q, grad_k.add_(of_prefix[0]), grad_v.add_(of_prefix[1]), None, None, None
 
@@ -191,150 +198,123 @@ class _Attention(torch.autograd.Function):
 def _of_bucket(x: Tensor, bucket: Bucket) -> Tensor:
     """x [S, heads, head_dim] -> a view [R, n, heads, head_dim]."""
     size = bucket.num_rows * bucket.length
-    return x[bucket.start : bucket.start + size].unflatten(0, (bucket.num_rows, bucket.length))
+    rows = x[bucket.start : bucket.start + size]
+    return rows.view(bucket.num_rows, bucket.length, *x.shape[1:])
 
 
-class _Gradients(NamedTuple):
-    queries: Tensor  # [kv, R, group, n, head_dim]
-    keys: Tensor  # [kv, R, C, head_dim]
-    values: Tensor  # [kv, R, C, head_dim]
-    prefix_keys: Tensor  # [kv, P, head_dim]
-    prefix_values: Tensor  # [kv, P, head_dim]
+def _grouped(x: Tensor, spec: AttentionSpec) -> Tensor:
+    """x [R, n, heads, head_dim] -> a view [R, n, kv, group, head_dim]."""
+    return x.view(*x.shape[:2], spec.num_kv_heads, -1, spec.head_dim)
 
 
 class _Rows:
-    """The rows of a bucket, cut into pieces of their queries."""
+    """The rows of a bucket, their beginning before each, cut into pieces of their queries."""
 
     def __init__(
         self,
         bucket: Bucket,
         spec: AttentionSpec,
         slopes: Tensor | None,
+        layout: Layout,
         padded: list[Tensor],
         keys: Tensor,
         values: Tensor,
     ) -> None:
-        self._bucket, self._spec, self._slopes = bucket, spec, slopes
+        self._bucket, self._spec, self._slopes, self._layout = bucket, spec, slopes, layout
         queries, own_keys, own_values = (_of_bucket(x, bucket) for x in padded)
-        grouped = queries.unflatten(2, (spec.num_kv_heads, -1))
-        self._queries = grouped.permute(2, 0, 3, 1, 4)  # [kv, R, group, n, head_dim]
-        self._keys = own_keys.permute(2, 0, 1, 3)  # [kv, R, n, head_dim]
-        self._values = own_values.permute(2, 0, 1, 3)
-        first, length = bucket.prefix
-        self._prefix_keys = keys[first : first + length].transpose(0, 1)  # [kv, P, head_dim]
-        self._prefix_values = values[first : first + length].transpose(0, 1)
+        # [kv, R, group, n, head_dim]
+        self._queries = _grouped(queries, spec).permute(2, 0, 3, 1, 4).contiguous()
+        self.keys = self._with_prefix(keys, own_keys)
+        self.values = self._with_prefix(values, own_values)
+
+    def _with_prefix(self, x: Tensor, own: Tensor) -> Tensor:
+        """x [T, kv, head_dim], own [R, n, kv, head_dim] -> [kv, R, P + n, head_dim]."""
+        before = x[self._bucket.prefix.start : sum(self._bucket.prefix)]
+        before = before.expand(self._bucket.num_rows, *before.shape)
+        return torch.cat((before, own), 1).permute(2, 0, 1, 3).contiguous()
 
     def pieces(self) -> Iterator["_Piece"]:
-        window = self._spec.window
+        window, prefix = self._spec.window, self._bucket.prefix.length
         for start in range(0, self._bucket.length, _QUERIES_AT_ONCE):
             end = min(start + _QUERIES_AT_ONCE, self._bucket.length)
-            first_key = 0 if window is None else max(0, start - window + 1)
+            first = 0 if window is None else max(0, prefix + start - window + 1)
+            seen = slice(first, prefix + end)
             yield _Piece(
                 self._spec,
                 start,
                 end,
-                first_key,
-                self._queries[..., start:end, :],
-                self._keys[:, :, first_key:end],
-                self._values[:, :, first_key:end],
-                self._prefix_keys,
-                self._prefix_values,
-                self._bias(start, end, first_key),
+                seen,
+                self._queries[..., start:end, :].flatten(2, 3),
+                self.keys[:, :, seen],
+                self.values[:, :, seen],
+                self._bias(start, end, seen),
             )
 
-    def _bias(self, start: int, end: int, first_key: int) -> Tensor:
-        """What is added to scores [kv or 1, 1, group or 1, n, P + C]: minus infinity where a key is
-        not seen, and the linear bias."""
-        spec, length = self._spec, self._bucket.prefix.length
-        wide = torch.promote_types(self._keys.dtype, torch.float32)
-        device = self._keys.device
-        queries = torch.arange(start, end, device=device)[:, None]
-        keys = torch.cat(
-            (torch.arange(-length, 0, device=device), torch.arange(first_key, end, device=device))
-        )
-        distance = queries - keys  # [n, P + C]
-        unseen = distance < 0
-        if spec.window is not None:
-            unseen |= distance >= spec.window
-        bias = torch.zeros(distance.shape, dtype=wide, device=device)
-        bias = bias.masked_fill_(unseen, -torch.inf)[None, None, None]
+    def _bias(self, start: int, end: int, seen: slice) -> Tensor:
+        """What is added to scores [kv or 1, 1, group or 1, n, C]: minus infinity where a key is not
+        seen, and the linear bias."""
+        spec, masks, device = self._spec, self._layout.masks, self.keys.device
+        wide = torch.promote_types(self.keys.dtype, torch.float32)
+        prefix = self._bucket.prefix.length
+        queries = torch.arange(prefix + start, prefix + end, device=device)[:, None]
+        keys = torch.arange(seen.start, seen.stop, device=device)
+        key = (self._bucket.start, start, spec.window)
+        if key not in masks:
+            unseen = keys > queries
+            if spec.window is not None:
+                unseen |= queries - keys >= spec.window
+            mask = torch.zeros(unseen.shape, dtype=wide, device=device)
+            masks[key] = mask.masked_fill_(unseen, -torch.inf)[None, None, None]
         if self._slopes is None:
-            return bias
+            return masks[key]
         slopes = self._slopes.to(wide).view(spec.num_kv_heads, 1, -1, 1, 1)
-        return bias - slopes * distance
+        return masks[key] + slopes * (keys - queries)
 
 
 class _Piece(NamedTuple):
-    """n queries of each of R rows; P keys of the beginning and C of the row."""
+    """n queries of each of R rows, and the C keys that some of them see."""
 
     spec: AttentionSpec
     start: int
     end: int
-    first_key: int
-    queries: Tensor  # [kv, R, group, n, head_dim]
+    seen: slice  # of the beginning and the row
+    queries: Tensor  # [kv, R, group * n, head_dim]
     keys: Tensor  # [kv, R, C, head_dim]
     values: Tensor  # [kv, R, C, head_dim]
-    prefix_keys: Tensor  # [kv, P, head_dim]
-    prefix_values: Tensor  # [kv, P, head_dim]
     bias: Tensor
 
     def out(self) -> Tensor:
         """[kv, R, group, n, head_dim]"""
         weights, _ = self._weights()
-        num_prefix = self.prefix_keys.shape[1]
-        weights = weights.to(self.values.dtype)
-        mixed = weights[..., num_prefix:].flatten(2, 3) @ self.values
-        if num_prefix:
-            mixed += (weights[..., :num_prefix].flatten(1, 3) @ self.prefix_values).view_as(mixed)
-        return mixed.view(self.queries.shape)
+        return self._by_group(weights.to(self.values.dtype) @ self.values)
 
-    def gradients(self, grad: Tensor) -> _Gradients:
-        """grad: of `out`."""
+    def gradients(self, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """grad: of `out`. Of queries [kv, R, group, n, head_dim], of keys and of values
+        [kv, R, C, head_dim]."""
         weights, slope = self._weights()
-        num_prefix, dtype = self.prefix_keys.shape[1], self.values.dtype
-        shape, grad = grad.shape, grad.flatten(2, 3)  # [kv, R, group * n, head_dim]
-        grad_scores = self._both(
-            grad.flatten(1, 2) @ self.prefix_values.mT, grad @ self.values.mT, weights.dtype
-        )
-        # Of the softmax, then of the cap and the scale.
-        grad_scores -= (grad_scores * weights).sum(-1, keepdim=True)
-        grad_scores *= weights
+        grad, dtype = grad.flatten(2, 3), self.values.dtype
+        of_weights = (grad @ self.values.mT).to(weights.dtype)
+        of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
         if slope is not None:
-            grad_scores *= slope
-        scaled = grad_scores.mul_(self.spec.scale).to(dtype)
-        weights = weights.to(dtype)
-        queries = self.queries.flatten(2, 3)
-        own = scaled[..., num_prefix:].flatten(2, 3)
-        grad_queries = own @ self.keys
-        of_prefix = scaled[..., :num_prefix].flatten(1, 3)  # [kv, R * group * n, P]
-        if num_prefix:
-            grad_queries += (of_prefix @ self.prefix_keys).view_as(grad_queries)
-        return _Gradients(
-            grad_queries.view(shape),
-            own.mT @ queries,
-            weights[..., num_prefix:].flatten(2, 3).mT @ grad,
-            of_prefix.mT @ queries.flatten(1, 2),
-            weights[..., :num_prefix].flatten(1, 3).mT @ grad.flatten(1, 2),
+            of_scores *= slope
+        of_scores = of_scores.mul_(self.spec.scale).to(dtype)
+        return (
+            self._by_group(of_scores @ self.keys),
+            of_scores.mT @ self.queries,
+            weights.to(dtype).mT @ grad,
         )
 
     def _weights(self) -> tuple[Tensor, Tensor | None]:
-        """Probabilities [kv, R, group, n, P + C], and the slope of the cap at each score."""
-        queries = self.queries.flatten(2, 3)
-        wide = torch.promote_types(queries.dtype, torch.float32)
-        scores = self._both(
-            queries.flatten(1, 2) @ self.prefix_keys.mT, queries @ self.keys.mT, wide
-        )
-        scores *= self.spec.scale
+        """Probabilities [kv, R, group * n, C], and the slope of the cap at each score."""
+        wide = torch.promote_types(self.keys.dtype, torch.float32)
+        scores = (self.queries @ self.keys.mT).to(wide).mul_(self.spec.scale)
         slope = None
         if self.spec.soft_cap is not None:
             turned = torch.tanh(scores / self.spec.soft_cap)
             scores, slope = self.spec.soft_cap * turned, 1 - turned.square()
-        return torch.softmax(scores + self.bias, -1), slope
+        self._by_group(scores).add_(self.bias)
+        return torch.softmax(scores, -1), slope
 
-    def _both(self, of_prefix: Tensor, own: Tensor, dtype: torch.dtype) -> Tensor:
-        """[kv, R * group * n, P] and [kv, R, group * n, C] as [kv, R, group, n, P + C]."""
-        shape = self.queries.shape[:-1]
-        own = own.view(*shape, own.shape[-1])
-        if not of_prefix.shape[-1]:
-            return own.to(dtype)
-        return torch.cat((of_prefix.view(*shape, of_prefix.shape[-1]), own), -1).to(dtype)
+    def _by_group(self, x: Tensor) -> Tensor:
+        """[kv, R, group * n, size] as [kv, R, group, n, size]."""
+        return x.view(*x.shape[:2], -1, self.end - self.start, x.shape[-1])

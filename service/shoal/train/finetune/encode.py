@@ -26,7 +26,7 @@ from shoal.text.text_model import TextModel
 from shoal.train.config import RecipeError
 from shoal.train.finetune.rows import EncodedRow, Row
 from shoal.train.finetune.shapes import Kind
-from shoal.train.finetune.turns import ChatDrafts, Draft, Turn, cut_front, joined
+from shoal.train.finetune.turns import ChatDrafts, Draft, Turn, cut, cut_front, joined
 
 _BATCH_ROWS = 512
 _SHOWN = 3
@@ -225,7 +225,7 @@ class Encoder:
     ) -> Iterator[EncodedRow]:
         for draft in drafts:
             if draft.spans:
-                yield from self._finished(draft.where, *self._generated(draft), left_out)
+                yield from self._from_blocks(draft, left_out)
             else:
                 yield from self._from_turns(draft, ids_of, left_out)
 
@@ -254,11 +254,12 @@ class Encoder:
             return _Answer(start, len(ids), self._end)
         return _Answer(start, min(len(ids), len(self._model.chat.encode(turn.through))))
 
-    def _generated(self, draft: Draft) -> tuple[list[int], list[_Answer]]:
+    def _from_blocks(self, draft: Draft, left_out: _LeftOut) -> Iterator[EncodedRow]:
         """By generation blocks. An end token right behind a block is learned with it."""
         ids, offsets = self._model.chat.encode_with_offsets(draft.text)
         answers: list[_Answer] = []
         for span in draft.spans:
+            is_last = span is draft.spans[-1]
             inside = [
                 i for i, (a, b) in enumerate(offsets) if a < span.end and b > max(a, span.start)
             ]
@@ -268,10 +269,17 @@ class Encoder:
             ends = any(ids[i] in self._end_ids for i in inside)
             if not ends and end < len(ids) and ids[end] in self._end_ids:
                 end, ends = end + 1, True
-            is_last = span is draft.spans[-1]
             added = self._end if is_last and not ends else ()
-            answers.append(_Answer(max(inside[0], 1), end, added))
-        return ids, answers
+            if offsets[inside[0]][0] >= span.start:
+                answers.append(_Answer(max(inside[0], 1), end, added))
+                continue
+            prompt = self._model.chat.encode(cut(draft.text, span.start))
+            rest = cut_front(cut(draft.text, offsets[end - 1][1]), span.start)
+            whole = prompt + self._continued(prompt, rest, self._chat_ids)
+            alone = _Answer(len(prompt), len(whole), added)
+            yield from self._finished(draft.where, whole, [alone], left_out)
+        if answers:
+            yield from self._finished(draft.where, ids, answers, left_out)
 
     def _finished(
         self, where: str, ids: list[int], answers: list[_Answer], left_out: _LeftOut

@@ -23,6 +23,7 @@ from shoal.model.loader import Checkpoint
 from shoal.model.spec import Role, expected_weights
 from shoal.model.store import joined, stored_tensors
 from shoal.model.weights import named_tensors, num_groups, stored_format
+from shoal.train.config import RecipeError
 from shoal.train.finetune.companions import copy_companions, make_companions, write_json
 from shoal.train.finetune.rows import LoraSettings
 
@@ -49,7 +50,8 @@ def write_model(
     else belongs to the model are the base's.
 
     Returns names of files beside the base that are left out, for Shoal does not know that they
-    belong to the model. Raises OSError, ModelFolderError for a base that cannot be read."""
+    belong to the model. Raises OSError, ModelFolderError for a base that cannot be read,
+    RecipeError for weights that are not finite."""
     files, spec = checkpoint.files, checkpoint.spec
     name = _dtype_name(checkpoint, dtype)
     torch_dtype, stored = _DTYPES[name]
@@ -62,7 +64,7 @@ def write_model(
         if each.source.first_row
     }
     layouts = {key: Layout(stored, each.shape) for key, each in expected.items()}
-    arrays = ((role, _bits(weight, torch_dtype)) for role, weight in weights)
+    arrays = ((role, _bits(_finite(role, weight), torch_dtype)) for role, weight in weights)
     tensors = stored_tensors(spec, expected, arrays, unused_rows)
     write_safetensors(folder, "model", layouts, tensors, max_file_bytes)
     left_out: list[str] = []
@@ -82,7 +84,8 @@ def write_adapter(
     """Write an adapter. `base`: the model's path as the user gave it. Where a tensor of the base
     holds several adapted matrices (fused q, k and v) that have an A each, its A is all of these,
     one below the other, and its rank so many times as high; it computes the same. Raises OSError,
-    ValueError for matrices that the base does not have."""
+    ValueError for matrices that the base does not have, RecipeError for some that are not
+    finite."""
     spec, architecture = checkpoint.spec, checkpoint.architecture
     sizes = {role: shape[0] for role, shape in expected_weights(spec).items()}
     left = dict(low_rank)
@@ -137,6 +140,15 @@ def _dtype_name(checkpoint: Checkpoint, dtype: torch.dtype | None) -> str:
     return stored_format(checkpoint.weights)
 
 
+def _finite(role: Role, weight: Tensor) -> Tensor:
+    if not bool(weight.isfinite().all()):
+        raise RecipeError(
+            f"{role} holds NaN or infinity after training, so nothing is written: train again with "
+            "a lower learning rate"
+        )
+    return weight
+
+
 def _bits(weight: Tensor, dtype: torch.dtype) -> NDArray[Any]:
     """Rounded to the dtype; of bfloat16 the bits as uint16."""
     rounded = weight.detach().to("cpu", dtype)
@@ -156,7 +168,7 @@ def _pair(left: dict[tuple[int, str], tuple[Tensor, Tensor]], role: Role) -> Any
     pair = left.pop((role.layer, role.name.removesuffix(".weight")), None)
     if pair is None:
         return None
-    return tuple(matrix.detach().to("cpu", torch.float32).numpy() for matrix in pair)
+    return tuple(_bits(_finite(role, matrix), torch.float32) for matrix in pair)
 
 
 def _module_matrices(

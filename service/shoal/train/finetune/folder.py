@@ -56,7 +56,7 @@ def check_out(out: Path, base: Path | None = None, run_dir: Path | None = None) 
         raise RecipeError(f"{out} cannot be written: {above} is read-only for you")
 
 
-def replace_folder(out: Path, write: Callable[[Path], None], base: Path | None = None) -> None:
+def replace_folder(out: Path, write: Callable[[Path], object], base: Path | None = None) -> None:
     """Put the folder that `write` fills in the place of `out`. `write` is given an empty folder;
     the lock over its files is written here. What is in `out` and not in its lock (a card written
     by hand, notes) goes along, unless `write` wrote the same name.
@@ -79,7 +79,7 @@ def replace_folder(out: Path, write: Callable[[Path], None], base: Path | None =
         raise _cannot_write(out, error) from error
 
 
-def replace_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """The same of one file, whose folder is there. Raises RecipeError."""
     new = path.with_name(f".{path.name}.{_NEW}")
     try:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -37,12 +38,11 @@ class LowRank(NamedTuple):
     a: Tensor  # [rank, in]
     b: Tensor  # [out, rank], the rows of the first role, then of the next
 
-    def stored(self) -> tuple[Tensor, Tensor]:
-        """a and b with its rows as the file has the module's outputs; copies."""
-        rank, groups = self.b.shape[1], self.module.num_groups
-        parts = self.b.detach().split(self.module.outputs)
-        b = torch.cat([part.view(groups, -1, rank) for part in parts], 1).reshape(-1, rank)
-        return self.a.detach().clone(), b.contiguous()
+    def b_by_role(self) -> list[Tensor]:
+        """The rows of each role, views."""
+        b, ends = self.b.detach(), accumulate(self.module.outputs)
+        sizes = self.module.outputs
+        return [b[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
 
 def make_lora(

@@ -1,7 +1,7 @@
 """Cross entropy over a large vocabulary: some positions at a time, the gradient with the loss, so
 that logits of all positions are never there at once."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from shoal.model.spec import DecoderSpec
 from shoal.train.finetune.products import grad_of
 
-_LOGITS_AT_ONCE = 1 << 23
+LOGITS_AT_ONCE = 1 << 22
 
 
 class Head(NamedTuple):
@@ -59,9 +59,11 @@ class Head(NamedTuple):
                         total.add_(grad.T @ part)
         return nats, torch.cat(grads)
 
-    def _chunks(self, hidden: Tensor, targets: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
-        size = max(16, _LOGITS_AT_ONCE // len(self.weight))
-        return zip(hidden.to(self.compute).split(size), targets.split(size), strict=True)
+    def _chunks(self, hidden: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        size = max(16, LOGITS_AT_ONCE // len(self.weight))
+        hidden = hidden.to(self.compute)
+        for start in range(0, len(hidden), size):
+            yield hidden[start : start + size], targets[start : start + size]
 
     def _logits(self, hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor | None]:
         """log-probabilities [n, vocab], and the slope of the cap at each logit."""

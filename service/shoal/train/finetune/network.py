@@ -34,10 +34,10 @@ class TrainableNetwork:
         checkpointing: bool = False,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """`lora`: None trains all weights. `checkpointing`: a layer's activations are computed again
-        for the gradient instead of being kept. `dtype`: of matrix products; None takes bfloat16
-        where it is faster than float32. The checkpoint's files are read here, and stay open for
-        `whole_weights`."""
+        """`lora`: None trains all weights. `checkpointing`: activations of a layer are computed
+        again for the gradient instead of being kept. `dtype`: of matrix products; None takes
+        bfloat16 where it is faster than float32. The checkpoint's files are read here and once
+        more for `whole_weights`."""
         self.dtype = dtype or fastest_dtype(device)
         self.lora = lora
         self._stored = checkpoint.weights
@@ -77,7 +77,7 @@ class TrainableNetwork:
             return 0.0
         hidden = self._hidden(pack, wanted)
         nats, grad = self._head.backward(hidden, targets, scale)
-        hidden.backward(grad.to(hidden.dtype))
+        torch.autograd.backward(hidden, grad.to(hidden.dtype))
         return nats
 
     @torch.no_grad()
@@ -91,21 +91,20 @@ class TrainableNetwork:
     def low_rank(self) -> dict[tuple[int, str], tuple[Tensor, Tensor]]:
         """(layer, role) -> (A [rank, in], B [out, rank]), float32. Roles whose matrices the base
         keeps in one have the same A. Empty without LoRA."""
-        found: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
-        for module, a, b in (self._low_ranks or {}).values():
-            for role, part in zip(module.roles, b.detach().split(module.outputs), strict=True):
-                found[module.layer, role] = a.detach().float(), part.float()
-        return found
+        return {
+            (low_rank.module.layer, role): (low_rank.a.detach(), b)
+            for low_rank in (self._low_ranks or {}).values()
+            for role, b in zip(low_rank.module.roles, low_rank.b_by_role(), strict=True)
+        }
 
     def whole_weights(self) -> Iterator[tuple[Role, Tensor]]:
         """Every weight as a file stores it, float32, one at a time; low-rank products are merged
-        in."""
+        in. What is trained itself is a view of its leaf."""
         updates: dict[Role, tuple[Tensor, Tensor]] = {}
         for low_rank in (self._low_ranks or {}).values():
             module = low_rank.module
-            parts = low_rank.b.detach().split(module.outputs)
-            for role, b in zip(module.roles, parts, strict=True):
-                updates[Role(f"{role}.weight", module.layer)] = (b, low_rank.a.detach())
+            for name, b in zip(module.roles, low_rank.b_by_role(), strict=True):
+                updates[Role(f"{name}.weight", module.layer)] = (b, low_rank.a.detach())
         for role, stored in self._stored.items():
             if (part := self._weights.parts.get(role)) is not None:
                 yield role, part.leaf.detach()[part.rows].float().cpu()

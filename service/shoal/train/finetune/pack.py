@@ -7,6 +7,7 @@ those of the rows one by one.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -110,7 +111,7 @@ def _with_prefixes(rows: Sequence[EncodedRow]) -> Iterator[tuple[int, EncodedRow
     their tokens, are cut into stretches so that as many tokens as possible are shared."""
     ordered = sorted(rows, key=lambda row: row.ids.tolist())
     limits = [_sharable(row) for row in ordered]
-    common = [_common(*pair) for pair in zip(ordered, ordered[1:], strict=False)]
+    common = [_common(*pair) for pair in pairwise(ordered)]
     saved = [0]  # by the first n rows
     starts: list[tuple[int, int]] = []  # of the stretch that ends with row n, and what it shares
     for end, limit in enumerate(limits):

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 from shoal.train.config import RecipeError
+from shoal.train.finetune.cost import PACK_TOKENS
 from shoal.train.finetune.rows import EncodedRow, LoraSettings
 from shoal.train.finetune.settings import FineTuneRequest
 
@@ -29,7 +30,6 @@ _LORA_LR_FACTOR = 5.0
 _WARM_UP_SHARE, _MIN_WARM_UP, _MAX_WARM_UP = 0.05, 2, 50
 _WEIGHT_DECAY = 0.01
 _CLIP = 1.0
-_PACK_TOKENS = 1024
 _EVALUATIONS = 4
 
 
@@ -124,7 +124,9 @@ def make_plan(
     steps = math.ceil(picks / int(batch.value))
     per_epoch = math.ceil(count / int(batch.value))
     warm_up = min(_MAX_WARM_UP, max(_MIN_WARM_UP, round(_WARM_UP_SHARE * steps)))
-    every = per_epoch if steps >= 3 * per_epoch else max(1, math.ceil(steps / _EVALUATIONS))
+    every = min(per_epoch, math.ceil(steps / _EVALUATIONS))
+    if float(epochs.value) >= _EVALUATIONS:
+        every = per_epoch
     patience = _PATIENCE if len(held_out) >= _MIN_HELD_OUT_TO_OBEY else 0
     decay = 0.0 if lora else _WEIGHT_DECAY
     longest = max(len(row.ids) for row in (*rows, *held_out))
@@ -140,7 +142,7 @@ def make_plan(
         evaluate_every=every,
         patience=patience,
         seq_len=seq_len,
-        pack_tokens=max(longest, _PACK_TOKENS),
+        pack_tokens=max(longest, PACK_TOKENS),
         eval_share=eval_share,
         seed=request.seed,
         lora=lora,
@@ -197,7 +199,7 @@ def _lora_choice(request: FineTuneRequest, lora: LoraSettings | None) -> Choice:
     if lora is None:
         return Choice("learns", "all weights", "no --lora-rank")
     what = f"LoRA rank {lora.rank}, alpha {lora.alpha:g}, on {', '.join(lora.targets)}"
-    return Choice("learns", what, "given" if request.lora_alpha else "alpha: twice the rank")
+    return Choice("learns", what, "given" if request.lora_alpha else "alpha is twice the rank")
 
 
 def _stop_choice(every: int, patience: int, num_held_out: int) -> Choice:

@@ -23,8 +23,12 @@ PIECE_CHARS = 8000
 """A plain text is cut into rows of at most so many characters."""
 _SHOWN_PROBLEMS = 5
 _SHOWN_KEYS = 10
-_MAX_PROBLEM_CHARS = 300
-_NOT_DATA = re.compile("(readme|license|licence|changelog|notice)\\b", re.IGNORECASE)
+_MAX_PROBLEM_CHARS = 600
+_NOT_DATA = re.compile(
+    "(readme|license|licence|changelog|notice|test|valid|validation|val|dev|eval)(?![a-z])",
+    re.IGNORECASE,
+)
+"""Names of files in a folder that are about the data, or held out by who made it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,7 @@ class RowFile:
 def read_rows(path: Path) -> RowFile:
     """Reads a file in a format of `records.py`, or a folder of such files in order of their names.
 
+    Files of a folder that are about the data or held out by their name ("test.jsonl") are not read.
     Raises RecipeError that names up to five bad rows by file and line, for rows of mixed kinds, and
     for files without rows, in another encoding or of another format.
     """
@@ -53,7 +58,10 @@ def read_rows(path: Path) -> RowFile:
         if left_out:
             reading.notes.append(f"not read: {_listed(left_out)}")
     for file in files:
+        num_before = len(reading.rows)
         reading.read(file)
+        if path.is_dir():
+            reading.notes.append(f"{file.name}: {_rows(len(reading.rows) - num_before)}")
     reading.check(path)
     fingerprint = _fingerprint(path, files)
     assert reading.kind is not None, "a file without rows was refused"
@@ -66,7 +74,8 @@ class _Reading:
 
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    """Where, and what."""
     num_problems: int = 0
     kinds: dict[Kind, str] = field(default_factory=dict)
     """Kind -> where it was first seen."""
@@ -120,13 +129,16 @@ class _Reading:
     def _add_problem(self, where: str, problem: str) -> None:
         self.num_problems += 1
         if len(self.problems) < _SHOWN_PROBLEMS:
-            self.problems.append(f"{where}: {problem[:_MAX_PROBLEM_CHARS]}")
+            self.problems.append((where, problem[:_MAX_PROBLEM_CHARS]))
 
     def check(self, path: Path) -> None:
         """Raises RecipeError for bad rows and for mixed kinds."""
         if self.num_problems:
             more = self.num_problems - len(self.problems)
-            lines = "".join(f"\n  {problem}" for problem in self.problems)
+            before, lines = "", ""
+            for where, problem in self.problems:
+                lines += f"\n  {where}: {'the same' if problem == before else problem}"
+                before = problem
             rest = f"\n  and {more:,} more" if more else ""
             rows = "row" if self.num_problems == 1 else "rows"
             raise RecipeError(
@@ -144,7 +156,8 @@ class _Reading:
                 *prompt, answer = (f"`{key}`" for key in keys)
                 yield f"{_rows(count)} read as prompt {' + '.join(prompt)}, answer {answer}"
         if self.unused:
-            names = [f"`{name}`" for name, _ in self.unused.most_common()]
+            counts = sorted(self.unused.items(), key=lambda each: (-each[1], each[0]))
+            names = [f"`{name}`" for name, _ in counts]
             yield f"not used: {_listed(names)}"
         if len(self.rows) == 1:
             yield "there is one row only: none can be held out to measure on"

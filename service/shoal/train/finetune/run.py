@@ -12,13 +12,12 @@ from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
 from shoal.checkpoint.find import name_of
 from shoal.checkpoint.open import looks_like_model
 from shoal.errors import ShoalError
 from shoal.train.config import RecipeError
 from shoal.train.finetune.card import CardFacts, Sample, read_licence, write_card
+from shoal.train.finetune.compute import Compute, choose_compute, describe
 from shoal.train.finetune.export import write_adapter, write_model
 from shoal.train.finetune.folder import replace_folder
 from shoal.train.finetune.loop import HELD_OUT, End, Loop
@@ -27,7 +26,6 @@ from shoal.train.finetune.observer import Observer
 from shoal.train.finetune.pack import make_packs
 from shoal.train.finetune.prepare import Prepared, prepare
 from shoal.train.finetune.settings import FineTuneRequest
-from shoal.train.finetune.speed import fastest_dtype
 from shoal.train.progress import Progress, TrainingResult
 from shoal.train.report import clock_text, write_loss_plot
 from shoal.train.run_folder import FINISHED, RunFolder
@@ -36,7 +34,8 @@ _WRITTEN_BYTES_PER_S = 100e6
 _MARGIN_S = 1.0
 """For what ends a run: the card, the plot, the process itself."""
 _SHOWN_CHARS = 200
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_OF_THE_PROCESS = ("overwrite", "models_dir", "num_threads", "memory_bytes")
+"""Fields of a request that do not belong to the command which makes the same result."""
 
 
 def fine_tune(request: FineTuneRequest, observer: Observer | None = None) -> TrainingResult:
@@ -61,37 +60,34 @@ def fine_tune(request: FineTuneRequest, observer: Observer | None = None) -> Tra
 
 def rehearse(request: FineTuneRequest, observer: Observer) -> None:
     """Say what a run would cost, of which one step is made and measured. Writes nothing."""
-    from shoal.train.finetune.cost import estimate
-
     prepared = prepare(request, observer.say)
     plan = prepared.plan
+    compute = choose_compute(prepared, {})
     packs = make_packs(prepared.rows[: plan.batch_size], plan.pack_tokens)
-    network = make_network(prepared)
+    network = make_network(prepared, compute)
     network.backward(packs[0], 0.0)  # what is only done once
     since = observer.clock()
     for pack in packs:
         network.backward(pack, 0.0)
     tokens_per_s = sum(pack.num_row_tokens for pack in packs) / (observer.clock() - since)
     num_tokens = round(prepared.num_tokens * plan.epochs)
-    memory = estimate(prepared.checkpoint.spec, plan.lora, plan.pack_tokens, num_tokens)
-    observer.say(f"reads       {num_tokens:,} tokens in {plan.steps} steps")
-    observer.say(f"memory      about {memory.memory_bytes / 1e9:.1f} GB")
+    observer.say(f"computes    {describe(compute, request.memory_bytes)}")
     observer.say(
-        f"time        about {clock_text(num_tokens / tokens_per_s)} "
-        f"({tokens_per_s:,.0f} tokens/s, measured)"
+        f"takes       about {clock_text(num_tokens / tokens_per_s)} for {num_tokens:,} tokens in "
+        f"{plan.steps} steps ({tokens_per_s:,.0f} tokens/s, measured)"
     )
     observer.say("nothing was trained and nothing written: --dry-run")
 
 
-def make_network(prepared: Prepared, dtype: torch.dtype | None = None) -> TrainableNetwork:
-    """The base, ready to be trained. `dtype`: it computes in; None for the fastest."""
-    plan = prepared.plan
+def make_network(prepared: Prepared, compute: Compute) -> TrainableNetwork:
+    """The base, ready to be trained."""
     return TrainableNetwork(
         prepared.checkpoint,
-        lora=plan.lora,
+        lora=prepared.plan.lora,
         device=prepared.device,
-        seed=plan.seed,
-        dtype=dtype,
+        seed=prepared.plan.seed,
+        checkpointing=compute.checkpointing,
+        dtype=compute.dtype,
     )
 
 
@@ -111,7 +107,10 @@ class _Run:
         since = clock()
         self.before = self._answers(prepared.base, None)
         answers_s = clock() - since
-        network = make_network(prepared, self._dtype())
+        compute = choose_compute(prepared, self.folder.notes)
+        self.folder.note(**compute.note)
+        say(f"computes    {describe(compute, self.request.memory_bytes)}")
+        network = make_network(prepared, compute)
         plan, folder = prepared.plan, prepared.run_dir
         loop = Loop(network, prepared.rows, prepared.held_out, plan, folder, self.observer)
         if loop.resume():
@@ -148,16 +147,6 @@ class _Run:
             plot if drawn else None,
             serve,
         )
-
-    def _dtype(self) -> torch.dtype:
-        """In which the run computes; chosen once, so that it goes on with the same bits."""
-        name = self.folder.notes.get("dtype")
-        if name not in _DTYPES:
-            chosen = fastest_dtype(self.prepared.device)
-            name = next(name for name, dtype in _DTYPES.items() if dtype == chosen)
-            self.folder.note(dtype=name)
-        self.observer.say(f"computes    in {name}")
-        return _DTYPES[name]
 
     def _until_s(self, network: TrainableNetwork, answers_s: float) -> float | None:
         """When the last step must end, so that what follows it ends in time."""
@@ -308,7 +297,7 @@ def train_command(request: FineTuneRequest) -> str:
     defaults = {field.name: field.default for field in fields(request)}
     for name, default in defaults.items():
         value = getattr(request, name)
-        if value == default or name in ("overwrite", "models_dir", "num_threads"):
+        if value == default or name in _OF_THE_PROCESS:
             continue
         if name == "limit_s":
             name, value = "minutes", f"{value / 60:g}"

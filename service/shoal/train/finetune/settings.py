@@ -33,6 +33,8 @@ class FineTuneRequest:
     """A torch device; None: cuda where there is one, else cpu."""
     num_threads: int | None = None
     """Of PyTorch, for the whole process; None: as they are."""
+    memory_bytes: int | None = None
+    """That the process may take; None: not known."""
     epochs: float | None = None
     """Passes over the rows that are learned."""
     tokens: int | None = None

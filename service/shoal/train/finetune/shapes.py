@@ -27,6 +27,7 @@ _PROMPTS = ("prompt", "instruction", "question", "query")
 _ANSWERS = ("completion", "response", "answer", "output")
 _FURTHER = ("input", "context")
 """Stands behind the prompt, an empty line between."""
+_MAX_NAMED_CHARS = 200
 _SYSTEMS = ("system", "system_prompt")
 
 
@@ -58,9 +59,8 @@ def row_of(record: Mapping[str, Any], where: str) -> Shaped:
     hint = ""
     if "chosen" in record:
         hint = " (preferences are not learned: write the chosen answer as the `completion`)"
-    raise RowProblem(
-        f"expected {KNOWN_SHAPES}; it has {', '.join(sorted(record)) or 'nothing'}{hint}"
-    )
+    has = ", ".join(sorted(record))[:_MAX_NAMED_CHARS] or "nothing"
+    raise RowProblem(f"expected {KNOWN_SHAPES}; it has {has}{hint}")
 
 
 def _chat(record: Mapping[str, Any], name: str, where: str) -> Shaped:
