@@ -123,7 +123,7 @@ def test_a_damaged_model_ends_the_server_with_3(monkeypatch: pytest.MonkeyPatch)
     """Wherever it is found: the HTTP side reads tokenizers, the engine compares the lock."""
     import shoal.server.serve as server
 
-    def run(settings: object) -> int:
+    def run(settings: object, listener: object) -> int:
         raise ModelFolderError("tiny/tokenizer.json is damaged")
 
     monkeypatch.setattr(server, "run", run)

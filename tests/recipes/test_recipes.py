@@ -68,7 +68,7 @@ def test_a_recipe_imports_the_trainer_what_is_shared_and_itself(file: Path) -> N
     own = {f"models.recipes.{folder}" for folder in ("common", file.parent.name)}
     for module in imports(file):
         if module.startswith("shoal"):
-            assert module.startswith("shoal.train.")
+            assert module.startswith(("shoal.train.", "shoal.checkpoint.")), module
         if module.startswith("models"):
             assert module.startswith(tuple(f"{name}." for name in own)), module
 

@@ -181,7 +181,7 @@ class MarkdownWriter:
         for piece in _PIECE.findall(text):
             if piece[0] in " \t":
                 self._end_word()
-                self._space = piece.expandtabs(4)
+                self._space += piece
                 continue
             for part in _breakable(piece):
                 if len(part) == 1 and cell_len(part) == 2:  # may stand at the end of a line
@@ -196,7 +196,7 @@ class MarkdownWriter:
         if not self._word:
             return
         word, self._word = self._word, []
-        space, self._space = self._space, ""
+        space, self._space = self._space.expandtabs(4), ""
         cells = sum(cell_len(text) for text, _ in word)
         if self._column + len(space) + cells > self._width and self._column > len(self._hanging):
             self._newline()

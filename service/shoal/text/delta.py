@@ -72,6 +72,6 @@ def _longer(known: Sequence[Item], more: Sequence[Item]) -> Sequence[Item]:
     if not more:
         return known
     if not isinstance(known, list | LogprobColumns):
-        return list(more)
+        return [*known, *more]
     known.extend(more)
     return known
