@@ -65,6 +65,23 @@ async def test_an_adapter_is_loaded_used_listed_and_unloaded(tmp_path: Path) -> 
         refused(await post(served, "unload", name="tales"), 404, "model_not_found", param="name")
 
 
+async def test_readiness_waits_for_the_adapters_that_the_engine_loads_at_its_start(
+    tmp_path: Path,
+) -> None:
+    async with serve(tmp_path, **KEYS) as served:
+        await post(served, "load", name="later", path=str(adapter(tmp_path)))
+        table = served.services.client._adapters.ready
+        (adapter_id,) = table
+        loaded = table.pop(adapter_id)
+        assert (await served.client.get("/readyz")).status_code == 200  # came while serving
+        served.services.adapters._first_ids = frozenset({adapter_id})
+        answer = await served.client.get("/readyz")
+        assert (answer.status_code, answer.json()["status"]) == (503, "loading")
+        refused(await served.complete(model="later"), 503, "model_loading")
+        table[adapter_id] = loaded
+        assert (await served.client.get("/readyz")).status_code == 200
+
+
 async def test_fingerprint_and_metrics_are_the_adapters_own(tmp_path: Path) -> None:
     async with serve(tmp_path, **KEYS) as served:
         for name in ("a", "b"):

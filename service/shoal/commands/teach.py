@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from contextlib import ExitStack
@@ -36,7 +37,7 @@ def teach(asked: dict[str, Any], *, dry_run: bool) -> None:
     try:
         request = FineTuneRequest(
             models_dir=models_dir,
-            num_threads=usable_cores(),
+            num_threads=None if "OMP_NUM_THREADS" in os.environ else usable_cores(),
             memory_bytes=available_bytes(),
             **asked,
         )

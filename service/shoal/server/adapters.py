@@ -26,6 +26,7 @@ class AdapterRegistry:
         self._expected: dict[str, AdapterSource] = {}
         self._taken: set[str] = set()
         self._last_id = 0
+        self._first_ids: frozenset[int] = frozenset()  # of those that the engine loads at its start
 
     def configure(self, models: Sequence[ModelSource], adapters: Sequence[AdapterSource]) -> None:
         """The models, since an adapter may name its base by its folder, and the adapters that the
@@ -34,6 +35,7 @@ class AdapterRegistry:
         self._taken = {name for model in models for name in (model.name, *model.aliases)}
         self._expected = {adapter.name: adapter for adapter in adapters}
         self._last_id = max((adapter.adapter_id for adapter in adapters), default=0)
+        self._first_ids = frozenset(adapter.adapter_id for adapter in adapters)
 
     def add_base(self, source: ModelSource) -> None:
         """One more model that adapters may change."""
@@ -51,6 +53,17 @@ class AdapterRegistry:
     def is_expected(self, name: str) -> bool:
         """Will there be an adapter of this name once its base is loaded?"""
         return name in self._expected
+
+    def is_complete(self, base: str) -> bool:
+        """Has the engine loaded, or failed to load, all of a model's adapters that it loads at its
+        start?"""
+        known = self._client.adapters.keys() | self._client.failed_adapters.keys()
+        return all(
+            adapter.base != base
+            or adapter.adapter_id not in self._first_ids
+            or adapter.adapter_id in known
+            for adapter in self._adapters.values()
+        )
 
     def find(self, name: str) -> TextModel | None:
         return self._adapters.get(name)

@@ -111,11 +111,12 @@ class Services:
         return len(keys)
 
     def states(self) -> dict[str, ModelState]:
-        """State of every configured model. Of its two sides, engine and text, the later one counts;
-        it failed if one of them did."""
+        """State of every configured model. Of its two sides, engine and text, the later one counts,
+        and the adapters that the engine loads with it; it failed if one of the sides did."""
         states = dict(self.client.states)
         for name, state in states.items():
-            if state.state == "ready" and name not in self.models:
+            is_whole = name in self.models and self.adapters.is_complete(name)
+            if state.state == "ready" and not is_whole:
                 states[name] = ModelState("loading", progress=0.99)
         failed = {name: ModelState("failed", reason=reason) for name, reason in self.failed.items()}
         return {**states, **failed}

@@ -234,7 +234,7 @@ class Loop:
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=False)  # the memory stays: pages are costly to get anew
         num_tokens = sum(len(row.ids) for row in rows)
         progress.step += 1
         progress.tokens += num_tokens
