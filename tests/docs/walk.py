@@ -167,11 +167,13 @@ def why_not(block: Block, page: Sequence[Block], models: Path = ROOT / "models")
     """Why a block of a page is not run here; "" = it is. `models`: where smollm2 may be."""
     if block.not_run:
         return block.not_run
-    if any("shoal train" in other.code for other in page if other.section == block.section):
+    section = "".join(other.code for other in page if other.section == block.section)
+    if "shoal train" in section:
         return "its section trains for minutes: tests/train"
     if "curl " in block.code and not shutil.which("curl"):
         return "curl is not installed here"
-    needs_smollm2 = re.search(r"smollm2|file\.gguf", block.code)
+    serves_it = re.search(r"shoal serve .*(smollm2|file\.gguf)", section)
+    needs_smollm2 = serves_it or re.search(r"smollm2|file\.gguf", block.code)
     if needs_smollm2 and not (models / "smollm2.gguf").exists():
         return "smollm2 was not pulled here"
     return ""
