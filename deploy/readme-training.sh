@@ -19,15 +19,15 @@ if curl --silent --output /dev/null "$url"; then
     echo "port 8000, which the README's commands use, is taken: end what serves there" >&2
     exit 1
 fi
-mkdir "$place/blocks" "$place/work" "$place/work/models"
+mkdir "$place/blocks" "$place/here" "$place/here/models"
 awk -v place="$place/blocks" '
     /^## / { inside = ($0 == "## Teach a model") }
     inside && /^```sh$/ { block++; open = 1; next }
     /^```$/ { open = 0 }
     inside && open { print > (place "/" block ".sh") }' "$repo/README.md"
-ln -s "$repo/docs" "$place/work/docs"
-ln -s "$repo"/models/* "$place/work/models/"
-cd "$place/work"
+ln -s "$repo/docs" "$place/here/docs"
+ln -s "$repo"/models/* "$place/here/models/"
+cd "$place/here"
 
 for block in $(ls "$place/blocks" | sort -n); do
     echo "--- README, block ${block%.sh}"
