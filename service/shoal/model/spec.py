@@ -14,6 +14,8 @@ from typing import Literal, NamedTuple
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 """relu2: relu(x) ** 2."""
 NormKind = Literal["rms", "layer"]
+Pooling = Literal["mean", "first", "last"]
+"""Over the final vectors of a sequence: their mean, that of its first token (cls), of its last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class QKNormSpec:
 
 @dataclass(frozen=True, slots=True)
 class AttentionSpec:
-    """Causal attention with grouped heads."""
+    """Attention with grouped heads."""
 
     num_heads: int
     num_kv_heads: int
@@ -82,6 +84,9 @@ class AttentionSpec:
     """Queries, keys and values are kept within plus and minus this, before any norm (OLMo)."""
     clip_after_norm: bool = False
     """Queries and keys are clipped after their norm instead (OLMoE)."""
+    causal: bool = True
+    """Does a token see only itself and those before it? Otherwise the whole sequence, which is
+    then computed in one step (BERT)."""
 
     @property
     def query_size(self) -> int:
@@ -178,6 +183,15 @@ class LayerSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbeddingSpec:
+    """How the final vectors of a sequence become its embedding."""
+
+    pooling: Pooling
+    normalized: bool = False
+    """Is it divided by its length?"""
+
+
+@dataclass(frozen=True, slots=True)
 class DecoderSpec:
     """A decoder-only network."""
 
@@ -202,6 +216,10 @@ class DecoderSpec:
     """Logits are multiplied by it, before the soft cap (Cohere, Granite)."""
     logit_soft_cap: float | None = None
     """Logits become cap * tanh(logit / cap) (Gemma 2)."""
+    has_head: bool = True
+    """False: it writes no text, its final vectors are what is wanted (BERT)."""
+    embedding: EmbeddingSpec | None = None
+    """None: it makes no embeddings."""
 
     @property
     def num_layers(self) -> int:

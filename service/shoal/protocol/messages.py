@@ -235,6 +235,9 @@ class StepOutputs(_Message, frozen=True):
     tokens computed."""
     progress: dict[int, Progress] = {}
     """Of sequences without a token whose callers asked for it; now and then."""
+    embeddings: dict[int, bytes] = {}
+    """Vectors of the sequences that asked for one and finished: little-endian float32 numbers, of
+    length 1 where the model's files normalize them."""
 
 
 class PromptPart(_Message, frozen=True):
@@ -281,6 +284,13 @@ class LoadedModel(msgspec.Struct, frozen=True, array_like=True):
     """Metric -> {"full": value, quantization: value}, as recorded in the model folder."""
     kernels_reason: str | None = None
     """With kernels=auto, why the native kernels, or the GPU's, are not used."""
+    embedding_size: int | None = None
+    """Numbers of an embedding; None = it makes none."""
+    generates: bool = True
+    """Does it write text? False for an encoder."""
+    whole_prompt: bool = False
+    """Must all tokens of a prompt be computed in one step (they look at each other in both
+    directions)?"""
 
 
 class AdapterLoaded(_Message, frozen=True):

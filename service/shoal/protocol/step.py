@@ -84,6 +84,9 @@ class StepResult:
     ended: set[int] = field(default_factory=set)
     """Rows whose grammar allows nothing after these tokens."""
     traces: dict[int, TokenTrace] = field(default_factory=dict)
+    embeddings: dict[int, bytes] = field(default_factory=dict)
+    """Of rows whose prompt is computed and whose `output.embedding` is set: little-endian float32.
+    """
 
 
 class Runner(Protocol):
