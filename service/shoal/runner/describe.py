@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from shoal.checkpoint.files import ModelFiles
-from shoal.model.registry import read_model
+from shoal.model.loader import read_description
 from shoal.model.spec import (
     AttentionSpec,
     DecoderSpec,
@@ -46,7 +46,7 @@ class NetworkDescription:
 
 def describe_network(files: ModelFiles, config: EngineConfig) -> NetworkDescription:
     """Raises ModelFolderError for what cannot be read, ConfigError where nothing could compute."""
-    _, spec, unused_keys = read_model(files.config, files.config_file, config.max_model_len or None)
+    _, spec, unused_keys = read_description(files, config.max_model_len or None)
     choice = choose_kernels(config, spec)
     return NetworkDescription(
         family=str(files.config["architectures"][0]),
