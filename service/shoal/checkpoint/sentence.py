@@ -56,8 +56,8 @@ def read_sentence_files(folder: Path) -> EmbeddingFiles | None:
     transformer, pooling = modules[0], modules[1]
     if transformer.path:
         raise ModelFolderError(
-            f"{where(folder / MODULES)}: the network lies in {transformer.path[:80]}: move its files "
-            'up into the folder and make its path ""'
+            f"{where(folder / MODULES)}: the network lies in {transformer.path[:80]}: move its "
+            'files up into the folder and make its path ""'
         )
     remarks: list[str] = []
     max_tokens = _read_transformer(folder, remarks)
@@ -167,8 +167,8 @@ def _read_settings(folder: Path) -> Iterator[str]:
         if texts:
             first = f"; {str(name)[:40]} in front of every text" if name is not None else ""
             yield (
-                f"{where(path)} names prompts ({', '.join(key[:40] for key in texts)}{first}), which "
-                "are not put in front of texts: callers do that"
+                f"{where(path)} names prompts ({', '.join(key[:40] for key in texts)}{first}), "
+                "which are not put in front of texts: callers do that"
             )
     remarks: list[str] = []
     _name_unused(config, path, remarks)
@@ -179,4 +179,3 @@ def _name_unused(config: Fields, path: Path, remarks: list[str]) -> None:
     if unused := config.unread():
         names = ", ".join(key[:60] for key in unused)
         remarks.append(f"keys of {where(path)} that are not used: {names}")
-

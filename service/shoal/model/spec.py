@@ -194,8 +194,7 @@ class EmbeddingSpec:
 
 @dataclass(frozen=True, slots=True)
 class DecoderSpec:
-    """One stack of layers over one sequence: a decoder, or an encoder where attention is not causal.
-    """
+    """Layers over one sequence: a decoder, or an encoder, where attention is not causal."""
 
     vocab_size: int
     """Rows of the embedding."""
@@ -268,10 +267,10 @@ def expected_weights(spec: DecoderSpec) -> dict[Role, Shape]:
 
     Not of a layer: `embedding`, `token_type_embedding`, `position_embedding`, `embedding_norm.*`,
     `embedding_projection.weight`, `final_norm.*`, `head_projection.weight`, `head.weight` (absent
-    where tied and without a head), `head.bias`. Of every layer: `attention_norm.*`, `attention_post_norm.*`,
-    `mlp_norm.*`, `mlp_post_norm.*`. Of attention: `q.*`, `k.*`, `v.*`, `q_norm.*`, `k_norm.*`,
-    `output.*`. Of a short convolution: `conv_in.*` (b, c and x), `conv.*`, `conv_out.*`. Of an MLP:
-    `gate.*`, `up.*`, `down.*`; with experts `router.weight`, `experts.<n>.gate.*` and so on,
+    where tied and without a head), `head.bias`. Of every layer: `attention_norm.*`,
+    `attention_post_norm.*`, `mlp_norm.*`, `mlp_post_norm.*`. Of attention: `q.*`, `k.*`, `v.*`,
+    `q_norm.*`, `k_norm.*`, `output.*`. Of a short convolution: `conv_in.*` (b, c and x), `conv.*`,
+    `conv_out.*`. Of an MLP: `gate.*`, `up.*`, `down.*`; with experts `router.weight`, `experts.<n>.gate.*` and so on,
     `shared.gate.*` and so on, `shared_gate.weight`. * is weight or bias.
     """
     hidden, width = spec.hidden_size, spec.embedding_size or spec.hidden_size

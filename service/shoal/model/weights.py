@@ -106,7 +106,8 @@ def named_tensors(
 ) -> tuple[dict[str, StoredTensor], dict[str, ExpectedTensor]]:
     """The tensors of a file under the names that the family's table has (older names, a prefix that
     is left out), without buffers, a tied head and what the family does not use; and what must be
-    there, in the file's layout. Raises ModelFolderError for a head that is tied in the config and another in the file."""
+    there, in the file's layout. Raises ModelFolderError for a head that is tied in the config and
+    another in the file."""
     expected = expected_tensors(architecture, spec)
     tensors = _with_prefix(_renamed(tensors, architecture), architecture, expected)
     expected = expected_tensors(architecture, spec, tensors.keys())

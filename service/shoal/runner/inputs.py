@@ -95,8 +95,7 @@ class HiddenBackend(Backend, Protocol):
 
 @runtime_checkable
 class BestBackend(Backend, Protocol):
-    """One that can find the best token without writing logits, has a lens and gives final vectors.
-    """
+    """One that can find the best token without writing logits, with a lens and final vectors."""
 
     def forward_best(self, inputs: StepInputs, num_logits: int) -> HeadOutputs:
         """The same step; logits of the first `num_logits` of the L tokens only."""

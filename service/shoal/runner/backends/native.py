@@ -107,9 +107,7 @@ class NativeBackend:
             hidden_indices=inputs.hidden_indices,
         )
         if num_rows == 0:
-            return HeadOutputs(
-                _NO_IDS, self._no_logits[:, 0], self._no_logits, hidden=head.hidden
-            )
+            return HeadOutputs(_NO_IDS, self._no_logits[:, 0], self._no_logits, hidden=head.hidden)
         assert head.top_ids is not None, "the best ids were requested"
         assert head.top_logits is not None, "the best logits were requested"
         logits = self._no_logits if head.logits is None else head.logits
