@@ -270,8 +270,9 @@ def expected_weights(spec: DecoderSpec) -> dict[Role, Shape]:
     where tied and without a head), `head.bias`. Of every layer: `attention_norm.*`,
     `attention_post_norm.*`, `mlp_norm.*`, `mlp_post_norm.*`. Of attention: `q.*`, `k.*`, `v.*`,
     `q_norm.*`, `k_norm.*`, `output.*`. Of a short convolution: `conv_in.*` (b, c and x), `conv.*`,
-    `conv_out.*`. Of an MLP: `gate.*`, `up.*`, `down.*`; with experts `router.weight`, `experts.<n>.gate.*` and so on,
-    `shared.gate.*` and so on, `shared_gate.weight`. * is weight or bias.
+    `conv_out.*`. Of an MLP: `gate.*`, `up.*`, `down.*`; with experts `router.weight`,
+    `experts.<n>.gate.*` and so on, `shared.gate.*` and so on, `shared_gate.weight`. * is weight or
+    bias.
     """
     hidden, width = spec.hidden_size, spec.embedding_size or spec.hidden_size
     shapes: _Shapes = {"embedding": (spec.vocab_size, width)}
