@@ -128,7 +128,8 @@ def _read_pooling(config: Fields) -> Pooling:
         modes = said if isinstance(said, list) else [said]
     key = "pooling_mode" if said is not None else _key_of(modes)
     config.require(len(modes) == 1, key, f"be one way of pooling: {_KNOWN}")
-    config.require(modes[0] in _MODES, key, f"be left out or false: {_KNOWN}")
+    is_known = isinstance(modes[0], str) and modes[0] in _MODES
+    config.require(is_known, key, f"be left out or false: {_KNOWN}")
     config.flag("include_prompt", True)  # prompts are not put in front of a text
     return _MODES[modes[0]]
 
@@ -158,18 +159,14 @@ def _read_settings(folder: Path) -> Iterator[str]:
     config.require(is_plain, "model_type", "be SentenceTransformer")
     for key in ("__version__", "similarity_fn_name"):  # who wrote it, and how vectors are compared
         config.get(key)
-    prompts = config.object("prompts")
-    name = config.get("default_prompt_name")
-    if prompts is not None:
-        texts = {key: value for key, value in prompts.unread().items() if value}
-        for key in texts:
-            prompts.get(key)
-        if texts:
-            first = f"; {str(name)[:40]} in front of every text" if name is not None else ""
-            yield (
-                f"{where(path)} names prompts ({', '.join(key[:40] for key in texts)}{first}), "
-                "which are not put in front of texts: callers do that"
-            )
+    prompts, first = config.get("prompts") or {}, config.get("default_prompt_name")
+    config.require(isinstance(prompts, dict), "prompts", "be an object")
+    if names := [name[:40] for name, text in prompts.items() if text]:
+        always = "" if first is None else f"; {str(first)[:40]} in front of every text"
+        yield (
+            f"{where(path)} names prompts ({', '.join(names)}{always}), which are not put in front "
+            "of texts: callers do that"
+        )
     remarks: list[str] = []
     _name_unused(config, path, remarks)
     yield from remarks
