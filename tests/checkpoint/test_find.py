@@ -125,6 +125,7 @@ def test_a_name_alone_is_looked_for_in_models_dir(tmp_path: Path) -> None:
 
 
 def write_catalogue(folder: Path, *names: str, **changes: object) -> None:
+    """A change to ... takes the key out."""
     values = {
         "description": "x",
         "package": "p",
@@ -136,9 +137,15 @@ def write_catalogue(folder: Path, *names: str, **changes: object) -> None:
         "file_bytes": 5,
         "licence": "MIT",
     } | changes
-    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    lines = [f"{key} = {toml(value)}" for key, value in values.items() if value is not ...]
     text = "\n".join("\n".join((f"[{name}]", *lines)) for name in names)
     (folder / "catalogue.toml").write_text(text)
+
+
+def toml(value: object) -> str:
+    if not isinstance(value, dict):
+        return json.dumps(value)
+    return "{ " + ", ".join(f"{json.dumps(k)} = {toml(v)}" for k, v in value.items()) + " }"
 
 
 def test_models_of_the_catalogue_come_first_and_those_that_are_not_there_are_named(
@@ -163,7 +170,8 @@ def test_models_of_the_catalogue_come_first_and_those_that_are_not_there_are_nam
         ({"file": "../x.gguf"}, "path of a GGUF file"),
         ({"file": "/x.gguf"}, "path of a GGUF file"),
         ({"file": "p/run.py"}, "path of a GGUF file"),
-        ({"file_sha256": "F" * 64}, "two SHA-256"),
+        ({"file": "p/.m.gguf"}, "path of a GGUF file"),
+        ({"file_sha256": "F" * 64}, "SHA-256 of 64 hex digits"),
         ({"wheel_bytes": "many"}, "wheel_bytes of .* must be of type int"),
         ({"wheel_bytes": 0}, "positive"),
         ({"index": "x"}, "exactly the keys"),
@@ -176,9 +184,48 @@ def test_a_catalogue_is_checked(tmp_path: Path, changes: dict[str, object], word
         searched(tmp_path)
 
 
-def test_the_catalogue_of_the_repository_is_read() -> None:
-    (entry,) = read_catalogue(beside_code()).values()
-    assert (entry.name, entry.licence) == ("smollm2", "Apache-2.0")
+def test_the_catalogue_of_the_repository_is_read(tmp_path: Path) -> None:
+    entries = read_catalogue(beside_code())
+    assert {name: entry.licence for name, entry in entries.items()} == {
+        "smollm2": "Apache-2.0",
+        "minilm": "Apache-2.0",
+    }
+    assert entries["smollm2"].path_in(tmp_path) == tmp_path / "smollm2.gguf"
+    assert entries["minilm"].path_in(tmp_path) == tmp_path / "minilm"
+    assert {"config.json", "model.safetensors", "1_Pooling/config.json"} <= {
+        file.name for file in entries["minilm"].files
+    }
+
+
+SOME_FILE: dict[str, object] = {"sha256": "f" * 64, "bytes": 5}
+SEVERAL: dict[str, object] = {
+    **dict.fromkeys(("file", "file_sha256", "file_bytes"), ...),
+    "files_in": "p/model",
+    "files": {"config.json": SOME_FILE, "a/config.json": SOME_FILE},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"files_in": "../p"}, "files_in of .* must be a folder in the wheel"),
+        ({"files": {}}, "files_in of .* must be a folder in the wheel with files"),
+        ({"files": {"run.py": SOME_FILE}}, r"must be paths of \.json, \.safetensors, \.md"),
+        ({"files": {"../config.json": SOME_FILE}}, "must be paths of"),
+        ({"files": {"a.json": SOME_FILE | {"bytes": 0}}}, "positive"),
+        ({"files": {"a.json": SOME_FILE | {"sha256": "0"}}}, "SHA-256 of 64 hex digits"),
+        ({"files": {"a.json": 5}}, "must have exactly the keys sha256, bytes"),
+    ],
+)
+def test_an_entry_of_several_files_is_checked(
+    tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    model_folder(tmp_path, "a")
+    write_catalogue(tmp_path, "m", **SEVERAL)
+    assert searched(tmp_path).absent.keys() == {"m"}
+    write_catalogue(tmp_path, "m", **SEVERAL | changes)
+    with pytest.raises(ConfigError, match=words):
+        searched(tmp_path)
 
 
 # --- searched ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from shoal.checkpoint.files import StoredTensor, TokenizerFiles
+from shoal.checkpoint.files import EmbeddingFiles, StoredTensor, TokenizerFiles
 from shoal.checkpoint.gguf_architectures import GGUF_ARCHITECTURES
 from shoal.checkpoint.gguf_config import GgufArchitecture, read_head_dim
 from shoal.checkpoint.gguf_header import GgufHeader, read_header
@@ -70,6 +70,10 @@ class GgufFile:
     @property
     def quality(self) -> Mapping[str, Any] | None:
         return self._sidecar(QUALITY)
+
+    @property
+    def embedding(self) -> EmbeddingFiles | None:
+        return None
 
     @property
     def created(self) -> int:

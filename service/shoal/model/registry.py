@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 
 from shoal.checkpoint.fields import Fields
 from shoal.model.architectures import (
+    bert,
     bloom,
     cohere,
     cohere2,
+    distilbert,
     ernie4_5,
     falcon,
     gemma,
@@ -43,6 +45,7 @@ from shoal.model.architectures import (
     qwen2_moe,
     qwen3,
     qwen3_moe,
+    roberta,
     smollm3,
     stablelm,
     starcoder2,
@@ -89,6 +92,15 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "OlmoeForCausalLM": olmoe.ARCHITECTURE,
     "GraniteMoeForCausalLM": granitemoe.ARCHITECTURE,
     "MixtralForCausalLM": mixtral.ARCHITECTURE,
+    "BertModel": bert.ARCHITECTURE,
+    "BertForMaskedLM": bert.ARCHITECTURE,
+    "BertForPreTraining": bert.ARCHITECTURE,
+    "RobertaModel": roberta.ROBERTA,
+    "RobertaForMaskedLM": roberta.ROBERTA,
+    "XLMRobertaModel": roberta.XLM_ROBERTA,
+    "XLMRobertaForMaskedLM": roberta.XLM_ROBERTA,
+    "DistilBertModel": distilbert.ARCHITECTURE,
+    "DistilBertForMaskedLM": distilbert.ARCHITECTURE,
 }
 """`architectures` of a config -> family."""
 
@@ -106,7 +118,8 @@ _WITHOUT_EFFECT = re.compile(
     r"""architectures | auto_map | (_?)name_or_path | transformers_version | prefix
     | (torch_)?dtype | use_bfloat16 | torchscript | chunk_size_feed_forward | is_decoder
     | (bos|eos|eod|pad|sep|decoder_start|forced_bos|forced_eos)_token_id | tokenizer_class
-    | (attention|hidden|classifier)_dropout | (attn|emb|embd|resid)_pdrop
+    | (attention|hidden|classifier|qa|seq_classif)_dropout | hidden_dropout_prob
+    | attention_probs_dropout_prob | pooler_.* | (attn|emb|embd|resid)_pdrop
     | ((resid|residual|embed|embedding)_)?dropout | layerdrop | init_(std|device)
     | embedding_fraction | attn_impl | router_(aux_loss_coef|jitter_noise)
     | gradient_checkpointing | initializer_range | pretraining_tp | tie_encoder_decoder

@@ -74,7 +74,8 @@ class AttentionSpec:
     rotary: RotarySpec | None = None
     qk_norm: QKNormSpec | None = None
     window: int | None = None
-    """A token sees only so many positions back, itself included."""
+    """A token sees only so many positions back, itself included; and as many ahead where attention
+    is not causal."""
     soft_cap: float | None = None
     """Scores become cap * tanh(score / cap) (Gemma 2)."""
     alibi_slopes: tuple[float, ...] | None = None
@@ -193,7 +194,7 @@ class EmbeddingSpec:
 
 @dataclass(frozen=True, slots=True)
 class DecoderSpec:
-    """A decoder-only network."""
+    """Layers over one sequence: a decoder, or an encoder, where attention is not causal."""
 
     vocab_size: int
     """Rows of the embedding."""
@@ -202,10 +203,13 @@ class DecoderSpec:
     layers: tuple[LayerSpec, ...]
     final_norm: NormSpec | None
     tied_head: bool
-    """Is the embedding also the head?"""
+    """Is the embedding also the head? False without a head."""
     head_bias: bool = False
     learned_positions: bool = False
     """Is a row of a table added to the embedding for each position (GPT-2)?"""
+    num_token_types: int = 0
+    """Rows of a table whose first is added to every embedding, before positions: all tokens are of
+    the first type (BERT). 0 = there is none."""
     embedding_multiplier: float = 1.0
     embedding_norm: NormSpec | None = None
     """Of the embedding, before the first layer (BLOOM)."""
@@ -224,6 +228,11 @@ class DecoderSpec:
     @property
     def num_layers(self) -> int:
         return len(self.layers)
+
+    @property
+    def is_causal(self) -> bool:
+        """Does every token see only itself and those before it?"""
+        return all(layer.attention.causal for layer in self.layers if layer.attends)
 
     @property
     def kv_numbers_per_token(self) -> int:
@@ -256,16 +265,19 @@ _Shapes = dict[str, Shape]
 def expected_weights(spec: DecoderSpec) -> dict[Role, Shape]:
     """Every role of the network with its shape; matrices are [out, in].
 
-    Not of a layer: `embedding`, `position_embedding`, `embedding_norm.*`,
+    Not of a layer: `embedding`, `token_type_embedding`, `position_embedding`, `embedding_norm.*`,
     `embedding_projection.weight`, `final_norm.*`, `head_projection.weight`, `head.weight` (absent
-    where tied), `head.bias`. Of every layer: `attention_norm.*`, `attention_post_norm.*`,
-    `mlp_norm.*`, `mlp_post_norm.*`. Of attention: `q.*`, `k.*`, `v.*`, `q_norm.*`, `k_norm.*`,
-    `output.*`. Of a short convolution: `conv_in.*` (b, c and x), `conv.*`, `conv_out.*`. Of an MLP:
-    `gate.*`, `up.*`, `down.*`; with experts `router.weight`, `experts.<n>.gate.*` and so on,
-    `shared.gate.*` and so on, `shared_gate.weight`. * is weight or bias.
+    where tied and without a head), `head.bias`. Of every layer: `attention_norm.*`,
+    `attention_post_norm.*`, `mlp_norm.*`, `mlp_post_norm.*`. Of attention: `q.*`, `k.*`, `v.*`,
+    `q_norm.*`, `k_norm.*`, `output.*`. Of a short convolution: `conv_in.*` (b, c and x), `conv.*`,
+    `conv_out.*`. Of an MLP: `gate.*`, `up.*`, `down.*`; with experts `router.weight`,
+    `experts.<n>.gate.*` and so on, `shared.gate.*` and so on, `shared_gate.weight`. * is weight or
+    bias.
     """
     hidden, width = spec.hidden_size, spec.embedding_size or spec.hidden_size
     shapes: _Shapes = {"embedding": (spec.vocab_size, width)}
+    if spec.num_token_types:
+        shapes["token_type_embedding"] = (spec.num_token_types, hidden)
     if spec.learned_positions:
         shapes["position_embedding"] = (spec.max_position_embeddings, hidden)
     if spec.embedding_size is not None:
@@ -273,7 +285,7 @@ def expected_weights(spec: DecoderSpec) -> dict[Role, Shape]:
         shapes["head_projection.weight"] = (width, hidden)
     shapes |= _norm("embedding_norm", spec.embedding_norm, hidden)
     shapes |= _norm("final_norm", spec.final_norm, hidden)
-    if not spec.tied_head:
+    if spec.has_head and not spec.tied_head:
         shapes["head.weight"] = (spec.vocab_size, width)
     if spec.head_bias:
         shapes["head.bias"] = (spec.vocab_size,)

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shoal.model.spec import EmbeddingSpec
 from shoal.protocol.step import StepPlan
 from shoal.runner.inputs import Int32, StepInputs
+from shoal.runner.pooling import pooled_tokens
 from shoal.runner.rows import Row, RowIndices, Rows
 
 LogitRows = slice | RowIndices
@@ -31,12 +33,22 @@ class PromptLogits:
     """Where that token lies in the prompt."""
 
 
+@dataclass(slots=True)
+class PooledRow:
+    """A row whose prompt's embedding is wanted, and which this step completes."""
+
+    seq_id: int
+    first: int
+    """Row of the final vectors that its first pooled token has."""
+    count: int
+
+
 class Batch:
     """R rows of one step with T tokens. L tokens have logits, of which the first
-    `num_full_logits` are needed in full; E rows get a token."""
+    `num_full_logits` are needed in full; E rows get a token. H tokens are pooled."""
 
-    def __init__(self, plan: StepPlan, rows: Rows) -> None:
-        """The plan's diff has been applied to `rows`."""
+    def __init__(self, plan: StepPlan, rows: Rows, embedding: EmbeddingSpec | None = None) -> None:
+        """The plan's diff has been applied to `rows`. `embedding`: of the model."""
         self.seq_ids = plan.seq_ids
         self.rows = [rows[seq_id] for seq_id in plan.seq_ids]
         self._block_size = rows.block_size
@@ -48,6 +60,9 @@ class Batch:
         np.cumsum(counts, out=row_starts[1:])
         context_lens = computed + counts
         is_at_end: list[bool] = (context_lens == rows.num_tokens[self._row_indices]).tolist()
+        self._embedding = embedding
+        self.pooled: list[PooledRow] = []
+        self._hidden: list[int] = []  # [H]
         logit_indices = self._choose_logits(plan, row_starts.tolist(), is_at_end)
         row_of_token, positions = self._row_indices, computed
         if row_starts[-1] != len(self.rows):
@@ -64,6 +79,7 @@ class Batch:
             logit_indices=logit_indices,
             adapter_ids=self._adapter_ids(),
             lens_indices=self._lens_indices(row_starts),
+            hidden_indices=np.array(self._hidden, np.int32) if self._hidden else None,
         )
         """The arrays of the step; `advance` changes them."""
         self._sampled: Int32 | None = None
@@ -127,6 +143,10 @@ class Batch:
         self.prompts: list[PromptLogits] = []
         for index, row in enumerate(self.rows):
             num_computed, output = plan.num_computed_tokens[index], row.new.output
+            if output.embedding:
+                if is_at_end[index]:
+                    self._pool(row, num_computed, starts[index])
+                continue
             # The token before the first that is reported.
             position = max(num_computed, output.prompt_logprobs_start - 1)
             first = starts[index] + position - num_computed
@@ -145,6 +165,17 @@ class Batch:
         self.num_full_logits = len(full)
         self._choose_sampled([at if at >= 0 else len(full) - 1 - at for at in chosen])
         return np.array(full + best_only, np.int32)
+
+    def _pool(self, row: Row, num_computed: int, start: int) -> None:
+        """Asks for the final vectors of a row's pooled tokens. `start`: of the row in T. Raises
+        ValueError for a model that makes no embeddings, or a token that was computed before."""
+        if self._embedding is None:
+            raise ValueError("the model makes no embeddings")
+        positions = pooled_tokens(self._embedding, row.new.num_prompt_tokens)
+        if positions[0] < num_computed:
+            raise ValueError("a prompt whose tokens are pooled must be computed in one step")
+        self.pooled.append(PooledRow(row.new.seq_id, len(self._hidden), len(positions)))
+        self._hidden.extend(start + position - num_computed for position in positions)
 
     def _choose_sampled(self, logits: list[int]) -> None:
         """`logits` [E]: which of the L each has."""

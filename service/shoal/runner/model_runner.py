@@ -9,6 +9,7 @@ import numpy as np
 
 from shoal.errors import ModelFolderError
 from shoal.model.adapter import AdapterMatrix
+from shoal.model.spec import EmbeddingSpec
 from shoal.protocol.messages import AdapterLoaded, AdapterSource
 from shoal.protocol.step import StepPlan, StepResult
 from shoal.runner.batch import Batch
@@ -17,10 +18,12 @@ from shoal.runner.inputs import (
     Backend,
     BestBackend,
     HeadOutputs,
+    HiddenBackend,
     Int32,
     LensBackend,
     StepInputs,
 )
+from shoal.runner.pooling import pooled
 from shoal.runner.rows import Rows
 from shoal.sampling.grammars import Grammars
 from shoal.sampling.masks import MaskFiller
@@ -47,11 +50,12 @@ class ModelRunner:
         read_adapter: ReadAdapter | None = None,
         grammars: Grammars | None = None,
         num_threads: int = 1,
+        embedding: EmbeddingSpec | None = None,
     ) -> None:
         """`num_token_ids`: ids the tokenizer knows; columns of a padded vocabulary beyond
         them can never be sampled. `max_tokens`: longest sequence. `sampler`: None takes the one
         of numpy. `read_adapter`: for a model that may have adapters. `grammars`: of the model, with
-        `num_threads` for their masks."""
+        `num_threads` for their masks. `embedding`: of a model that makes vectors of prompts."""
         self._backend = backend
         self._best_backend = backend if isinstance(backend, BestBackend) else None
         self._num_token_ids = num_token_ids
@@ -65,6 +69,7 @@ class ModelRunner:
         )
         self._grammars = grammars
         self._masks = MaskFiller(num_token_ids, num_threads)
+        self._embedding = embedding
         self._batch: Batch | None = None  # of the last step, unless it failed
         self._read_adapter = read_adapter
 
@@ -80,6 +85,8 @@ class ModelRunner:
         self._sample(batch, head, result)
         if batch.prompts:
             self._report_prompts(plan, batch, head, result)
+        if batch.pooled:
+            self._pool(batch, head, result)
         self._batch = batch
         return result
 
@@ -120,19 +127,22 @@ class ModelRunner:
         if last is not None:
             last.flush(self._rows)
         self._rows.apply_diff(plan)
-        return Batch(plan, self._rows)
+        return Batch(plan, self._rows, self._embedding)
 
     def _forward(self, inputs: StepInputs, num_full_logits: int) -> HeadOutputs:
         if self._best_backend is not None:
             return self._best_backend.forward_best(inputs, num_full_logits)
-        lens = None
-        if inputs.lens_indices is not None and isinstance(self._backend, LensBackend):
+        lens = hidden = None
+        if inputs.hidden_indices is not None and isinstance(self._backend, HiddenBackend):
+            logits, hidden = self._backend.forward_hidden(inputs)
+        elif inputs.lens_indices is not None and isinstance(self._backend, LensBackend):
             logits, lens = self._backend.forward_lens(inputs)
         else:
             logits = self._backend.forward(inputs)
         known = logits[:, : self._num_token_ids]
         best = known.argmax(axis=1)  # a NaN counts as best
-        return HeadOutputs(best.astype(np.int32), known[np.arange(len(best)), best], logits, lens)
+        best_logits = known[np.arange(len(best)), best]
+        return HeadOutputs(best.astype(np.int32), best_logits, logits, lens, hidden)
 
     def _sample(self, batch: Batch, head: HeadOutputs, result: StepResult) -> None:
         token_ids = head.best_ids[batch.logit_rows]
@@ -220,6 +230,17 @@ class ModelRunner:
                     num_token_ids=self._num_token_ids,
                     lens=None if head.lens is None else head.lens.of(n),
                 )
+
+    def _pool(self, batch: Batch, head: HeadOutputs, result: StepResult) -> None:
+        """Embeddings of the prompts that this step has completed."""
+        if self._embedding is None or head.hidden is None:
+            raise ValueError(f"{self._backend.name} gives no final vectors")
+        for row in batch.pooled:
+            vector = pooled(self._embedding, head.hidden[row.first : row.first + row.count])
+            if np.isfinite(vector).all():
+                result.embeddings[row.seq_id] = vector.astype("<f4").tobytes()
+            else:
+                result.errors[row.seq_id] = "numerical_error"
 
     def _report_prompts(
         self, plan: StepPlan, batch: Batch, head: HeadOutputs, result: StepResult

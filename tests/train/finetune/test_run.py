@@ -24,6 +24,7 @@ from shoal.train.finetune.observer import Observer
 from shoal.train.finetune.run import fine_tune, rehearse, serve_command, train_command
 from shoal.train.finetune.settings import FineTuneRequest
 from shoal.train.progress import StepReport
+from tests.fakes.tiny_encoders import write_encoder
 from tests.fakes.tiny_models import write_tiny_gpt2, write_tiny_llama
 from tests.train.builders import write_jsonl
 
@@ -384,3 +385,10 @@ def test_the_command_that_serves_the_result(choices: dict[str, Any], command: st
     given: dict[str, Any] = {"out": Path("out"), "data": Path("rows"), "base": Path("smollm2")}
     request = FineTuneRequest(**{**given, **choices})
     assert serve_command(request, Path("models/smollm2.gguf")) == command
+
+
+def test_a_base_that_writes_no_text_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    write_encoder(tmp_path / "base")
+    with pytest.raises(RecipeError, match="base writes no text, it makes embeddings: give a base"):
+        fine_tune(asked(tmp_path))

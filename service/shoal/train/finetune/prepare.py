@@ -92,6 +92,11 @@ def prepare(request: FineTuneRequest, say: Callable[[str], None]) -> Prepared:
     check_out(request.out, base, run_dir)
     checkpoint = load_checkpoint(base, lambda share: None)
     spec = checkpoint.spec
+    if not spec.has_head:
+        raise RecipeError(
+            f"{name_of(base)} writes no text, it makes embeddings: give a base that answers, such "
+            "as smollm2"
+        )
     seq_len, seq_len_choice = choose_seq_len(request, spec.max_position_embeddings)
     file = read_rows(request.data)
     for note in file.notes:
