@@ -93,6 +93,7 @@ class SequenceText:
         forced: Sequence[int] = (),
         trace: TokenTrace | None = None,
         cpu_s: float = 0.0,
+        embedding: bytes | None = None,
     ) -> None:
         if not self.open:
             return
