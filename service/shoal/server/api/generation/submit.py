@@ -111,7 +111,7 @@ def check_use(model: TextModel, loaded: LoadedModel, use: Use) -> None:
         )
     if use == "text" and not loaded.generates:
         raise NotSupportedByModel(
-            f"model {model.name} writes no text; it makes embeddings: POST /v1/embeddings",
+            f"the model {model.name} writes no text; it makes embeddings: POST /v1/embeddings",
             param="model",
         )
 
