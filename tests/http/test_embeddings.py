@@ -136,21 +136,21 @@ async def test_what_cannot_be_embedded_is_refused_by_name(tmp_path: Path) -> Non
             ("", "input is empty"),
             ([""], "input is empty"),
             (["a", ""], "input.1 is empty"),
-            ([], "non-empty"),
-            ([[]], "empty array, at 0"),
-            ([[1], []], "empty array, at 1"),
-            (["a", 1], "must hold only"),
-            ([1, "a"], "must hold only"),
-            ([[1], "a"], "must hold only"),
-            ([1.5], "must hold only"),
-            ({"text": "a"}, "must be a string"),
-            (7, "must be a string"),
-            ([9999], "token id 9999"),
-            ([[1], [-1]], "token id -1"),
-            (["a"] * 2049, "at most 2048 texts; got 2049"),
+            ([], "input must be a string, or a non-empty array"),
+            ([[]], "input holds an empty array, at 0"),
+            ([[1], []], "input holds an empty array, at 1"),
+            (["a", 1], "input must hold only"),
+            ([1, "a"], "input must hold only"),
+            ([[1], "a"], "input must hold only"),
+            ([1.5], "input must hold only"),
+            ({"text": "a"}, "input must be a string"),
+            (7, "input must be a string"),
+            ([9999], "input holds token id 9999"),
+            ([[1], [-1]], "input.1 holds token id -1"),
+            (["a"] * 2049, "input may hold at most 2048 texts; got 2049"),
         ]:
             response = await embed(served, given)
-            refused(response, 400, "invalid_value", "input")
+            refused(response, 400, "invalid_value", part.split()[0])
             assert part in error_of(response)["message"], (given, response.text)
         for fields, param in [
             ({"encoding_format": "hex"}, "encoding_format"),
@@ -175,7 +175,7 @@ async def test_a_long_text_is_refused_or_cut_on_request(tmp_path: Path) -> None:
     async with serve_vectors(tmp_path, max_model_len=32) as served:
         for given in (["b", "c" * 31], [[1], [1] * 33]):
             response = await embed(served, given)
-            refused(response, 400, "context_length_exceeded", "input")
+            refused(response, 400, "context_length_exceeded", "input.1")
             message = error_of(response)["message"]
             assert "32 tokens" in message
             assert "input.1 has 33 tokens" in message

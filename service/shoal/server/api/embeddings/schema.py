@@ -49,7 +49,8 @@ class EmbeddingsRequest(ScoringFields):
             )
         for index, item in enumerate(self.input):
             if len(item) == 0:
-                raise InvalidRequest(f"{self.name_of(index)} is empty", param="input")
+                name = self.name_of(index)
+                raise InvalidRequest(f"{name} is empty", param=name)
         if self.truncate_prompt_tokens == 0:
             raise InvalidRequest(
                 "truncate_prompt_tokens must be -1 or at least 1; got 0",
@@ -114,27 +115,28 @@ def _prompt(
     longest = loaded.max_model_len
     most = request.truncate_prompt_tokens
     if most is not None:
-        return _first_tokens(item, longest if most < 0 else most, request, model, loaded)
+        return _first_tokens(item, name, longest if most < 0 else most, request, model, loaded)
     if isinstance(item, str):
         check_prompt_chars(len(item), loaded, param=name)
         token_ids = model.tokenizer.encode(item, add_special_tokens=request.add_special_tokens)
         if not token_ids:
-            raise InvalidRequest(f"{name} has no tokens", param="input")
+            raise InvalidRequest(f"{name} has no tokens", param=name)
     else:
         token_ids = item
     if len(token_ids) > longest:
         raise ContextLengthExceeded(
             f"This model's maximum context length is {longest} tokens. However, {name} has "
             f"{len(token_ids)} tokens. Please make it shorter.",
-            param="input",
+            param=name,
             hint='or send "truncate_prompt_tokens": -1 to use only what fits of its beginning',
         )
-    check_token_ids(token_ids, loaded, param="input")
+    check_token_ids(token_ids, loaded, param=name)
     return Prompt(token_ids)
 
 
 def _first_tokens(
     item: str | list[int],
+    name: str,
     num_tokens: int,
     request: EmbeddingsRequest,
     model: TextModel,
@@ -147,7 +149,7 @@ def _first_tokens(
             param="truncate_prompt_tokens",
         )
     if isinstance(item, list):
-        check_token_ids(item, loaded, param="input")
+        check_token_ids(item, loaded, param=name)
         return Prompt(item[:num_tokens], num_truncated=max(0, len(item) - num_tokens))
     try:
         token_ids, num_truncated = model.tokenizer.encode_start(
@@ -158,5 +160,5 @@ def _first_tokens(
             f"truncate_prompt_tokens is too small: {error}", param="truncate_prompt_tokens"
         ) from error
     if not token_ids:
-        raise InvalidRequest("input has a text without tokens", param="input")
+        raise InvalidRequest(f"{name} has no tokens", param=name)
     return Prompt(token_ids, num_truncated=num_truncated)
