@@ -115,7 +115,8 @@ class Settings(BaseSettings):
     default_model: str | None = Field(
         None,
         description="Model used when a request names none; unset = the only one, and of several a "
-        "request must name its own.",
+        "request must name its own. Only of models that can do what is asked: write text, or "
+        "make embeddings.",
     )
     max_model_len: int = Field(
         _ENGINE.max_model_len,

@@ -6,6 +6,7 @@ it reads back. Any mistake in blocks, positions, prefix reuse, chunks or preempt
 output. No tensors.
 """
 
+import struct
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -83,6 +84,20 @@ def solo_output(
     return output[:num_tokens]
 
 
+def solo_embedding(prompt: list[int], size: int) -> bytes:
+    """The vector that a sequence must get, whoever else is there."""
+    value = digest = _START
+    for token_id in prompt:
+        value = mix(value, token_id)
+        digest = mix(digest, value)
+    return _vector(digest, size)
+
+
+def _vector(digest: int, size: int) -> bytes:
+    """Little-endian float32 numbers between -1 and 1."""
+    return struct.pack(f"<{size}f", *(mix(digest, i) % 2001 / 1000 - 1 for i in range(size)))
+
+
 def start_value(adapter_id: int) -> int:
     """What the first token's value follows: with an adapter all values are others."""
     return mix(_START, adapter_id) if adapter_id else _START
@@ -110,7 +125,10 @@ class FakeRunner:
         step_s: float = 0.0,
         before_step: Callable[[StepPlan], None] | None = None,
         row_error: Callable[[int, list[int]], str | None] | None = None,
+        embedding_size: int = 0,
+        is_encoder: bool = False,
     ) -> None:
+        """`is_encoder`: its prompts come whole, and it samples no token."""
         self.block_size = block_size
         self.vocab_size = vocab_size
         self.rows: dict[int, Row] = {}
@@ -123,6 +141,8 @@ class FakeRunner:
         self._step_s = step_s
         self._before_step = before_step
         self._row_error = row_error
+        self._embedding_size = embedding_size
+        self._is_encoder = is_encoder
 
     def run(self, plan: StepPlan) -> StepResult:
         self.num_steps += 1
@@ -139,6 +159,9 @@ class FakeRunner:
         columns = list(
             zip(plan.seq_ids, plan.num_computed_tokens, plan.num_new_tokens, strict=True)
         )
+        for seq_id, start, count in columns if self._is_encoder else ():
+            assert start == 0, "a part of a prompt"
+            assert count == len(self.rows[seq_id].token_ids), "a part of a prompt"
         for seq_id, start, count in columns:  # all write before any reads its answer back
             self._write(self.rows[seq_id], start, count)
         for index, (seq_id, start, count) in enumerate(columns):
@@ -238,6 +261,10 @@ class FakeRunner:
         num_output = end - new.num_prompt_tokens
         banned = new.stop.all_stop_ids if num_output < new.stop.min_tokens else ()
         digest = self._digest(row, end)
+        if new.output.embedding and num_output == 0 and self._embedding_size:
+            result.embeddings[new.seq_id] = _vector(digest, self._embedding_size)
+        if self._is_encoder:
+            return
         token_id = next_token(digest, end, new.sampling, self.vocab_size, banned)
         result.token_ids[index] = token_id
         if new.output.logprobs is not None:
@@ -254,7 +281,14 @@ class FakeRunner:
         return TokenLogprobs(token_id, -(mix(value_before, token_id) % 1000) / 100, [], [])
 
 
-def loaded_model(name: str = "fake", vocab_size: int = 64, max_model_len: int = 256) -> LoadedModel:
+def loaded_model(
+    name: str = "fake",
+    vocab_size: int = 64,
+    max_model_len: int = 256,
+    *,
+    embedding_size: int | None = None,
+    is_encoder: bool = False,
+) -> LoadedModel:
     return LoadedModel(
         name=name,
         vocab_size=vocab_size,
@@ -264,4 +298,7 @@ def loaded_model(name: str = "fake", vocab_size: int = 64, max_model_len: int = 
         device="cpu",
         kernels="fake",
         weights_hash="0" * 16,
+        embedding_size=embedding_size,
+        generates=not is_encoder,
+        whole_prompt=is_encoder,
     )

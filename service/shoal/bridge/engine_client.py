@@ -42,8 +42,10 @@ class SequenceSink(Protocol):
         forced: Sequence[int] = (),
         trace: TokenTrace | None = None,
         cpu_s: float = 0.0,
+        embedding: bytes | None = None,
     ) -> None:
-        """`forced`: further tokens behind `token_id`. `cpu_s`: CPU time of the sequence so far."""
+        """`forced`: further tokens behind `token_id`. `cpu_s`: CPU time of the sequence so far.
+        `embedding`: float32 numbers, little-endian; with `finished`."""
         ...
 
     def note_progress(self, progress: Progress) -> None:
@@ -217,6 +219,7 @@ class Dispatcher:
                         started.get(seq_id),
                         end,
                         cpu_s=cpu_s.get(seq_id, 0.0),
+                        embedding=outputs.embeddings.get(seq_id),
                     )
                 except Exception:  # same reason
                     _fail_sequence(seq_id, sink)

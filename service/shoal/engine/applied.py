@@ -17,6 +17,8 @@ class Applied:
     started: dict[int, Started] = field(default_factory=dict)
     forced: dict[int, list[int]] = field(default_factory=dict)
     """Tokens that followed without being sampled."""
+    embeddings: dict[int, bytes] = field(default_factory=dict)
+    """Of sequences that finished with their prompt."""
 
     def add_prompt(self, seq: Sequence, result: StepResult, now: float) -> None:
         """Tokens of the prompt were computed: reports the start once they all are."""

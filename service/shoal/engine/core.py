@@ -220,11 +220,16 @@ class _Model:
                 num_blocks=num_blocks,
                 block_size=config.block_size,
                 max_batch_size=config.max_batch_size,
-                token_budget=config.token_budget,
+                token_budget=(
+                    max(config.token_budget, loaded.max_model_len)
+                    if loaded.whole_prompt
+                    else config.token_budget
+                ),
                 max_model_len=loaded.max_model_len,
                 vocab_size=loaded.vocab_size,
                 max_preemptions=config.max_preemptions,
-                prefix_cache=config.prefix_cache,
+                prefix_cache=config.prefix_cache and not loaded.whole_prompt,
+                whole_prompts=loaded.whole_prompt,
             ),
             account,
         )
@@ -290,6 +295,7 @@ class _Model:
             traces=result.traces,
             cpu_s=cpu_s,
             seq_cpu_s=self.scheduler.take_cpu_s(),
+            embeddings=applied.embeddings,
         )
 
     def stats(self) -> EngineStats:

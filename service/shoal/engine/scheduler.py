@@ -24,12 +24,12 @@ from shoal.engine.stopping import (
     finish_after,
     finish_after_forced,
     finish_at_deadline,
+    finish_prompt,
     refusal,
 )
 from shoal.engine.waiting import WaitingQueue
 from shoal.engine.yielding import Yielding
 from shoal.protocol.messages import Finished, Submit
-from shoal.protocol.params import FinishReason
 from shoal.protocol.step import StepPlan, StepResult
 
 
@@ -272,6 +272,9 @@ class Scheduler:
             ):
                 held.append(seq)
                 break
+            if self.limits.whole_prompts and seq.num_tokens > budget:
+                held.append(seq)
+                break
             prefix = self._blocks.find_prefix(seq)
             if self._blocks.should_wait_for_prefix(seq, len(prefix)):
                 held.append(seq)
@@ -319,7 +322,7 @@ class Scheduler:
             if num_computed_tokens <= seq.num_prompt_tokens:
                 applied.add_prompt(seq, result, now)
                 if num_computed_tokens == seq.max_num_tokens:  # no output token is wanted
-                    self._finish(seq, Finished(FinishReason.LENGTH))
+                    self._finish(seq, finish_prompt(seq, result, applied))
                     continue
             token_ids = seq.token_ids
             if token_id is None:

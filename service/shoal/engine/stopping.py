@@ -5,9 +5,11 @@ Decisions only; the scheduler acts on them. Stop strings are matched on the text
 
 from heapq import heapify, heappop, heappush
 
+from shoal.engine.applied import Applied
 from shoal.engine.sequence import Sequence
 from shoal.protocol.messages import Finished, Submit
 from shoal.protocol.params import FinishReason
+from shoal.protocol.step import StepResult
 
 _CUT = Finished(FinishReason.LENGTH)
 
@@ -29,6 +31,15 @@ def refusal(submit: Submit, vocab_size: int, max_model_len: int) -> str | None:
     if len(prompt) + min(submit.stop.max_tokens, 1) > max_model_len:
         return "context_length_exceeded"
     return None
+
+
+def finish_prompt(seq: Sequence, result: StepResult, applied: Applied) -> Finished:
+    """How a sequence ends that wants no output token; its vector, if it wants that, is applied."""
+    if seq.submit.output.embedding:
+        if seq.seq_id not in result.embeddings:
+            return failed("internal_error")
+        applied.embeddings[seq.seq_id] = result.embeddings[seq.seq_id]
+    return _CUT
 
 
 def finish_after(seq: Sequence, token_id: int) -> Finished | None:

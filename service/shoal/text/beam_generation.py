@@ -41,6 +41,7 @@ class _Answer:
         forced: Sequence[int] = (),
         trace: TokenTrace | None = None,
         cpu_s: float = 0.0,
+        embedding: bytes | None = None,
     ) -> None:
         self.cpu_s = cpu_s
         self.started = started or self.started

@@ -54,12 +54,16 @@ class EngineMachine(RuleBasedStateMachine):
     def before_step(self, plan: StepPlan) -> None:
         config = self.engine.config
         assert plan.seq_ids, "an empty step"
-        assert plan.num_tokens <= config.token_budget
+        assert plan.num_tokens <= self.most_tokens()
         assert len(plan.seq_ids) <= config.max_batch_size
         if self.step_fails:
             self.step_fails = False
             self.in_failed_step.update(plan.seq_ids)
             raise RuntimeError("the whole step fails")
+
+    def most_tokens(self) -> int:
+        """Of a step."""
+        return self.engine.config.token_budget
 
     def row_error(self, seq_id: int, token_ids: list[int]) -> str | None:
         return "numerical_error" if seq_id in self.bad_rows else None
