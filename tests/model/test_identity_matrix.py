@@ -239,8 +239,8 @@ class Engine:
             self.core.check()
             if outputs is None:
                 continue
-            for seq_id, token_id in zip(outputs.seq_ids, outputs.token_ids, strict=True):
-                answers[seq_id].token_ids.append(token_id)
+            for seq_id, token_ids in outputs.tokens():
+                answers[seq_id].token_ids.extend(token_ids)
             for seq_id, logprobs in outputs.logprobs.items():
                 answers[seq_id].logprobs.append(logprobs)
             for seq_id, of_prompt in outputs.prompt_logprobs.items():

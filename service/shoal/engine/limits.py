@@ -18,6 +18,8 @@ class Limits:
     vocab_size: int
     max_preemptions: int
     prefix_cache: bool
+    drafts: bool
+    """May steps have drafts?"""
 
     @property
     def max_rows(self) -> int:

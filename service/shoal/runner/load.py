@@ -126,7 +126,7 @@ def _load(
         ),
         kernels_reason=choice.reason,
     )
-    return LoadedRunner(runner, loaded, built.num_blocks, built.kv_memory)
+    return LoadedRunner(runner, loaded, built.num_blocks, built.kv_memory, spec.may_go_back)
 
 
 def give_back_memory() -> None:

@@ -47,7 +47,7 @@ class Listener:
         prompt_logprobs: list[TokenLogprobs | None] | None,
         started: Started | None,
         finished: Finished | None,
-        forced: Sequence[int] = (),
+        further: Sequence[int] = (),
         trace: TokenTrace | None = None,
         cpu_s: float = 0.0,
     ) -> None:

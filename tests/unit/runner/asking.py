@@ -45,9 +45,8 @@ class Asked:
         elif (outputs := self.core.step()) is not None:
             self.core.check()
             self.num_steps += outputs.num_tokens > 0
-            for seq_id, token_id in zip(outputs.seq_ids, outputs.token_ids, strict=True):
-                forced = outputs.forced.get(seq_id, [])
-                self.tokens.setdefault(seq_id, []).extend([token_id, *forced])
+            for seq_id, token_ids in outputs.tokens():
+                self.tokens.setdefault(seq_id, []).extend(token_ids)
             for seq_id, logprobs in outputs.logprobs.items():
                 self.logprobs.setdefault(seq_id, []).append(logprobs)
             self.finished.update(outputs.finished)

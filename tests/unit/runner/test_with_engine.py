@@ -115,8 +115,8 @@ def serve(
         if (outputs := core.step()) is None:
             continue
         core.check()
-        for seq_id, token_id in zip(outputs.seq_ids, outputs.token_ids, strict=True):
-            answers[seq_id].tokens.append(token_id)
+        for seq_id, token_ids in outputs.tokens():
+            answers[seq_id].tokens += token_ids
         for seq_id, logprobs in outputs.logprobs.items():
             answers[seq_id].logprobs.append(logprobs)
         for seq_id, trace in outputs.traces.items():
