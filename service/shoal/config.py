@@ -162,6 +162,11 @@ class Settings(BaseSettings):
     prefix_cache: bool = Field(
         _ENGINE.prefix_cache, description="Reuse KV blocks of shared prompt prefixes."
     )
+    drafts: bool = Field(
+        _ENGINE.drafts,
+        description="Guess repeated tokens where few sequences run, and compute several in one "
+        "step; changes speed, no text.",
+    )
     max_preemptions: int = Field(
         _ENGINE.max_preemptions,
         ge=0,
@@ -383,5 +388,6 @@ def engine_config(
         token_budget=settings.token_budget,
         max_model_len=settings.max_model_len,
         prefix_cache=settings.prefix_cache,
+        drafts=settings.drafts,
         max_preemptions=settings.max_preemptions,
     )

@@ -162,10 +162,12 @@ class FakeRunner:
         for seq_id, start, count in columns if self._is_encoder else ():
             assert start == 0, "a part of a prompt"
             assert count == len(self.rows[seq_id].token_ids), "a part of a prompt"
+        drafts = {seq_id: plan.drafts.get(seq_id, []) for seq_id in plan.seq_ids}
         for seq_id, start, count in columns:  # all write before any reads its answer back
-            self._write(self.rows[seq_id], start, count)
+            self._write(self.rows[seq_id], start, count, drafts[seq_id])
         for index, (seq_id, start, count) in enumerate(columns):
-            self._answer(result, index, self.rows[seq_id], start, count)
+            end = start + count - len(drafts[seq_id])
+            self._answer(result, index, self.rows[seq_id], start, end, drafts[seq_id])
         self.num_tokens += plan.num_tokens
         self._last = (plan, result)
         return result
@@ -195,10 +197,11 @@ class FakeRunner:
         """The same rows, each with the token it just got, and nothing else."""
         assert plan.seq_ids == last.seq_ids, "other rows"
         assert None not in result.token_ids, "a row got no token"
-        assert not result.forced, "a row has more than one token to compute"
+        assert not result.further, "a row has more than one token to compute"
         assert plan.num_new_tokens == [1] * len(plan.seq_ids), "more than a token"
         ends = zip(last.num_computed_tokens, last.num_new_tokens, strict=True)
         assert plan.num_computed_tokens == [start + count for start, count in ends]
+        assert not plan.drafts, "drafts in a plan that continues"
         assert not plan.new_rows, "a new row in a plan that continues"
         assert not plan.released, "a row leaves in a plan that continues"
         columns = zip(plan.seq_ids, plan.num_computed_tokens, strict=True)
@@ -236,15 +239,20 @@ class FakeRunner:
             digest = mix(digest, self._value(row, position))
         return digest
 
-    def _write(self, row: Row, start: int, count: int) -> None:
-        assert count > 0, "a row computes nothing"
-        assert start + count <= len(row.token_ids), "a row computes tokens nobody knows"
+    def _write(self, row: Row, start: int, count: int, draft: list[int]) -> None:
+        known = row.token_ids + draft
+        assert count > len(draft), "a row computes nothing"
+        assert start + count <= len(known), "a row computes tokens nobody knows"
+        assert not draft or start + count == len(known), "drafts without the tokens before them"
         for position in range(start, start + count):
-            value = mix(self._value(row, position - 1), row.token_ids[position])
+            value = mix(self._value(row, position - 1), known[position])
             self._slots[self._slot(row, position)] = value
 
-    def _answer(self, result: StepResult, index: int, row: Row, start: int, count: int) -> None:
-        new, end = row.new, start + count
+    def _answer(
+        self, result: StepResult, index: int, row: Row, start: int, end: int, draft: list[int]
+    ) -> None:
+        """`end`: of the known tokens that were computed; `draft` was computed behind them."""
+        new = row.new
         if self._row_error is not None:
             code = self._row_error(new.seq_id, row.token_ids)
             if code is not None:
@@ -258,23 +266,41 @@ class FakeRunner:
             ]
         if end < len(row.token_ids):
             return
-        num_output = end - new.num_prompt_tokens
-        banned = new.stop.all_stop_ids if num_output < new.stop.min_tokens else ()
-        digest = self._digest(row, end)
-        if new.output.embedding and num_output == 0 and self._embedding_size:
-            result.embeddings[new.seq_id] = _vector(digest, self._embedding_size)
+        if new.output.embedding and end == new.num_prompt_tokens and self._embedding_size:
+            vector = _vector(self._digest(row, end), self._embedding_size)
+            result.embeddings[new.seq_id] = vector
         if self._is_encoder:
             return
-        token_id = next_token(digest, end, new.sampling, self.vocab_size, banned)
-        result.token_ids[index] = token_id
+        token_id = result.token_ids[index] = self._say(result, row, end)
         if new.output.logprobs is not None:
+            assert not draft, "a row with log-probabilities has drafts"
             result.logprobs[new.seq_id] = self.logprobs(token_id, self._value(row, end - 1))
-        row.token_ids.append(token_id)
-        if forced := forced_after(token_id, new.sampling, self.vocab_size):
-            result.forced[new.seq_id] = forced
-            row.token_ids += forced
+        while (said := row.token_ids[end:]) == draft[: len(said)] and not self._is_over(
+            result, row
+        ):
+            self._say(result, row, end + len(said))
+        if further := row.token_ids[end + 1 :]:
+            result.further[new.seq_id] = further
+
+    def _say(self, result: StepResult, row: Row, position: int) -> int:
+        """The token at this position, where the row's known ones end, and those forced behind
+        it."""
+        new = row.new
+        num_output = position - new.num_prompt_tokens
+        banned = new.stop.all_stop_ids if num_output < new.stop.min_tokens else ()
+        digest = self._digest(row, position)
+        token_id = next_token(digest, position, new.sampling, self.vocab_size, banned)
+        row.token_ids += [token_id, *forced_after(token_id, new.sampling, self.vocab_size)]
         if ends_after(token_id, new.sampling):
             result.ended.add(new.seq_id)
+        return token_id
+
+    def _is_over(self, result: StepResult, row: Row) -> bool:
+        """Does the grammar allow nothing more, or does the next position fail?"""
+        if row.new.seq_id in result.ended:
+            return True
+        error = self._row_error
+        return error is not None and error(row.new.seq_id, row.token_ids) is not None
 
     def logprobs(self, token_id: int, value_before: int) -> TokenLogprobs:
         """A number that depends on the token and on all before it."""

@@ -43,7 +43,7 @@ def answer(
     token_ids: list[int] = []
     while core.has_work:
         if (outputs := core.step()) is not None:
-            token_ids += outputs.token_ids
+            token_ids += [token_id for _, new in outputs.tokens() for token_id in new]
             for found in outputs.prompt_logprobs.values():
                 reports += [report for report in found if report is not None]
     return reports, token_ids
@@ -110,7 +110,7 @@ def _decode(core: EngineCore, rows: int, num_new: int) -> float:
         since = time.perf_counter()
         while core.has_work and elapsed + time.perf_counter() - since < SECONDS:
             outputs = core.step()
-            num_tokens += len(outputs.seq_ids) if outputs else 0
+            num_tokens += sum(len(new) for _, new in outputs.tokens()) if outputs else 0
         elapsed += time.perf_counter() - since
         core.abort(seq_ids)
         _finish(core)

@@ -58,20 +58,20 @@ def finish_after(seq: Sequence, token_id: int) -> Finished | None:
     return None
 
 
-def finish_after_forced(
-    seq: Sequence, forced: list[int], *, ends: bool
+def finish_after_further(
+    seq: Sequence, further: list[int], *, ends: bool
 ) -> tuple[list[int], Finished | None]:
-    """Appends tokens that follow the last one without being sampled, up to one that ends the
-    sequence; which came so far, and how it ended. `ends`: nothing may follow them all, which is no
-    matter of length."""
+    """Appends tokens that follow the last one in the same step, up to one that ends the sequence;
+    which came so far, and how it ended. `ends`: nothing may follow them all, which is no matter of
+    length."""
     last_id, num_taken = seq.token_ids[-1], 0
-    while (finished := finish_after(seq, last_id)) is None and num_taken < len(forced):
-        last_id = forced[num_taken]
+    while (finished := finish_after(seq, last_id)) is None and num_taken < len(further):
+        last_id = further[num_taken]
         seq.token_ids.append(last_id)
         num_taken += 1
-    if ends and num_taken == len(forced) and (finished or _CUT).reason is FinishReason.LENGTH:
+    if ends and num_taken == len(further) and (finished or _CUT).reason is FinishReason.LENGTH:
         finished = Finished(FinishReason.STOP)
-    return forced[:num_taken], finished
+    return further[:num_taken], finished
 
 
 def is_looping(token_ids: list[int], min_repeats: int, max_period: int) -> bool:

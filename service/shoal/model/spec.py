@@ -239,6 +239,12 @@ class DecoderSpec:
         """Keys and values of one token in all layers."""
         return sum(2 * layer.attention.kv_size for layer in self.layers if layer.attends)
 
+    @property
+    def may_go_back(self) -> bool:
+        """May a step compute other tokens at positions that were computed? A short convolution
+        keeps what the last tokens left."""
+        return all(layer.attends for layer in self.layers)
+
     def state_bytes_per_block(self, block_size: int) -> int:
         """What a KV block holds beside keys and values: float32 values of convolutions."""
         mixers = [layer.mixer for layer in self.layers]

@@ -131,7 +131,7 @@ def _load(
         generates=spec.has_head,
         whole_prompt=needs_whole_prompt(spec),
     )
-    return LoadedRunner(runner, loaded, built.num_blocks, built.kv_memory)
+    return LoadedRunner(runner, loaded, built.num_blocks, built.kv_memory, spec.may_go_back)
 
 
 def give_back_memory() -> None:

@@ -25,6 +25,7 @@ from shoal.runner.inputs import (
 )
 from shoal.runner.pooling import pooled
 from shoal.runner.rows import Rows
+from shoal.runner.verify import say_further
 from shoal.sampling.grammars import Grammars
 from shoal.sampling.masks import MaskFiller
 from shoal.sampling.numpy_sampler import NumpySampler
@@ -150,7 +151,7 @@ class ModelRunner:
             token_ids[batch.sampled] = self._sampler.sample(
                 head.logits[batch.sampled_logit_rows],
                 batch.sampled_states,
-                batch.inputs.context_lens[batch.sampled_indices],
+                batch.lengths[batch.sampled_indices],
                 token_ids[batch.sampled],
             )
         tokens: list[int | None] = token_ids.tolist()
@@ -170,6 +171,10 @@ class ModelRunner:
             self._report(batch, head, token_ids, result)
         if batch.guided:
             self._follow_grammars(batch, head, tokens, result)
+        if batch.drafted:
+            self._verify(batch, head, tokens, result)
+        if batch.masked:  # of the tokens that come next
+            self._masks.start(batch.masked)
         batch.store_sampled(token_ids)
         if len(tokens) == len(batch.rows):
             result.token_ids = tokens
@@ -181,8 +186,8 @@ class ModelRunner:
     def _follow_grammars(
         self, batch: Batch, head: HeadOutputs, tokens: list[int | None], result: StepResult
     ) -> None:
-        """Takes the tokens that must come next and starts on the masks of those after them."""
-        batch.forced.clear()
+        """Takes the tokens that must come next."""
+        batch.further.clear()
         for (i, state), grammar in zip(batch.guided, batch.grammars, strict=True):
             if tokens[i] is not None and grammar.goes_on:
                 continue
@@ -194,13 +199,26 @@ class ModelRunner:
             elif grammar.failed:
                 tokens[i], result.errors[seq_id] = None, "grammar_error"
             else:
-                most = self._rows.max_tokens - int(batch.inputs.context_lens[index]) - 1
+                most = self._rows.max_tokens - int(batch.lengths[index]) - 1
                 if forced := state.take_forced(most):
-                    result.forced[seq_id] = batch.forced[i] = forced
+                    result.further[seq_id] = batch.further[i] = forced
                 if grammar.ended:
                     result.ended.add(seq_id)
-        if batch.masked:
-            self._masks.start(batch.masked)
+
+    def _verify(
+        self, batch: Batch, head: HeadOutputs, tokens: list[int | None], result: StepResult
+    ) -> None:
+        """Takes drafts that are right, and what follows them."""
+        for i, drafted in batch.drafted.items():
+            if (first := tokens[i]) is None:
+                continue
+            said = [first, *batch.further.get(i, ())]
+            say_further(drafted, said, head, self._sampler, self._rows.max_tokens)
+            seq_id, grammar = drafted.row.new.seq_id, drafted.row.state.grammar
+            if len(said) > 1:
+                result.further[seq_id] = batch.further[i] = said[1:]
+            if grammar is not None and grammar.ended and not grammar.failed:
+                result.ended.add(seq_id)
 
     def _report(
         self, batch: Batch, head: HeadOutputs, token_ids: Int32, result: StepResult
@@ -219,7 +237,7 @@ class ModelRunner:
         chosen = np.maximum(token_ids[batch.traced], 0).tolist()
         nums_top = [row.new.output.trace or 0 for row in batch.traced_rows]
         reports = self._sampler.logprobs(logits, chosen, nums_top)
-        positions = batch.inputs.context_lens[[batch.output_rows[i] for i in batch.traced]]
+        positions = batch.lengths[[batch.output_rows[i] for i in batch.traced]]
         for n, (row, report) in enumerate(zip(batch.traced_rows, reports, strict=True)):
             if row.new.seq_id not in result.errors:
                 result.traces[row.new.seq_id] = trace_token(

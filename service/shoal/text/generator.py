@@ -90,7 +90,7 @@ class SequenceText:
         prompt_logprobs: list[TokenLogprobs | None] | None,
         started: Started | None,
         finished: Finished | None,
-        forced: Sequence[int] = (),
+        further: Sequence[int] = (),
         trace: TokenTrace | None = None,
         cpu_s: float = 0.0,
         embedding: bytes | None = None,
@@ -105,7 +105,7 @@ class SequenceText:
         if started is not None:
             self._generation.sequence_started(self.index, started)
         if token_id is not None:
-            tokens = (token_id, *forced)
+            tokens = (token_id, *further)
             for place, each_id in enumerate(tokens, 1):
                 if self.open:  # no stop string so far
                     end = finished if place == len(tokens) else None

@@ -48,7 +48,7 @@ class Listener:
         prompt_logprobs: list[TokenLogprobs | None] | None,
         started: Started | None,
         finished: Finished | None,
-        forced: Sequence[int] = (),
+        further: Sequence[int] = (),
         trace: TokenTrace | None = None,
         cpu_s: float = 0.0,
         embedding: bytes | None = None,

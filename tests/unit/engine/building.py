@@ -67,10 +67,9 @@ class Heard:
 
     def take(self, outputs: StepOutputs) -> None:
         self.frames.append(outputs)
-        for seq_id, token_id in zip(outputs.seq_ids, outputs.token_ids, strict=True):
+        for seq_id, token_ids in outputs.tokens():
             assert seq_id not in self.finished, "a token after the last word"
-            forced = outputs.forced.get(seq_id, [])
-            self.tokens.setdefault(seq_id, []).extend([token_id, *forced])
+            self.tokens.setdefault(seq_id, []).extend(token_ids)
         for seq_id, finished in outputs.finished.items():
             assert seq_id not in self.finished, "two last words"
             self.finished[seq_id] = finished

@@ -31,13 +31,16 @@ class EngineMachine(RuleBasedStateMachine):
 
     @initialize(
         num_blocks=st.integers(2, 24),
-        block_size=st.sampled_from([1, 2, 4]),
+        block_size=st.sampled_from([1, 2, 4, 8]),
         max_batch_size=st.integers(1, 8),
         token_budget=st.integers(1, 24),
         prefix_cache=st.booleans(),
         max_preemptions=st.sampled_from([0, 1, 8, 1000]),
+        drafts=st.sampled_from([True, True, False]),
+        num_ids=st.sampled_from([64, 3]),
     )
-    def build(self, num_blocks: int, **config: Any) -> None:
+    def build(self, num_blocks: int, num_ids: int, **config: Any) -> None:
+        self.num_ids = num_ids  # that are said: of a few, drafts are often right
         self.engine = Engine(num_blocks, models=MODELS, runner=self.make_runner, **config)
         self.context = self.engine.core.loaded_models[0].max_model_len
         self.asked: dict[int, Submit] = {}
@@ -48,7 +51,11 @@ class EngineMachine(RuleBasedStateMachine):
 
     def make_runner(self, num_blocks: int, block_size: int) -> FakeRunner:
         return FakeRunner(
-            num_blocks, block_size, before_step=self.before_step, row_error=self.row_error
+            num_blocks,
+            block_size,
+            self.num_ids,
+            before_step=self.before_step,
+            row_error=self.row_error,
         )
 
     def before_step(self, plan: StepPlan) -> None:
@@ -73,7 +80,7 @@ class EngineMachine(RuleBasedStateMachine):
         copies=st.sampled_from([1, 1, 1, 3]),
         max_tokens=st.integers(0, 30),
         min_tokens=st.integers(0, 3),
-        stop_token_ids=st.sets(st.integers(0, 63), max_size=8).map(tuple),
+        stop_token_ids=st.sets(st.just(2) | st.integers(2, 63), max_size=8).map(tuple),
         model=st.sampled_from(MODELS),
         priority=st.integers(-2, 2),
         tenant=st.sampled_from("abc"),
@@ -123,6 +130,10 @@ class EngineMachine(RuleBasedStateMachine):
     def bookkeeping_is_right(self) -> None:
         if hasattr(self, "engine"):
             self.engine.core.check()
+            for model in self.engine.core._models.values():
+                for seq in model.scheduler.sequences.values():
+                    num_wanted = model.scheduler.blocks.blocks_for(seq.num_tokens)
+                    assert len(seq.block_ids) <= num_wanted, "a block for drafts"
 
     def teardown(self) -> None:
         if not hasattr(self, "engine"):
@@ -141,6 +152,7 @@ class EngineMachine(RuleBasedStateMachine):
             prompt,
             min(stop.max_tokens, room),
             submit.sampling,
+            self.num_ids,
             stop_ids=stop.stop_token_ids,
             min_tokens=stop.min_tokens,
         )
