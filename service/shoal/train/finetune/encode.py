@@ -28,7 +28,7 @@ from shoal.train.finetune.rows import EncodedRow, Row
 from shoal.train.finetune.shapes import Kind
 from shoal.train.finetune.turns import ChatDrafts, Draft, Turn, cut, cut_front, joined
 
-_BATCH_ROWS = 512
+_BATCH_ROWS = 128
 _SHOWN = 3
 _MAX_SAMPLE_CHARS = 400
 _SHOWN_PROBLEMS = 5
@@ -120,13 +120,17 @@ class Encoder:
         _check_refused(left_out.refused)
         return encoded
 
-    def encode_all(self, rows: Sequence[Row]) -> Encoded:
-        """Many rows, quicker. Raises RecipeError that names up to five refused rows, or where
-        nothing is left to learn."""
+    def encode_all(
+        self, rows: Sequence[Row], on_rows: Callable[[int], None] = lambda done: None
+    ) -> Encoded:
+        """Many rows, quicker. `on_rows`: told how many are done. Raises RecipeError that names up
+        to five refused rows, or where nothing is left to learn."""
         left_out = _LeftOut()
         encoded: list[EncodedRow] = []
         for at in range(0, len(rows), _BATCH_ROWS):
-            encoded += self._encode(rows[at : at + _BATCH_ROWS], left_out)
+            batch = rows[at : at + _BATCH_ROWS]
+            encoded += self._encode(batch, left_out)
+            on_rows(at + len(batch))
         _check_refused(left_out.refused)
         notes = tuple(self._notes(left_out))
         if rows and not encoded:
