@@ -102,10 +102,12 @@ class Settings(BaseSettings):
         default_factory=list,
         description="Model folders or GGUF files, each PATH or NAME=PATH, with aliases "
         "NAME,ALIAS=PATH (not in the environment, where commas separate models); a name alone is "
-        "looked for in models_dir. Empty = every model in models_dir.",
+        "looked for where models_dir says. Empty = every model that is there.",
     )
     models_dir: Path | None = Field(
-        None, description="Folder of models; unset = ./models, else those that come with Shoal."
+        None,
+        description="Folder of models; unset = ./models, and then those that come with Shoal or "
+        "were pulled. Of two of one name the first is meant.",
     )
     adapters: Annotated[list[str], NoDecode] = Field(
         default_factory=list,

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from shoal.checkpoint.catalogue import beside_code, read_catalogue
+from shoal.checkpoint.catalogue import beside_code, models_folders, read_catalogue
 from shoal.checkpoint.find import ModelSelection, find_models, parse_model
+from shoal.commands.local_models import local_names, why_unknown
 from shoal.errors import ConfigError, ModelFolderError
 from shoal.protocol.messages import ModelSource
 
@@ -285,3 +286,77 @@ def test_a_folder_of_no_models_is_refused(tmp_path: Path) -> None:
 def test_a_models_dir_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="models_dir"):
         searched(tmp_path / "nowhere")
+
+
+# --- ./models, and the folder beside Shoal -------------------------------------------------------
+
+
+@pytest.fixture
+def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder beside Shoal; the test is in another place."""
+    folder = tmp_path / "shoal" / "models"
+    for name in ("b", "both"):
+        model_folder(folder, name)
+    monkeypatch.setattr("shoal.checkpoint.catalogue.beside_code", lambda: folder)
+    monkeypatch.setattr("shoal.checkpoint.find.beside_code", lambda: folder)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return folder
+
+
+def test_what_was_pulled_is_found_whether_there_is_a_models_folder_here_or_not(
+    beside: Path,
+) -> None:
+    assert named("b").sources == (ModelSource("b", str(beside / "b")),)
+    model_folder(Path("models"), "a")
+    assert named("b", "a").sources == (
+        ModelSource("b", str(beside / "b")),
+        ModelSource("a", "models/a"),
+    )
+
+
+def test_all_of_both_folders_are_served_and_of_one_name_the_one_here(beside: Path) -> None:
+    for name in ("both", "z"):
+        model_folder(Path("models"), name)
+    expected = {"both": "models/both", "z": "models/z", "b": str(beside / "b")}
+    found = find_models((), None, None).sources
+    assert [(source.name, source.path) for source in found] == list(expected.items())
+    assert parse_model("both").path == "models/both"
+    assert local_names(None) == ["b", "both", "z"]
+    write_catalogue(beside, "b", "other")
+    selection = find_models((), None, None)
+    assert [source.name for source in selection.sources] == ["b", "both", "z"]
+    assert list(selection.absent) == ["other"]
+    reason = why_unknown("zz", None)
+    assert reason is not None
+    assert f"there is b, both, z in models and {beside}; `shoal pull other`" in reason
+
+
+def test_a_folder_that_is_named_is_the_only_one(beside: Path, tmp_path: Path) -> None:
+    model_folder(Path("models"), "a")
+    own = model_folder(tmp_path / "own", "o")
+    assert [source.name for source in searched(own.parent).sources] == ["o"]
+    with pytest.raises(ConfigError, match="b does not exist"):
+        find_models(["b"], own.parent, None)
+
+
+def test_in_the_folder_of_shoal_itself_there_is_one(
+    beside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(beside.parent)
+    assert models_folders(None) == [Path("models")]
+    assert [source.path for source in find_models((), None, None).sources] == [
+        "models/b",
+        "models/both",
+    ]
+
+
+def test_a_base_is_found_in_either(beside: Path) -> None:
+    pytest.importorskip("torch")
+    from shoal.train.finetune.prepare import find_base
+    from shoal.train.finetune.settings import FineTuneRequest
+
+    model_folder(Path("models"), "a")
+    for name, path in (("a", Path("models/a")), ("b", beside / "b")):
+        request = FineTuneRequest(out=Path("models/x"), data=Path("rows"), base=Path(name))
+        assert find_base(request) == path

