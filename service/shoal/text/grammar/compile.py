@@ -82,8 +82,9 @@ async def compile_grammar(
             return await _with_copies(spec, copy_text)
         source = grammar_source(spec, lambda name: _special_id(model, name))
         question = _question(source)
-        answer = _answers.get(question)
-        return Compiled(_grammar(answer or await _beside(lambda: _ask(question))))
+        if (answer := _answers.get(question)) is None:
+            answer = await _beside(lambda: _ask(question))
+        return Compiled(_grammar(answer))
     except SchemaProblem as problem:
         where = f" at {problem.path.lstrip('.')}" if problem.path else ""
         raise InvalidRequest(
