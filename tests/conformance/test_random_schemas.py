@@ -41,7 +41,7 @@ def asked_of(name: str) -> Asked:
 def answers(name: str, specs: list[GrammarSpec]) -> tuple[list[str], int]:
     """The text under each spec, and how many were asked for again."""
     model = text_of(ModelSource(name, str(MODELS[name])))
-    grammars = [asyncio.run(compile_grammar(spec, model)) for spec in specs]
+    grammars = [asyncio.run(compile_grammar(spec, model)).grammar for spec in specs]
     texts: dict[int, str] = {}
     num_again = 0
     for attempt in range(MOST_ASKED):

@@ -22,7 +22,9 @@ class Preparing:
         if not isinstance(self._runner, GrammarRunner):
             self._scheduler.refuse(submit.seq_id, "grammar_error", "this model follows no grammar")
             return
-        ready = self._runner.prepare_grammar(submit.sampling.grammar)
+        # Alone, a sequence that waits in a step keeps no other from its own.
+        is_alone = not self._scheduler.has_work
+        ready = self._runner.prepare_grammar(submit.sampling, may_wait=is_alone)
         self._waiting[submit.seq_id] = (submit, now, ready)
         if ready.done():
             self.poll()

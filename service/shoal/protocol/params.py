@@ -50,6 +50,10 @@ class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
     grammar: str | None = None
     """What the output must look like, as llguidance reads it; of the allowed tokens those that it
     does not allow are banned, and the sequence ends with it."""
+    grammar_rules: str | None = None
+    """What `grammar`, in Lark, shares with those of other prompts: all but the rule `copy`, a JSON
+    string of the prompt's own words, which are at least one. None where it shares nothing, or too
+    little of the limits is left for words."""
 
     @property
     def greedy(self) -> bool:

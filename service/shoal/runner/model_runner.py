@@ -11,6 +11,7 @@ from shoal.errors import ModelFolderError
 from shoal.model.adapter import AdapterMatrix
 from shoal.model.spec import EmbeddingSpec
 from shoal.protocol.messages import AdapterLoaded, AdapterSource
+from shoal.protocol.params import SamplingParams
 from shoal.protocol.step import StepPlan, StepResult
 from shoal.runner.batch import Batch
 from shoal.runner.inputs import (
@@ -91,13 +92,14 @@ class ModelRunner:
         self._batch = batch
         return result
 
-    def prepare_grammar(self, grammar: str) -> "Future[str | None]":
+    def prepare_grammar(self, sampling: SamplingParams, *, may_wait: bool) -> "Future[str | None]":
         """See `GrammarRunner`."""
         if self._grammars is None:
             unknown: Future[str | None] = Future()
             unknown.set_result("this model has no tokenizer to follow a grammar with")
             return unknown
-        return self._grammars.prepare(grammar)
+        assert sampling.grammar is not None, "without a grammar there is nothing to prepare"
+        return self._grammars.prepare(sampling.grammar, sampling.grammar_rules, may_wait=may_wait)
 
     def load_adapter(self, source: AdapterSource) -> AdapterLoaded:
         """Rows may have it from now on. Raises ModelFolderError for one that does not fit."""

@@ -8,19 +8,27 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from shoal.protocol.grammar import PARSER_LIMITS
+from shoal.protocol.grammar import PARSER_LIMITS, ParserLimits
+from shoal.sampling.beginnings import LIMITS, LateMatcher, find_beginning, tells_strings_apart
 from shoal.sampling.free_text import FreeText, free_text_in, free_text_of
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 _KEPT = 64
+_KEPT_OF_PROMPTS = 16
+"""Grammars of one prompt each: fewer sequences share them."""
+_KEPT_CHARS = 4 << 20
+"""Of all grammars together; what a matcher needs grows with its grammar."""
 _KEPT_TEXTS = 4096
 """Forced texts whose tokens are kept: the names of a schema come in every answer."""
 _SHORT_TEXT = 100
 """Characters; longer ones are not kept."""
+
+
+Kept = TypeVar("Kept")
 
 
 class Vocabulary(NamedTuple):
@@ -49,18 +57,38 @@ class Grammars:
         """Called once, in the thread that compiles. It may raise ModelFolderError."""
         self._read_vocabulary = read_vocabulary
         self._compiled: OrderedDict[str, Compiled] = OrderedDict()
+        self._of_prompts: OrderedDict[str, Compiled] = OrderedDict()
+        self._beginnings: OrderedDict[str, list[int]] = OrderedDict()
+        """[rules] tokens; none where they depend on the prompt"""
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
+        # Of small grammars that a step may wait for: not behind any other.
+        self._late_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="late grammar")
 
-    def prepare(self, grammar: str) -> "Future[str | None]":
-        """What is wrong with the grammar for this model; None when rows may have it."""
+    def prepare(
+        self, grammar: str, rules: str | None = None, *, may_wait: bool = False
+    ) -> "Future[str | None]":
+        """What is wrong with the grammar for this model; None when rows may have it. `rules`: see
+        `SamplingParams.grammar_rules`. `may_wait`: rows may have it as soon as its beginning is
+        known; the step behind it waits for the rest."""
         with self._lock:
-            known = grammar in self._compiled
-        if known:
+            is_ready = grammar in self._compiled or grammar in self._of_prompts
+            is_ready |= may_wait and rules is not None and bool(self._beginnings.get(rules))
+        if is_ready:
             ready: Future[str | None] = Future()
             ready.set_result(None)
             return ready
-        return self._thread.submit(self._prepare, grammar)
+        return self._thread.submit(self._prepare, grammar, rules)
+
+    def late_matcher(self, grammar: str, rules: str | None) -> LateMatcher | None:
+        """For one sequence, where its beginning is known and the grammar not compiled."""
+        with self._lock:
+            if rules is None or grammar in self._of_prompts:
+                return None
+            if not (beginning := self._beginnings.get(rules)):
+                return None
+            self._beginnings.move_to_end(rules)
+        return LateMatcher(beginning, lambda: self._late_thread.submit(self._make, grammar, rules))
 
     def matcher(self, grammar: str) -> "LLMatcher":
         """At the grammar's beginning. One that is wrong is in its error state."""
@@ -69,10 +97,10 @@ class Grammars:
     def compiled(self, grammar: str) -> Compiled:
         """With a matcher for one sequence."""
         with self._lock:
-            compiled = self._compiled.get(grammar)
-            if compiled is not None:
-                self._compiled.move_to_end(grammar)
-                return compiled._replace(matcher=compiled.matcher.deep_copy())
+            for kept in (self._compiled, self._of_prompts):
+                if (compiled := kept.get(grammar)) is not None:
+                    kept.move_to_end(grammar)
+                    return compiled._replace(matcher=compiled.matcher.deep_copy())
         return self._compile(grammar)  # it was dropped meanwhile
 
     @cached_property
@@ -95,10 +123,23 @@ class Grammars:
         return free_text_of(vocabulary.token_bytes, vocabulary.encode, self.ambiguous_ids)
 
     @cached_property
+    def _tells_strings_apart(self) -> bool:
+        return tells_strings_apart(self._vocabulary.token_bytes)
+
+    @cached_property
     def _vocabulary(self) -> Vocabulary:
         return self._read_vocabulary()
 
-    def _prepare(self, grammar: str) -> str | None:
+    def _make(self, grammar: str, rules: str) -> "LLMatcher":
+        """In the thread of those that are late."""
+        self._prepare(grammar, rules)
+        return self.matcher(grammar)
+
+    def _prepare(self, grammar: str, rules: str | None) -> str | None:
+        """In the thread."""
+        with self._lock:
+            if grammar in self._compiled or grammar in self._of_prompts:
+                return None
         try:
             compiled = self._compile(grammar)
         except Exception as error:  # of the library, or a tokenizer that cannot be used
@@ -106,19 +147,43 @@ class Grammars:
         if compiled.matcher.is_error():
             return compiled.matcher.get_error()
         with self._lock:
-            self._compiled[grammar] = compiled
-            if len(self._compiled) > _KEPT:
-                self._compiled.popitem(last=False)
+            if rules is None:
+                _keep(self._compiled, grammar, compiled, _KEPT)
+                return None
+            _keep(self._of_prompts, grammar, compiled, _KEPT_OF_PROMPTS)
+            is_known = rules in self._beginnings
+        if not is_known:
+            self._thread.submit(self._learn_beginning, rules)
         return None
 
-    def _compile(self, grammar: str) -> Compiled:
-        from llguidance import LLMatcher, LLParserLimits
+    def _learn_beginning(self, rules: str) -> None:
+        """In the thread, when no sequence waits for it."""
+        with self._lock:
+            if rules in self._beginnings:
+                return
+        beginning = []
+        if self._tells_strings_apart:
+            beginning = find_beginning(rules, lambda grammar: self._matcher_of(grammar, LIMITS))
+        with self._lock:
+            _keep(self._beginnings, rules, beginning, _KEPT)
 
-        limits = LLParserLimits(**PARSER_LIMITS)
-        matcher = LLMatcher(self.tokenizer, grammar, log_level=0, limits=limits)
+    def _compile(self, grammar: str) -> Compiled:
+        matcher = self._matcher_of(grammar, PARSER_LIMITS)
         _ = self.ambiguous_ids  # here, not when the first row needs them
         free_text = self._free_text
         return Compiled(matcher, free_text and free_text_in(grammar, free_text))
+
+    def _matcher_of(self, grammar: str, limits: ParserLimits) -> "LLMatcher":
+        from llguidance import LLMatcher, LLParserLimits
+
+        return LLMatcher(self.tokenizer, grammar, log_level=0, limits=LLParserLimits(**limits))
+
+
+def _keep(kept: OrderedDict[str, Kept], text: str, value: Kept, most: int) -> None:
+    """The ones used last, at most so many and of so many characters together."""
+    kept[text] = value
+    while len(kept) > most or (len(kept) > 1 and sum(map(len, kept)) > _KEPT_CHARS):
+        kept.popitem(last=False)
 
 
 def _make_tokenizer(vocabulary: Vocabulary) -> "LLTokenizer":

@@ -20,6 +20,8 @@ MAX_STRINGS = 65_536
 _LONG_DIGITS = b"0" * 19
 _DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"0" * 9)
 _LONG_INTEGER = re.compile(rb"(?<![\d.eE+-])-?\d{19,}(?![\d.eE])")
+_AS_BRACES = bytes.maketrans(b"[]", b"{}")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _INTEGERS = range(-(2**63), 2**64)
 """Those that the parser reads exactly; it makes floats of others."""
 
@@ -56,7 +58,7 @@ def parse_value(text: bytes, what: str = "the body") -> Any:
         if any(int(found[:40]) not in _INTEGERS for found in _LONG_INTEGER.findall(structure)):
             raise _too_large_integer(value, what)
     if not _is_flat(text, value):
-        _check_shape(value, structure or _outside_strings(text, what), what)
+        _check_shape(text, value, structure or _outside_strings(text, what), what)
     return value
 
 
@@ -76,8 +78,7 @@ def _is_flat(text: bytes, value: Any) -> bool:
 def _outside_strings(text: bytes, what: str) -> bytes:
     """What a JSON text has outside its strings; anything if it is not valid. Raises InvalidRequest
     when it has more parts than a body may have."""
-    if b"\\" in text:
-        text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    text = _without_escapes(text)
     if text.count(b'"') > 2 * MAX_STRINGS:
         raise _not_json(f"{what} holds more than {MAX_STRINGS} strings")
     structure = b"".join(text.split(b'"')[::2])
@@ -86,26 +87,22 @@ def _outside_strings(text: bytes, what: str) -> bytes:
     return structure
 
 
-def _check_shape(value: Any, structure: bytes, what: str) -> None:
-    """Refuses deep nesting, and fields named twice: fewer fields than names were written. Raises
-    InvalidRequest."""
-    num_fields, depth = 0, 0
-    num_left = structure.count(b"[") + structure.count(b"{")
-    level = [value]
-    while level and num_left:
+def _without_escapes(text: bytes) -> bytes:
+    """JSON whose every quote begins or ends a string."""
+    return text.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in text else text
+
+
+def _check_shape(text: bytes, value: Any, structure: bytes, what: str) -> None:
+    """Refuses deep nesting, and fields named twice: written again, the value has fewer strings.
+    Raises InvalidRequest."""
+    left, depth = structure.translate(_AS_BRACES, _NO_BRACKETS), 0
+    while left:  # the innermost go first
         depth += 1
         if depth > MAX_DEPTH:
             raise _not_json(f"{what} nests deeper than {MAX_DEPTH} levels")
-        inner: list[Any] = []
-        for container in level:
-            num_left -= 1
-            if type(container) is dict:
-                num_fields += len(container)
-                inner += [item for item in container.values() if type(item) in (dict, list)]
-            elif num_left:  # else it holds no other: it may be a long array of numbers
-                inner += [item for item in container if type(item) in (dict, list)]
-        level = inner
-    if num_fields < structure.count(b":"):
+        left = left.replace(b"{}", b"")
+    again = orjson.dumps(value)
+    if _without_escapes(again).count(b'"') < _without_escapes(text).count(b'"'):
         raise _not_json(f"{what} names a field twice")
 
 

@@ -23,7 +23,7 @@ def answer_requests(
     _limit_memory(max_memory_bytes)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    for line in sys.stdin:
+    for line in sys.stdin.buffer:  # JSON is UTF-8, whatever the locale says
         _limit_cpu(max_cpu_s)
         reply = json.dumps(answer(json.loads(line)))
         _limit_cpu(None)

@@ -2,6 +2,7 @@
 in chunks, after a preemption, and whether forced tokens are taken at once or sampled one by one.
 """
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,11 @@ from shoal.errors import ModelFolderError
 from shoal.kernels.native import available
 from shoal.protocol.messages import Finished, ModelSource, StepOutputs, Submit
 from shoal.protocol.params import FinishReason, OutputParams, SamplingParams, StopParams
+from shoal.runner.model_runner import ModelRunner
 from shoal.runner.vocabulary import read_vocabulary
+from shoal.sampling.beginnings import LateMatcher
+from shoal.text.grammar.compile import compile_grammar
+from shoal.text.grammar.spec import JsonSchema
 from shoal.text.text_model import TextModel
 from tests.conformance.served import write_tiny_llama
 from tests.unit.runner import asking
@@ -181,6 +186,49 @@ def test_penalties_leave_forced_tokens_alone(tiny: ModelSource) -> None:
     fast = taken.run(make_submit(model, 1, **wishes))
     assert fast == sampled.run(make_submit(model, 1, logprobs=0, **wishes))
     assert taken.num_steps < sampled.num_steps
+
+
+def test_copies_are_the_same_whether_a_row_waits_for_its_grammar_or_begins_before() -> None:
+    """Alone it begins before, once the rules are known; beside others it waits."""
+    source = ModelSource("pilotfish", str(ROOT / "models" / "pilotfish"))
+    model = text_of(source)
+    copy = {"type": "string", "x-copy": "prompt"}
+    schema = {"type": "object", "required": ["kind", "slots"], "properties": {
+        "kind": {"enum": ["red", "reed"]}, "slots": {"type": "object",
+        "propertyNames": {"enum": ["name", "place"]}, "additionalProperties": copy}}}  # fmt: skip
+
+    def submits(first_id: int, **wishes: Any) -> list[Submit]:
+        found = []
+        for i in range(4):
+            text = f"number {i} of many places"
+            compiled = asyncio.run(compile_grammar(JsonSchema(schema, "p"), model, text))
+            submit = make_submit(model, i, max_tokens=40, **wishes)
+            sampling = msgspec.structs.replace(submit.sampling, **compiled._asdict())
+            found.append(msgspec.structs.replace(submit, seq_id=first_id + i, sampling=sampling))
+        return found
+
+    asked = Asked(source)
+    waiting = list(asked.run(*submits(0)).values())
+    core = asked.core._models["pilotfish"].runner
+    assert isinstance(core, ModelRunner)
+    assert core._grammars is not None
+    late: list[str] = []
+    late_matcher = core._grammars.late_matcher
+
+    def watched(grammar: str, rules: str | None) -> LateMatcher | None:
+        if (found := late_matcher(grammar, rules)) is not None:
+            late.append(grammar)
+        return found
+
+    core._grammars.late_matcher = watched  # type: ignore[method-assign]
+    core._grammars._of_prompts.clear()
+    alone = [asked.run(submit)[submit.seq_id] for submit in submits(10)]
+    assert alone == waiting
+    assert len(late) == 4
+    core._grammars._of_prompts.clear()
+    reported = [asked.run(submit)[submit.seq_id] for submit in submits(20, logprobs=0)]
+    assert reported == waiting
+    assert len(late) == 8
 
 
 @pytest.mark.parametrize("name", ["minnow", pytest.param("pilotfish", marks=pytest.mark.slow)])

@@ -15,7 +15,7 @@ import pytest
 from shoal.errors import InvalidRequest
 from shoal.text.grammar import compile as compile_module
 from shoal.text.grammar.compile import compile_grammar
-from shoal.text.grammar.copying import schema_with_copies
+from shoal.text.grammar.copying import copy_rules
 from shoal.text.grammar.errors import SchemaProblem
 from shoal.text.grammar.source import compact, grammar_source
 from shoal.text.grammar.spec import (
@@ -34,7 +34,7 @@ COPY = {"type": "string", "x-copy": "prompt"}
 
 
 def compiled(spec: GrammarSpec, folder: Path, copy_text: str | None = None) -> str:
-    return asyncio.run(compile_grammar(spec, text_model(byte_level(folder)), copy_text))
+    return asyncio.run(compile_grammar(spec, text_model(byte_level(folder)), copy_text)).grammar
 
 
 def refusal(spec: GrammarSpec, folder: Path, copy_text: str | None = None) -> InvalidRequest:
@@ -46,14 +46,14 @@ def refusal(spec: GrammarSpec, folder: Path, copy_text: str | None = None) -> In
 
 
 def lark_of(spec: GrammarSpec, special: dict[str, int] | None = None) -> str:
-    return str(grammar_source(spec, (special or {}).get, None)["lark"])
+    return str(grammar_source(spec, (special or {}).get)["lark"])
 
 
 def test_only_anchors_around_a_pattern_are_left_out() -> None:
     for pattern, wanted in {
         "^ab$": "ab", "ab\\$": "ab\\$", "ab\\\\$": "ab\\\\", "a^b": "a^b", "": "", "$": "",
     }.items():  # fmt: skip
-        assert grammar_source(Regex(pattern, "p"), lambda _: None, None) == {"regex": wanted}
+        assert grammar_source(Regex(pattern, "p"), lambda _: None) == {"regex": wanted}
 
 
 def test_tags_begin_at_their_trigger_and_special_tokens_stand_by_id() -> None:
@@ -117,7 +117,7 @@ def test_an_error_names_the_place_in_the_schema(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_where_a_copy_cannot_stand_is_said(schema: dict[str, Any], says: str) -> None:
     with pytest.raises(SchemaProblem) as caught:
-        schema_with_copies(schema, compact, "some text")
+        copy_rules(schema, compact)
     assert re.search(says, f"{caught.value.path} {caught.value.message}")
 
 

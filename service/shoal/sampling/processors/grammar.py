@@ -8,6 +8,7 @@ import numpy as np
 
 from shoal.protocol.step import NewRow
 from shoal.sampling.arrays import UInt32
+from shoal.sampling.beginnings import LateMatcher
 from shoal.sampling.free_text import FreeText
 from shoal.sampling.grammars import Grammars
 from shoal.sampling.processors.base import LogitsProcessor
@@ -25,7 +26,7 @@ class Grammar(LogitsProcessor):
 
     def __init__(
         self,
-        matcher: "LLMatcher",
+        matcher: "LLMatcher | LateMatcher",
         end_ids: tuple[int, ...],
         num_token_ids: int,
         *,
@@ -64,7 +65,9 @@ class Grammar(LogitsProcessor):
 
     @property
     def matcher(self) -> "LLMatcher":
-        """Behind the tokens accepted so far."""
+        """Behind the tokens accepted so far; waits for one that is late."""
+        if isinstance(self._matcher, LateMatcher):
+            self._matcher = self._matcher.finish()
         self._tell()
         return self._matcher
 
@@ -124,6 +127,8 @@ class Grammar(LogitsProcessor):
         elif self._forced:
             expected = self._forced.popleft()
             assert token_id == expected, "only the forced token was allowed"
+            if isinstance(self._matcher, LateMatcher):
+                self._matcher.begin()
         else:
             is_end = token_id in self.end_ids
             self.matcher.consume_token(self._num_token_ids if is_end else token_id)
@@ -153,11 +158,12 @@ class Grammar(LogitsProcessor):
         self._mask = mask
 
     def _force(self) -> None:
-        self.is_over = self.matcher.is_stopped()
-        if not self.is_over and (forced := self.matcher.compute_ff_tokens()):
-            self.matcher.consume_tokens(forced)
+        matcher = self._matcher
+        self.is_over = matcher.is_stopped()
+        if not self.is_over and (forced := matcher.compute_ff_tokens()):
+            matcher.consume_tokens(forced)
             self._forced.extend(forced)
-            self.is_over = self.matcher.is_stopped()
+            self.is_over = matcher.is_stopped()
 
     def _tell(self) -> None:
         """The matcher accepts what it was not asked about."""
@@ -172,7 +178,7 @@ class Grammar(LogitsProcessor):
             self._is_free, self._may_be_free = False, True
         elif self._may_be_free and not (self._is_free or self.is_over):
             probe = self._free_text.probe
-            self._is_free = self._matcher.validate_tokens(probe) == len(probe)
+            self._is_free = self.matcher.validate_tokens(probe) == len(probe)
             self._may_be_free = self._is_free
             self._until_steady = self._free_text.steady_after
 
@@ -205,13 +211,14 @@ def build(
     if text is None:
         return None
     assert grammars is not None, "the engine asked whether the model has grammars"
-    compiled = grammars.compiled(text)
+    late = grammars.late_matcher(text, new.sampling.grammar_rules)
+    matcher, free_text = grammars.compiled(text) if late is None else (late, None)
     return Grammar(
-        compiled.matcher,
+        matcher,
         new.stop.end_token_ids,
         num_token_ids,
         takes=new.output.logprobs is None and new.output.trace is None,
         rejects=rejects,
         ambiguous_ids=grammars.ambiguous_ids,
-        free_text=compiled.free_text,
+        free_text=free_text,
     )

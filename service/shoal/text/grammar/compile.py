@@ -1,11 +1,14 @@
-"""Specs to grammars: checked within limits of size and time, beside the event loop."""
+"""Specs to grammars: checked within limits of size and time, beside the event loop.
+
+A spec that was checked before costs its encoding as JSON, by which it is known, and one look into a
+cache. What is kept depends on the spec's own text alone, and on nothing of who sent it.
+"""
 
 import asyncio
-import json
-from collections import OrderedDict
-from collections.abc import Mapping
+import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -20,9 +23,9 @@ from shoal.text.grammar.spec import (
     JsonSchema,
     Lark,
     Regex,
-    Schema,
     Tagged,
 )
+from shoal.text.recent import Recent
 from shoal.text.text_model import TextModel
 from shoal.text.workers import WorkerEnded, Workers
 
@@ -33,25 +36,55 @@ MAX_PATTERNS = 256
 MAX_SECONDS = 2.0
 MAX_DEPTH = 64
 _NUM_WORKERS = 2
-_CACHED = 64
 _MAX_WAITING = 64
+_MAX_KEPT = 256
+_MAX_KEPT_BYTES = 8 << 20
 _SHORT_TEXT = 500
 """Characters of a text to copy from."""
+_WORD = re.compile(r"\w")
+
+
+class Compiled(NamedTuple):
+    """For SamplingParams."""
+
+    grammar: str
+    grammar_rules: str | None = None
+
+
+class _Facts(NamedTuple):
+    """Of a schema; finding them takes a walk through all of it."""
+
+    num_patterns: int
+    has_copies: bool
+
+
+Found = TypeVar("Found")
 
 _threads = ThreadPoolExecutor(max_workers=_NUM_WORKERS, thread_name_prefix="grammar")
 _workers = Workers("shoal.text.grammar.worker", _NUM_WORKERS, MAX_SECONDS)
-_cache: OrderedDict[str, dict[str, str]] = OrderedDict()
-_copy_rules: OrderedDict[str, str] = OrderedDict()
-"""[schema with copies] its rules, which a worker found right with some text."""
+_facts: Recent[_Facts] = Recent(_MAX_KEPT, _MAX_KEPT_BYTES)
+"""[schema as JSON]"""
+_answers: Recent[dict[str, str]] = Recent(_MAX_KEPT, _MAX_KEPT_BYTES)
+"""[question to a worker] what it said"""
+_copy_rules: Recent[str] = Recent(_MAX_KEPT, _MAX_KEPT_BYTES)
+"""[schema with copies, as JSON] its rules, which a worker found right with some text."""
 _num_waiting = 0
 
 
-async def compile_grammar(spec: GrammarSpec, model: TextModel, copy_text: str | None = None) -> str:
-    """The grammar's text, for `SamplingParams.grammar`. `copy_text`: the words that a string with
-    "x-copy" may come from. Raises InvalidRequest with code invalid_schema."""
+async def compile_grammar(
+    spec: GrammarSpec, model: TextModel, copy_text: str | None = None
+) -> Compiled:
+    """`copy_text`: the words that a string with "x-copy" may come from. Raises InvalidRequest with
+    code invalid_schema, Unavailable while too many grammars wait."""
     check_size(spec)
     try:
-        return await _compiled(spec, model, copy_text)
+        if isinstance(spec, JsonSchema) and is_copying(spec):
+            return await _with_copies(spec, copy_text)
+        source = grammar_source(spec, lambda name: _special_id(model, name))
+        question = _question(source)
+        if (answer := _answers.get(question)) is None:
+            answer = await _beside(lambda: _ask(question))
+        return Compiled(_grammar(answer))
     except SchemaProblem as problem:
         where = f" at {problem.path.lstrip('.')}" if problem.path else ""
         raise InvalidRequest(
@@ -61,55 +94,66 @@ async def compile_grammar(spec: GrammarSpec, model: TextModel, copy_text: str | 
         ) from None
 
 
-async def _compiled(spec: GrammarSpec, model: TextModel, copy_text: str | None) -> str:
-    """Raises SchemaProblem; Unavailable while too many grammars wait."""
+def is_copying(spec: JsonSchema) -> bool:
+    """Is any of its strings a copy?"""
+    return _facts_of(spec).has_copies
+
+
+async def _with_copies(spec: JsonSchema, text: str | None) -> Compiled:
+    """A worker looks at a schema once: another short text needs no more of its limits. Raises
+    SchemaProblem, Unavailable."""
+    is_short = text is not None and len(text) <= _SHORT_TEXT
+    rules = _copy_rules.get(spec.text) if is_short else None
+    if rules is None:
+        rules, grammar = await _beside(lambda: _compile_copies(spec, text))
+    else:
+        grammar = lark_grammar(f"{rules}\n{copy_terminals(text)}")
+    may_begin = is_short and _WORD.search(text or "") is not None
+    return Compiled(grammar, rules if may_begin else None)
+
+
+def _compile_copies(spec: JsonSchema, text: str | None) -> tuple[str, str]:
+    """In a thread: (rules, grammar). Raises SchemaProblem."""
+    assert not isinstance(spec.schema, bool), "true and false have no copies"
+    rules = copy_rules(spec.schema, compact)
+    grammar = _grammar(_ask(_question({"lark": f"{rules}\n{copy_terminals(text)}"})))
+    _copy_rules.put(spec.text, rules, len(spec.text) + len(rules))
+    return rules, grammar
+
+
+async def _beside(work: Callable[[], Found]) -> Found:
+    """Does it in a thread. Raises Unavailable while too many wait."""
     global _num_waiting
     if _num_waiting >= _MAX_WAITING:
         raise Unavailable("too many grammars are being compiled", retry_after_s=MAX_SECONDS)
     _num_waiting += 1
     try:
-        loop = asyncio.get_running_loop()
-        answer = await loop.run_in_executor(_threads, _compile, spec, model, copy_text)
+        return await asyncio.get_running_loop().run_in_executor(_threads, work)
     finally:
         _num_waiting -= 1
+
+
+def _question(source: dict[str, Any]) -> str:
+    """To a worker: one line."""
+    return msgspec.json.encode(source).decode()
+
+
+def _grammar(answer: dict[str, str]) -> str:
+    """Raises SchemaProblem."""
     if "error" in answer:
         raise SchemaProblem(answer["error"], answer["path"])
     return answer["grammar"]
 
 
-def _compile(spec: GrammarSpec, model: TextModel, copy_text: str | None) -> dict[str, str]:
-    """In a thread: the caches need no lock, each operation on them is one of the interpreter's."""
-    if isinstance(spec, JsonSchema) and copy_text is not None and has_copies(spec.schema):
-        return _compile_copies(spec.schema, copy_text)
-    source = grammar_source(spec, lambda name: _special_id(model, name), copy_text)
-    return _ask(source)
-
-
-def _compile_copies(schema: Schema, text: str) -> dict[str, str]:
-    """A worker looks at a schema once: another short text needs no more of its limits."""
-    key = json.dumps(schema)
-    if len(text) <= _SHORT_TEXT and (rules := _copy_rules.get(key)) is not None:
-        return {"grammar": lark_grammar(f"{rules}\n{copy_terminals(text)}")}
-    rules = copy_rules(schema, compact)
-    answer = _ask({"lark": f"{rules}\n{copy_terminals(text)}"})
-    if "grammar" in answer:
-        _copy_rules[key] = rules
-        while len(_copy_rules) > _CACHED:
-            _copy_rules.popitem(last=False)
-    return answer
-
-
-def _ask(source: Mapping[str, Any]) -> dict[str, str]:
-    line = json.dumps(source)
-    if (answer := _cache.get(line)) is None:
+def _ask(question: str) -> dict[str, str]:
+    """In a thread."""
+    if (answer := _answers.get(question)) is None:
         try:
-            answer = _workers.ask(line)
+            answer = _workers.ask(question)
         except WorkerEnded as end:  # not remembered: another time it may be quick enough
             took = f"more than {MAX_SECONDS:g} s" if end.took_too_long else "too much memory"
             return {"error": f"compiling it takes {took}: make it simpler", "path": ""}
-        _cache[line] = answer
-        while len(_cache) > _CACHED:
-            _cache.popitem(last=False)
+        _answers.put(question, answer, len(question) + sum(map(len, answer.values())))
     return answer
 
 
@@ -125,9 +169,9 @@ def check_size(spec: GrammarSpec) -> None:
     match spec:
         case JsonObject():
             size = 0
-        case JsonSchema(schema):
-            size = _json_bytes(schema)
-            if size <= MAX_BYTES and (num_patterns := _count_patterns(schema)) > MAX_PATTERNS:
+        case JsonSchema():
+            size = len(spec.text)
+            if size <= MAX_BYTES and (num_patterns := _facts_of(spec).num_patterns) > MAX_PATTERNS:
                 problem = f"may have at most {MAX_PATTERNS} patterns; got {num_patterns}"
         case Regex(text) | Lark(text):
             size = len(text.encode())
@@ -146,6 +190,13 @@ def check_size(spec: GrammarSpec) -> None:
 
 def _json_bytes(value: Any) -> int:
     return len(msgspec.json.encode(value))
+
+
+def _facts_of(spec: JsonSchema) -> _Facts:
+    if (facts := _facts.get(spec.text)) is None:
+        facts = _Facts(_count_patterns(spec.schema), has_copies(spec.schema))
+        _facts.put(spec.text, facts, len(spec.text))
+    return facts
 
 
 def _count_patterns(schema: object) -> int:

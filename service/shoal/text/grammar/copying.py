@@ -42,13 +42,6 @@ def has_copies(schema: object) -> bool:
     return False
 
 
-def schema_with_copies(
-    schema: Schema, compact: Callable[[Schema], dict[str, Any]], text: str | None
-) -> str:
-    """The grammar in Lark; `text` is what may be copied. Raises SchemaProblem."""
-    return "\n".join([copy_rules(schema, compact), copy_terminals(text)])
-
-
 def copy_rules(schema: Schema, compact: Callable[[Schema], dict[str, Any]]) -> str:
     """The part of the grammar that does not depend on the text. Raises SchemaProblem."""
     assert isinstance(schema, Mapping), "true and false have no copies"
@@ -60,7 +53,7 @@ def copy_rules(schema: Schema, compact: Callable[[Schema], dict[str, Any]]) -> s
 
 
 def copy_terminals(text: str | None) -> str:
-    """What may be copied. Raises SchemaProblem."""
+    """The rule `copy` that these rules lack: what may be copied. Raises SchemaProblem."""
     if text is None:
         raise SchemaProblem(f"{KEYWORD} needs a single prompt to copy from")
     pieces = _PIECE.findall(text)

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from shoal.text.grammar.copying import has_copies, schema_with_copies
 from shoal.text.grammar.spec import (
     Choice,
     GrammarSpec,
@@ -30,16 +29,12 @@ _COMPACT = {
 """Options of llguidance: no spaces between the parts of JSON, nothing of a schema is left out."""
 
 
-def grammar_source(
-    spec: GrammarSpec, special_id: SpecialId, copy_text: str | None
-) -> dict[str, Any]:
-    """What the worker needs: "schema" or "lark", or what only llguidance turns into Lark, "regex"
-    or "grammar"."""
+def grammar_source(spec: GrammarSpec, special_id: SpecialId) -> dict[str, Any]:
+    """What the worker needs of a spec without copies: "schema" or "lark", or what only llguidance
+    turns into Lark, "regex" or "grammar"."""
     match spec:
         case JsonObject():
             return {"schema": compact({"type": "object"})}
-        case JsonSchema(schema) if has_copies(schema):
-            return {"lark": schema_with_copies(schema, compact, copy_text)}
         case JsonSchema(schema):
             return {"schema": compact(schema)}
         case Regex(pattern):

@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+import msgspec
 
 Schema = Mapping[str, Any] | bool
 """A JSON schema (draft 2020-12)."""
@@ -15,12 +18,17 @@ class JsonObject:
     param: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class JsonSchema:
     """Compact JSON, without spaces between its parts, that a schema allows."""
 
     schema: Schema
     param: str
+
+    @cached_property
+    def text(self) -> bytes:
+        """The schema as JSON, keys in their order: the same for the same schema."""
+        return msgspec.json.encode(self.schema)
 
 
 @dataclass(frozen=True, slots=True)

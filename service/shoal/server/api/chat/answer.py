@@ -10,8 +10,7 @@ from functools import partial
 from shoal.errors import InvalidRequest
 from shoal.server.api.chat.tools import ToolFields
 from shoal.server.off_loop import off_loop
-from shoal.text.grammar.compile import MAX_SECONDS, compile_grammar
-from shoal.text.grammar.copying import has_copies
+from shoal.text.grammar.compile import MAX_SECONDS, Compiled, compile_grammar, is_copying
 from shoal.text.grammar.source import compact
 from shoal.text.grammar.spec import GrammarSpec, JsonObject, JsonSchema, Lark, Schema
 from shoal.text.message import MakeParser, PlainParser
@@ -36,8 +35,7 @@ class Answer:
     shown_tokens: Mapping[int, str] = field(default_factory=dict)
     """Special tokens that the parser looks for."""
     make_counter: MakeCounter | None = None
-    grammar: str | None = None
-    """For SamplingParams."""
+    grammar: Compiled | None = None
 
 
 async def plan_answer(
@@ -100,7 +98,7 @@ def _json_schema(content: GrammarSpec | None) -> Schema | None:
     match content:
         case JsonObject():
             return ANY_OBJECT
-        case JsonSchema(schema) if not has_copies(schema):
+        case JsonSchema(schema) if not is_copying(content):
             return schema
     return None
 
@@ -123,7 +121,7 @@ async def _compiled(
     choice: ToolChoice,
     content: GrammarSpec | None,
     model: TextModel,
-) -> str:
+) -> Compiled:
     """Raises InvalidRequest that names the schema which is not possible."""
     param = content.param if content is not None and not tools else "tools"
     try:

@@ -94,10 +94,9 @@ async def make_task(
         copy_text=_last_text(request),
         skip_special_tokens=request.skip_special_tokens,
     )
-    sampling = msgspec.structs.replace(
-        await with_samplers(sampling_params(request, model, loaded), request, model, loaded),
-        grammar=answer.grammar,
-    )
+    sampling = await with_samplers(sampling_params(request, model, loaded), request, model, loaded)
+    if answer.grammar is not None:
+        sampling = msgspec.structs.replace(sampling, **answer.grammar._asdict())
     output = OutputParams(
         logprobs=request.top_logprobs if request.logprobs else None,
         progress=request.wants_progress,

@@ -71,7 +71,7 @@ async def with_grammar(
     if spec is None:
         return sampling
     grammar = await compile_grammar(spec, model, copy_text())
-    return msgspec.structs.replace(sampling, grammar=grammar)
+    return msgspec.structs.replace(sampling, **grammar._asdict())
 
 
 def _response_format(value: Mapping[str, Any], param: str) -> GrammarSpec | None:
