@@ -34,7 +34,8 @@ PAIRS = [
 ]
 OTHERS = [
     "", "a", "1 + 1 = 2", "Straße, café, naïve, Zürich", "日本語の文章です。",
-    "def f(x): return x * 2", "🙂 emoji 🚀 and more", "UPPER CASE SHOUTING", "https://example.org/a?b=c&d=e", "...!?",
+    "def f(x): return x * 2", "🙂 emoji 🚀 and more", "UPPER CASE SHOUTING", "...!?",
+    "https://example.org/a?b=c&d=e",
     "\tTabs\nand\n\nlines  and   spaces ", "Привет, мир", "0x1F4A9 0b1010 3.14159e-10",
     "supercalifragilisticexpialidocious", "[CLS] spelled [SEP] tokens [MASK]", "<b>bold</b>",
     "word " * 180, "The quick brown fox jumps over the lazy dog.", "to be or not to be",
