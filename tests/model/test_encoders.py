@@ -43,6 +43,27 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
         "one token type": {"type_vocab_size": 1, "layer_norm_eps": 1e-5},
         "with the head of its training": {"architectures": ["XLMRobertaForMaskedLM"]},
     },
+    "modernbert": {
+        "plain": {},
+        "with the head of its training": {"architectures": ["ModernBertForMaskedLM"]},
+        "biases, bases, a window on half of the layers": {
+            "norm_bias": True,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "global_attn_every_n_layers": 2,
+            "local_attention": 7,
+            "local_rope_theta": 100.0,
+            "global_rope_theta": 500.0,
+        },
+        "layer types, bases in rope_parameters": {
+            "layer_types": ["sliding_attention", "full_attention"],
+            "num_hidden_layers": 2,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "default", "rope_theta": 300.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+            },
+        },
+    },
     "distilbert": {
         "plain": {},
         "counted positions": {"sinusoidal_pos_embds": True},
@@ -103,9 +124,9 @@ def test_what_an_encoder_does_without_is_named(tmp_path: Path, kind: str, name: 
     has_head = "architectures" in changes
     assert {key.split(".")[0] for key in unused} <= {
         "pooler", "bert", "cls", "lm_head", "vocab_transform", "vocab_layer_norm",
-        "vocab_projector", "roberta",
+        "vocab_projector", "roberta", "head", "decoder",
     }  # fmt: skip
-    assert bool(unused) == (has_head or kind != "distilbert")
+    assert bool(unused) == (has_head or kind not in ("distilbert", "modernbert"))
 
 
 def test_gamma_and_beta_of_older_files_are_read(tmp_path: Path) -> None:
@@ -172,6 +193,21 @@ CHANGES: dict[str, Any] = {
     "transformers_version": "4.0.0",
     "classifier_dropout": 0.5,
     "num_labels": 3,
+    "hidden_activation": "relu",
+    "norm_eps": 0.1,
+    "local_attention": 6,
+    "global_attn_every_n_layers": 2,
+    "global_rope_theta": 100.0,
+    "local_rope_theta": 100.0,
+    "partial_rotary_factor": 0.5,
+    "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+    "layer_types": ["sliding_attention"] * 4,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 100.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+    },
+    "classifier_pooling": "mean",
+    "classifier_activation": "relu",
 }
 
 
@@ -224,6 +260,16 @@ def test_a_changed_key_changes_the_network_as_in_transformers_or_is_refused_by_n
             wanted = ours(same, "torch", TOKENS)
             np.testing.assert_allclose(theirs(network, TOKENS), wanted, 0, TOLERANCE, err_msg=key)
     assert "vocab_size" in seen
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_a_config_written_by_transformers_itself_reads_the_same(tmp_path: Path, kind: str) -> None:
+    settings = transformers.CONFIG_MAPPING[kind].from_dict(deepcopy(ENCODERS[kind]))
+    settings.save_pretrained(tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    found = read_model(fields, "tiny/config.json")
+    assert found.spec == read_model(ENCODERS[kind], "tiny/config.json").spec
+    assert found.unused_keys == []
 
 
 def write_changed(folder: Path, config: dict[str, Any]) -> Path:
