@@ -13,7 +13,7 @@ from shoal.model.loader import load_checkpoint
 from tests.fakes.gguf_files import converted, rounded, write_gguf
 from tests.fakes.tiny_encoders import ENCODERS, make_encoder
 from tests.model.driving import BACKENDS
-from tests.model.test_encoders import TOKENS, ours, theirs
+from tests.model.encoder_cases import TOKENS, ours, theirs
 
 SIZES = {"hidden_size": 64, "intermediate_size": 96}
 DISTIL = {"dim": 64, "hidden_dim": 96}

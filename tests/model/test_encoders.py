@@ -12,95 +12,16 @@ import pytest
 
 from shoal.checkpoint.open import open_model
 from shoal.errors import ModelFolderError
-from shoal.model.loader import Checkpoint, load_checkpoint
+from shoal.model.loader import load_checkpoint
 from shoal.model.registry import ARCHITECTURES, read_model
-from shoal.runner.inputs import BestBackend, Float32, HiddenBackend, StepInputs
-from tests.fakes.tiny_encoders import ENCODERS, VOCAB_SIZE, make_encoder, write_encoder
-from tests.model.driving import BACKENDS, BLOCK_SIZE, make_backend_of, random_ids
+from tests.fakes.tiny_encoders import ENCODERS, make_encoder, write_encoder
+from tests.model.driving import BACKENDS
+from tests.model.encoder_cases import CASES, TOKENS, ours, theirs
 
 torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
 
 TOLERANCE = 1e-4
-TOKENS = [0, *random_ids(61, vocab=VOCAB_SIZE - 3), 2]
-TOKENS = [token_id + 3 for token_id in TOKENS]  # not RoBERTa's padding, which is no token to it
-
-CASES: dict[str, dict[str, dict[str, Any]]] = {
-    "bert": {
-        "plain": {},
-        "with the head of its training": {"architectures": ["BertForMaskedLM"]},
-        "with both heads of its training": {"architectures": ["BertForPreTraining"]},
-        "one head, eps": {"num_attention_heads": 1, "layer_norm_eps": 0.1},
-        "many token types, relu": {"type_vocab_size": 5, "hidden_act": "relu"},
-        "odd sizes": {"hidden_size": 45, "num_attention_heads": 3, "intermediate_size": 71},
-    },
-    "roberta": {
-        "plain": {},
-        "one token type": {"type_vocab_size": 1, "layer_norm_eps": 1e-5},
-        "with the head of its training": {"architectures": ["RobertaForMaskedLM"]},
-    },
-    "xlm-roberta": {
-        "plain": {},
-        "one token type": {"type_vocab_size": 1, "layer_norm_eps": 1e-5},
-        "with the head of its training": {"architectures": ["XLMRobertaForMaskedLM"]},
-    },
-    "modernbert": {
-        "plain": {},
-        "with the head of its training": {"architectures": ["ModernBertForMaskedLM"]},
-        "biases, bases, a window on half of the layers": {
-            "norm_bias": True,
-            "attention_bias": True,
-            "mlp_bias": True,
-            "global_attn_every_n_layers": 2,
-            "local_attention": 7,
-            "local_rope_theta": 100.0,
-            "global_rope_theta": 500.0,
-        },
-        "layer types, bases in rope_parameters": {
-            "layer_types": ["sliding_attention", "full_attention"],
-            "num_hidden_layers": 2,
-            "rope_parameters": {
-                "full_attention": {"rope_type": "default", "rope_theta": 300.0},
-                "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
-            },
-        },
-    },
-    "distilbert": {
-        "plain": {},
-        "counted positions": {"sinusoidal_pos_embds": True},
-        "relu": {"activation": "relu", "n_heads": 8},
-        "with the head of its training": {"architectures": ["DistilBertForMaskedLM"]},
-    },
-}
 ALL_CASES = [(kind, name) for kind, cases in CASES.items() for name in cases]
-
-
-def ours(found: Checkpoint, backend_kind: str, token_ids: list[int]) -> Float32:
-    """Final vectors [n, hidden_size]."""
-    backend = make_backend_of(found.spec, found.weights, backend_kind, num_blocks=16)
-    num = len(token_ids)
-    places = np.arange(num, dtype=np.int32)
-    inputs = StepInputs(
-        token_ids=np.array(token_ids, np.int32),
-        positions=places,
-        slots=places,
-        row_starts=np.array([0, num], np.int32),
-        context_lens=np.array([num], np.int32),
-        block_tables=np.arange(-(-num // BLOCK_SIZE), dtype=np.int32)[None],
-        logit_indices=places[:0],
-        hidden_indices=places,
-    )
-    if isinstance(backend, BestBackend):
-        hidden = backend.forward_best(inputs, 0).hidden
-        assert hidden is not None
-        return hidden
-    assert isinstance(backend, HiddenBackend)
-    return backend.forward_hidden(inputs)[1]
-
-
-def theirs(network: Any, token_ids: list[int]) -> Float32:
-    with torch.inference_mode():
-        states: Float32 = network.base_model(torch.tensor([token_ids]))[0][0].numpy()
-    return states
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
