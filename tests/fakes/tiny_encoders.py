@@ -31,6 +31,14 @@ ENCODERS: dict[str, dict[str, Any]] = {
         "hidden_dim": 80,
         "max_position_embeddings": 98,
     },
+    "modernbert": {
+        "architectures": ["ModernBertModel"],
+        "model_type": "modernbert",
+        **_SIZES,
+        "num_hidden_layers": 4,
+        "local_attention": 16,
+        "pad_token_id": 0,
+    },
 }
 """`model_type` -> a config.json of that family."""
 

@@ -12,74 +12,16 @@ import pytest
 
 from shoal.checkpoint.open import open_model
 from shoal.errors import ModelFolderError
-from shoal.model.loader import Checkpoint, load_checkpoint
+from shoal.model.loader import load_checkpoint
 from shoal.model.registry import ARCHITECTURES, read_model
-from shoal.runner.inputs import BestBackend, Float32, HiddenBackend, StepInputs
-from tests.fakes.tiny_encoders import ENCODERS, VOCAB_SIZE, make_encoder, write_encoder
-from tests.model.driving import BACKENDS, BLOCK_SIZE, make_backend_of, random_ids
+from tests.fakes.tiny_encoders import ENCODERS, make_encoder, write_encoder
+from tests.model.driving import BACKENDS
+from tests.model.encoder_cases import CASES, TOKENS, ours, theirs
 
 torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
 
 TOLERANCE = 1e-4
-TOKENS = [0, *random_ids(61, vocab=VOCAB_SIZE - 3), 2]
-TOKENS = [token_id + 3 for token_id in TOKENS]  # not RoBERTa's padding, which is no token to it
-
-CASES: dict[str, dict[str, dict[str, Any]]] = {
-    "bert": {
-        "plain": {},
-        "with the head of its training": {"architectures": ["BertForMaskedLM"]},
-        "with both heads of its training": {"architectures": ["BertForPreTraining"]},
-        "one head, eps": {"num_attention_heads": 1, "layer_norm_eps": 0.1},
-        "many token types, relu": {"type_vocab_size": 5, "hidden_act": "relu"},
-        "odd sizes": {"hidden_size": 45, "num_attention_heads": 3, "intermediate_size": 71},
-    },
-    "roberta": {
-        "plain": {},
-        "one token type": {"type_vocab_size": 1, "layer_norm_eps": 1e-5},
-        "with the head of its training": {"architectures": ["RobertaForMaskedLM"]},
-    },
-    "xlm-roberta": {
-        "plain": {},
-        "one token type": {"type_vocab_size": 1, "layer_norm_eps": 1e-5},
-        "with the head of its training": {"architectures": ["XLMRobertaForMaskedLM"]},
-    },
-    "distilbert": {
-        "plain": {},
-        "counted positions": {"sinusoidal_pos_embds": True},
-        "relu": {"activation": "relu", "n_heads": 8},
-        "with the head of its training": {"architectures": ["DistilBertForMaskedLM"]},
-    },
-}
 ALL_CASES = [(kind, name) for kind, cases in CASES.items() for name in cases]
-
-
-def ours(found: Checkpoint, backend_kind: str, token_ids: list[int]) -> Float32:
-    """Final vectors [n, hidden_size]."""
-    backend = make_backend_of(found.spec, found.weights, backend_kind, num_blocks=16)
-    num = len(token_ids)
-    places = np.arange(num, dtype=np.int32)
-    inputs = StepInputs(
-        token_ids=np.array(token_ids, np.int32),
-        positions=places,
-        slots=places,
-        row_starts=np.array([0, num], np.int32),
-        context_lens=np.array([num], np.int32),
-        block_tables=np.arange(-(-num // BLOCK_SIZE), dtype=np.int32)[None],
-        logit_indices=places[:0],
-        hidden_indices=places,
-    )
-    if isinstance(backend, BestBackend):
-        hidden = backend.forward_best(inputs, 0).hidden
-        assert hidden is not None
-        return hidden
-    assert isinstance(backend, HiddenBackend)
-    return backend.forward_hidden(inputs)[1]
-
-
-def theirs(network: Any, token_ids: list[int]) -> Float32:
-    with torch.inference_mode():
-        states: Float32 = network.base_model(torch.tensor([token_ids]))[0][0].numpy()
-    return states
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -103,9 +45,9 @@ def test_what_an_encoder_does_without_is_named(tmp_path: Path, kind: str, name: 
     has_head = "architectures" in changes
     assert {key.split(".")[0] for key in unused} <= {
         "pooler", "bert", "cls", "lm_head", "vocab_transform", "vocab_layer_norm",
-        "vocab_projector", "roberta",
+        "vocab_projector", "roberta", "head", "decoder",
     }  # fmt: skip
-    assert bool(unused) == (has_head or kind != "distilbert")
+    assert bool(unused) == (has_head or kind not in ("distilbert", "modernbert"))
 
 
 def test_gamma_and_beta_of_older_files_are_read(tmp_path: Path) -> None:
@@ -172,6 +114,21 @@ CHANGES: dict[str, Any] = {
     "transformers_version": "4.0.0",
     "classifier_dropout": 0.5,
     "num_labels": 3,
+    "hidden_activation": "relu",
+    "norm_eps": 0.1,
+    "local_attention": 6,
+    "global_attn_every_n_layers": 2,
+    "global_rope_theta": 100.0,
+    "local_rope_theta": 100.0,
+    "partial_rotary_factor": 0.5,
+    "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+    "layer_types": ["sliding_attention"] * 4,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 100.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+    },
+    "classifier_pooling": "mean",
+    "classifier_activation": "relu",
 }
 
 
@@ -224,6 +181,16 @@ def test_a_changed_key_changes_the_network_as_in_transformers_or_is_refused_by_n
             wanted = ours(same, "torch", TOKENS)
             np.testing.assert_allclose(theirs(network, TOKENS), wanted, 0, TOLERANCE, err_msg=key)
     assert "vocab_size" in seen
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_a_config_written_by_transformers_itself_reads_the_same(tmp_path: Path, kind: str) -> None:
+    settings = transformers.CONFIG_MAPPING[kind].from_dict(deepcopy(ENCODERS[kind]))
+    settings.save_pretrained(tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    found = read_model(fields, "tiny/config.json")
+    assert found.spec == read_model(ENCODERS[kind], "tiny/config.json").spec
+    assert found.unused_keys == []
 
 
 def write_changed(folder: Path, config: dict[str, Any]) -> Path:

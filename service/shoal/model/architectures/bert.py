@@ -18,7 +18,7 @@ def read(config: Fields, max_model_len: int | None) -> DecoderSpec:
         config,
         max_position_embeddings=config.size("max_position_embeddings", 512),
         eps=config.number("layer_norm_eps", 1e-12),
-        num_token_types=config.size("type_vocab_size", 2),
+        num_token_types=config.count("type_vocab_size", 2),
     )
 
 
