@@ -17,7 +17,8 @@ from shoal.commands.completion import complete_served
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from shoal import Client, Model
+    from shoal import Client
+    from shoal.client import Model
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DIM = "2"

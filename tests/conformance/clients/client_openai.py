@@ -255,7 +255,9 @@ def embeddings() -> None:
     check_vectors([entry.embedding for entry in answer.data])
     check(answer.usage.prompt_tokens > 10, answer.usage)
     plain = client.embeddings.create(model=ENCODER, input=TEXTS, encoding_format="float")
-    check([e.embedding for e in plain.data] == [e.embedding for e in answer.data], plain)
+    for entry, other in zip(plain.data, answer.data, strict=True):
+        pairs = zip(entry.embedding, other.embedding, strict=True)
+        check(max(abs(a - b) for a, b in pairs) < 1e-7, entry.embedding[:3])
     few = client.embeddings.create(model=ENCODER, input=TEXTS[0], dimensions=8)
     check(len(few.data[0].embedding) == 8, few)
 
