@@ -70,7 +70,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
 def submits_of(source: ModelSource, name: str, first_id: int = 0) -> list[Submit]:
     """Three sequences with these wishes."""
     wishes = {"grammar": None, **WISHES[name]}
-    made = [make_submit(text_of(source), i, max_tokens=90, **wishes) for i in range(3)]
+    made = [make_submit(text_of(source), i, max_tokens=70, **wishes) for i in range(3)]
     return [msgspec.structs.replace(submit, seq_id=first_id + submit.seq_id) for submit in made]
 
 
