@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from shoal.engine import drafts as drafts_module
 from shoal.engine.drafts import MAX_ROWS, MAX_STEP_TOKENS
+from shoal.metrics import Metrics
 from shoal.protocol.messages import Submit
 from shoal.protocol.params import OutputParams, SamplingParams, StopParams
 from shoal.protocol.step import StepPlan
@@ -71,6 +72,18 @@ def test_a_text_that_repeats_takes_fewer_steps_for_the_same_tokens() -> None:
     assert 0 < accepted < drafted
     assert engine.runner.num_steps == 200 - accepted
     assert engine.runner.num_tokens == len(PROMPT) + 199 - accepted + drafted
+
+
+def test_metrics_count_what_was_guessed_and_what_held() -> None:
+    heard = make_engine().run(make_submit(1, PROMPT, 200))
+    metrics = Metrics()
+    for frame in heard.frames:
+        metrics.on_step(frame)
+    drafted, accepted = counts_of(heard)
+    lines = metrics.render().decode().splitlines()
+    assert f'shoal_draft_tokens_total{{model="fake"}} {drafted}.0' in lines
+    assert f'shoal_accepted_draft_tokens_total{{model="fake"}} {accepted}.0' in lines
+    assert 'shoal_generation_tokens_total{model="fake"} 200.0' in lines
 
 
 def test_without_drafts_each_token_takes_a_step() -> None:
