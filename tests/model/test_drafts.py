@@ -55,7 +55,7 @@ def test_answers_are_the_same_with_and_without(model: str, dtype: matrix.Dtype) 
     may_draft = matrix.load(model)[0].may_go_back
     for serving in (
         matrix.Serving("one row", batch=1),
-        matrix.Serving("three rows", batch=3, shuffled=True, num_threads=2),
+        matrix.Serving("two rows", batch=2, shuffled=True, num_threads=2),
     ):
         engine = matrix.Engine(model, dtype, serving)
         assert engine.serve(make_requests()) == wanted

@@ -89,6 +89,8 @@ def check(
 def examine(source: ModelSource, config: EngineConfig, *, measures: bool = True) -> Report:
     """Reads and loads one model, and if it `measures` compares it and takes its speed; a problem
     ends that and is reported."""
+    import msgspec
+
     from shoal.checkpoint.open import open_model
     from shoal.commands.measure import measure_embedding_speed, measure_speed
     from shoal.engine.core import EngineCore
@@ -115,6 +117,8 @@ def examine(source: ModelSource, config: EngineConfig, *, measures: bool = True)
             report.transformers = _compare_embedding(files, text, loaded, config, report)
             report.speed = measure_embedding_speed(loaded, config)
         else:
+            # Made-up prompts make a model repeat itself, which drafts would take for speed.
+            config = msgspec.structs.replace(config, drafts=False)
             core = EngineCore({source.name: loaded}, config, time.monotonic)
             report.transformers = _compare(files, text, core, report)
             report.speed = measure_speed(core, config)

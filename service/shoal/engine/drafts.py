@@ -14,16 +14,17 @@ from shoal.engine.sequence import Sequence
 from shoal.engine.tenants import TenantShares
 from shoal.protocol.step import StepPlan
 
-MAX_STEP_TOKENS = 8
-"""Of a step with drafts. A small step waits for the weights: on two cores a step of 8 tokens takes
-less than three times as long as one of a single token. Beyond, each token costs its own time."""
-MAX_ROWS = 3
-"""Of a step with drafts. More rows share the reading of the weights as they are."""
+MAX_STEP_TOKENS = 6
+"""Of a step with drafts. A small step waits for the weights: on two cores 6 tokens of a model of
+135M take less than twice as long as one. Beyond, each further token costs nearly its own time."""
+MAX_ROWS = 2
+"""Of a step with drafts. More rows share the reading of the weights as they are: what a draft saves
+them is no more than what it costs."""
 _LENGTHS = (3, 2)
 """Tokens that must have stood before, the longest first."""
 _FIRST_DRAFT = 3
 """Tokens of a sequence's first draft."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 8, 128
+_FIRST_PAUSE, _LONGEST_PAUSE = 16, 128
 """Tokens without drafts after some that were wrong."""
 
 

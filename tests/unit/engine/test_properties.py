@@ -7,9 +7,11 @@ no sequence lost); at the end every sequence has ended and said what it says alo
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from shoal.engine import drafts as drafts_module
 from shoal.engine.block_pool import BlockPool
 from shoal.protocol.messages import Submit
 from shoal.protocol.params import FinishReason, OutputParams
@@ -41,6 +43,9 @@ class EngineMachine(RuleBasedStateMachine):
     )
     def build(self, num_blocks: int, num_ids: int, **config: Any) -> None:
         self.num_ids = num_ids  # that are said: of a few, drafts are often right
+        self.patch = pytest.MonkeyPatch()  # drafts go on however often they are wrong
+        self.patch.setattr(drafts_module, "_FIRST_PAUSE", 0)
+        self.patch.setattr(drafts_module, "_LONGEST_PAUSE", 0)
         self.engine = Engine(num_blocks, models=MODELS, runner=self.make_runner, **config)
         self.context = self.engine.core.loaded_models[0].max_model_len
         self.asked: dict[int, Submit] = {}
@@ -139,6 +144,7 @@ class EngineMachine(RuleBasedStateMachine):
         if not hasattr(self, "engine"):
             return
         heard = self.engine.run()
+        self.patch.undo()
         assert heard.finished.keys() | self.aborted == self.asked.keys(), "one never ended"
         assert not heard.finished.keys() & self.aborted, "an aborted one was answered"
         for seq_id in self.asked:

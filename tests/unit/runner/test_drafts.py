@@ -70,7 +70,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
 def submits_of(source: ModelSource, name: str, first_id: int = 0) -> list[Submit]:
     """Three sequences with these wishes."""
     wishes = {"grammar": None, **WISHES[name]}
-    made = [make_submit(text_of(source), i, max_tokens=90, **wishes) for i in range(3)]
+    made = [make_submit(text_of(source), i, max_tokens=70, **wishes) for i in range(3)]
     return [msgspec.structs.replace(submit, seq_id=first_id + submit.seq_id) for submit in made]
 
 
@@ -78,8 +78,8 @@ def submits_of(source: ModelSource, name: str, first_id: int = 0) -> list[Submit
 def test_every_kind_of_row_says_the_same_with_and_without(tiny: ModelSource, kernels: str) -> None:
     plain = Asked(tiny, kernels=kernels, drafts=False)
     alone = Asked(tiny, kernels=kernels, max_batch_size=1)
-    small = Asked(tiny, kernels=kernels, max_preemptions=1000, max_model_len=160,
-                  kv_cache_bytes=13 << 13)  # fmt: skip
+    small = Asked(tiny, kernels=kernels, max_batch_size=2, max_preemptions=1000,
+                  max_model_len=160, kv_cache_bytes=10 << 13)  # fmt: skip
     for count, name in enumerate(WISHES):
         submits = submits_of(tiny, name, 10 * count)
         wanted = plain.run(*submits)
@@ -97,7 +97,7 @@ def test_rows_of_all_kinds_step_together(tiny: ModelSource) -> None:
     if not available():
         pytest.skip("native kernels are not built")
     submits = [submits_of(tiny, name, 10 * count)[0] for count, name in enumerate(WISHES)]
-    plain, few = Asked(tiny, drafts=False), Asked(tiny, max_batch_size=3)
+    plain, few = Asked(tiny, drafts=False), Asked(tiny, max_batch_size=2)
     assert few.run(*submits) == plain.run(*submits)
     assert few.finished == plain.finished
     assert few.num_accepted > 0
@@ -143,7 +143,7 @@ def test_a_rejected_draft_leaves_nothing_behind() -> None:
     for num_said in (2, 3, VOCAB):
         arrivals = [
             (i, msgspec.structs.replace(submit(), seq_id=i, prompt_token_ids=[i, 1, i, 1]))
-            for i in range(3)
+            for i in range(2)
         ]
         plain, _ = serve(arrivals, backend=EchoBestBackend(num_said=num_said), drafts=False)
         drafted, runner = serve(arrivals, backend=EchoBestBackend(num_said=num_said))
