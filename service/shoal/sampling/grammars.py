@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from shoal.protocol.grammar import PARSER_LIMITS
 from shoal.sampling.free_text import FreeText, free_text_in, free_text_of
+from shoal.sampling.lead_text import LeadText, Mark, lead_text_of, marks_in
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -38,7 +39,7 @@ class Compiled(NamedTuple):
 
     matcher: "LLMatcher"
     """At the grammar's beginning. One that is wrong is in its error state."""
-    free_text: FreeText | None
+    free_text: FreeText | LeadText | None
     """None where the grammar may have no free text."""
 
 
@@ -49,6 +50,7 @@ class Grammars:
         """Called once, in the thread that compiles. It may raise ModelFolderError."""
         self._read_vocabulary = read_vocabulary
         self._compiled: OrderedDict[str, Compiled] = OrderedDict()
+        self._last_lead: tuple[tuple[Mark, ...], LeadText] | None = None
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
 
@@ -94,6 +96,12 @@ class Grammars:
         vocabulary = self._vocabulary
         return free_text_of(vocabulary.token_bytes, vocabulary.encode, self.ambiguous_ids)
 
+    def _lead_text(self, marks: tuple[Mark, ...]) -> LeadText:
+        if self._last_lead is None or self._last_lead[0] != marks:
+            tokens = self._vocabulary.token_bytes
+            self._last_lead = marks, lead_text_of(marks, tokens, self.ambiguous_ids)
+        return self._last_lead[1]
+
     @cached_property
     def _vocabulary(self) -> Vocabulary:
         return self._read_vocabulary()
@@ -117,6 +125,8 @@ class Grammars:
         limits = LLParserLimits(**PARSER_LIMITS)
         matcher = LLMatcher(self.tokenizer, grammar, log_level=0, limits=limits)
         _ = self.ambiguous_ids  # here, not when the first row needs them
+        if marks := marks_in(grammar):
+            return Compiled(matcher, self._lead_text(marks))
         free_text = self._free_text
         return Compiled(matcher, free_text and free_text_in(grammar, free_text))
 
