@@ -5,9 +5,10 @@
 
 `masks`: the engine in this process decodes as many tokens of free text, of a JSON string that may
 not end, whose state changes with each character, and of a list of strings; tokens per second of
-each, and CPU time. `forced`: pilotfish answers
-held-out SNIPS requests through a server, without a schema and with one of its frames, whose forced
-tokens need no steps. Rounds of both in turn; medians count.
+each, and CPU time. `forced`: pilotfish answers held-out SNIPS requests through a server, without a
+schema and with one of its frames, whose forced tokens need no steps; then each request alone, for
+the time to its first token and the CPU time of the server's processes. Rounds of both in turn;
+medians count.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from shoal.protocol.messages import EngineConfig, ModelSource, Submit  # noqa: E
 from shoal.protocol.params import OutputParams, SamplingParams, StopParams  # noqa: E402
 from shoal.runner.load import load_runner  # noqa: E402
 from shoal.text.text_model import TextModel, load_text_model  # noqa: E402
-from tests.benchmarks.serving import serving  # noqa: E402
+from tests.benchmarks.serving import child_of, cpu_s, serving  # noqa: E402
 
 TEXTS = {
     "JSON string": {"type": "string", "minLength": 4000},
@@ -142,11 +143,36 @@ class Answering:
             list(pool.map(lambda case: self._ask(case, schema), self._cases))
         return (time.perf_counter() - started) / len(self._cases)
 
+    def first_tokens(self, schema: dict[str, Any] | None) -> list[float]:
+        """Seconds to the first token of each request, one after the other."""
+        return [self._first_token(_body(case, schema, stream=True)) for case in self._cases]
+
     def _ask(self, case: Case, schema: dict[str, Any] | None) -> None:
-        body = {"messages": case.messages, "temperature": 0, "max_tokens": 128}
-        if schema is not None:
-            body["structured_outputs"] = {"json": schema}
-        self._client.post("/v1/chat/completions", json=body).raise_for_status()
+        body = _body(case, schema)
+        self._client.post(_PATH, content=body, headers=_JSON).raise_for_status()
+
+    def _first_token(self, body: bytes) -> float:
+        started = time.perf_counter()
+        with self._client.stream("POST", _PATH, content=body, headers=_JSON) as response:
+            response.raise_for_status()
+            lines = response.iter_lines()
+            next(lines)
+            first_s = time.perf_counter() - started
+            for _ in lines:  # to the end, or the next one would share the engine with it
+                pass
+        return first_s
+
+
+_PATH = "/v1/chat/completions"
+_JSON = {"Content-Type": "application/json"}
+
+
+def _body(case: Case, schema: dict[str, Any] | None, *, stream: bool = False) -> bytes:
+    """Made before the clock runs: that the client is written in Python is no cost of ours."""
+    body = {"messages": case.messages, "temperature": 0, "max_tokens": 128, "stream": stream}
+    if schema is not None:
+        body["structured_outputs"] = {"json": schema}
+    return json.dumps(body).encode()
 
 
 def without_copies(schema: Any) -> Any:
@@ -177,7 +203,7 @@ def forced(args: argparse.Namespace) -> None:
     # The last one's answers are shorter: a bound, not a comparison.
     sides = {"no schema": None, "copied slots": copying, "free slots": without_copies(copying),
              "intent only": intent_only}  # fmt: skip
-    with serving(["models/pilotfish"]) as (_, port):
+    with serving(["models/pilotfish"]) as (server, port):
         for num_clients in args.clients:
             answering = Answering(port, cases, num_clients)
             for schema in sides.values():
@@ -191,6 +217,34 @@ def forced(args: argparse.Namespace) -> None:
             for name, rounds in found.items():
                 each = statistics.median(rounds)
                 print(f"  {name:12} {each * 1000:7.2f} ms per answer  {plain / each:5.2f} x")
+        first_tokens(Answering(port, cases, 1), sides, server.pid, args.rounds)
+
+
+def first_tokens(
+    answering: Answering, sides: dict[str, dict[str, Any] | None], server_pid: int, rounds: int
+) -> None:
+    """Prints the median time to the first token of each side, and CPU time of whole answers."""
+    pids = (server_pid, child_of(server_pid))
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    costs: dict[str, list[tuple[float, ...]]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, schema in sides.items():
+            before = [cpu_s(pid) for pid in pids]
+            found = answering.first_tokens(schema)
+            after = [cpu_s(pid) for pid in pids]
+            times[name] += found
+            costs[name].append(
+                tuple((a - b) / len(found) for a, b in zip(after, before, strict=True))
+            )
+    print("time to the first token, CPU time of an answer in the HTTP process and in the engine")
+    plain = statistics.median(times["no schema"])
+    for name, seconds in times.items():
+        each = statistics.median(seconds)
+        http_s, engine_s = (statistics.median(part) for part in zip(*costs[name], strict=True))
+        print(
+            f"  {name:12} {each * 1000:6.2f} ms  {(each - plain) * 1000:+6.2f}"
+            f"  {http_s * 1000:6.2f} ms  {engine_s * 1000:6.2f} ms"
+        )
 
 
 def main() -> None:

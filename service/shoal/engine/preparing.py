@@ -13,13 +13,13 @@ class Preparing:
 
     def __init__(self, scheduler: Scheduler, runner: Runner) -> None:
         self._scheduler = scheduler
-        self._runner = runner
+        self._runner = runner if isinstance(runner, GrammarRunner) else None
         self._waiting: dict[int, tuple[Submit, float, Future[str | None]]] = {}
 
     def add(self, submit: Submit, now: float, wake: Callable[[], None]) -> None:
         """`wake` is called, perhaps in another thread, when `poll` has something to do."""
         assert submit.sampling.grammar is not None, "without a grammar there is nothing to prepare"
-        if not isinstance(self._runner, GrammarRunner):
+        if self._runner is None:
             self._scheduler.refuse(submit.seq_id, "grammar_error", "this model follows no grammar")
             return
         # Alone, a sequence that waits in a step keeps no other from its own.

@@ -114,8 +114,8 @@ class GrammarRunner(Runner, Protocol):
 
     def prepare_grammar(self, sampling: SamplingParams, *, may_wait: bool) -> "Future[str | None]":
         """Makes it ready beside the steps: None once a row may have it, else what is wrong.
-        `may_wait`: a row may have it once its first tokens are known, and a step wait for the
-        rest."""
+        `may_wait`: a row may have it once its first tokens are known, and a later step wait for
+        the rest."""
         ...
 
 

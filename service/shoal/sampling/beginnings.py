@@ -9,7 +9,6 @@ them before its own grammar is compiled.
 
 import json
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from shoal.protocol.grammar import PARSER_LIMITS, ParserLimits
@@ -51,13 +50,11 @@ def tells_strings_apart(token_bytes: Sequence[bytes]) -> bool:
 
 
 class LateMatcher:
-    """What a row asks of its matcher at the beginning, which is known before the matcher is."""
+    """What a row asks of its matcher at the beginning, which is known before it is made."""
 
-    def __init__(self, beginning: list[int], make: Callable[[], "Future[LLMatcher]"]) -> None:
-        """`make`: starts on the matcher, beside the steps."""
+    def __init__(self, beginning: list[int], make: Callable[[], "LLMatcher"]) -> None:
         self._beginning = beginning
         self._make = make
-        self._made: Future[LLMatcher] | None = None
 
     def is_stopped(self) -> bool:
         """Something always follows the beginning."""
@@ -68,18 +65,10 @@ class LateMatcher:
         return self._beginning
 
     def consume_tokens(self, token_ids: Sequence[int]) -> None:
-        """The beginning."""
-        assert token_ids == self._beginning, "nothing else is known"
-
-    def begin(self) -> None:
-        """Starts on the matcher. Harmless when called again."""
-        if self._made is None:
-            self._made = self._make()
+        """The beginning; it is all that may be consumed."""
 
     def finish(self) -> "LLMatcher":
-        """The matcher, behind the beginning; waits for it."""
-        self.begin()
-        assert self._made is not None, "it has begun"
-        matcher = self._made.result()
+        """Makes the matcher, behind the beginning."""
+        matcher = self._make()
         matcher.consume_tokens(self._beginning)
         return matcher

@@ -64,15 +64,13 @@ class Grammars:
         self._last_lead: tuple[tuple[Mark, ...], LeadText] | None = None
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
-        # Of small grammars that a step may wait for: not behind any other.
-        self._late_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="late grammar")
 
     def prepare(
         self, grammar: str, rules: str | None = None, *, may_wait: bool = False
     ) -> "Future[str | None]":
         """What is wrong with the grammar for this model; None when rows may have it. `rules`: see
         `SamplingParams.grammar_rules`. `may_wait`: rows may have it as soon as its beginning is
-        known; the step behind it waits for the rest."""
+        known; a step behind it compiles the rest."""
         with self._lock:
             is_ready = grammar in self._compiled or grammar in self._of_prompts
             is_ready |= may_wait and rules is not None and bool(self._beginnings.get(rules))
@@ -90,7 +88,7 @@ class Grammars:
             if not (beginning := self._beginnings.get(rules)):
                 return None
             self._beginnings.move_to_end(rules)
-        return LateMatcher(beginning, lambda: self._late_thread.submit(self._make, grammar, rules))
+        return LateMatcher(beginning, lambda: self._make(grammar, rules))
 
     def matcher(self, grammar: str) -> "LLMatcher":
         """At the grammar's beginning. One that is wrong is in its error state."""
@@ -139,12 +137,11 @@ class Grammars:
         return self._read_vocabulary()
 
     def _make(self, grammar: str, rules: str) -> "LLMatcher":
-        """In the thread of those that are late."""
+        """In a step that waits for it."""
         self._prepare(grammar, rules)
         return self.matcher(grammar)
 
     def _prepare(self, grammar: str, rules: str | None) -> str | None:
-        """In the thread."""
         with self._lock:
             if grammar in self._compiled or grammar in self._of_prompts:
                 return None

@@ -47,6 +47,11 @@ class Tokenizer:
         return TokenSearch(token_bytes, self._text.byte_ids)
 
     @cached_property
+    def added_ids(self) -> dict[str, int]:
+        """Id of each added token, by its text."""
+        return {token.content: token_id for token_id, token in self.added_tokens.items()}
+
+    @cached_property
     def special_names(self) -> dict[int, str]:
         """What each special token adds to a text when it is shown."""
         return {i: self._text.bytes_of(i).decode(errors="replace") for i in self.special_ids}

@@ -1,5 +1,6 @@
 """Tokens that a grammar forces: appended without a step, computed as a chunk, counted as others."""
 
+from shoal.engine.preparing import Preparing
 from shoal.protocol.params import FinishReason, SamplingParams
 from tests.fakes.fake_runner import FakeRunner, forced_after, solo_output
 from tests.unit.engine.building import Engine, make_submit
@@ -157,6 +158,7 @@ def test_a_runner_without_grammars_refuses() -> None:
             self.run = FakeRunner().run
 
     engine = Engine()
-    engine.core._models["fake"].preparing._runner = Plain()
+    model = engine.core._models["fake"]
+    model.preparing = Preparing(model.scheduler, Plain())
     heard = engine.run(make_submit(1, PROMPT, grammar="forcing"))
     assert heard.finished[1].error_code == "grammar_error"

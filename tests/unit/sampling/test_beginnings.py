@@ -69,8 +69,8 @@ def texts_of(schema: Any, text: str) -> tuple[str, str]:
 
 def settle(grammars: Grammars) -> None:
     """All that its thread was asked for is done."""
-    for thread in (grammars._late_thread, grammars._thread, grammars._thread):
-        thread.submit(threading.Event).result()  # the first may ask for more
+    for _ in range(2):  # the first may ask for more
+        grammars._thread.submit(threading.Event).result()
 
 
 def learned(grammars: Grammars, schema: Any) -> list[int]:
@@ -154,8 +154,7 @@ def test_only_who_may_wait_has_a_grammar_before_it_is_compiled(grammars: Grammar
     assert grammar not in grammars._of_prompts
     late = grammars.late_matcher(grammar, rules)
     assert late is not None
-    late.begin()
-    settle(grammars)
+    late.finish()
     assert grammar in grammars._of_prompts
     assert grammars.late_matcher(grammar, rules) is None, "it is there"
     assert grammars.late_matcher(grammar, None) is None

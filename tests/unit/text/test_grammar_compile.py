@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,9 @@ import pytest
 from shoal.errors import InvalidRequest
 from shoal.text.grammar import compile as compile_module
 from shoal.text.grammar.compile import compile_grammar
-from shoal.text.grammar.copying import copy_rules
+from shoal.text.grammar.copying import copy_rules, copy_terminals
 from shoal.text.grammar.errors import SchemaProblem
-from shoal.text.grammar.source import compact, grammar_source
+from shoal.text.grammar.source import compact, grammar_source, lark_grammar
 from shoal.text.grammar.spec import (
     Choice,
     GrammarSpec,
@@ -179,6 +181,73 @@ def test_another_short_text_to_copy_from_needs_no_worker(
     assert len(asked) == 2, "the first one and the long one"
     monkeypatch.setattr(compile_module, "_SHORT_TEXT", -1)
     assert [compiled(JsonSchema(schema, "p"), tmp_path, text) for text in texts] == found
+
+
+def test_a_schema_seen_before_is_not_walked_sent_to_a_worker_or_handed_to_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: Counter[str] = Counter()
+
+    def watch(name: str) -> None:
+        work = getattr(compile_module, name)
+
+        def counted(*args: Any) -> Any:
+            counts[name] += 1
+            return work(*args)
+
+        monkeypatch.setattr(compile_module, name, counted)
+
+    for name in ("_count_patterns", "has_copies", "_beside", "_ask"):
+        watch(name)
+    plain = {"type": "object", "properties": {"a test of its own": {"enum": [1, 2]}}}
+    specs: list[GrammarSpec] = [
+        JsonSchema(plain, "p"), JsonSchema({"properties": {"its own": COPY}}, "p"),
+        Regex("its own [a-c]+", "p"), Choice(("its", "own"), "p"), Lark('start: "its own"', "p"),
+    ]  # fmt: skip
+    first = [compiled(spec, tmp_path, "red and blue") for spec in specs]
+    assert counts == {"_count_patterns": 2, "has_copies": 2, "_beside": 5, "_ask": 5}
+    again = [replace(spec, param="other") for spec in specs]
+    assert [compiled(spec, tmp_path, "red and blue") for spec in again] == first
+    assert counts["_count_patterns"] == counts["has_copies"] == 2
+    assert counts["_beside"] == 5
+    for each in (compile_module._facts, compile_module._answers, compile_module._copy_rules):
+        each.clear()
+    assert [compiled(spec, tmp_path, "red and blue") for spec in specs] == first
+    assert counts["_beside"] == 10
+
+
+def test_schemas_that_differ_in_the_order_of_their_keys_are_two(tmp_path: Path) -> None:
+    """So are values that Python calls equal."""
+    for one, other in (
+        ({"properties": {"a": {}, "b": {}}}, {"properties": {"b": {}, "a": {}}}),
+        ({"properties": {"a": COPY, "b": {}}}, {"properties": {"b": {}, "a": COPY}}),
+        ({"enum": [1]}, {"enum": [True]}),
+    ):
+        found = [compiled(JsonSchema(schema, "p"), tmp_path, "red") for schema in (one, other) * 2]
+        assert found[0] != found[1]
+        assert found[2:] == found[:2]
+
+
+def test_a_refusal_is_the_same_when_it_is_known(tmp_path: Path) -> None:
+    for schema in ({"pattern": "(?=a)"}, {"allOf": [COPY]}, {"properties": {"a": {"not": {}}}}):
+        said = [refusal(JsonSchema(schema, "p"), tmp_path, "red").message for _ in range(2)]
+        assert said[0] == said[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "has_rules"), [("red", True), ("", False), ("?! ", False), ("word " * 900, False)]
+)
+def test_rules_are_told_where_a_short_text_has_a_word(
+    tmp_path: Path, text: str, has_rules: bool
+) -> None:
+    model = text_model(byte_level(tmp_path))
+    spec = JsonSchema({"type": "object", "properties": {"a": COPY}}, "p")
+    for _ in range(2):
+        found = asyncio.run(compile_grammar(spec, model, text))
+        assert (found.grammar_rules is not None) == has_rules
+        if found.grammar_rules is not None:
+            lark = f"{found.grammar_rules}\n{copy_terminals(text)}"
+            assert found.grammar == lark_grammar(lark)
 
 
 def test_a_worker_that_says_nothing_in_time_is_ended_and_replaced(

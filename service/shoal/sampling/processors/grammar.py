@@ -70,7 +70,7 @@ class Grammar(LogitsProcessor):
 
     @property
     def matcher(self) -> "LLMatcher":
-        """Behind the tokens accepted so far; waits for one that is late."""
+        """Behind the tokens accepted so far; made now if it is late."""
         if isinstance(self._matcher, LateMatcher):
             self._matcher = self._matcher.finish()
         self._tell()
@@ -132,8 +132,6 @@ class Grammar(LogitsProcessor):
         elif self._forced:
             expected = self._forced.popleft()
             assert token_id == expected, "only the forced token was allowed"
-            if isinstance(self._matcher, LateMatcher):
-                self._matcher.begin()
         else:
             is_end = token_id in self.end_ids
             self.matcher.consume_token(self._num_token_ids if is_end else token_id)

@@ -6,7 +6,7 @@ cache. What is kept depends on the spec's own text alone, and on nothing of who 
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
@@ -114,7 +114,7 @@ async def _with_copies(spec: JsonSchema, text: str | None) -> Compiled:
 
 def _compile_copies(spec: JsonSchema, text: str | None) -> tuple[str, str]:
     """In a thread: (rules, grammar). Raises SchemaProblem."""
-    assert not isinstance(spec.schema, bool), "true and false have no copies"
+    assert isinstance(spec.schema, Mapping), "true and false have no copies"
     rules = copy_rules(spec.schema, compact)
     grammar = _grammar(_ask(_question({"lark": f"{rules}\n{copy_terminals(text)}"})))
     _copy_rules.put(spec.text, rules, len(spec.text) + len(rules))

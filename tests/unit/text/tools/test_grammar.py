@@ -1,5 +1,7 @@
 """Grammars of messages with calls: what they allow parsers read, and nothing else is allowed."""
 
+import itertools
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -11,8 +13,9 @@ from shoal.errors import InvalidRequest
 from shoal.text.grammar.worker import compile_source
 from shoal.text.reasoning import KNOWN_MARKS
 from shoal.text.tokenizer import Tokenizer
+from shoal.text.tools import grammar as grammar_module
 from shoal.text.tools.formats import ToolFormat
-from shoal.text.tools.grammar import Thinking, message_grammar
+from shoal.text.tools.grammar import MessageGrammar, Thinking
 from shoal.text.tools.table import FORMATS, HERMES, LFM2, LLAMA, PYTHONIC
 from shoal.text.tools.tool import Call, Tool, ToolChoice
 from tests.fakes.text_folder import byte_tokenizer
@@ -58,10 +61,10 @@ class Machine:
         content: dict[str, Any] | None = None,
     ) -> None:
         self._library, tokenizer, self._tokens = vocabulary(has_tokens)
-        lark = message_grammar(
-            tool_format, tools, choice, tokenizer,
-            reasoning=KNOWN_MARKS[0], thinking=thinking, content=content,
-        )  # fmt: skip
+        wanted = MessageGrammar(
+            tool_format, tools, choice, tokenizer, KNOWN_MARKS[0], thinking, content
+        )
+        lark = wanted.make()
         compiled = compile_source({"grammar": lark})
         assert "error" not in compiled, compiled["error"]
         self._grammar = compiled["grammar"]
@@ -182,3 +185,29 @@ def test_python_calls_follow_references_and_leave_out_what_is_optional() -> None
         assert machine.allows(written(LFM2, Call("1", "f", arguments)))
     for arguments in ({}, {"a": "red"}, {"a": "green", "b": True}, {"b": 1}):
         assert not machine.allows(written(LFM2, Call("1", "f", arguments)))
+
+
+def test_a_grammar_is_known_by_all_that_it_depends_on() -> None:
+    """What is known is what would be made; what differs anywhere is something else."""
+    vocabularies = [vocabulary(has_tokens)[1] for has_tokens in (True, False)]
+    turned = Tool("f", "says", {"type": "object", "properties": {"b": {}, "a": {}}})
+    straight = Tool("f", "says", {"type": "object", "properties": {"a": {}, "b": {}}})
+    tools = [[straight], [turned], [straight, Tool("g")], [replace(straight, strict=True)], []]
+    choices = [ToolChoice("auto"), ToolChoice("required"), ToolChoice("auto", parallel=False)]
+    marks = [None, *KNOWN_MARKS]
+    contents: list[Any] = [{"type": "object"}, {"type": "array"}]
+    wanted = [
+        MessageGrammar(*parts)
+        for parts in itertools.product(
+            FORMATS[:3], tools, choices, vocabularies, marks, ("no", "possible"), contents
+        )
+    ]
+    grammar_module._recent.clear()
+    made: dict[tuple[object, ...], str] = {}
+    for each in wanted:
+        fresh = each._lark()
+        assert made.setdefault(each._key, fresh) == fresh
+        assert each.known() in (None, fresh)
+        assert each.make() == fresh == each.known()
+    assert len(set(made.values())) > 100
+    assert len(grammar_module._recent) == 256

@@ -22,7 +22,7 @@ from shoal.text.reasoning import (
     is_opened,
 )
 from shoal.text.text_model import TextModel
-from shoal.text.tools.grammar import Thinking, forced, message_grammar
+from shoal.text.tools.grammar import MessageGrammar, Thinking, forced
 from shoal.text.tools.schema import ANY_OBJECT
 from shoal.text.tools.tool import Tool, ToolChoice
 
@@ -80,13 +80,11 @@ async def plan_answer(
         answer = replace(answer, shown_tokens={i: name for i, name in special if name in texts})
     if tools or (schema is not None and thinking != "no"):
         options = None if schema is None else compact(schema)
-        lark = await off_loop(
-            fields.num_tool_chars,
-            lambda: message_grammar(
-                model.chat.tool_support.format, tools, choice, model.tokenizer,
-                reasoning=marks, thinking=thinking, content=options,
-            ),
-        )  # fmt: skip
+        wanted = MessageGrammar(
+            model.chat.tool_support.format, tools, choice, model.tokenizer, marks, thinking, options
+        )
+        if (lark := wanted.known()) is None:
+            lark = await off_loop(fields.num_tool_chars, wanted.make)
         return replace(answer, grammar=await _compiled(lark, tools, choice, content, model))
     if content is not None:
         return replace(answer, grammar=await compile_grammar(content, model, copy_text))

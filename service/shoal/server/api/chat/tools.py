@@ -133,7 +133,8 @@ class ToolFields(BaseModel):
     @cached_property
     def num_tool_chars(self) -> int:
         """Size of the tools as JSON."""
-        return len(orjson.dumps([tool.model_dump() for tool in self.tools])) if self.tools else 0
+        functions = (tool.function for tool in self.tools)
+        return len(orjson.dumps([(f.name, f.description, f.parameters) for f in functions]))
 
     def extra_tool_fields(self) -> list[tuple[str, Any]]:
         """(name, value) of the fields in `tools` that are not in the schema."""
