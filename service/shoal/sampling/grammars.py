@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from shoal.protocol.grammar import PARSER_LIMITS, ParserLimits
-from shoal.sampling.beginnings import LIMITS, LateMatcher, find_beginning, tells_strings_apart
+from shoal.sampling.beginnings import LIMITS, LateMatcher, find_beginning
 from shoal.sampling.free_text import FreeText, free_text_in, free_text_of
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Grammars:
         self._compiled: OrderedDict[str, Compiled] = OrderedDict()
         self._of_prompts: OrderedDict[str, Compiled] = OrderedDict()
         self._beginnings: OrderedDict[str, list[int]] = OrderedDict()
-        """[rules] tokens; none where they depend on the prompt"""
+        """[rules] tokens; none where a copy may come first"""
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
 
@@ -121,10 +121,6 @@ class Grammars:
         return free_text_of(vocabulary.token_bytes, vocabulary.encode, self.ambiguous_ids)
 
     @cached_property
-    def _tells_strings_apart(self) -> bool:
-        return tells_strings_apart(self._vocabulary.token_bytes)
-
-    @cached_property
     def _vocabulary(self) -> Vocabulary:
         return self._read_vocabulary()
 
@@ -158,9 +154,7 @@ class Grammars:
         with self._lock:
             if rules in self._beginnings:
                 return
-        beginning = []
-        if self._tells_strings_apart:
-            beginning = find_beginning(rules, lambda grammar: self._matcher_of(grammar, LIMITS))
+        beginning = find_beginning(rules, lambda grammar: self._matcher_of(grammar, LIMITS))
         with self._lock:
             _keep(self._beginnings, rules, beginning, _KEPT)
 
