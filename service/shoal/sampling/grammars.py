@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 _KEPT = 64
-_KEPT_OF_PROMPTS = 16
-"""Grammars of one prompt each: fewer sequences share them."""
+_KEPT_OF_PROMPTS = 64
+"""Grammars of one prompt each, apart: many prompts would drop those that all share."""
 _KEPT_CHARS = 4 << 20
 """Of all grammars together; what a matcher needs grows with its grammar."""
 _KEPT_TEXTS = 4096

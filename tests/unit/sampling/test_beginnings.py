@@ -209,14 +209,14 @@ def test_a_grammar_that_turns_out_wrong_behind_its_beginning_fails_its_row(
     assert late.failed
 
 
-def test_grammars_of_prompts_are_few_and_leave_the_others_alone() -> None:
+def test_grammars_of_prompts_are_bounded_and_leave_the_others_alone() -> None:
     grammars = Grammars(lambda: Vocabulary(TOKENS, [END_ID], encode))
     plain = json.dumps({"grammars": [{"lark_grammar": 'start: "a"'}]})
     assert grammars.prepare(plain).result() is None
-    for i in range(40):
+    for i in range(70):
         assert grammars.prepare(*texts_of(SCHEMAS[0], f"word {i}")).result() is None
     settle(grammars)
-    assert len(grammars._of_prompts) == 16
+    assert len(grammars._of_prompts) == 64
     assert list(grammars._compiled) == [plain]
     assert len(grammars._beginnings) == 1
     for i in range(70):
