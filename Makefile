@@ -70,8 +70,9 @@ bench: $(VENV)/dev.stamp ## measure a server started for it (ARGS="--concurrency
 bench-peers: $(VENV)/dev.stamp ## measure beside llama.cpp, OpenVINO, vLLM; builds them (ARGS=--help)
 	$(BIN)/python -m tests.benchmarks.peers $(ARGS)
 
-families: $(VENV)/dev.stamp ## write docs/families.md: every family compared with transformers
+families: $(VENV)/dev.stamp ## write docs/families.md and encoders.md: every family compared with transformers
 	$(BIN)/python -m tests.model.family_table --out docs/families.md
+	$(BIN)/python -m tests.model.encoder_table --out docs/encoders.md
 
 evaluate: $(VENV)/dev.stamp ## measure the default models on held-out text in DATA, as in their cards
 	deploy/with-server.sh $(BIN)/python -m models.recipes.evaluate --base-url URL --data $(DATA) $(ARGS)

@@ -102,10 +102,12 @@ class Settings(BaseSettings):
         default_factory=list,
         description="Model folders or GGUF files, each PATH or NAME=PATH, with aliases "
         "NAME,ALIAS=PATH (not in the environment, where commas separate models); a name alone is "
-        "looked for in models_dir. Empty = every model in models_dir.",
+        "looked for where models_dir says. Empty = every model that is there.",
     )
     models_dir: Path | None = Field(
-        None, description="Folder of models; unset = ./models, else those that come with Shoal."
+        None,
+        description="Folder of models; unset = ./models, and then those that come with Shoal or "
+        "were pulled. Of two of one name the first is meant.",
     )
     adapters: Annotated[list[str], NoDecode] = Field(
         default_factory=list,
@@ -115,7 +117,8 @@ class Settings(BaseSettings):
     default_model: str | None = Field(
         None,
         description="Model used when a request names none; unset = the only one, and of several a "
-        "request must name its own.",
+        "request must name its own. Only of models that can do what is asked: write text, or "
+        "make embeddings.",
     )
     max_model_len: int = Field(
         _ENGINE.max_model_len,
@@ -160,6 +163,11 @@ class Settings(BaseSettings):
     )
     prefix_cache: bool = Field(
         _ENGINE.prefix_cache, description="Reuse KV blocks of shared prompt prefixes."
+    )
+    drafts: bool = Field(
+        _ENGINE.drafts,
+        description="Guess repeated tokens where few sequences run, and compute several in one "
+        "step; changes speed, no text.",
     )
     max_preemptions: int = Field(
         _ENGINE.max_preemptions,
@@ -382,5 +390,6 @@ def engine_config(
         token_budget=settings.token_budget,
         max_model_len=settings.max_model_len,
         prefix_cache=settings.prefix_cache,
+        drafts=settings.drafts,
         max_preemptions=settings.max_preemptions,
     )

@@ -76,6 +76,10 @@ class Metrics:
             "cached_prompt_tokens_total", "Prompt tokens found in the prefix cache"
         )
         self.generation_tokens = counter("generation_tokens_total", "Tokens generated")
+        self.draft_tokens = counter("draft_tokens_total", "Tokens guessed and computed")
+        self.accepted_draft_tokens = counter(
+            "accepted_draft_tokens_total", "Guessed tokens that were right"
+        )
         self.cpu_seconds = counter("cpu_seconds_total", "CPU time of the engine's steps")
         self.preemptions = counter("preemptions_total", "Sequences preempted for lack of KV blocks")
         self.yields = counter("yields_total", "Sequences that made way for a lighter tenant")
@@ -129,8 +133,11 @@ class Metrics:
             )
         step_metrics.batch_size.observe(outputs.batch_size)
         step_metrics.step_seconds.observe(outputs.step_s)
-        num_forced = sum(map(len, outputs.forced.values()))
-        step_metrics.generation_tokens.inc(len(outputs.token_ids) + num_forced)
+        num_further = sum(map(len, outputs.further.values()))
+        step_metrics.generation_tokens.inc(len(outputs.token_ids) + num_further)
+        if outputs.num_drafted:
+            self.draft_tokens.labels(model).inc(outputs.num_drafted)
+            self.accepted_draft_tokens.labels(model).inc(outputs.num_accepted)
         step_metrics.cpu_seconds.inc(outputs.cpu_s)
         before = self._last_preemptions.get(model, 0)
         if stats.num_preemptions != before:

@@ -59,7 +59,10 @@ class Decoding:
     def __init__(self, args: argparse.Namespace) -> None:
         source = ModelSource("model", str(args.model))
         config = EngineConfig(
-            models=(source,), max_batch_size=args.clients, num_threads=args.threads
+            models=(source,),
+            max_batch_size=args.clients,
+            num_threads=args.threads,
+            drafts=False,
         )
         loaded = load_runner(source, config, config.kv_cache_bytes, lambda _: None)
         self._core = EngineCore({"model": loaded}, config, time.monotonic)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from shoal.checkpoint.catalogue import beside_code, read_catalogue
+from shoal.checkpoint.catalogue import beside_code, models_folders, read_catalogue
 from shoal.checkpoint.find import ModelSelection, find_models, parse_model
+from shoal.commands.local_models import local_names, why_unknown
 from shoal.errors import ConfigError, ModelFolderError
 from shoal.protocol.messages import ModelSource
 
@@ -125,6 +126,7 @@ def test_a_name_alone_is_looked_for_in_models_dir(tmp_path: Path) -> None:
 
 
 def write_catalogue(folder: Path, *names: str, **changes: object) -> None:
+    """A change to ... takes the key out."""
     values = {
         "description": "x",
         "package": "p",
@@ -136,9 +138,15 @@ def write_catalogue(folder: Path, *names: str, **changes: object) -> None:
         "file_bytes": 5,
         "licence": "MIT",
     } | changes
-    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    lines = [f"{key} = {toml(value)}" for key, value in values.items() if value is not ...]
     text = "\n".join("\n".join((f"[{name}]", *lines)) for name in names)
     (folder / "catalogue.toml").write_text(text)
+
+
+def toml(value: object) -> str:
+    if not isinstance(value, dict):
+        return json.dumps(value)
+    return "{ " + ", ".join(f"{json.dumps(k)} = {toml(v)}" for k, v in value.items()) + " }"
 
 
 def test_models_of_the_catalogue_come_first_and_those_that_are_not_there_are_named(
@@ -163,7 +171,8 @@ def test_models_of_the_catalogue_come_first_and_those_that_are_not_there_are_nam
         ({"file": "../x.gguf"}, "path of a GGUF file"),
         ({"file": "/x.gguf"}, "path of a GGUF file"),
         ({"file": "p/run.py"}, "path of a GGUF file"),
-        ({"file_sha256": "F" * 64}, "two SHA-256"),
+        ({"file": "p/.m.gguf"}, "path of a GGUF file"),
+        ({"file_sha256": "F" * 64}, "SHA-256 of 64 hex digits"),
         ({"wheel_bytes": "many"}, "wheel_bytes of .* must be of type int"),
         ({"wheel_bytes": 0}, "positive"),
         ({"index": "x"}, "exactly the keys"),
@@ -176,9 +185,48 @@ def test_a_catalogue_is_checked(tmp_path: Path, changes: dict[str, object], word
         searched(tmp_path)
 
 
-def test_the_catalogue_of_the_repository_is_read() -> None:
-    (entry,) = read_catalogue(beside_code()).values()
-    assert (entry.name, entry.licence) == ("smollm2", "Apache-2.0")
+def test_the_catalogue_of_the_repository_is_read(tmp_path: Path) -> None:
+    entries = read_catalogue(beside_code())
+    assert {name: entry.licence for name, entry in entries.items()} == {
+        "smollm2": "Apache-2.0",
+        "minilm": "Apache-2.0",
+    }
+    assert entries["smollm2"].path_in(tmp_path) == tmp_path / "smollm2.gguf"
+    assert entries["minilm"].path_in(tmp_path) == tmp_path / "minilm"
+    assert {"config.json", "model.safetensors", "1_Pooling/config.json"} <= {
+        file.name for file in entries["minilm"].files
+    }
+
+
+SOME_FILE: dict[str, object] = {"sha256": "f" * 64, "bytes": 5}
+SEVERAL: dict[str, object] = {
+    **dict.fromkeys(("file", "file_sha256", "file_bytes"), ...),
+    "files_in": "p/model",
+    "files": {"config.json": SOME_FILE, "a/config.json": SOME_FILE},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"files_in": "../p"}, "files_in of .* must be a folder in the wheel"),
+        ({"files": {}}, "files_in of .* must be a folder in the wheel with files"),
+        ({"files": {"run.py": SOME_FILE}}, r"must be paths of \.json, \.safetensors, \.md"),
+        ({"files": {"../config.json": SOME_FILE}}, "must be paths of"),
+        ({"files": {"a.json": SOME_FILE | {"bytes": 0}}}, "positive"),
+        ({"files": {"a.json": SOME_FILE | {"sha256": "0"}}}, "SHA-256 of 64 hex digits"),
+        ({"files": {"a.json": 5}}, "must have exactly the keys sha256, bytes"),
+    ],
+)
+def test_an_entry_of_several_files_is_checked(
+    tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    model_folder(tmp_path, "a")
+    write_catalogue(tmp_path, "m", **SEVERAL)
+    assert searched(tmp_path).absent.keys() == {"m"}
+    write_catalogue(tmp_path, "m", **SEVERAL | changes)
+    with pytest.raises(ConfigError, match=words):
+        searched(tmp_path)
 
 
 # --- searched ------------------------------------------------------------------------------------
@@ -238,3 +286,77 @@ def test_a_folder_of_no_models_is_refused(tmp_path: Path) -> None:
 def test_a_models_dir_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="models_dir"):
         searched(tmp_path / "nowhere")
+
+
+# --- ./models, and the folder beside Shoal -------------------------------------------------------
+
+
+@pytest.fixture
+def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder beside Shoal; the test is in another place."""
+    folder = tmp_path / "shoal" / "models"
+    for name in ("b", "both"):
+        model_folder(folder, name)
+    monkeypatch.setattr("shoal.checkpoint.catalogue.beside_code", lambda: folder)
+    monkeypatch.setattr("shoal.checkpoint.find.beside_code", lambda: folder)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return folder
+
+
+def test_what_was_pulled_is_found_whether_there_is_a_models_folder_here_or_not(
+    beside: Path,
+) -> None:
+    assert named("b").sources == (ModelSource("b", str(beside / "b")),)
+    model_folder(Path("models"), "a")
+    assert named("b", "a").sources == (
+        ModelSource("b", str(beside / "b")),
+        ModelSource("a", "models/a"),
+    )
+
+
+def test_all_of_both_folders_are_served_and_of_one_name_the_one_here(beside: Path) -> None:
+    for name in ("both", "z"):
+        model_folder(Path("models"), name)
+    expected = {"both": "models/both", "z": "models/z", "b": str(beside / "b")}
+    found = find_models((), None, None).sources
+    assert [(source.name, source.path) for source in found] == list(expected.items())
+    assert parse_model("both").path == "models/both"
+    assert local_names(None) == ["b", "both", "z"]
+    write_catalogue(beside, "b", "other")
+    selection = find_models((), None, None)
+    assert [source.name for source in selection.sources] == ["b", "both", "z"]
+    assert list(selection.absent) == ["other"]
+    reason = why_unknown("zz", None)
+    assert reason is not None
+    assert f"there is b, both, z in models and {beside}; `shoal pull other`" in reason
+
+
+def test_a_folder_that_is_named_is_the_only_one(beside: Path, tmp_path: Path) -> None:
+    model_folder(Path("models"), "a")
+    own = model_folder(tmp_path / "own", "o")
+    assert [source.name for source in searched(own.parent).sources] == ["o"]
+    with pytest.raises(ConfigError, match="b does not exist"):
+        find_models(["b"], own.parent, None)
+
+
+def test_in_the_folder_of_shoal_itself_there_is_one(
+    beside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(beside.parent)
+    assert models_folders(None) == [Path("models")]
+    assert [source.path for source in find_models((), None, None).sources] == [
+        "models/b",
+        "models/both",
+    ]
+
+
+def test_a_base_is_found_in_either(beside: Path) -> None:
+    pytest.importorskip("torch")
+    from shoal.train.finetune.prepare import find_base
+    from shoal.train.finetune.settings import FineTuneRequest
+
+    model_folder(Path("models"), "a")
+    for name, path in (("a", Path("models/a")), ("b", beside / "b")):
+        request = FineTuneRequest(out=Path("models/x"), data=Path("rows"), base=Path(name))
+        assert find_base(request) == path

@@ -151,7 +151,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "experts": ({"expert_count": 8}, "llama.expert_count must be left out"),
     "a soft cap": ({"attn_logit_softcapping": 30.0}, "llama.attn_logit_softcapping must be left"),
     "not causal": ({"attention__causal": False}, "llama.attention.causal must be left out"),
-    "pooling": ({"pooling_type": 1}, "llama.pooling_type must be left out"),
+    "pooling": ({"pooling_type": 4}, "llama.pooling_type must be 0"),
     "a window": ({"attention__sliding_window": 9}, "attention.sliding_window must be left out"),
     "half rotated": ({"rope__dimension_count": 8}, "llama.rope.dimension_count must be 16"),
     "sections": ({"rope__dimension_sections": [4, 4, 0, 0]}, "rope.dimension_sections must be"),

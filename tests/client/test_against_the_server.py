@@ -12,7 +12,7 @@ pytest.importorskip("fastapi", reason="the server's packages are not installed")
 
 from shoal.server.api.chat.schema import ChatRequest
 from shoal.server.api.completions.schema import CompletionRequest
-from tests.fakes.http_app import serve
+from tests.fakes.http_app import EMBEDDING_SIZE, serve
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 
@@ -75,6 +75,28 @@ async def test_streamed_results_equal_plain_ones(tmp_path: Path) -> None:
         whole_chat = await chat.final()
         assert whole_chat.choices == said.choices
         assert said.timings.queue_ms is not None
+
+
+async def test_embeddings_are_those_of_the_server(tmp_path: Path) -> None:
+    async with serve(tmp_path, encoders=("vectors",)) as served:
+        client = AsyncClient(base_url="http://127.0.0.1", http_client=served.client)
+        model = await client.models.retrieve("vectors")
+        assert (model.capabilities, model.embedding_size) == (["embedding"], EMBEDDING_SIZE)
+        found = await client.embeddings.create(["a fish", "the sea"])
+        plain = await client.embeddings.create(["a fish", "the sea"], encoding_format="float")
+        for entry, other in zip(found.data, plain.data, strict=True):
+            assert len(entry.embedding) == EMBEDDING_SIZE
+            assert entry.embedding == pytest.approx(other.embedding, abs=1e-7)
+        assert [entry.index for entry in found.data] == [0, 1]
+        assert found.model == "vectors"
+        assert found.usage == plain.usage
+        few = await client.embeddings.create([1, 2, 3], dimensions=2, model="vectors")
+        assert [len(entry.embedding) for entry in few.data] == [2]
+        with pytest.raises(BadRequest) as wrong:
+            await client.embeddings.create("x", model="tiny")
+        assert wrong.value.code == "not_supported_by_model"
+        with pytest.raises(ContextLengthExceeded):
+            await client.embeddings.create("x" * 2000)
 
 
 async def test_the_servers_errors_have_their_classes(tmp_path: Path) -> None:

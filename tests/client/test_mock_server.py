@@ -60,6 +60,7 @@ async def test_answer_anything_answers_every_call(sdk: Sdk) -> None:
         if hasattr(result, "final"):
             assert (await sdk.do(result.final())).text == "Hello!"
     assert (await sdk.do(client.embeddings.create(["x", "y"]))).data[1].embedding == [1.0, 0.0]
+    assert len((await sdk.do(client.embeddings.create([1, 2, 3]))).data) == 1
     assert answer_anything(SeenRequest("GET", "/nowhere", {})).status == 404
 
 

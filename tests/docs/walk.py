@@ -24,6 +24,11 @@ from tests.fakes.tiny_models import write_tiny_model
 
 SHOWN = "http://127.0.0.1:8000"
 LIMIT_S = 150
+_PULLED = {
+    "smollm2": (r"smollm2|file\.gguf", "smollm2.gguf"),
+    "minilm": (r"minilm", "minilm"),
+}
+"""What `shoal pull` fetches: how blocks call it, and where it lies."""
 INSTALL_S = 1200
 
 
@@ -164,7 +169,7 @@ def walking(folder: Path) -> Iterator[Walk]:
 
 
 def why_not(block: Block, page: Sequence[Block], models: Path = ROOT / "models") -> str:
-    """Why a block of a page is not run here; "" = it is. `models`: where smollm2 may be."""
+    """Why a block of a page is not run here; "" = it is. `models`: where pulled ones may be."""
     if block.not_run:
         return block.not_run
     section = "".join(other.code for other in page if other.section == block.section)
@@ -172,8 +177,8 @@ def why_not(block: Block, page: Sequence[Block], models: Path = ROOT / "models")
         return "its section trains for minutes: tests/train"
     if "curl " in block.code and not shutil.which("curl"):
         return "curl is not installed here"
-    serves_it = re.search(r"shoal serve .*(smollm2|file\.gguf)", section)
-    needs_smollm2 = serves_it or re.search(r"smollm2|file\.gguf", block.code)
-    if needs_smollm2 and not (models / "smollm2.gguf").exists():
-        return "smollm2 was not pulled here"
+    for name, (words, path) in _PULLED.items():
+        is_needed = re.search(f"shoal serve .*({words})", section) or re.search(words, block.code)
+        if is_needed and not (models / path).exists():
+            return f"{name} was not pulled here"
     return ""

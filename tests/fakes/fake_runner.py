@@ -6,6 +6,7 @@ it reads back. Any mistake in blocks, positions, prefix reuse, chunks or preempt
 output. No tensors.
 """
 
+import struct
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -83,6 +84,20 @@ def solo_output(
     return output[:num_tokens]
 
 
+def solo_embedding(prompt: list[int], size: int) -> bytes:
+    """The vector that a sequence must get, whoever else is there."""
+    value = digest = _START
+    for token_id in prompt:
+        value = mix(value, token_id)
+        digest = mix(digest, value)
+    return _vector(digest, size)
+
+
+def _vector(digest: int, size: int) -> bytes:
+    """Little-endian float32 numbers between -1 and 1."""
+    return struct.pack(f"<{size}f", *(mix(digest, i) % 2001 / 1000 - 1 for i in range(size)))
+
+
 def start_value(adapter_id: int) -> int:
     """What the first token's value follows: with an adapter all values are others."""
     return mix(_START, adapter_id) if adapter_id else _START
@@ -110,7 +125,10 @@ class FakeRunner:
         step_s: float = 0.0,
         before_step: Callable[[StepPlan], None] | None = None,
         row_error: Callable[[int, list[int]], str | None] | None = None,
+        embedding_size: int = 0,
+        is_encoder: bool = False,
     ) -> None:
+        """`is_encoder`: its prompts come whole, and it samples no token."""
         self.block_size = block_size
         self.vocab_size = vocab_size
         self.rows: dict[int, Row] = {}
@@ -124,6 +142,8 @@ class FakeRunner:
         self._step_s = step_s
         self._before_step = before_step
         self._row_error = row_error
+        self._embedding_size = embedding_size
+        self._is_encoder = is_encoder
 
     def run(self, plan: StepPlan) -> StepResult:
         self.num_steps += 1
@@ -140,10 +160,15 @@ class FakeRunner:
         columns = list(
             zip(plan.seq_ids, plan.num_computed_tokens, plan.num_new_tokens, strict=True)
         )
+        for seq_id, start, count in columns if self._is_encoder else ():
+            assert start == 0, "a part of a prompt"
+            assert count == len(self.rows[seq_id].token_ids), "a part of a prompt"
+        drafts = {seq_id: plan.drafts.get(seq_id, []) for seq_id in plan.seq_ids}
         for seq_id, start, count in columns:  # all write before any reads its answer back
-            self._write(self.rows[seq_id], start, count)
+            self._write(self.rows[seq_id], start, count, drafts[seq_id])
         for index, (seq_id, start, count) in enumerate(columns):
-            self._answer(result, index, self.rows[seq_id], start, count)
+            end = start + count - len(drafts[seq_id])
+            self._answer(result, index, self.rows[seq_id], start, end, drafts[seq_id])
         self.num_tokens += plan.num_tokens
         self._last = (plan, result)
         return result
@@ -174,10 +199,11 @@ class FakeRunner:
         """The same rows, each with the token it just got, and nothing else."""
         assert plan.seq_ids == last.seq_ids, "other rows"
         assert None not in result.token_ids, "a row got no token"
-        assert not result.forced, "a row has more than one token to compute"
+        assert not result.further, "a row has more than one token to compute"
         assert plan.num_new_tokens == [1] * len(plan.seq_ids), "more than a token"
         ends = zip(last.num_computed_tokens, last.num_new_tokens, strict=True)
         assert plan.num_computed_tokens == [start + count for start, count in ends]
+        assert not plan.drafts, "drafts in a plan that continues"
         assert not plan.new_rows, "a new row in a plan that continues"
         assert not plan.released, "a row leaves in a plan that continues"
         columns = zip(plan.seq_ids, plan.num_computed_tokens, strict=True)
@@ -215,15 +241,20 @@ class FakeRunner:
             digest = mix(digest, self._value(row, position))
         return digest
 
-    def _write(self, row: Row, start: int, count: int) -> None:
-        assert count > 0, "a row computes nothing"
-        assert start + count <= len(row.token_ids), "a row computes tokens nobody knows"
+    def _write(self, row: Row, start: int, count: int, draft: list[int]) -> None:
+        known = row.token_ids + draft
+        assert count > len(draft), "a row computes nothing"
+        assert start + count <= len(known), "a row computes tokens nobody knows"
+        assert not draft or start + count == len(known), "drafts without the tokens before them"
         for position in range(start, start + count):
-            value = mix(self._value(row, position - 1), row.token_ids[position])
+            value = mix(self._value(row, position - 1), known[position])
             self._slots[self._slot(row, position)] = value
 
-    def _answer(self, result: StepResult, index: int, row: Row, start: int, count: int) -> None:
-        new, end = row.new, start + count
+    def _answer(
+        self, result: StepResult, index: int, row: Row, start: int, end: int, draft: list[int]
+    ) -> None:
+        """`end`: of the known tokens that were computed; `draft` was computed behind them."""
+        new = row.new
         if self._row_error is not None:
             code = self._row_error(new.seq_id, row.token_ids)
             if code is not None:
@@ -237,26 +268,55 @@ class FakeRunner:
             ]
         if end < len(row.token_ids):
             return
-        num_output = end - new.num_prompt_tokens
-        banned = new.stop.all_stop_ids if num_output < new.stop.min_tokens else ()
-        digest = self._digest(row, end)
-        token_id = next_token(digest, end, new.sampling, self.vocab_size, banned)
-        result.token_ids[index] = token_id
+        if new.output.embedding and end == new.num_prompt_tokens and self._embedding_size:
+            vector = _vector(self._digest(row, end), self._embedding_size)
+            result.embeddings[new.seq_id] = vector
+        if self._is_encoder:
+            return
+        token_id = result.token_ids[index] = self._say(result, row, end)
         if new.output.logprobs is not None:
+            assert not draft, "a row with log-probabilities has drafts"
             result.logprobs[new.seq_id] = self.logprobs(token_id, self._value(row, end - 1))
-        row.token_ids.append(token_id)
-        if forced := forced_after(token_id, new.sampling, self.vocab_size):
-            result.forced[new.seq_id] = forced
-            row.token_ids += forced
+        while (said := row.token_ids[end:]) == draft[: len(said)] and not self._is_over(
+            result, row
+        ):
+            self._say(result, row, end + len(said))
+        if further := row.token_ids[end + 1 :]:
+            result.further[new.seq_id] = further
+
+    def _say(self, result: StepResult, row: Row, position: int) -> int:
+        """The token at this position, where the row's known ones end, and those forced behind
+        it."""
+        new = row.new
+        num_output = position - new.num_prompt_tokens
+        banned = new.stop.all_stop_ids if num_output < new.stop.min_tokens else ()
+        digest = self._digest(row, position)
+        token_id = next_token(digest, position, new.sampling, self.vocab_size, banned)
+        row.token_ids += [token_id, *forced_after(token_id, new.sampling, self.vocab_size)]
         if ends_after(token_id, new.sampling):
             result.ended.add(new.seq_id)
+        return token_id
+
+    def _is_over(self, result: StepResult, row: Row) -> bool:
+        """Does the grammar allow nothing more, or does the next position fail?"""
+        if row.new.seq_id in result.ended:
+            return True
+        error = self._row_error
+        return error is not None and error(row.new.seq_id, row.token_ids) is not None
 
     def logprobs(self, token_id: int, value_before: int) -> TokenLogprobs:
         """A number that depends on the token and on all before it."""
         return TokenLogprobs(token_id, -(mix(value_before, token_id) % 1000) / 100, [], [])
 
 
-def loaded_model(name: str = "fake", vocab_size: int = 64, max_model_len: int = 256) -> LoadedModel:
+def loaded_model(
+    name: str = "fake",
+    vocab_size: int = 64,
+    max_model_len: int = 256,
+    *,
+    embedding_size: int | None = None,
+    is_encoder: bool = False,
+) -> LoadedModel:
     return LoadedModel(
         name=name,
         vocab_size=vocab_size,
@@ -266,4 +326,7 @@ def loaded_model(name: str = "fake", vocab_size: int = 64, max_model_len: int = 
         device="cpu",
         kernels="fake",
         weights_hash="0" * 16,
+        embedding_size=embedding_size,
+        generates=not is_encoder,
+        whole_prompt=is_encoder,
     )

@@ -21,7 +21,7 @@ Metadata = dict[str, Any]
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = range(1, 7)
 CAN_QUANTIZE = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 """Types that the package can write; those with K it can only read."""
-_UNQUANTIZED = ("ffn_gate_inp", "position_embd", "norm", "shortconv.conv")
+_UNQUANTIZED = ("ffn_gate_inp", "position_embd", "token_types", "norm", "shortconv.conv")
 
 
 @dataclass(frozen=True, slots=True)

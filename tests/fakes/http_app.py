@@ -23,9 +23,10 @@ from shoal.server.services import Services
 from shoal.text.text_model import load_text_model
 from tests.fakes.fake_runner import FakeRunner, loaded_model
 from tests.fakes.stream_check import StreamCheck
-from tests.fakes.text_folder import VOCAB_SIZE, write_text_folder
+from tests.fakes.text_folder import VOCAB_SIZE, write_encoder_folder, write_text_folder
 
 BLOCK_SIZE = 4
+EMBEDDING_SIZE = 6
 
 
 @dataclass
@@ -50,6 +51,7 @@ async def serve(
     folder: Path,
     *,
     names: tuple[str, ...] = ("tiny",),
+    encoders: tuple[str, ...] = (),
     num_blocks: int = 4096,
     max_model_len: int = 1024,
     runner: Runner | None = None,
@@ -57,7 +59,9 @@ async def serve(
     generation: dict[str, Any] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Served]:
-    """A served app; `settings` are those of `Settings`."""
+    """A served app; `encoders` are further models, which make embeddings and write no text;
+    `settings` are those of `Settings`."""
+    writers, names = names, (*names, *encoders)
     checked = Settings(models=[f"{name}={folder / name}" for name in names], **settings)
     config = EngineConfig(
         models=(),
@@ -66,10 +70,19 @@ async def serve(
         token_budget=checked.token_budget,
     )
     models = {}
-    for name in names:
+    for name in writers:
         write_text_folder(folder / name, chat=chat, **(generation or {}))
         fake = runner or FakeRunner(num_blocks, BLOCK_SIZE, VOCAB_SIZE)
         loaded = loaded_model(name, VOCAB_SIZE, max_model_len)
+        models[name] = LoadedRunner(fake, loaded, num_blocks)
+    for name in encoders:
+        write_encoder_folder(folder / name)
+        loaded = loaded_model(
+            name, VOCAB_SIZE, max_model_len, embedding_size=EMBEDDING_SIZE, is_encoder=True
+        )
+        fake = FakeRunner(
+            num_blocks, BLOCK_SIZE, VOCAB_SIZE, embedding_size=EMBEDDING_SIZE, is_encoder=True
+        )
         models[name] = LoadedRunner(fake, loaded, num_blocks)
     core = EngineCore(models, config, now_s)
     metrics = Metrics(by_tenant=checked.tenant_metrics)

@@ -5,14 +5,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>\n{{ message.content }}<|end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
 SPECIALS = ("<|endoftext|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>")
-END_ID = 256
+END_ID, CLOSE_ID = 256, 260
 VOCAB_SIZE = 256 + len(SPECIALS)
 
 
@@ -38,6 +38,20 @@ def write_text_folder(folder: Path, *, chat: bool = True, **generation: Any) -> 
     _write(folder / "tokenizer_config.json", settings)
     _write(folder / "config.json", {"eos_token_id": END_ID, "bos_token_id": END_ID})
     _write(folder / "generation_config.json", {"eos_token_id": END_ID, **generation})
+    return folder
+
+
+def write_encoder_folder(folder: Path) -> Path:
+    """The same of a model that writes no text: texts begin with END_ID and end with CLOSE_ID."""
+    write_text_folder(folder, chat=False)
+    tokenizer = byte_tokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A <|end|>",
+        special_tokens=[("<|endoftext|>", END_ID), ("<|end|>", CLOSE_ID)],
+    )
+    tokenizer.enable_truncation(8)
+    tokenizer.enable_padding(length=8)
+    tokenizer.save(str(folder / "tokenizer.json"))
     return folder
 
 

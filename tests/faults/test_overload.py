@@ -95,7 +95,7 @@ class OpenLoop:
             self.waits.append(started.queue_s)
             expected, _ = self.promises.pop(seq_id)
             self.ratios.append((expected, started.queue_s))
-        self.num_tokens += len(outputs.seq_ids)
+        self.num_tokens += sum(len(token_ids) for _, token_ids in outputs.tokens())
         for seq_id in outputs.finished:
             self._held.pop(seq_id).release(OUTPUT)
 

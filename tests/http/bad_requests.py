@@ -10,7 +10,6 @@ JSON = {"content-type": "application/json"}
 HIDDEN = {
     "/v1/tokenize": {"prompt": "x"},
     "/v1/detokenize": {"tokens": [1]},
-    "/v1/embeddings": {"input": "x"},
     "/generate_stream": {"inputs": "x"},
 }
 """Routes that the API's document leaves out, with bodies."""

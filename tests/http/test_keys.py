@@ -248,6 +248,23 @@ async def test_tokens_per_minute_count_output_afterwards(tmp_path: Path) -> None
         nothing_left(served)
 
 
+async def test_embeddings_count_with_the_limits_and_rights_of_a_key(tmp_path: Path) -> None:
+    limits = 'tokens_per_minute = 20\nmodels = ["a", "vectors"]'
+    async with serve_keys(tmp_path, bob=limits, encoders=("vectors", "others")) as served:
+
+        async def embed(given: Any, model: str = "vectors") -> httpx.Response:
+            body = {"model": model, "input": given}
+            return await served.client.post("/v1/embeddings", json=body, headers=key_of("bob"))
+
+        first = await embed([[1] * 8, [2] * 4])
+        assert first.status_code == 200
+        assert first.headers["x-ratelimit-limit-tokens"] == "20"
+        refused(await embed([3] * 9), 429, "rate_limit_exceeded")
+        assert (await embed([3] * 8)).status_code == 200
+        refused(await embed("x", "others"), 403, "insufficient_permissions", "model")
+        nothing_left(served)
+
+
 async def test_requests_at_the_same_time(tmp_path: Path) -> None:
     async with serve_keys(tmp_path, bob="max_concurrent = 1") as served:
         gate = Gate(served)

@@ -26,7 +26,8 @@ async def test_models_are_listed_in_the_documented_shape(tmp_path: Path) -> None
             "max_model_len": 1024, "ready": True,
             "capabilities": ["completion", "chat", "tools"], "tools": "generic",
             "tool_format": "hermes",
-            "defaults": {"temperature": 0.7}, "num_parameters": 0, "dtype": "float32",
+            "defaults": {"temperature": 0.7}, "embedding_size": None, "num_parameters": 0,
+            "dtype": "float32",
             "device": "cpu", "kernels": "fake", "kernels_reason": None, "quantization": "none",
             "quality_loss": None, "weight_bytes": 0,
         }  # fmt: skip

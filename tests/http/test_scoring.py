@@ -1,4 +1,4 @@
-"""/v1/score_choices, /v1/perplexity, /v1/embeddings: shapes, numbers, refusals."""
+"""/v1/score_choices, /v1/perplexity: shapes, numbers, refusals."""
 
 import math
 from pathlib import Path
@@ -143,15 +143,3 @@ def test_windows_report_every_token_once() -> None:
             for token_id in window.token_ids[window.logprobs_start :]
         ]
         assert reported == token_ids
-
-
-async def test_a_decoder_makes_no_embeddings(tmp_path: Path) -> None:
-    async with serve_script(tmp_path, "x") as (served, _):
-        post = served.client.post
-        for given in ("a", ["a"], [1, 2], [[1]]):
-            response = await post("/v1/embeddings", json={"model": "tiny", "input": given})
-            refused(response, 400, "not_supported_by_model", "model")
-        response = await post("/v1/embeddings", json={"model": "no", "input": "a"})
-        refused(response, 404, "model_not_found", "model")
-        response = await post("/v1/embeddings", json={"model": "tiny"})
-        refused(response, 400, "missing_required_parameter", "input")

@@ -104,8 +104,7 @@ def capped(x: Tensor, cap: float | None) -> Tensor:
 
 
 def attend(spec: AttentionSpec, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """q [T, H, d], k and v [T, KV, d] -> [T, H * d]; causal, grouped heads, window, soft cap,
-    ALiBi."""
+    """q [T, H, d], k and v [T, KV, d] -> [T, H * d]; grouped heads, window, soft cap, ALiBi."""
     group = spec.num_heads // spec.num_kv_heads
     k, v = (t.repeat_interleave(group, 1) for t in (k, v))
     scores = capped(torch.einsum("qhd,khd->hqk", q, k) * spec.scale, spec.soft_cap)
@@ -114,7 +113,9 @@ def attend(spec: AttentionSpec, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if spec.alibi_slopes is not None:
         slopes = torch.tensor(spec.alibi_slopes, dtype=scores.dtype)
         scores = scores - slopes[:, None, None] * behind
-    seen = (behind >= 0) & (behind < (spec.window or len(q)))
+    seen = behind.abs() < (spec.window or len(q))
+    if spec.causal:
+        seen &= behind >= 0
     weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
     return torch.einsum("hqk,khd->qhd", weights, v).flatten(1)
 
@@ -134,17 +135,22 @@ class Reference:
         }
 
     def forward(self, token_ids: Sequence[int]) -> NDArray[Any]:
-        """Logits [T, vocab_size]."""
+        """Logits [T, vocab_size]; of a network without a head its final vectors
+        [T, hidden_size]."""
         spec = self.spec
         x = self._embed()[list(token_ids)] * spec.embedding_multiplier  # [T, hidden_size]
         if spec.embedding_size is not None:
             (x,) = self._project(x, "embedding_projection")
+        if spec.num_token_types:
+            x = x + self.weights[Role("token_type_embedding")][0]
         if spec.learned_positions:
             x = x + self.weights[Role("position_embedding")][: len(x)]
         x = self._norm(x, spec.embedding_norm, "embedding_norm")
         for index, layer in enumerate(spec.layers):
             x = self._layer(x, layer, index)
         x = self._norm(x, spec.final_norm, "final_norm")
+        if not spec.has_head:
+            return np.asarray(x.numpy())
         if spec.embedding_size is not None:
             (x,) = self._project(x, "head_projection")
         (logits,) = linear(

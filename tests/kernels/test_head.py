@@ -42,7 +42,12 @@ def test_the_head_reports_what_the_logits_say(
     assert rows > 100  # more than one block of rows in the head
     targets = np.array(random_tokens(SPEC, rows), np.int32)
     found = model.forward_head(
-        *inputs, num_logits=5, top=20, log_sum_exp=True, target_ids=targets, hidden=True
+        *inputs,
+        num_logits=5,
+        top=20,
+        log_sum_exp=True,
+        target_ids=targets,
+        hidden_indices=inputs[-1],
     )
     order = np.lexsort((np.broadcast_to(np.arange(SPEC.vocab_size), logits.shape), -logits))[:, :20]
     np.testing.assert_array_equal(found.logits, logits[:5])

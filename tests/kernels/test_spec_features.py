@@ -122,6 +122,16 @@ FEATURES = {
     "logit_multiplier_before_a_cap": llama(
         logit_multiplier=3.0, logit_soft_cap=2.0, head_bias=True
     ),
+    "token_types": llama(num_token_types=2),
+    "token_types_and_positions": llama(
+        num_token_types=1, learned_positions=True, embedding_norm=LAYER_NORM
+    ),
+    "both_directions": with_attention(causal=False),
+    "both_directions_in_a_window": with_attention(causal=False, window=9),
+    "both_directions_in_a_window_of_blocks": with_attention(causal=False, window=33),
+    "both_directions_with_alibi_and_a_cap": with_attention(
+        causal=False, rotary=None, alibi_slopes=SLOPES, soft_cap=2.0
+    ),
     "relu2": llama(mlp=MlpSpec(136, "relu2")),
     "relu2_alone": llama(mlp=MlpSpec(136, "relu2", gated=False)),
     "layers_with_heads_of_their_own": llama(
@@ -187,6 +197,7 @@ def test_each_feature_changes_the_network() -> None:
             layers=tuple(replace(LAYER, parallel=layer.parallel) for layer in spec.layers),
             final_norm=RMS,
             embedding_norm=None,
+            num_token_types=0,
             logit_multiplier=1.0,
         )
         weights, tokens = make_weights(bare) | make_weights(spec), random_tokens(spec, 40)

@@ -3,6 +3,7 @@ it is served: alone or in any batch, in any chunks, cold or warm, put back and c
 one thread or two, in any number format. Whole engine, random weights, every family.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -13,9 +14,11 @@ import msgspec
 import numpy as np
 import pytest
 
+from shoal.checkpoint.files import StoredTensor
 from shoal.engine.core import EngineCore
 from shoal.kernels import native
 from shoal.kernels.native import Dtype
+from shoal.model.spec import DecoderSpec, Role
 from shoal.protocol.messages import EngineConfig, LoadedModel, Submit, TokenLogprobs
 from shoal.protocol.params import OutputParams, SamplingParams, StopParams
 from shoal.protocol.step import LoadedRunner
@@ -113,6 +116,7 @@ class Serving:
     """All were served before by the same engine, and its prefix cache is read."""
     num_threads: int = 1
     plan_seed: int = 0
+    drafts: bool = True
 
     def __str__(self) -> str:
         return self.name
@@ -150,22 +154,27 @@ class Answer:
 
 
 @cache
-def backend_of(model: str, dtype: Dtype, num_threads: int) -> NativeBackend:
+def load(model: str) -> tuple[DecoderSpec, Mapping[Role, StoredTensor]]:
     changes = dict(MODELS[model])
     with TemporaryDirectory() as folder:
         path = write_tiny_model(Path(folder) / "tiny", changes.pop("kind", "llama"), **changes)
-        spec, weights = load_folder(path)
-        if missing := native.supports(spec):
-            pytest.skip(f"native kernels lack {', '.join(missing)}")
-        return NativeBackend(
-            spec,
-            weights,
-            dtype=dtype,
-            num_blocks=NUM_BLOCKS,
-            max_step_tokens=2048,
-            num_threads=num_threads,
-            num_token_ids=NUM_IDS,
-        )
+        return load_folder(path)
+
+
+@cache
+def backend_of(model: str, dtype: Dtype, num_threads: int) -> NativeBackend:
+    spec, weights = load(model)
+    if missing := native.supports(spec):
+        pytest.skip(f"native kernels lack {', '.join(missing)}")
+    return NativeBackend(
+        spec,
+        weights,
+        dtype=dtype,
+        num_blocks=NUM_BLOCKS,
+        max_step_tokens=2048,
+        num_threads=num_threads,
+        num_token_ids=NUM_IDS,
+    )
 
 
 def make_requests(count: int) -> list[Submit]:
@@ -204,6 +213,7 @@ class Engine:
             max_batch_size=serving.batch,
             token_budget=serving.budget,
             prefix_cache=serving.warm,
+            drafts=serving.drafts,
             max_preemptions=10_000,
         )
         runner = ModelRunner(
@@ -215,11 +225,12 @@ class Engine:
             sampler=NativeSampler(NUM_IDS, vocab_size=MODELS[model].get("vocab_size", NUM_IDS)),
         )
         loaded = LoadedModel("m", NUM_IDS, MAX_TOKENS, 0, dtype, "cpu", backend.name, "")
-        self.core = EngineCore(
-            {"m": LoadedRunner(runner, loaded, serving.num_blocks)}, config, lambda: 0.0
-        )
+        may_go_back = load(model)[0].may_go_back
+        served = LoadedRunner(runner, loaded, serving.num_blocks, may_go_back=may_go_back)
+        self.core = EngineCore({"m": served}, config, lambda: 0.0)
         self._rng = np.random.default_rng(serving.plan_seed)
         self._shuffled = serving.shuffled
+        self.num_accepted = 0
 
     def serve(self, requests: list[Submit], first_id: int = 0) -> list[Answer]:
         """Answers in the order of the requests."""
@@ -239,8 +250,9 @@ class Engine:
             self.core.check()
             if outputs is None:
                 continue
-            for seq_id, token_id in zip(outputs.seq_ids, outputs.token_ids, strict=True):
-                answers[seq_id].token_ids.append(token_id)
+            self.num_accepted += outputs.num_accepted
+            for seq_id, token_ids in outputs.tokens():
+                answers[seq_id].token_ids.extend(token_ids)
             for seq_id, logprobs in outputs.logprobs.items():
                 answers[seq_id].logprobs.append(logprobs)
             for seq_id, of_prompt in outputs.prompt_logprobs.items():
@@ -252,8 +264,9 @@ class Engine:
 
 @cache
 def alone(model: str, dtype: Dtype, count: int) -> list[Answer]:
-    """Each request by itself: one row, whole prompt, nothing cached, one thread."""
-    engine = Engine(model, dtype, Serving("alone", batch=1))
+    """Each request by itself: one row, whole prompt, a token a step, nothing cached, one
+    thread."""
+    engine = Engine(model, dtype, Serving("alone", batch=1, drafts=False))
     return [engine.serve([request])[0] for request in make_requests(count)]
 
 

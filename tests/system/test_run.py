@@ -197,7 +197,7 @@ def test_a_model_that_is_not_there_is_told_with_what_there_is(
         ("smollm2", 2, "`shoal pull smollm2` fetches it"),
         ("./broken", 3, "broken"),
     ):
-        done = shoal("run", name, "Hi", cwd=tmp_path, **places)
+        done = shoal("run", name, "Hi", cwd=tmp_path, SHOAL_MODELS_DIR="models", **places)
         assert (done.returncode, done.stdout) == (exit_code, "")
         assert words in done.stderr
         assert done.stderr.startswith("shoal: ")

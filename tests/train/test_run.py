@@ -131,3 +131,20 @@ def test_progress_shows_time_and_smooth_losses() -> None:
     assert smooth([4.0, math.nan, 4.0]) == [4.0, 4.0, 4.0]
     with progress_bar("training") as show:
         assert callable(show)
+
+
+def test_models_of_one_recipe_have_runs_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = write_recipe(tmp_path)
+    request = TrainingRequest(
+        out=Path("models/a"), data=folder, recipe=folder, tokens=600, device="cpu"
+    )
+    steps: list[int] = []
+    dirs = [
+        str(run_training(each, lambda report: steps.append(report.step)).run_dir)
+        for each in (request, replace(request, out=Path("models/b")))
+    ]
+    assert dirs == ["runs/tiny", "runs/b"]
+    assert steps.count(1) == 2

@@ -125,10 +125,12 @@ def test_every_setting_says_what_it_is_for() -> None:
 
 def test_the_engine_is_told_its_settings(tmp_path: Path) -> None:
     source = ModelSource("a", str(model_folder(tmp_path, "a")))
-    settings = load_settings(threads=3, dtype="float32", max_batch_size=7, prefix_cache=False)
+    settings = load_settings(
+        threads=3, dtype="float32", max_batch_size=7, prefix_cache=False, drafts=False
+    )
     config = engine_config(settings, (source,))
     assert (config.models, config.num_threads, config.dtype) == ((source,), 3, "float32")
-    assert (config.max_batch_size, config.prefix_cache) == (7, False)
+    assert (config.max_batch_size, config.prefix_cache, config.drafts) == (7, False, False)
     assert config.token_budget == settings.token_budget
 
 

@@ -39,11 +39,13 @@ class SequenceSink(Protocol):
         prompt_logprobs: list[TokenLogprobs | None] | None,
         started: Started | None,
         finished: Finished | None,
-        forced: Sequence[int] = (),
+        further: Sequence[int] = (),
         trace: TokenTrace | None = None,
         cpu_s: float = 0.0,
+        embedding: bytes | None = None,
     ) -> None:
-        """`forced`: further tokens behind `token_id`. `cpu_s`: CPU time of the sequence so far."""
+        """`further`: tokens of the same step, behind `token_id`. `cpu_s`: CPU time of the sequence
+        so far. `embedding`: float32 numbers, little-endian; with `finished`."""
         ...
 
     def note_progress(self, progress: Progress) -> None:
@@ -184,7 +186,7 @@ class Dispatcher:
         logprobs, prompt_logprobs = outputs.logprobs, outputs.prompt_logprobs
         if self._prompt_parts:
             prompt_logprobs = self._complete(prompt_logprobs)
-        forced = outputs.forced
+        further = outputs.further
         traces, cpu_s = outputs.traces, outputs.seq_cpu_s
         for seq_id, token_id in zip(outputs.seq_ids, outputs.token_ids, strict=True):
             if (sink := sinks.get(seq_id)) is not None:
@@ -196,7 +198,7 @@ class Dispatcher:
                         prompt_logprobs.get(seq_id),
                         started.get(seq_id),
                         end,
-                        forced.get(seq_id, ()),
+                        further.get(seq_id, ()),
                         traces.get(seq_id),
                         cpu_s.get(seq_id, 0.0),
                     )
@@ -217,6 +219,7 @@ class Dispatcher:
                         started.get(seq_id),
                         end,
                         cpu_s=cpu_s.get(seq_id, 0.0),
+                        embedding=outputs.embeddings.get(seq_id),
                     )
                 except Exception:  # same reason
                     _fail_sequence(seq_id, sink)

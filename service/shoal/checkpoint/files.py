@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
@@ -64,6 +64,27 @@ class TokenizerFiles:
     """The highest id + 1, added tokens included; None where only the definition says it."""
 
 
+Pooling = Literal["mean", "first", "last"]
+"""Of the vectors of a sequence's tokens: their mean, the first, the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingFiles:
+    """How the vectors of a sequence's tokens become one, as the files say."""
+
+    pooling: Pooling
+    normalized: bool
+    """Is it divided by its length?"""
+    where: str
+    """Folder and file, for errors."""
+    size: int | None = None
+    """Numbers of a token's vector."""
+    max_tokens: int | None = None
+    """Of a sequence; None = as many as the network has positions."""
+    remarks: tuple[str, ...] = ()
+    """What of the files is left out and why, for the operator."""
+
+
 class ModelFiles(Protocol):
     """One model's files. Reading is lazy; every method raises ModelFolderError that names the
     file, the key and what to do."""
@@ -103,6 +124,11 @@ class ModelFiles(Protocol):
     @property
     def quality(self) -> Mapping[str, Any] | None:
         """quality.json: what a smaller number format was measured to cost; None where absent."""
+        ...
+
+    @property
+    def embedding(self) -> EmbeddingFiles | None:
+        """How a vector is made of a sequence; None where the files say nothing of it."""
         ...
 
     @property

@@ -9,7 +9,7 @@ from shoal.checkpoint.catalogue import (
     MODEL_NAME,
     Entry,
     beside_code,
-    models_folder,
+    models_folders,
     read_catalogue,
 )
 from shoal.checkpoint.hf import CONFIG
@@ -38,8 +38,8 @@ class ModelSelection:
 def find_models(
     models: Sequence[str], models_dir: Path | None, default_model: str | None
 ) -> ModelSelection:
-    """`models`: each PATH or NAME=PATH, in this order; see `parse_model`. Empty = all of
-    `models_dir`: those of its catalogue first, then by name. Names are unique.
+    """`models`: each PATH or NAME=PATH, in this order; see `parse_model`. Empty = all that
+    `models_folders` have: those of the catalogue first, then by folder and name. Names are unique.
 
     What is named must load. Of a searched folder the others are served when one does not; only
     `default_model`, and the last that is left, must. Raises ConfigError or ModelFolderError."""
@@ -47,10 +47,10 @@ def find_models(
     if models:
         sources = [parse_model(entry, models_dir) for entry in models]
     else:
-        folder = models_folder(models_dir)
-        sources = _search(folder)
+        folders = models_folders(models_dir)
+        sources = _search(folders)
         present = {source.name for source in sources}
-        for name, entry in read_catalogue(folder).items():
+        for name, entry in read_catalogue(*folders).items():
             if name not in present:
                 absent[name] = _how_to_get(entry)
     names = [name for source in sources for name in (source.name, *source.aliases)]
@@ -81,7 +81,7 @@ def find_models(
 
 def parse_model(entry: str, models_dir: Path | None = None) -> ModelSource:
     """PATH, NAME=PATH or NAME,ALIAS,...=PATH. Without a name it is that of the folder, or of the
-    file without its ending. PATH may also be the name of a model in `models_dir`.
+    file without its ending. PATH may also be the name of a model in one of `models_folders`.
 
     A path may hold "=" itself: what exists as a whole is a path, and so is what does not begin
     with model names (letters, digits and _ . : / -, a letter or digit first). Raises ConfigError
@@ -95,25 +95,37 @@ def parse_model(entry: str, models_dir: Path | None = None) -> ModelSource:
 
 
 def _locate(path: str, models_dir: Path | None) -> Path:
-    """A path, or a model of the models folder by its name."""
+    """A path, or a model of the models folders by its name."""
     if os.path.exists(path) or not MODEL_NAME.fullmatch(path) or "/" in path:
         return Path(path)
     try:
-        folder = models_folder(models_dir)
+        folders = models_folders(models_dir)
     except ConfigError:  # then there is none to look in
         return Path(path)
-    for candidate in (folder / path, folder / f"{path}.gguf"):
-        if os.path.exists(candidate):
-            return candidate
-    if (entry := read_catalogue(folder, beside_code()).get(path)) is not None:
+    for folder in folders:
+        for candidate in (folder / path, folder / f"{path}.gguf"):
+            if os.path.exists(candidate):
+                return candidate
+    if (entry := read_catalogue(*folders, beside_code()).get(path)) is not None:
         raise ConfigError(f"model {path} is {_how_to_get(entry)}")
     return Path(path)
 
 
-def _search(folder: Path) -> list[ModelSource]:
-    """What looks like a model in a folder; those that were pulled first."""
-    paths = sorted(path for path in folder.iterdir() if looks_like_model(path))
-    ranks = {name: rank for rank, name in enumerate(read_catalogue(folder, beside_code()))}
+def local_models(folders: Sequence[Path]) -> list[Path]:
+    """What looks like a model in folders, by folder and name; not those whose name a folder before
+    has as well."""
+    found: list[Path] = []
+    for folder in folders:
+        before = {name_of(path) for path in found}
+        paths = sorted(path for path in folder.iterdir() if looks_like_model(path))
+        found += [path for path in paths if name_of(path) not in before]
+    return found
+
+
+def _search(folders: Sequence[Path]) -> list[ModelSource]:
+    """All models of folders; those of the catalogue first."""
+    paths = local_models(folders)
+    ranks = {name: rank for rank, name in enumerate(read_catalogue(*folders, beside_code()))}
     paths.sort(key=lambda path: ranks.get(name_of(path), len(ranks)))
     return [ModelSource(name_of(path), str(path), may_fail=True) for path in paths]
 

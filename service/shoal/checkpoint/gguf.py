@@ -10,8 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from shoal.checkpoint.files import StoredTensor, TokenizerFiles
+from shoal.checkpoint.files import EmbeddingFiles, StoredTensor, TokenizerFiles
 from shoal.checkpoint.gguf_architectures import GGUF_ARCHITECTURES
+from shoal.checkpoint.gguf_bert import read_embedding
 from shoal.checkpoint.gguf_config import GgufArchitecture, read_head_dim
 from shoal.checkpoint.gguf_header import GgufHeader, read_header
 from shoal.checkpoint.gguf_keys import GgufKeys
@@ -43,6 +44,7 @@ class GgufFile:
         """Synthesized from the metadata. Keys of the architecture that nobody reads stand in it
         under their own names, so that they are reported as those of a config.json are."""
         config = self._architecture.config(self._keys)
+        _ = self.embedding  # its key is read
         return config | self._keys.unused()
 
     @property
@@ -70,6 +72,10 @@ class GgufFile:
     @property
     def quality(self) -> Mapping[str, Any] | None:
         return self._sidecar(QUALITY)
+
+    @cached_property
+    def embedding(self) -> EmbeddingFiles | None:
+        return read_embedding(self._keys, self.config_file)
 
     @property
     def created(self) -> int:

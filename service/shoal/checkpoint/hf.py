@@ -9,10 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from shoal.checkpoint.files import StoredTensor, TokenizerFiles
+from shoal.checkpoint.files import EmbeddingFiles, StoredTensor, TokenizerFiles
 from shoal.checkpoint.lock import LOCK_FILE, file_sha256, verify_lock
 from shoal.checkpoint.read import read_json, read_text, where
 from shoal.checkpoint.safetensors import read_safetensors
+from shoal.checkpoint.sentence import read_sentence_files, sentence_files
 from shoal.checkpoint.sidecars import GENERATION_CONFIG, QUALITY
 from shoal.errors import ModelFolderError
 
@@ -76,6 +77,10 @@ class HuggingFaceFolder:
         path = self.path / QUALITY
         return read_json(path) if path.is_file() else None
 
+    @cached_property
+    def embedding(self) -> EmbeddingFiles | None:
+        return read_sentence_files(self.path)
+
     @property
     def created(self) -> int:
         try:
@@ -122,7 +127,8 @@ class HuggingFaceFolder:
         names = (CONFIG, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP,
                  CHAT_TEMPLATE)  # fmt: skip
         used = [path for name in names if (path := self.path / name).is_file()]
-        return verify_lock(self.path, [*used, *self._more_templates(), *self._weight_files])
+        used += [*self._more_templates(), *sentence_files(self.path)]
+        return verify_lock(self.path, [*used, *self._weight_files])
 
     @cached_property
     def _tokenizer_settings(self) -> Mapping[str, Any]:

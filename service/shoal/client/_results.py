@@ -28,6 +28,9 @@ class Model(Result):
     max_model_len: int | None = None
     ready: bool | None = None
     capabilities: list[str] = Field(default_factory=list)
+    """Of completion, chat, tools, reasoning, embedding."""
+    embedding_size: int | None = None
+    """Numbers of an embedding; None = it makes none."""
     defaults: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,15 +22,18 @@ NOTES = ".added.json"
 """Name of a link -> where it leads."""
 
 
-def add_model(source: ModelSource, folder: Path, settings: Settings, *, copies: bool) -> Path:
-    """Loads a model as `shoal serve` would, then puts it into `folder` under its name; returns
-    where it is. Raises ConfigError for a path or a name that cannot be taken, and ShoalError for a
-    model that cannot be served or a folder that cannot be written."""
+def add_model(
+    source: ModelSource, folders: Sequence[Path], settings: Settings, *, copies: bool
+) -> Path:
+    """Loads a model as `shoal serve` would, then puts it into the first of `folders`, which it
+    searches, under its name; returns where it is. Raises ConfigError for a path or a name that
+    cannot be taken, and ShoalError for a model that cannot be served or a folder that cannot be
+    written."""
     from shoal.checkpoint.sidecars import SIDECARS, sidecar
     from shoal.commands.check import examine
     from shoal.config import engine_config
 
-    path = Path(os.path.abspath(source.path))
+    folder, path = folders[0], Path(os.path.abspath(source.path))
     if source.aliases:
         raise ConfigError("one name is enough: NAME=PATH")
     if not path.exists():
@@ -37,7 +41,7 @@ def add_model(source: ModelSource, folder: Path, settings: Settings, *, copies: 
     target = folder / (source.name if path.is_dir() else f"{source.name}{path.suffix}")
     if target.parent != folder:
         raise ConfigError(f"a name in {folder} has no slash: NAME={path}")
-    if path.is_relative_to(folder.absolute()):
+    if any(path.is_relative_to(each.absolute()) for each in folders):
         raise ConfigError(f"{path} is where `shoal serve` looks already")
     if os.path.lexists(target):
         raise ConfigError(f"{target} is there already: choose another name, NAME={path}")

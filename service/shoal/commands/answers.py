@@ -46,8 +46,8 @@ def greedy_answers(
         core.add(submit)
     while core.has_work:
         if (outputs := core.step()) is not None:
-            for seq_id, token_id in zip(outputs.seq_ids, outputs.token_ids, strict=True):
-                answers[seq_id].append(token_id)
+            for seq_id, token_ids in outputs.tokens():
+                answers[seq_id] += token_ids
     del core, loaded
     give_back_memory()
     return [text.tokenizer.decode(token_ids).strip() for token_ids in answers.values()]

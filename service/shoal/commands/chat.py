@@ -25,6 +25,7 @@ from shoal.commands.terminal import (
     fail,
     orderly_end,
     say,
+    writes_text,
 )
 
 if TYPE_CHECKING:
@@ -76,10 +77,15 @@ def chat(
 
 
 def begin(client: Client, model: str | None, system: str, given: sampling.Sampling) -> Conversation:
-    """A conversation with a model, without a name with the first that the server lists. Raises
-    shoal.Error. A name that is not listed is left to the server, which may say more."""
+    """A conversation with a model, without a name with the first that the server lists and that
+    writes text. Raises shoal.Error. A name that is not listed is left to the server, which may say
+    more."""
     listed = client.models.list().data
-    found = next((each for each in listed if model in (None, each.id)), None)
+    found = next((each for each in listed if each.id == model), None)
+    if model is None and listed:
+        found = next(filter(writes_text, listed), listed[0])
+    if found is not None and not writes_text(found):
+        fail(f"model {found.id} writes no text; it makes embeddings: POST /v1/embeddings", 2)
     can_chat = found is None or not found.capabilities or "chat" in found.capabilities
     if system and not can_chat:
         fail(f"model {found.id if found else model} has no chat template: it takes no --system", 2)

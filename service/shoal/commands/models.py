@@ -76,8 +76,9 @@ def models(
 
 
 def _change(folder: Path | None, add: str | None, remove: str | None, *, copies: bool) -> None:
-    """Adds or removes one model of the folder."""
-    from shoal.checkpoint.catalogue import beside_code, models_folder, read_catalogue
+    """Adds a model to the folder, or where there is none to the first that is searched, or removes
+    one from it."""
+    from shoal.checkpoint.catalogue import beside_code, models_folders, read_catalogue
     from shoal.checkpoint.find import parse_model
     from shoal.commands.added_models import add_model, remove_model
     from shoal.commands.serve import checked_settings
@@ -85,17 +86,17 @@ def _change(folder: Path | None, add: str | None, remove: str | None, *, copies:
 
     settings = checked_settings(None, {} if folder is None else {"models_dir": folder})
     try:
-        folder = models_folder(settings.models_dir)
+        folders = models_folders(settings.models_dir)
         if remove is not None:
-            for link in remove_model(remove, folder):
+            for link in remove_model(remove, folders[0]):
                 print(f"removed the link {link}")
             return
         assert add is not None
-        if not os.path.exists(add) and add in read_catalogue(folder, beside_code()):
+        if not os.path.exists(add) and add in read_catalogue(*folders, beside_code()):
             pull([add], folder)
             return
-        source = parse_model(add, folder)
-        target = add_model(source, folder, settings, copies=copies)
+        source = parse_model(add, settings.models_dir)
+        target = add_model(source, folders, settings, copies=copies)
         how = "copied to" if copies else "linked as"
         print(f"{source.name} loads; {how} {target}. `shoal serve` finds it.")
     except ConfigError as error:

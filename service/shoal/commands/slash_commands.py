@@ -9,6 +9,7 @@ from pathlib import Path
 
 from shoal.commands.conversation import Conversation
 from shoal.commands.sampling import settable
+from shoal.commands.terminal import writes_text
 
 HELP = """\
 /new               forget the conversation
@@ -71,7 +72,7 @@ class SlashCommands:
         if name == "/set":
             return settable()
         if name == "/model":
-            return [model.id for model in self.conversation.client.models.list().data]
+            return self._names()
         return []
 
     def _table(self) -> dict[str, Callable[[str], str | Outcome]]:
@@ -101,10 +102,13 @@ class SlashCommands:
 
     def _model(self, rest: str) -> str:
         if not rest:
-            listed = self.conversation.client.models.list().data
-            return "models: " + ", ".join(model.id for model in listed)
+            return "models: " + ", ".join(self._names())
         self.conversation.use_model(rest)
         return f"model {rest}"
+
+    def _names(self) -> list[str]:
+        """Of the models that a chat may have."""
+        return [m.id for m in self.conversation.client.models.list().data if writes_text(m)]
 
     def _set(self, rest: str) -> str:
         sampling = self.conversation.sampling

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from shoal.train.progress import StepReport, TrainingResult
 
-LINE_EVERY_S = 10.0
-"""Off a terminal, where lines stay."""
+FIRST_LINE_S, LINE_EVERY_S = 1.0, 10.0
+"""When progress that stays on the screen is shown: after this time, and so often."""
 
 
 def teach(asked: dict[str, Any], *, dry_run: bool) -> None:
@@ -43,7 +43,12 @@ def teach(asked: dict[str, Any], *, dry_run: bool) -> None:
         )
         with ExitStack() as stack:
             display = Display(f"teaching {request.out.name}", stack)
-            observer = Observer(say=display.say, on_step=display.on_step, answer=greedy_answers)
+            observer = Observer(
+                say=display.say,
+                on_rows=display.on_rows,
+                on_step=display.on_step,
+                answer=greedy_answers,
+            )
             if dry_run:
                 rehearse(request, observer)
                 return
@@ -69,16 +74,23 @@ def _show_result(result: TrainingResult) -> None:
 
 
 class Display:
-    """Shows a run: a bar on a terminal, else a line for the first step and then now and then."""
+    """Shows a run: a line now and then before the steps; for these a bar on a terminal, else a
+    line for the first and then now and then."""
 
     def __init__(self, title: str, stack: ExitStack) -> None:
         """`stack`: ends the bar."""
         self._title, self._stack = title, stack
         self._bar: Callable[[StepReport], None] | None = None
-        self._shown_at: float | None = None
+        self._has_stepped = False
+        self._next_at = time.monotonic() + FIRST_LINE_S
 
     def say(self, line: str) -> None:
         print(line, flush=True)
+
+    def on_rows(self, doing: str, done: int, total: int | None) -> None:
+        if time.monotonic() >= self._next_at:
+            of_all = "" if total is None else f" of {total:,}"
+            self._show(f"{doing:<11} {done:,}{of_all} rows")
 
     def on_step(self, report: StepReport) -> None:
         if sys.stdout.isatty():
@@ -88,11 +100,14 @@ class Display:
                 self._bar = self._stack.enter_context(progress_bar(self._title))
             self._bar(report)
             return
-        now = time.monotonic()
         is_last = report.share_done >= 1.0
-        if self._shown_at is None or is_last or now - self._shown_at >= LINE_EVERY_S:
-            self._shown_at = now
-            print(step_line(report), flush=True)
+        if not self._has_stepped or is_last or time.monotonic() >= self._next_at:
+            self._has_stepped = True
+            self._show(step_line(report))
+
+    def _show(self, line: str) -> None:
+        self._next_at = time.monotonic() + LINE_EVERY_S
+        print(line, flush=True)
 
 
 def step_line(report: StepReport) -> str:

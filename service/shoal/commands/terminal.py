@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from shoal import Client
+    from shoal.client import Model
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DIM = "2"
@@ -139,10 +140,15 @@ def connected(base_url: str | None, api_key: str | None) -> Iterator[Client]:
 
 
 def pick_model(client: Client, model: str | None) -> str | None:
-    """`model`, or the first one the server lists, which is its default model."""
+    """`model`, or the first one the server lists that writes text, which is its default model."""
     if model is None and (models := client.models.list().data):
-        return models[0].id
+        return next(filter(writes_text, models), models[0]).id
     return model
+
+
+def writes_text(model: Model) -> bool:
+    """Or does it only make embeddings? Servers that do not say have models that write."""
+    return not model.capabilities or "completion" in model.capabilities
 
 
 def explain(error: Exception, base_url: str | None) -> str:

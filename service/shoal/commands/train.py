@@ -142,7 +142,8 @@ def train(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Checkpoints, log and loss curve. Default: runs/<name of --out>",
+            help="Checkpoints, log and loss curve. Default: runs/<name of --out>, with the folders "
+            "above it where another output has that",
             rich_help_panel=RUN,
         ),
     ] = None,

@@ -15,8 +15,12 @@ class Applied:
     token_ids: list[int] = field(default_factory=list)
     prompt_logprobs: dict[int, list[TokenLogprobs | None]] = field(default_factory=dict)
     started: dict[int, Started] = field(default_factory=dict)
-    forced: dict[int, list[int]] = field(default_factory=dict)
-    """Tokens that followed without being sampled."""
+    embeddings: dict[int, bytes] = field(default_factory=dict)
+    """Of sequences that finished with their prompt."""
+    further: dict[int, list[int]] = field(default_factory=dict)
+    """Tokens that followed these in the same step."""
+    num_accepted: int = 0
+    """Drafts that held."""
 
     def add_prompt(self, seq: Sequence, result: StepResult, now: float) -> None:
         """Tokens of the prompt were computed: reports the start once they all are."""

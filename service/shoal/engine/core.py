@@ -220,11 +220,17 @@ class _Model:
                 num_blocks=num_blocks,
                 block_size=config.block_size,
                 max_batch_size=config.max_batch_size,
-                token_budget=config.token_budget,
+                token_budget=(
+                    max(config.token_budget, loaded.max_model_len)
+                    if loaded.whole_prompt
+                    else config.token_budget
+                ),
                 max_model_len=loaded.max_model_len,
                 vocab_size=loaded.vocab_size,
                 max_preemptions=config.max_preemptions,
-                prefix_cache=config.prefix_cache,
+                prefix_cache=config.prefix_cache and not loaded.whole_prompt,
+                whole_prompts=loaded.whole_prompt,
+                drafts=config.drafts and model.may_go_back,
             ),
             account,
         )
@@ -258,9 +264,10 @@ class _Model:
             return self.outputs(plan, step_s=clock() - started_s, cpu_s=take_cpu_s())
         ended_s, cpu_s = clock(), take_cpu_s()
         applied = scheduler.apply(plan, result, ended_s, cpu_s)
-        self._speed.record(plan.num_tokens, started_s, ended_s, has_more=scheduler.has_work)
+        num_kept = plan.num_tokens - plan.num_drafted + applied.num_accepted
+        self._speed.record(num_kept, started_s, ended_s, has_more=scheduler.has_work)
         if is_queued := scheduler.num_waiting > 0:
-            self._queue_speed.record(plan.num_tokens, started_s, ended_s, has_more=is_queued)
+            self._queue_speed.record(num_kept, started_s, ended_s, has_more=is_queued)
         outputs = self.outputs(plan, applied, result, step_s=ended_s - started_s, cpu_s=cpu_s)
         progress = self.progress.take(ended_s, self._speed.tokens_per_s)
         return msgspec.structs.replace(outputs, progress=progress) if progress else outputs
@@ -285,22 +292,26 @@ class _Model:
             logprobs=result.logprobs,
             prompt_logprobs=applied.prompt_logprobs,
             started=applied.started,
-            forced=applied.forced,
+            further=applied.further,
             finished=self.scheduler.take_finished(),
             traces=result.traces,
             cpu_s=cpu_s,
             seq_cpu_s=self.scheduler.take_cpu_s(),
+            embeddings=applied.embeddings,
+            num_drafted=plan.num_drafted,
+            num_accepted=applied.num_accepted,
         )
 
     def stats(self) -> EngineStats:
         scheduler = self.scheduler
+        pool = scheduler.blocks.pool
         return EngineStats(
             model=self.loaded.name,
             num_running=scheduler.num_running,
             num_waiting=scheduler.num_waiting,
             waiting_tokens=scheduler.num_waiting_tokens,
-            num_blocks=scheduler.num_blocks,
-            num_used_blocks=scheduler.num_used_blocks,
+            num_blocks=pool.num_used + pool.num_available,
+            num_used_blocks=pool.num_used,
             num_preemptions=scheduler.num_preemptions,
             tokens_per_s=self._speed.tokens_per_s,
             num_yields=scheduler.num_yields,

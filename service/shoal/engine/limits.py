@@ -18,6 +18,11 @@ class Limits:
     vocab_size: int
     max_preemptions: int
     prefix_cache: bool
+    drafts: bool
+    """May steps have drafts?"""
+    whole_prompts: bool = False
+    """Is each prompt computed in one step? Then `token_budget` is at least `max_model_len`, and
+    no prefix is cached."""
 
     @property
     def max_rows(self) -> int:

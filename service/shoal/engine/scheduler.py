@@ -2,10 +2,10 @@
 
 Each step every running sequence that has one token left to compute gets it (decode); what is
 left of the token budget goes to prefills and to sequences that join, those of the least-served
-tenant first. When blocks run out the sequence admitted last, of the tenant with the most rows, is
-put back and recomputed later, so the oldest always advances; when rows run out, one of a tenant
-with many makes way. While all rows decode and nobody joins or leaves, the next plan continues the
-last one. Knows integers only: no tensors, text, sockets or other models.
+tenant first. A small step may get drafts. When blocks run out the sequence admitted last, of the
+tenant with the most rows, is put back and recomputed later, so the oldest always advances; when
+rows run out, one of a tenant with many makes way. While all rows decode and nobody joins or leaves,
+the next plan continues the last one. Knows integers only: no tensors, text, sockets or models.
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from math import inf
 
 from shoal.engine.applied import Applied
 from shoal.engine.continuing import Continuation
+from shoal.engine.drafts import Drafts
 from shoal.engine.kv_blocks import KVBlocks
 from shoal.engine.kv_budget import Account
 from shoal.engine.limits import Limits
@@ -22,14 +23,14 @@ from shoal.engine.stopping import (
     Deadlines,
     failed,
     finish_after,
-    finish_after_forced,
+    finish_after_further,
     finish_at_deadline,
+    finish_prompt,
     refusal,
 )
 from shoal.engine.waiting import WaitingQueue
 from shoal.engine.yielding import Yielding
 from shoal.protocol.messages import Finished, Submit
-from shoal.protocol.params import FinishReason
 from shoal.protocol.step import StepPlan, StepResult
 
 
@@ -41,7 +42,7 @@ class Scheduler:
         """`account`: of the KV memory that models share; None = all blocks are this model's."""
         self.limits = limits
         self.num_preemptions = 0
-        self._blocks = KVBlocks(
+        self.blocks = KVBlocks(
             limits.num_blocks, limits.block_size, prefix_cache=limits.prefix_cache, account=account
         )
         self._waiting = WaitingQueue()
@@ -49,7 +50,8 @@ class Scheduler:
         self._sequences: dict[int, Sequence] = {}  # waiting and running
         self._deadlines = Deadlines()
         self._planned: list[Sequence] = []  # rows of the last plan, in its order
-        self._continuation = Continuation(self._blocks, self._waiting.shares)
+        self._continuation = Continuation(self.blocks, self._waiting.shares)
+        self._drafts = Drafts(limits, self.blocks, self._waiting.shares)
         self._yielding = Yielding(limits, self._waiting)
         self._now = 0.0  # of the last plan
         self._released: list[int] = []  # left their rows since the last plan
@@ -83,17 +85,13 @@ class Scheduler:
         return self._yielding.num_yields
 
     @property
-    def num_used_blocks(self) -> int:
-        return self._blocks.pool.num_used
-
-    @property
     def sequences(self) -> Mapping[int, Sequence]:
         """Running and waiting, by id; always the present ones."""
         return self._sequences
 
     def reset_cache(self) -> int:
         """Forgets the prefix cache; returns how many blocks it had."""
-        return self._blocks.reset_cache()
+        return self.blocks.reset_cache()
 
     # --- arrivals and aborts -------------------------------------------------------------------
 
@@ -109,7 +107,7 @@ class Scheduler:
         self._sequences[seq.seq_id] = seq
         self._waiting.add(seq)
         self._deadlines.add(seq)
-        self._blocks.expect(seq, 1)
+        self.blocks.expect(seq, 1)
 
     def refuse(self, seq_id: int, code: str, message: str | None = None) -> None:
         """Finishes a sequence that was not added, with an error code."""
@@ -137,37 +135,35 @@ class Scheduler:
         cpu_s, self._cpu_s = self._cpu_s, {}
         return cpu_s
 
-    @property
-    def num_blocks(self) -> int:
-        """Blocks that sequences hold or could get now."""
-        return self._blocks.pool.num_used + self._blocks.pool.num_available
-
     # --- plan ----------------------------------------------------------------------------------
 
     def plan(self, now: float) -> StepPlan:
         """The next step. It has rows whenever a sequence remains and the blocks of this model's
         share are not used by others, who `make_way`."""
         self._now = now
-        self._blocks.end_shortage()
+        self.blocks.end_shortage()
         may_admit = len(self._waiting) > 0 and len(self._running) < self.limits.max_rows
         if (
             self._continuation
             and not (may_admit or self._yielding.interferes(self._running, now))
+            and not self._drafts.are_due(self._planned)
             and (plan := self._continuation.next()) is not None
         ):
             return plan
         for seq in self._yielding.rows_to_yield(self._running, now):
             self._put_back(seq)
-        while (row := self._yielding.row_for_blocks(self._running, self._blocks)) is not None:
+        while (row := self._yielding.row_for_blocks(self._running, self.blocks)) is not None:
             self._preempt(row)
         plan = StepPlan(released=self._released)
         self._yielding.limit(self._running, now)
         self._fill(plan, now)
         if not plan.seq_ids and self._yielding.lift():
             self._fill(plan, now)
+        self._drafts.add_to(plan, self._planned)
         self._released = []
         self._continuation.end()
-        if len(self._planned) == len(self._running) and all(map(is_decoding, self._planned)):
+        are_all = len(self._planned) == len(self._running)
+        if are_all and not plan.drafts and all(map(is_decoding, self._planned)):
             self._continuation.start(plan, self._planned)
         return plan
 
@@ -183,7 +179,7 @@ class Scheduler:
 
     def make_way(self) -> None:
         """Another model is short of blocks: gives up what is used beyond this model's share."""
-        while self._blocks.has_excess:
+        while self.blocks.has_excess:
             self._preempt(self._running[-1])
 
     def _plan_decodes(self, plan: StepPlan) -> list[Sequence]:
@@ -233,7 +229,7 @@ class Scheduler:
         """Blocks for all known tokens of `seq`; while there is none, the sequence admitted last is
         preempted. False if that is `seq` itself: it is then waiting again, or failed."""
         while len(seq.block_ids) * self.limits.block_size < seq.num_tokens:
-            if self._blocks.grow(seq):
+            if self.blocks.grow(seq):
                 continue
             newest = self._running[-1]
             self._preempt(newest)
@@ -272,13 +268,16 @@ class Scheduler:
             ):
                 held.append(seq)
                 break
-            prefix = self._blocks.find_prefix(seq)
-            if self._blocks.should_wait_for_prefix(seq, len(prefix)):
+            if self.limits.whole_prompts and seq.num_tokens > budget:
+                held.append(seq)
+                break
+            prefix = self.blocks.find_prefix(seq)
+            if self.blocks.should_wait_for_prefix(seq, len(prefix)):
                 held.append(seq)
                 continue
             # Reserve the next block of each running sequence, or admission would cause preemption.
-            num_reserved = sum(map(self._blocks.may_grow, self._running))
-            if not self._blocks.admit(seq, prefix, num_reserved):
+            num_reserved = sum(map(self.blocks.may_grow, self._running))
+            if not self.blocks.admit(seq, prefix, num_reserved):
                 self._yielding.lacks_blocks = True
                 held.append(seq)
                 break
@@ -305,21 +304,23 @@ class Scheduler:
         token_cpu_s = cpu_s / max(plan.num_tokens, 1)
         applied = Applied()
         seq_ids, sampled = applied.seq_ids, applied.token_ids
-        block_size = self.limits.block_size
+        drafts, block_size = plan.drafts, self.limits.block_size
         rows = zip(self._planned, plan.num_new_tokens, result.token_ids, strict=True)
         for seq, num_new_tokens, token_id in rows:
             seq.cpu_s += num_new_tokens * token_cpu_s
             if token_id is None and seq.seq_id in result.errors:
                 self._fail(seq, result.errors[seq.seq_id])
                 continue
+            if drafts:
+                num_new_tokens -= len(drafts.get(seq.seq_id, ()))
             num_computed_tokens = seq.num_computed_tokens + num_new_tokens
             seq.num_computed_tokens = num_computed_tokens
             if num_new_tokens > 1 or num_computed_tokens % block_size == 0:
-                self._blocks.cache_full_blocks(seq)
+                self.blocks.cache_full_blocks(seq)
             if num_computed_tokens <= seq.num_prompt_tokens:
                 applied.add_prompt(seq, result, now)
                 if num_computed_tokens == seq.max_num_tokens:  # no output token is wanted
-                    self._finish(seq, Finished(FinishReason.LENGTH))
+                    self._finish(seq, finish_prompt(seq, result, applied))
                     continue
             token_ids = seq.token_ids
             if token_id is None:
@@ -332,20 +333,24 @@ class Scheduler:
             self._cpu_s[seq.seq_id] = seq.cpu_s
             may_end = token_id in seq.stop_ids or len(token_ids) >= seq.max_num_tokens
             may_end = may_end or seq.watches_loops
-            if seq.seq_id in result.forced or seq.seq_id in result.ended:
-                self._apply_grammar(seq, result, applied)
+            if seq.seq_id in result.further or seq.seq_id in result.ended or drafts:
+                self._apply_further(seq, drafts.get(seq.seq_id), result, applied)
             elif may_end and (finished := finish_after(seq, token_id)) is not None:
                 self._finish(seq, finished)
         return applied
 
-    def _apply_grammar(self, seq: Sequence, result: StepResult, applied: Applied) -> None:
-        """Tokens that follow without being sampled, and the end of the grammar."""
-        forced, finished = finish_after_forced(
-            seq, result.forced.get(seq.seq_id, []), ends=seq.seq_id in result.ended
+    def _apply_further(
+        self, seq: Sequence, draft: list[int] | None, result: StepResult, applied: Applied
+    ) -> None:
+        """Tokens that follow the sampled one in the same step, and the end of the grammar."""
+        further, finished = finish_after_further(
+            seq, result.further.get(seq.seq_id, []), ends=seq.seq_id in result.ended
         )
-        if forced:
-            applied.forced[seq.seq_id] = forced
+        if further:
+            applied.further[seq.seq_id] = further
             self._continuation.end()
+        if draft is not None:
+            applied.num_accepted += self._drafts.record(seq, draft)
         if finished is not None:
             self._finish(seq, finished)
 
@@ -362,7 +367,7 @@ class Scheduler:
     # --- ends ----------------------------------------------------------------------------------
 
     def _fail(self, seq: Sequence, code: str) -> None:
-        self._blocks.invalidate(seq)
+        self.blocks.invalidate(seq)
         self._finish(seq, failed(code))
 
     def _finish(self, seq: Sequence, finished: Finished) -> None:
@@ -374,7 +379,8 @@ class Scheduler:
         del self._sequences[seq.seq_id]
         self._waiting.shares.leave(seq, self._now)
         self._deadlines.remove(seq.seq_id)
-        self._blocks.expect(seq, -1)
+        self._drafts.forget(seq.seq_id)
+        self.blocks.expect(seq, -1)
         if seq.seq_id in self._waiting:
             self._waiting.remove(seq)
         else:
@@ -386,12 +392,12 @@ class Scheduler:
         seq.num_charged_tokens = max(seq.num_charged_tokens, seq.num_computed_tokens)
         self._running.remove(seq)
         self._waiting.shares.leave_row(seq)
-        self._blocks.release(seq)
+        self.blocks.release(seq)
         self._released.append(seq.seq_id)
 
     def check(self) -> None:
         """Raises InvariantError unless all bookkeeping agrees. Call it between steps."""
         self._waiting.check()
         self._waiting.shares.check(self._running, self._sequences.values())
-        self._blocks.check(self._running)
+        self.blocks.check(self._running)
         check_rows(self._running, self._waiting, self._sequences, self.limits.max_rows)

@@ -5,9 +5,11 @@ Decisions only; the scheduler acts on them. Stop strings are matched on the text
 
 from heapq import heapify, heappop, heappush
 
+from shoal.engine.applied import Applied
 from shoal.engine.sequence import Sequence
 from shoal.protocol.messages import Finished, Submit
 from shoal.protocol.params import FinishReason
+from shoal.protocol.step import StepResult
 
 _CUT = Finished(FinishReason.LENGTH)
 
@@ -31,6 +33,15 @@ def refusal(submit: Submit, vocab_size: int, max_model_len: int) -> str | None:
     return None
 
 
+def finish_prompt(seq: Sequence, result: StepResult, applied: Applied) -> Finished:
+    """How a sequence ends that wants no output token; its vector, if it wants that, is applied."""
+    if seq.submit.output.embedding:
+        if seq.seq_id not in result.embeddings:
+            return failed("internal_error")
+        applied.embeddings[seq.seq_id] = result.embeddings[seq.seq_id]
+    return _CUT
+
+
 def finish_after(seq: Sequence, token_id: int) -> Finished | None:
     """Does the token that was just appended end the sequence?"""
     if token_id in seq.stop_ids and seq.num_output_tokens > seq.submit.stop.min_tokens:
@@ -47,20 +58,20 @@ def finish_after(seq: Sequence, token_id: int) -> Finished | None:
     return None
 
 
-def finish_after_forced(
-    seq: Sequence, forced: list[int], *, ends: bool
+def finish_after_further(
+    seq: Sequence, further: list[int], *, ends: bool
 ) -> tuple[list[int], Finished | None]:
-    """Appends tokens that follow the last one without being sampled, up to one that ends the
-    sequence; which came so far, and how it ended. `ends`: nothing may follow them all, which is no
-    matter of length."""
+    """Appends tokens that follow the last one in the same step, up to one that ends the sequence;
+    which came so far, and how it ended. `ends`: nothing may follow them all, which is no matter of
+    length."""
     last_id, num_taken = seq.token_ids[-1], 0
-    while (finished := finish_after(seq, last_id)) is None and num_taken < len(forced):
-        last_id = forced[num_taken]
+    while (finished := finish_after(seq, last_id)) is None and num_taken < len(further):
+        last_id = further[num_taken]
         seq.token_ids.append(last_id)
         num_taken += 1
-    if ends and num_taken == len(forced) and (finished or _CUT).reason is FinishReason.LENGTH:
+    if ends and num_taken == len(further) and (finished or _CUT).reason is FinishReason.LENGTH:
         finished = Finished(FinishReason.STOP)
-    return forced[:num_taken], finished
+    return further[:num_taken], finished
 
 
 def is_looping(token_ids: list[int], min_repeats: int, max_period: int) -> bool:

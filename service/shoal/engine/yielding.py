@@ -151,11 +151,14 @@ class Yielding:
         return (index - self._turn) % num_rows >= max_rows
 
     def prompt_tokens(self, seq: Sequence, wanted: int) -> int:
-        """How many of these prompt tokens a plan computes."""
+        """How many of these prompt tokens a plan computes. A prompt that is not divided may take
+        more than its tenant has left, but not if that is nothing."""
         tenant = seq.submit.tenant
         if tenant in self._num_tokens:
-            wanted = min(wanted, self._num_tokens[tenant])
-            self._num_tokens[tenant] -= wanted
+            left = self._num_tokens[tenant]
+            if not self._limits.whole_prompts or left == 0:
+                wanted = min(wanted, left)
+            self._num_tokens[tenant] = max(0, left - wanted)
         return wanted
 
     def may_start(self, seq: Sequence, num_running: int, now: float) -> bool:

@@ -33,6 +33,7 @@ class Model:
         hidden: _Float32 | None,
         adapter_ids: _Int32 | None,
         lens_indices: _Int32 | None,
+        hidden_indices: _Int32 | None,
         /,
     ) -> None: ...
     def load_adapter(

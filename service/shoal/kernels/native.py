@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from shoal.model.spec import (
     AttentionSpec,
     DecoderSpec,
+    EmbeddingSpec,
     ExpertsSpec,
     LayerSpec,
     MlpSpec,
@@ -57,12 +58,12 @@ _WEIGHT_DTYPES = (np.float32, np.float16, np.uint16)
 _EXECUTED: dict[type, str] = {
     DecoderSpec: "vocab_size hidden_size max_position_embeddings layers final_norm tied_head "
     "head_bias learned_positions embedding_multiplier embedding_norm embedding_size "
-    "logit_multiplier logit_soft_cap",
+    "logit_multiplier logit_soft_cap has_head num_token_types embedding",
     LayerSpec: "mixer mlp attention_norm mlp_norm attention_post_norm mlp_post_norm post_norm_of "
     "parallel residual_multiplier",
     ShortConvSpec: "kernel_size bias",
     AttentionSpec: "num_heads num_kv_heads head_dim scale qkv_bias output_bias rotary qk_norm "
-    "window soft_cap alibi_slopes clip_qkv clip_after_norm",
+    "window soft_cap alibi_slopes clip_qkv clip_after_norm causal",
     QKNormSpec: "norm over weight_per_head after_rotary",
     RotarySpec: "inv_freq magnitude interleaved",
     MlpSpec: "intermediate_size activation gated bias experts",
@@ -71,7 +72,8 @@ _EXECUTED: dict[type, str] = {
     NormSpec: "kind eps bias weight_offset has_weight",
 }
 """The fields of a spec that the library executes. Whatever else a spec may hold must stand at its
-default, which means that the feature is not used."""
+default, which means that the feature is not used. Of a spec's `embedding` nothing is executed here:
+the runner pools."""
 _WORDS = {
     (MlpSpec, "activation"): ("silu", "gelu", "gelu_tanh", "relu", "relu2"),
     (NormSpec, "kind"): ("rms", "layer"),
@@ -104,6 +106,8 @@ def supports(spec: DecoderSpec) -> list[str]:
 
 def _missing(spec: Any) -> Iterator[str]:
     kind = type(spec)
+    if kind is EmbeddingSpec:
+        return
     if kind not in _EXECUTED:
         yield kind.__name__
         return
@@ -140,7 +144,7 @@ class HeadResult:
     target_logits: Float32 | None
     """[L]: logit of the target id."""
     hidden: Float32 | None
-    """[L, hidden_size], after the last norm."""
+    """[H, hidden_size], after the last norm, of the H hidden indices."""
 
 
 class NativeModel:
@@ -246,7 +250,7 @@ class NativeModel:
             out = np.empty((len(logit_indices), self.spec.vocab_size), np.float32)
         self._model.step(
             token_ids, positions, slots, row_starts, context_lens, block_tables, logit_indices,
-            out, None, None, None, None, None, None, adapter_ids, None,
+            out, None, None, None, None, None, None, adapter_ids, None, None,
         )  # fmt: skip
         return out
 
@@ -266,7 +270,7 @@ class NativeModel:
         ids = np.empty((len(logit_indices), 1), np.int32)
         self._model.step(
             token_ids, positions, slots, row_starts, context_lens, block_tables, logit_indices,
-            None, ids, None, None, None, None, None, adapter_ids, None,
+            None, ids, None, None, None, None, None, adapter_ids, None, None,
         )  # fmt: skip
         return ids[:, 0]
 
@@ -284,14 +288,16 @@ class NativeModel:
         top: int = 0,
         log_sum_exp: bool = False,
         target_ids: Int32 | None = None,
-        hidden: bool = False,
+        hidden_indices: Int32 | None = None,
         adapter_ids: Int32 | None = None,
         lens_indices: Int32 | None = None,
     ) -> HeadResult:
         """The same step with several requests served by one pass over the head's weights.
 
         The first `num_logits` rows get full logits, every row gets the `top` best ids and logits,
-        the log-sum-exp, the logit of its target id and its hidden state, each if requested.
+        the log-sum-exp and the logit of its target id, each if requested. `hidden_indices` [H]:
+        tokens whose residual behind the last norm is wanted; a model without a head gives these
+        only.
         `lens_indices`: tokens whose residual also passes the head as each layer leaves it (the
         logit lens, nostalgebraist, 2020); the log-sum-exp is then of these rows only.
         """
@@ -305,12 +311,16 @@ class NativeModel:
             top_logits=np.empty((rows, top), np.float32) if top else None,
             log_sum_exp=np.empty(num_lens_rows or rows, np.float32) if log_sum_exp else None,
             target_logits=np.empty(rows, np.float32) if target_ids is not None else None,
-            hidden=np.empty((rows, self.spec.hidden_size), np.float32) if hidden else None,
+            hidden=(
+                np.empty((len(hidden_indices), self.spec.hidden_size), np.float32)
+                if hidden_indices is not None
+                else None
+            ),
         )
         self._model.step(
             token_ids, positions, slots, row_starts, context_lens, block_tables, logit_indices,
             result.logits, result.top_ids, result.top_logits, result.log_sum_exp, target_ids,
-            result.target_logits, result.hidden, adapter_ids, lens_indices,
+            result.target_logits, result.hidden, adapter_ids, lens_indices, hidden_indices,
         )  # fmt: skip
         return result
 

@@ -6,14 +6,17 @@ known to be irrelevant here. The names of all others are returned, for one line 
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from shoal.checkpoint.fields import Fields
 from shoal.model.architectures import (
+    bert,
     bloom,
     cohere,
     cohere2,
+    distilbert,
     ernie4_5,
     falcon,
     gemma,
@@ -30,6 +33,7 @@ from shoal.model.architectures import (
     llama,
     mistral,
     mixtral,
+    modernbert,
     mpt,
     nanochat,
     olmo,
@@ -43,6 +47,7 @@ from shoal.model.architectures import (
     qwen2_moe,
     qwen3,
     qwen3_moe,
+    roberta,
     smollm3,
     stablelm,
     starcoder2,
@@ -89,8 +94,26 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "OlmoeForCausalLM": olmoe.ARCHITECTURE,
     "GraniteMoeForCausalLM": granitemoe.ARCHITECTURE,
     "MixtralForCausalLM": mixtral.ARCHITECTURE,
+    "BertModel": bert.ARCHITECTURE,
+    "BertForMaskedLM": bert.ARCHITECTURE,
+    "BertForPreTraining": bert.ARCHITECTURE,
+    "RobertaModel": roberta.ROBERTA,
+    "RobertaForMaskedLM": roberta.ROBERTA,
+    "XLMRobertaModel": roberta.XLM_ROBERTA,
+    "XLMRobertaForMaskedLM": roberta.XLM_ROBERTA,
+    "DistilBertModel": distilbert.ARCHITECTURE,
+    "DistilBertForMaskedLM": distilbert.ARCHITECTURE,
+    "LlamaModel": llama.ARCHITECTURE,
+    "MistralModel": mistral.ARCHITECTURE,
+    "Qwen2Model": qwen2.ARCHITECTURE,
+    "Qwen3Model": qwen3.ARCHITECTURE,
+    "ModernBertModel": modernbert.ARCHITECTURE,
+    "ModernBertForMaskedLM": modernbert.ARCHITECTURE,
 }
 """`architectures` of a config -> family."""
+_WITHOUT_HEAD = frozenset({"LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model"})
+"""Decoders of which only the final vectors are wanted. Others of such names (GPT2Model) were
+published as text generators, whose head is the embedding."""
 
 _OPTIONAL_KEYS: Mapping[str, Neutral] = {
     "is_encoder_decoder": only(False),
@@ -105,8 +128,12 @@ _OPTIONAL_KEYS: Mapping[str, Neutral] = {
 _WITHOUT_EFFECT = re.compile(
     r"""architectures | auto_map | (_?)name_or_path | transformers_version | prefix
     | (torch_)?dtype | use_bfloat16 | torchscript | chunk_size_feed_forward | is_decoder
-    | (bos|eos|eod|pad|sep|decoder_start|forced_bos|forced_eos)_token_id | tokenizer_class
-    | (attention|hidden|classifier)_dropout | (attn|emb|embd|resid)_pdrop
+    | (bos|cls|eos|eod|pad|sep|decoder_start|forced_bos|forced_eos)_token_id | tokenizer_class
+    | (attention|hidden|classifier|qa|seq_classif)_dropout | hidden_dropout_prob
+    | attention_probs_dropout_prob | mlp_dropout | pooler_.* | decoder_bias
+    | classifier_(activation|bias|pooling) | sparse_pred.* | deterministic_flash_attn
+    | reference_compile | repad_logits_with_grad | initializer_cutoff_factor
+    | (attn|emb|embd|resid)_pdrop
     | ((resid|residual|embed|embedding)_)?dropout | layerdrop | init_(std|device)
     | embedding_fraction | attn_impl | router_(aux_loss_coef|jitter_noise)
     | gradient_checkpointing | initializer_range | pretraining_tp | tie_encoder_decoder
@@ -145,6 +172,8 @@ def read_model(
     rule = f"be {architecture.model_type!r} as `architectures` says"
     fields.require(is_same, "model_type", rule)
     spec = architecture.read(fields, max_model_len)
+    if config["architectures"][0] in _WITHOUT_HEAD:
+        spec = replace(spec, has_head=False, tied_head=False)
     unused: list[str] = []
     for key, value in fields.unread().items():
         if key in _OPTIONAL_KEYS:

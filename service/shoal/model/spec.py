@@ -14,6 +14,8 @@ from typing import Literal, NamedTuple
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 """relu2: relu(x) ** 2."""
 NormKind = Literal["rms", "layer"]
+Pooling = Literal["mean", "first", "last"]
+"""Over the final vectors of a sequence: their mean, that of its first token (cls), of its last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class QKNormSpec:
 
 @dataclass(frozen=True, slots=True)
 class AttentionSpec:
-    """Causal attention with grouped heads."""
+    """Attention with grouped heads."""
 
     num_heads: int
     num_kv_heads: int
@@ -72,7 +74,8 @@ class AttentionSpec:
     rotary: RotarySpec | None = None
     qk_norm: QKNormSpec | None = None
     window: int | None = None
-    """A token sees only so many positions back, itself included."""
+    """A token sees only so many positions back, itself included; and as many ahead where attention
+    is not causal."""
     soft_cap: float | None = None
     """Scores become cap * tanh(score / cap) (Gemma 2)."""
     alibi_slopes: tuple[float, ...] | None = None
@@ -82,6 +85,9 @@ class AttentionSpec:
     """Queries, keys and values are kept within plus and minus this, before any norm (OLMo)."""
     clip_after_norm: bool = False
     """Queries and keys are clipped after their norm instead (OLMoE)."""
+    causal: bool = True
+    """Does a token see only itself and those before it? Otherwise the whole sequence, which is
+    then computed in one step (BERT)."""
 
     @property
     def query_size(self) -> int:
@@ -178,8 +184,17 @@ class LayerSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbeddingSpec:
+    """How the final vectors of a sequence become its embedding."""
+
+    pooling: Pooling
+    normalized: bool = False
+    """Is it divided by its length?"""
+
+
+@dataclass(frozen=True, slots=True)
 class DecoderSpec:
-    """A decoder-only network."""
+    """Layers over one sequence: a decoder, or an encoder, where attention is not causal."""
 
     vocab_size: int
     """Rows of the embedding."""
@@ -188,10 +203,13 @@ class DecoderSpec:
     layers: tuple[LayerSpec, ...]
     final_norm: NormSpec | None
     tied_head: bool
-    """Is the embedding also the head?"""
+    """Is the embedding also the head? False without a head."""
     head_bias: bool = False
     learned_positions: bool = False
     """Is a row of a table added to the embedding for each position (GPT-2)?"""
+    num_token_types: int = 0
+    """Rows of a table whose first is added to every embedding, before positions: all tokens are of
+    the first type (BERT). 0 = there is none."""
     embedding_multiplier: float = 1.0
     embedding_norm: NormSpec | None = None
     """Of the embedding, before the first layer (BLOOM)."""
@@ -202,15 +220,30 @@ class DecoderSpec:
     """Logits are multiplied by it, before the soft cap (Cohere, Granite)."""
     logit_soft_cap: float | None = None
     """Logits become cap * tanh(logit / cap) (Gemma 2)."""
+    has_head: bool = True
+    """False: it writes no text, its final vectors are what is wanted (BERT)."""
+    embedding: EmbeddingSpec | None = None
+    """None: it makes no embeddings."""
 
     @property
     def num_layers(self) -> int:
         return len(self.layers)
 
     @property
+    def is_causal(self) -> bool:
+        """Does every token see only itself and those before it?"""
+        return all(layer.attention.causal for layer in self.layers if layer.attends)
+
+    @property
     def kv_numbers_per_token(self) -> int:
         """Keys and values of one token in all layers."""
         return sum(2 * layer.attention.kv_size for layer in self.layers if layer.attends)
+
+    @property
+    def may_go_back(self) -> bool:
+        """May a step compute other tokens at positions that were computed? A short convolution
+        keeps what the last tokens left."""
+        return all(layer.attends for layer in self.layers)
 
     def state_bytes_per_block(self, block_size: int) -> int:
         """What a KV block holds beside keys and values: float32 values of convolutions."""
@@ -238,16 +271,19 @@ _Shapes = dict[str, Shape]
 def expected_weights(spec: DecoderSpec) -> dict[Role, Shape]:
     """Every role of the network with its shape; matrices are [out, in].
 
-    Not of a layer: `embedding`, `position_embedding`, `embedding_norm.*`,
+    Not of a layer: `embedding`, `token_type_embedding`, `position_embedding`, `embedding_norm.*`,
     `embedding_projection.weight`, `final_norm.*`, `head_projection.weight`, `head.weight` (absent
-    where tied), `head.bias`. Of every layer: `attention_norm.*`, `attention_post_norm.*`,
-    `mlp_norm.*`, `mlp_post_norm.*`. Of attention: `q.*`, `k.*`, `v.*`, `q_norm.*`, `k_norm.*`,
-    `output.*`. Of a short convolution: `conv_in.*` (b, c and x), `conv.*`, `conv_out.*`. Of an MLP:
-    `gate.*`, `up.*`, `down.*`; with experts `router.weight`, `experts.<n>.gate.*` and so on,
-    `shared.gate.*` and so on, `shared_gate.weight`. * is weight or bias.
+    where tied and without a head), `head.bias`. Of every layer: `attention_norm.*`,
+    `attention_post_norm.*`, `mlp_norm.*`, `mlp_post_norm.*`. Of attention: `q.*`, `k.*`, `v.*`,
+    `q_norm.*`, `k_norm.*`, `output.*`. Of a short convolution: `conv_in.*` (b, c and x), `conv.*`,
+    `conv_out.*`. Of an MLP: `gate.*`, `up.*`, `down.*`; with experts `router.weight`,
+    `experts.<n>.gate.*` and so on, `shared.gate.*` and so on, `shared_gate.weight`. * is weight or
+    bias.
     """
     hidden, width = spec.hidden_size, spec.embedding_size or spec.hidden_size
     shapes: _Shapes = {"embedding": (spec.vocab_size, width)}
+    if spec.num_token_types:
+        shapes["token_type_embedding"] = (spec.num_token_types, hidden)
     if spec.learned_positions:
         shapes["position_embedding"] = (spec.max_position_embeddings, hidden)
     if spec.embedding_size is not None:
@@ -255,7 +291,7 @@ def expected_weights(spec: DecoderSpec) -> dict[Role, Shape]:
         shapes["head_projection.weight"] = (width, hidden)
     shapes |= _norm("embedding_norm", spec.embedding_norm, hidden)
     shapes |= _norm("final_norm", spec.final_norm, hidden)
-    if not spec.tied_head:
+    if spec.has_head and not spec.tied_head:
         shapes["head.weight"] = (spec.vocab_size, width)
     if spec.head_bias:
         shapes["head.bias"] = (spec.vocab_size,)

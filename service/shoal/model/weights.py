@@ -28,8 +28,10 @@ _BUFFERS = (
     ".attention.bias",
     ".attention.masked_bias",
     ".rotary_emb.inv_freq",
+    "embeddings.position_ids",
+    "embeddings.token_type_ids",
 )
-"""Constants that older files store beside the weights: masks and frequencies."""
+"""Constants that older files store beside the weights: masks, frequencies, counted positions."""
 _FORMATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _NUMBERS_AT_ONCE = 1 << 20
 
@@ -103,17 +105,23 @@ def named_tensors(
     spec: DecoderSpec, architecture: Architecture, tensors: Mapping[str, StoredTensor], name: str
 ) -> tuple[dict[str, StoredTensor], dict[str, ExpectedTensor]]:
     """The tensors of a file under the names that the family's table has (older names, a prefix that
-    is left out), without buffers and a tied head; and what must be there, in the file's layout.
-    Raises ModelFolderError for a head that is tied in the config and another in the file."""
+    is left out), without buffers, a tied head and what the family does not use; and what must be
+    there, in the file's layout. Raises ModelFolderError for a head that is tied in the config and
+    another in the file."""
     expected = expected_tensors(architecture, spec)
     tensors = _with_prefix(_renamed(tensors, architecture), architecture, expected)
     expected = expected_tensors(architecture, spec, tensors.keys())
     kept = {
         key: tensor
         for key, tensor in tensors.items()
-        if key in expected or not key.endswith(_BUFFERS)
+        if key in expected or not (key.endswith(_BUFFERS) or _is_unused(key, architecture))
     }
     return _without_tied_head(kept, architecture, spec, name), expected
+
+
+def unused_tensors(architecture: Architecture, names: Iterable[str]) -> list[str]:
+    """Those of the file's tensors that no weight is read from, though they are weights."""
+    return [name for name in names if _is_unused(name, architecture)]
 
 
 def num_groups(source: TensorSource, layer: int | None, spec: DecoderSpec) -> int:
@@ -132,6 +140,10 @@ def stored_format(weights: Weights) -> str:
     """Of the embedding, as stored: float32, float16 or bfloat16. Quantized blocks count as float32,
     which holds their numbers exactly."""
     return _FORMATS.get(weights[Role("embedding")].dtype, "float32")
+
+
+def _is_unused(name: str, architecture: Architecture) -> bool:
+    return name.removeprefix(architecture.prefix).startswith(architecture.unused)
 
 
 def _cut(array: NDArray[Any], sizes: list[int], count: int) -> list[NDArray[Any]]:
@@ -249,6 +261,8 @@ def _without_tied_head(
     tensors: dict[str, StoredTensor], architecture: Architecture, spec: DecoderSpec, name: str
 ) -> dict[str, StoredTensor]:
     """A tied head may be stored too, where it is the embedding; one that is not tied must be."""
+    if not spec.has_head:
+        return tensors
     names = {source.roles[0]: key for key, source in architecture.table(spec).items()}
     embedding, head = names["embedding"], names["head.weight"]
     if not spec.tied_head:

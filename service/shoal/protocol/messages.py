@@ -7,6 +7,8 @@ Engine to server: `Loading`, `LoadFailed`, `Loaded`, `Ready`, `ModelUnloaded`, `
 `EngineFailed`.
 """
 
+from collections.abc import Iterator
+
 import msgspec
 
 from shoal.protocol.params import FinishReason, OutputParams, SamplingParams, StopParams
@@ -69,6 +71,8 @@ class EngineConfig(_Message, frozen=True):
     max_model_len: int = 0
     """Upper bound on the context length; 0 = each model's own."""
     prefix_cache: bool = True
+    drafts: bool = True
+    """Guess tokens where few sequences run, and compute several in one step."""
     max_preemptions: int = 8
     """How often one sequence may be preempted before it fails."""
     heartbeat_s: float = 1.0
@@ -208,8 +212,9 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
 class StepOutputs(_Message, frozen=True):
     """What one step of one model produced, for all its sequences together.
 
-    `seq_ids[i]` got one new token, `token_ids[i]`. Each dict has entries only for the sequences
-    it applies to; a sequence may appear in `finished` without a new token.
+    `seq_ids[i]` got the new token `token_ids[i]`, perhaps with `further` ones. Each dict has
+    entries only for the sequences it applies to; a sequence may appear in `finished` without a new
+    token.
     """
 
     model: str
@@ -225,8 +230,9 @@ class StepOutputs(_Message, frozen=True):
     """From `prompt_logprobs_start` on, sent once; None for the first position, which has none."""
     started: dict[int, Started] = {}
     finished: dict[int, Finished] = {}
-    forced: dict[int, list[int]] = {}
-    """Further tokens of a sequence in `seq_ids`, which a grammar forced after the sampled one."""
+    further: dict[int, list[int]] = {}
+    """Tokens of a sequence in `seq_ids` behind its first one: accepted drafts and what was sampled
+    behind them, and tokens that a grammar forced."""
     traces: dict[int, TokenTrace] = {}
     cpu_s: float = 0.0
     """CPU time of this step, of all threads of the engine."""
@@ -235,6 +241,18 @@ class StepOutputs(_Message, frozen=True):
     tokens computed."""
     progress: dict[int, Progress] = {}
     """Of sequences without a token whose callers asked for it; now and then."""
+    embeddings: dict[int, bytes] = {}
+    """Vectors of the sequences that asked for one and finished: little-endian float32 numbers, of
+    length 1 where the model's files normalize them."""
+    num_drafted: int = 0
+    """Tokens that were guessed, and computed in this step."""
+    num_accepted: int = 0
+    """How many of them held."""
+
+    def tokens(self) -> Iterator[tuple[int, list[int]]]:
+        """(sequence, its new tokens)."""
+        for seq_id, token_id in zip(self.seq_ids, self.token_ids, strict=True):
+            yield seq_id, [token_id, *self.further.get(seq_id, ())]
 
 
 class PromptPart(_Message, frozen=True):
@@ -281,6 +299,13 @@ class LoadedModel(msgspec.Struct, frozen=True, array_like=True):
     """Metric -> {"full": value, quantization: value}, as recorded in the model folder."""
     kernels_reason: str | None = None
     """With kernels=auto, why the native kernels, or the GPU's, are not used."""
+    embedding_size: int | None = None
+    """Numbers of an embedding; None = it makes none."""
+    generates: bool = True
+    """Does it write text? False for an encoder."""
+    whole_prompt: bool = False
+    """Must all tokens of a prompt be computed in one step (they look at each other in both
+    directions)?"""
 
 
 class AdapterLoaded(_Message, frozen=True):

@@ -103,3 +103,5 @@ class OutputParams(msgspec.Struct, frozen=True, array_like=True):
     """Say how far it is, until the first token."""
     trace: int | None = None
     """None = off, k = how each token came about, with its k most likely alternatives."""
+    embedding: bool = False
+    """The prompt's vector is wanted, and no token: `max_tokens` is 0."""

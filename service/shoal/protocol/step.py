@@ -53,6 +53,9 @@ class StepPlan:
     """Rows that are new in this step; their ids are also in `seq_ids`."""
     new_block_ids: dict[int, list[int]] = field(default_factory=dict)
     """Blocks to append to the block tables of rows that are not new."""
+    drafts: dict[int, list[int]] = field(default_factory=dict)
+    """Guessed tokens behind the known ones of a row, counted in its `num_new_tokens`: each is
+    computed, and holds if it is what the runner samples at its position."""
     released: list[int] = field(default_factory=list)
     """Sequences that finished, were aborted or were preempted since the last plan. The runner drops
     them first. After a failed step an id may be repeated; unknown ids are ignored."""
@@ -64,6 +67,10 @@ class StepPlan:
     @property
     def num_tokens(self) -> int:
         return sum(self.num_new_tokens)
+
+    @property
+    def num_drafted(self) -> int:
+        return sum(map(len, self.drafts.values()))
 
 
 @dataclass(slots=True)
@@ -79,11 +86,16 @@ class StepResult:
     token at each position, so a prompt of n tokens gives n - 1 entries over all its chunks."""
     errors: dict[int, str] = field(default_factory=dict)
     """Rows that failed individually, with an error code such as numerical_error."""
-    forced: dict[int, list[int]] = field(default_factory=dict)
-    """Tokens that a row's grammar forces after the sampled one; the row knows them already."""
+    further: dict[int, list[int]] = field(default_factory=dict)
+    """Tokens that follow a row's first one in the same step: what was sampled while its drafts
+    were right, and what its grammar forces. The row knows them already. Where a position behind
+    the first fails, its tokens end before it, and the next step meets the same failure."""
     ended: set[int] = field(default_factory=set)
     """Rows whose grammar allows nothing after these tokens."""
     traces: dict[int, TokenTrace] = field(default_factory=dict)
+    embeddings: dict[int, bytes] = field(default_factory=dict)
+    """Of rows whose prompt is computed and whose `output.embedding` is set: little-endian float32.
+    """
 
 
 class Runner(Protocol):
@@ -139,3 +151,5 @@ class LoadedRunner(NamedTuple):
     """KV blocks it can address."""
     kv_memory: KVMemory | None = None
     """None: its blocks are memory of its own, and none of it is shared."""
+    may_go_back: bool = True
+    """May a step compute other tokens at positions that were computed? Drafts need it."""

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shoal.model.spec import EmbeddingSpec
 from shoal.protocol.step import StepPlan
 from shoal.runner.inputs import Int32, StepInputs
+from shoal.runner.pooling import pooled_tokens
 from shoal.runner.rows import Row, RowIndices, Rows
+from shoal.runner.verify import DraftedRow
 
 LogitRows = slice | RowIndices
 """Which rows of the logits; a slice, so without a copy, where they follow each other."""
@@ -31,12 +34,22 @@ class PromptLogits:
     """Where that token lies in the prompt."""
 
 
+@dataclass(slots=True)
+class PooledRow:
+    """A row whose prompt's embedding is wanted, and which this step completes."""
+
+    seq_id: int
+    first: int
+    """Row of the final vectors that its first pooled token has."""
+    count: int
+
+
 class Batch:
     """R rows of one step with T tokens. L tokens have logits, of which the first
-    `num_full_logits` are needed in full; E rows get a token."""
+    `num_full_logits` are needed in full; E rows get a token. H tokens are pooled."""
 
-    def __init__(self, plan: StepPlan, rows: Rows) -> None:
-        """The plan's diff has been applied to `rows`."""
+    def __init__(self, plan: StepPlan, rows: Rows, embedding: EmbeddingSpec | None = None) -> None:
+        """The plan's diff has been applied to `rows`. `embedding`: of the model."""
         self.seq_ids = plan.seq_ids
         self.rows = [rows[seq_id] for seq_id in plan.seq_ids]
         self._block_size = rows.block_size
@@ -47,8 +60,16 @@ class Batch:
         row_starts = np.zeros(len(self.rows) + 1, np.int32)
         np.cumsum(counts, out=row_starts[1:])
         context_lens = computed + counts
-        is_at_end: list[bool] = (context_lens == rows.num_tokens[self._row_indices]).tolist()
-        logit_indices = self._choose_logits(plan, row_starts.tolist(), is_at_end)
+        self._embedding = embedding
+        self.pooled: list[PooledRow] = []
+        self._hidden: list[int] = []  # [H]
+        self._lengths: Int32 | None = None
+        if plan.drafts:
+            drafts = [len(plan.drafts.get(seq_id, ())) for seq_id in plan.seq_ids]
+            self._lengths = context_lens - np.array(drafts, np.int32)
+        lengths = context_lens if self._lengths is None else self._lengths
+        is_at_end: list[bool] = (lengths == rows.num_tokens[self._row_indices]).tolist()
+        logit_indices = self._choose_logits(plan, row_starts.tolist(), is_at_end, lengths)
         row_of_token, positions = self._row_indices, computed
         if row_starts[-1] != len(self.rows):
             row_of_token = np.repeat(self._row_indices, counts)
@@ -64,12 +85,18 @@ class Batch:
             logit_indices=logit_indices,
             adapter_ids=self._adapter_ids(),
             lens_indices=self._lens_indices(row_starts),
+            hidden_indices=np.array(self._hidden, np.int32) if self._hidden else None,
         )
         """The arrays of the step; `advance` changes them."""
         self._sampled: Int32 | None = None
         self._counters: Int32 | None = None
-        self.forced: dict[int, list[int]] = {}
+        self.further: dict[int, list[int]] = {}
         """[index in E] tokens that followed the sampled one."""
+
+    @property
+    def lengths(self) -> Int32:
+        """[R] tokens of the sequence without drafts, so where its next one lies."""
+        return self.inputs.context_lens if self._lengths is None else self._lengths
 
     def advance(self, plan: StepPlan) -> None:
         """On to a plan that continues this one."""
@@ -96,14 +123,14 @@ class Batch:
         """Tells `rows` how far the sequences have come, before others join or some leave."""
         if self._sampled is None:
             return
-        lengths = self.inputs.context_lens[self.output_rows]
+        lengths = self.lengths[self.output_rows]
         row_indices = self._row_indices[self.output_rows]
         rows.token_ids[row_indices, lengths] = self._sampled
         rows.num_tokens[row_indices] = lengths + 1
-        for i, forced in self.forced.items():
+        for i, further in self.further.items():
             row_index, start = row_indices[i], lengths[i] + 1
-            rows.token_ids[row_index, start : start + len(forced)] = forced
-            rows.num_tokens[row_index] += len(forced)
+            rows.token_ids[row_index, start : start + len(further)] = further
+            rows.num_tokens[row_index] += len(further)
         self._sampled = None
 
     def _adapter_ids(self) -> Int32 | None:
@@ -116,7 +143,9 @@ class Batch:
         rows = [self.output_rows[i] for i in self.traced]
         return row_starts[1:][rows] - np.int32(1) if rows else None
 
-    def _choose_logits(self, plan: StepPlan, starts: list[int], is_at_end: list[bool]) -> Int32:
+    def _choose_logits(
+        self, plan: StepPlan, starts: list[int], is_at_end: list[bool], lengths: Int32
+    ) -> Int32:
         """[L] token indices. Those whose logits are needed in full come first, so that the others
         are never written."""
         full: list[int] = []
@@ -127,6 +156,10 @@ class Batch:
         self.prompts: list[PromptLogits] = []
         for index, row in enumerate(self.rows):
             num_computed, output = plan.num_computed_tokens[index], row.new.output
+            if output.embedding:
+                if is_at_end[index]:
+                    self._pool(row, num_computed, starts[index])
+                continue
             # The token before the first that is reported.
             position = max(num_computed, output.prompt_logprobs_start - 1)
             first = starts[index] + position - num_computed
@@ -138,13 +171,34 @@ class Batch:
             if not is_at_end[index]:
                 continue
             self.output_rows.append(index)
-            if not has_prompt_logits:
-                (full if row.needs_logits else best_only).append(starts[index + 1] - 1)
             is_full = has_prompt_logits or row.needs_logits
-            chosen.append(len(full) - 1 if is_full else -len(best_only))
+            wanted, end = full if is_full else best_only, starts[index + 1]
+            num_drafts = len(plan.drafts.get(row.new.seq_id, ()))
+            if not has_prompt_logits:
+                wanted.extend(range(end - 1 - num_drafts, end))
+            at = len(wanted) - 1 - num_drafts
+            chosen.append(at if is_full else -1 - at)
         self.num_full_logits = len(full)
-        self._choose_sampled([at if at >= 0 else len(full) - 1 - at for at in chosen])
+        logits = [at if at >= 0 else len(full) - 1 - at for at in chosen]
+        self.drafted: dict[int, DraftedRow] = {}
+        """[index in E]"""
+        for i, index in enumerate(self.output_rows if plan.drafts else ()):
+            if draft := plan.drafts.get(plan.seq_ids[index]):
+                position = int(lengths[index])
+                self.drafted[i] = DraftedRow(self.rows[index], draft, logits[i], position)
+        self._choose_sampled(logits)
         return np.array(full + best_only, np.int32)
+
+    def _pool(self, row: Row, num_computed: int, start: int) -> None:
+        """Asks for the final vectors of a row's pooled tokens. `start`: of the row in T. Raises
+        ValueError for a model that makes no embeddings, or a token that was computed before."""
+        if self._embedding is None:
+            raise ValueError("the model makes no embeddings")
+        positions = pooled_tokens(self._embedding, row.new.num_prompt_tokens)
+        if positions[0] < num_computed:
+            raise ValueError("a prompt whose tokens are pooled must be computed in one step")
+        self.pooled.append(PooledRow(row.new.seq_id, len(self._hidden), len(positions)))
+        self._hidden.extend(start + position - num_computed for position in positions)
 
     def _choose_sampled(self, logits: list[int]) -> None:
         """`logits` [E]: which of the L each has."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from shoal.checkpoint.files import ModelFiles
-from shoal.model.registry import read_model
+from shoal.model.loader import read_description
 from shoal.model.spec import (
     AttentionSpec,
     DecoderSpec,
@@ -35,6 +35,10 @@ class NetworkDescription:
     vocab_size: int
     max_model_len: int
     kv_numbers_per_token: int
+    generates: bool
+    """Does it write text? An encoder does not."""
+    embedding: str | None
+    """The vector it makes of a text, in words."""
     features: tuple[str, ...]
     kernels: str
     """native or torch."""
@@ -46,7 +50,7 @@ class NetworkDescription:
 
 def describe_network(files: ModelFiles, config: EngineConfig) -> NetworkDescription:
     """Raises ModelFolderError for what cannot be read, ConfigError where nothing could compute."""
-    _, spec, unused_keys = read_model(files.config, files.config_file, config.max_model_len or None)
+    _, spec, unused_keys = read_description(files, config.max_model_len or None)
     choice = choose_kernels(config, spec)
     return NetworkDescription(
         family=str(files.config["architectures"][0]),
@@ -56,11 +60,22 @@ def describe_network(files: ModelFiles, config: EngineConfig) -> NetworkDescript
         vocab_size=spec.vocab_size,
         max_model_len=spec.max_position_embeddings,
         kv_numbers_per_token=spec.kv_numbers_per_token,
+        generates=spec.has_head,
+        embedding=embedding_words(spec),
         features=tuple(features(spec)),
         kernels=choice.kernels,
         kernels_reason=choice.reason,
         unused_keys=tuple(unused_keys),
     )
+
+
+def embedding_words(spec: DecoderSpec) -> str | None:
+    """What the vector of a sequence is; None for a model that makes none."""
+    if spec.embedding is None:
+        return None
+    pooling = {"mean": "mean of all tokens", "first": "first token", "last": "last token"}
+    length = ", of length 1" if spec.embedding.normalized else ", not normalized"
+    return f"{spec.hidden_size} numbers, {pooling[spec.embedding.pooling]}{length}"
 
 
 def features(spec: DecoderSpec) -> list[str]:
@@ -73,15 +88,17 @@ def features(spec: DecoderSpec) -> list[str]:
         phrase if count == spec.num_layers else f"{phrase} ({count} of {spec.num_layers} layers)"
         for phrase, count in found.items()
     ]
-    return listed + [phrase for phrase in _other(spec, _DECODER_SIZES) if phrase not in listed]
+    listed += [phrase for phrase in _other(spec, _DECODER_SIZES) if phrase not in listed]
+    return listed if spec.has_head else [*listed, "no head"]
 
 
-_DECODER_SIZES = "vocab_size hidden_size max_position_embeddings layers final_norm"
-_ATTENTION_SIZES = "num_heads num_kv_heads head_dim scale rotary qk_norm"
+_DECODER_SIZES = "vocab_size hidden_size max_position_embeddings layers final_norm embedding"
+_ATTENTION_SIZES = "num_heads num_kv_heads head_dim scale rotary qk_norm causal"
 _PHRASES: Mapping[tuple[type, str], str] = {
     (DecoderSpec, "tied_head"): "the embedding is also the head",
     (DecoderSpec, "head_bias"): "bias on the head",
     (DecoderSpec, "learned_positions"): "learned positions",
+    (DecoderSpec, "num_token_types"): "the first of {} token types",
     (DecoderSpec, "embedding_multiplier"): "embedding multiplied by {}",
     (DecoderSpec, "logit_soft_cap"): "soft cap {} on logits",
     (DecoderSpec, "logit_multiplier"): "logits multiplied by {}",
@@ -115,6 +132,8 @@ def _of_attention(attention: AttentionSpec) -> Iterator[str]:
     heads, kv_heads = attention.num_heads, attention.num_kv_heads
     shared = "" if heads == kv_heads else f" sharing {kv_heads} of keys and values"
     yield f"attention with {heads} heads of {attention.head_dim}{shared}"
+    if not attention.causal:
+        yield "attention in both directions"
     if attention.alibi_slopes is not None:
         yield "ALiBi positions"
     if attention.rotary is not None:

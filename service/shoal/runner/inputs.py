@@ -26,6 +26,7 @@ class StepInputs:
     logit_indices: Int32  # [L] positions in T whose logits are wanted, each once
     adapter_ids: Int32 | None = None  # [R] the adapter of each row, 0 = none; None = none has one
     lens_indices: Int32 | None = None  # [N] positions in T that the lens looks at; None = none
+    hidden_indices: Int32 | None = None  # [H] positions in T whose final vectors are wanted
 
 
 @dataclass(slots=True)
@@ -48,6 +49,7 @@ class HeadOutputs:
     best_logits: Float32  # [L] not finite where any logit is NaN or the best one is infinite
     logits: Float32  # [at least those wanted, columns of the head, padded ones included]
     lens: Lens | None = None  # of `lens_indices`
+    hidden: Float32 | None = None  # [H, hidden_size] final vectors of `hidden_indices`
 
 
 class Backend(Protocol):
@@ -83,8 +85,17 @@ class LensBackend(Backend, Protocol):
 
 
 @runtime_checkable
+class HiddenBackend(Backend, Protocol):
+    """One that also gives the final vectors of `hidden_indices`."""
+
+    def forward_hidden(self, inputs: StepInputs) -> tuple[Float32, Float32]:
+        """The same step: logits, and [H, hidden_size] behind the last norm."""
+        ...
+
+
+@runtime_checkable
 class BestBackend(Backend, Protocol):
-    """One that can find the best token without writing logits, and has a lens."""
+    """One that can find the best token without writing logits, with a lens and final vectors."""
 
     def forward_best(self, inputs: StepInputs, num_logits: int) -> HeadOutputs:
         """The same step; logits of the first `num_logits` of the L tokens only."""

@@ -1,7 +1,7 @@
 """A model's files to a runner: network, weights, backend, KV cache size. Picks what computes."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,15 +15,16 @@ from shoal.checkpoint.tokenizer import num_token_ids as count_token_ids
 from shoal.errors import ConfigError, ModelFolderError
 from shoal.model.adapter import load_adapter
 from shoal.model.architectures.base import Architecture
-from shoal.model.loader import read_checkpoint
+from shoal.model.loader import Checkpoint, read_checkpoint
 from shoal.model.spec import DecoderSpec, Role
-from shoal.model.weights import num_parameters, stored_format
+from shoal.model.weights import MAX_NAMED, num_parameters, stored_format
 from shoal.protocol.messages import EngineConfig, LoadedModel, ModelSource
 from shoal.protocol.step import KVMemory, LoadedRunner
 from shoal.runner.device import available_bytes, choose_device, choose_dtype, usable_cores
 from shoal.runner.inputs import Backend
 from shoal.runner.kernel_choice import KernelChoice, choose_kernels
 from shoal.runner.model_runner import ModelRunner
+from shoal.runner.pooling import needs_whole_prompt
 from shoal.runner.vocabulary import read_vocabulary
 from shoal.sampling.grammars import Grammars
 from shoal.sampling.sampler import Sampler
@@ -45,8 +46,8 @@ class _Model:
     """Ids the tokenizer knows; the embedding may have more rows."""
     max_tokens: int
     """Of one sequence."""
-    unused_keys: list[str]
-    """Of the config."""
+    remarks: list[str]
+    """What of its files is not used, and what they do not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def _load(
     files = open_model(Path(source.path))
     model = _read(files, config, on_progress)
     choice = choose_kernels(config, model.spec)
-    for remark in _remarks(files, model, choice):
+    for remark in _remarks(model, choice):
         _log.warning("model %s: %s", source.name, remark)
     sampler: Sampler | None = None
     if choice.kernels == "native":
@@ -109,6 +110,7 @@ def _load(
         grammars=Grammars(lambda: read_vocabulary(open_model(path).tokenizer, num_token_ids)),
         num_threads=config.num_threads or usable_cores(),
         read_adapter=lambda path: load_adapter(AdapterFolder(path), architecture, spec),
+        embedding=spec.embedding,
     )
     loaded = LoadedModel(
         name=source.name,
@@ -125,8 +127,11 @@ def _load(
             read_quality_loss(files, built.quantization) if built.quantization != "none" else None
         ),
         kernels_reason=choice.reason,
+        embedding_size=None if spec.embedding is None else spec.hidden_size,
+        generates=spec.has_head,
+        whole_prompt=needs_whole_prompt(spec),
     )
-    return LoadedRunner(runner, loaded, built.num_blocks, built.kv_memory)
+    return LoadedRunner(runner, loaded, built.num_blocks, built.kv_memory, spec.may_go_back)
 
 
 def give_back_memory() -> None:
@@ -141,7 +146,7 @@ def check_model(files: ModelFiles, config: EngineConfig) -> list[str]:
     choice = choose_kernels(config, model.spec)
     if choice.kernels == "torch" and config.device == "cuda":
         choose_device(config.device)
-    return _remarks(files, model, choice)
+    return _remarks(model, choice)
 
 
 def check_adapter(files: ModelFiles, config: EngineConfig, path: Path) -> None:
@@ -165,22 +170,39 @@ def _read(files: ModelFiles, config: EngineConfig, on_progress: Callable[[float]
     checkpoint = read_checkpoint(files, lambda share: on_progress(0.6 * share), max_model_len)
     spec = checkpoint.spec
     longest = spec.max_position_embeddings
+    if files.embedding is not None and files.embedding.max_tokens is not None:
+        longest = min(longest, files.embedding.max_tokens)
     return _Model(
         architecture=checkpoint.architecture,
         spec=spec,
         weights=checkpoint.weights,
         num_token_ids=_num_token_ids(files, spec),
         max_tokens=min(longest, max_model_len or longest),
-        unused_keys=checkpoint.unused_keys,
+        remarks=list(_of_files(checkpoint)),
     )
 
 
-def _remarks(files: ModelFiles, model: _Model, choice: KernelChoice) -> list[str]:
+def _of_files(checkpoint: Checkpoint) -> Iterator[str]:
+    files, embedding = checkpoint.files, checkpoint.files.embedding
+    if checkpoint.unused_keys:
+        keys = ", ".join(key[:60] for key in checkpoint.unused_keys)
+        yield f"keys of {files.config_file} that are not used: {keys}"
+    if unused := checkpoint.unused_tensors:
+        more = f" and {len(unused) - MAX_NAMED} more" if len(unused) > MAX_NAMED else ""
+        names = ", ".join(name[:60] for name in unused[:MAX_NAMED])
+        yield f"tensors of {files.name} that are not used: {names}{more}"
+    if embedding is not None:
+        yield from embedding.remarks
+    elif checkpoint.spec.embedding is not None:
+        yield (
+            f"{files.name} does not say how a vector is made of a text: it is the mean of the "
+            "tokens' vectors, not normalized"
+        )
+
+
+def _remarks(model: _Model, choice: KernelChoice) -> list[str]:
     """What an operator should know and would not expect."""
-    remarks = []
-    if model.unused_keys:
-        keys = ", ".join(key[:60] for key in model.unused_keys)
-        remarks.append(f"keys of {files.config_file} that are not used: {keys}")
+    remarks = list(model.remarks)
     if choice.reason is not None:
         computes = "PyTorch" if choice.kernels == "torch" else "the CPU"
         remarks.append(f"{computes} computes, because {choice.reason}")
@@ -230,7 +252,7 @@ def _native_backend(model: _Model, config: EngineConfig, kv_bytes: int) -> _Buil
         model.weights,
         dtype=dtype,
         num_blocks=num_blocks,
-        max_step_tokens=max(config.token_budget, config.max_batch_size),
+        max_step_tokens=_max_step_tokens(model, config),
         num_threads=config.num_threads or usable_cores(),
         num_token_ids=model.num_token_ids,
         kv_dtype=kv_dtype,
@@ -241,6 +263,12 @@ def _native_backend(model: _Model, config: EngineConfig, kv_bytes: int) -> _Buil
     return _Built(
         backend, name, "cpu", num_blocks, backend.weight_bytes, quantization, backend.kv_memory
     )
+
+
+def _max_step_tokens(model: _Model, config: EngineConfig) -> int:
+    """Of all rows; a prompt that is computed whole must fit by itself."""
+    whole_prompt = model.max_tokens if needs_whole_prompt(model.spec) else 0
+    return max(config.token_budget, config.max_batch_size, whole_prompt)
 
 
 def _kv_scales(spec: DecoderSpec) -> int:

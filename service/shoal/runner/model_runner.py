@@ -9,6 +9,7 @@ import numpy as np
 
 from shoal.errors import ModelFolderError
 from shoal.model.adapter import AdapterMatrix
+from shoal.model.spec import EmbeddingSpec
 from shoal.protocol.messages import AdapterLoaded, AdapterSource
 from shoal.protocol.params import SamplingParams
 from shoal.protocol.step import StepPlan, StepResult
@@ -18,11 +19,14 @@ from shoal.runner.inputs import (
     Backend,
     BestBackend,
     HeadOutputs,
+    HiddenBackend,
     Int32,
     LensBackend,
     StepInputs,
 )
+from shoal.runner.pooling import pooled
 from shoal.runner.rows import Rows
+from shoal.runner.verify import say_further
 from shoal.sampling.grammars import Grammars
 from shoal.sampling.masks import MaskFiller
 from shoal.sampling.numpy_sampler import NumpySampler
@@ -48,11 +52,12 @@ class ModelRunner:
         read_adapter: ReadAdapter | None = None,
         grammars: Grammars | None = None,
         num_threads: int = 1,
+        embedding: EmbeddingSpec | None = None,
     ) -> None:
         """`num_token_ids`: ids the tokenizer knows; columns of a padded vocabulary beyond
         them can never be sampled. `max_tokens`: longest sequence. `sampler`: None takes the one
         of numpy. `read_adapter`: for a model that may have adapters. `grammars`: of the model, with
-        `num_threads` for their masks."""
+        `num_threads` for their masks. `embedding`: of a model that makes vectors of prompts."""
         self._backend = backend
         self._best_backend = backend if isinstance(backend, BestBackend) else None
         self._num_token_ids = num_token_ids
@@ -66,6 +71,7 @@ class ModelRunner:
         )
         self._grammars = grammars
         self._masks = MaskFiller(num_token_ids, num_threads)
+        self._embedding = embedding
         self._batch: Batch | None = None  # of the last step, unless it failed
         self._read_adapter = read_adapter
 
@@ -81,6 +87,8 @@ class ModelRunner:
         self._sample(batch, head, result)
         if batch.prompts:
             self._report_prompts(plan, batch, head, result)
+        if batch.pooled:
+            self._pool(batch, head, result)
         self._batch = batch
         return result
 
@@ -122,19 +130,22 @@ class ModelRunner:
         if last is not None:
             last.flush(self._rows)
         self._rows.apply_diff(plan)
-        return Batch(plan, self._rows)
+        return Batch(plan, self._rows, self._embedding)
 
     def _forward(self, inputs: StepInputs, num_full_logits: int) -> HeadOutputs:
         if self._best_backend is not None:
             return self._best_backend.forward_best(inputs, num_full_logits)
-        lens = None
-        if inputs.lens_indices is not None and isinstance(self._backend, LensBackend):
+        lens = hidden = None
+        if inputs.hidden_indices is not None and isinstance(self._backend, HiddenBackend):
+            logits, hidden = self._backend.forward_hidden(inputs)
+        elif inputs.lens_indices is not None and isinstance(self._backend, LensBackend):
             logits, lens = self._backend.forward_lens(inputs)
         else:
             logits = self._backend.forward(inputs)
         known = logits[:, : self._num_token_ids]
         best = known.argmax(axis=1)  # a NaN counts as best
-        return HeadOutputs(best.astype(np.int32), known[np.arange(len(best)), best], logits, lens)
+        best_logits = known[np.arange(len(best)), best]
+        return HeadOutputs(best.astype(np.int32), best_logits, logits, lens, hidden)
 
     def _sample(self, batch: Batch, head: HeadOutputs, result: StepResult) -> None:
         token_ids = head.best_ids[batch.logit_rows]
@@ -142,7 +153,7 @@ class ModelRunner:
             token_ids[batch.sampled] = self._sampler.sample(
                 head.logits[batch.sampled_logit_rows],
                 batch.sampled_states,
-                batch.inputs.context_lens[batch.sampled_indices],
+                batch.lengths[batch.sampled_indices],
                 token_ids[batch.sampled],
             )
         tokens: list[int | None] = token_ids.tolist()
@@ -162,6 +173,10 @@ class ModelRunner:
             self._report(batch, head, token_ids, result)
         if batch.guided:
             self._follow_grammars(batch, head, tokens, result)
+        if batch.drafted:
+            self._verify(batch, head, tokens, result)
+        if batch.masked:  # of the tokens that come next
+            self._masks.start(batch.masked)
         batch.store_sampled(token_ids)
         if len(tokens) == len(batch.rows):
             result.token_ids = tokens
@@ -173,8 +188,8 @@ class ModelRunner:
     def _follow_grammars(
         self, batch: Batch, head: HeadOutputs, tokens: list[int | None], result: StepResult
     ) -> None:
-        """Takes the tokens that must come next and starts on the masks of those after them."""
-        batch.forced.clear()
+        """Takes the tokens that must come next."""
+        batch.further.clear()
         for (i, state), grammar in zip(batch.guided, batch.grammars, strict=True):
             if tokens[i] is not None and grammar.goes_on:
                 continue
@@ -186,13 +201,26 @@ class ModelRunner:
             elif grammar.failed:
                 tokens[i], result.errors[seq_id] = None, "grammar_error"
             else:
-                most = self._rows.max_tokens - int(batch.inputs.context_lens[index]) - 1
+                most = self._rows.max_tokens - int(batch.lengths[index]) - 1
                 if forced := state.take_forced(most):
-                    result.forced[seq_id] = batch.forced[i] = forced
+                    result.further[seq_id] = batch.further[i] = forced
                 if grammar.ended:
                     result.ended.add(seq_id)
-        if batch.masked:
-            self._masks.start(batch.masked)
+
+    def _verify(
+        self, batch: Batch, head: HeadOutputs, tokens: list[int | None], result: StepResult
+    ) -> None:
+        """Takes drafts that are right, and what follows them."""
+        for i, drafted in batch.drafted.items():
+            if (first := tokens[i]) is None:
+                continue
+            said = [first, *batch.further.get(i, ())]
+            say_further(drafted, said, head, self._sampler, self._rows.max_tokens)
+            seq_id, grammar = drafted.row.new.seq_id, drafted.row.state.grammar
+            if len(said) > 1:
+                result.further[seq_id] = batch.further[i] = said[1:]
+            if grammar is not None and grammar.ended and not grammar.failed:
+                result.ended.add(seq_id)
 
     def _report(
         self, batch: Batch, head: HeadOutputs, token_ids: Int32, result: StepResult
@@ -211,7 +239,7 @@ class ModelRunner:
         chosen = np.maximum(token_ids[batch.traced], 0).tolist()
         nums_top = [row.new.output.trace or 0 for row in batch.traced_rows]
         reports = self._sampler.logprobs(logits, chosen, nums_top)
-        positions = batch.inputs.context_lens[[batch.output_rows[i] for i in batch.traced]]
+        positions = batch.lengths[[batch.output_rows[i] for i in batch.traced]]
         for n, (row, report) in enumerate(zip(batch.traced_rows, reports, strict=True)):
             if row.new.seq_id not in result.errors:
                 result.traces[row.new.seq_id] = trace_token(
@@ -222,6 +250,17 @@ class ModelRunner:
                     num_token_ids=self._num_token_ids,
                     lens=None if head.lens is None else head.lens.of(n),
                 )
+
+    def _pool(self, batch: Batch, head: HeadOutputs, result: StepResult) -> None:
+        """Embeddings of the prompts that this step has completed."""
+        if self._embedding is None or head.hidden is None:
+            raise ValueError(f"{self._backend.name} gives no final vectors")
+        for row in batch.pooled:
+            vector = pooled(self._embedding, head.hidden[row.first : row.first + row.count])
+            if np.isfinite(vector).all():
+                result.embeddings[row.seq_id] = vector.astype("<f4").tobytes()
+            else:
+                result.errors[row.seq_id] = "numerical_error"
 
     def _report_prompts(
         self, plan: StepPlan, batch: Batch, head: HeadOutputs, result: StepResult

@@ -62,13 +62,17 @@ class Rows:
         return self._rows[seq_id]
 
     def apply_diff(self, plan: StepPlan) -> None:
-        """Releases, adds and extends rows as the plan says."""
+        """Releases, adds and extends rows as the plan says; drafts lie behind the known tokens."""
         for seq_id in plan.released:
             if (row := self._rows.pop(seq_id, None)) is not None:
                 self._free.append(row.row_index)
         for new in plan.new_rows:
             self._add(new)
         self.extend(plan)
+        for seq_id, draft in plan.drafts.items():
+            row_index = self._rows[seq_id].row_index
+            start = self.num_tokens[row_index]
+            self.token_ids[row_index, start : start + len(draft)] = draft
 
     def extend(self, plan: StepPlan) -> None:
         """Adds the plan's blocks to the block tables of known rows."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from shoal.protocol.grammar import PARSER_LIMITS, ParserLimits
 from shoal.sampling.beginnings import LIMITS, LateMatcher, find_beginning
 from shoal.sampling.free_text import FreeText, free_text_in, free_text_of
+from shoal.sampling.lead_text import LeadText, Mark, lead_text_of, marks_in
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -46,7 +47,7 @@ class Compiled(NamedTuple):
 
     matcher: "LLMatcher"
     """At the grammar's beginning. One that is wrong is in its error state."""
-    free_text: FreeText | None
+    free_text: FreeText | LeadText | None
     """None where the grammar may have no free text."""
 
 
@@ -60,6 +61,7 @@ class Grammars:
         self._of_prompts: OrderedDict[str, Compiled] = OrderedDict()
         self._beginnings: OrderedDict[str, list[int]] = OrderedDict()
         """[rules] tokens; none where a copy may come first"""
+        self._last_lead: tuple[tuple[Mark, ...], LeadText] | None = None
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
 
@@ -120,6 +122,12 @@ class Grammars:
         vocabulary = self._vocabulary
         return free_text_of(vocabulary.token_bytes, vocabulary.encode, self.ambiguous_ids)
 
+    def _lead_text(self, marks: tuple[Mark, ...]) -> LeadText:
+        if self._last_lead is None or self._last_lead[0] != marks:
+            tokens = self._vocabulary.token_bytes
+            self._last_lead = marks, lead_text_of(marks, tokens, self.ambiguous_ids)
+        return self._last_lead[1]
+
     @cached_property
     def _vocabulary(self) -> Vocabulary:
         return self._read_vocabulary()
@@ -161,6 +169,8 @@ class Grammars:
     def _compile(self, grammar: str) -> Compiled:
         matcher = self._matcher_of(grammar, PARSER_LIMITS)
         _ = self.ambiguous_ids  # here, not when the first row needs them
+        if marks := marks_in(grammar):
+            return Compiled(matcher, self._lead_text(marks))
         free_text = self._free_text
         return Compiled(matcher, free_text and free_text_in(grammar, free_text))
 

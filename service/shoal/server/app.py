@@ -15,7 +15,6 @@ from shoal.errors import InvalidRequest, ShoalError
 from shoal.server.api import (
     admin,
     admin_keys,
-    embeddings,
     health,
     models,
     requests,
@@ -24,6 +23,7 @@ from shoal.server.api import (
 )
 from shoal.server.api.admin_models import admin_models_router
 from shoal.server.api.apis import api_routers
+from shoal.server.api.embeddings.route import router as embeddings_router
 from shoal.server.api.scoring import choices, perplexity
 from shoal.server.auth import OPEN_PATHS
 from shoal.server.early_refusal import EarlyRefusal
@@ -63,7 +63,7 @@ def create_app(services: Services) -> FastAPI:
         tokenize.router,
         choices.router,
         perplexity.router,
-        embeddings.router,
+        embeddings_router,
         requests.router,
         usage.router,
         health.router,

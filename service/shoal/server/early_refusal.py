@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shoal.errors import ShoalError
 from shoal.server.context import RequestContext, context_of
 from shoal.server.middleware import send_error
-from shoal.server.services import Services
+from shoal.server.services import Services, Use
 
 _ROUTES = {
     path: SimpleNamespace(path=path)  # what the access log and the metrics read of a route
@@ -24,6 +24,7 @@ _ROUTES = {
         "/v1/chat/completions",
         "/v1/responses",
         "/v1/messages",
+        "/v1/embeddings",
         "/api/generate",
         "/api/chat",
     )
@@ -49,14 +50,17 @@ class EarlyRefusal:
             return
         messages = await _read(receive)
         context = context_of(scope)
-        if (error := self._refusal(messages, context)) is not None:
+        use: Use = "embedding" if scope["path"] == "/v1/embeddings" else "text"
+        if (error := self._refusal(messages, context, use)) is not None:
             scope["route"] = _ROUTES[scope["path"]]
             self._services.metrics.rejected.labels(context.model, str(error.code)).inc()
             await send_error(scope, send, error)
             return
         await self._app(scope, _again(messages, receive), send)
 
-    def _refusal(self, messages: list[Message], context: RequestContext) -> ShoalError | None:
+    def _refusal(
+        self, messages: list[Message], context: RequestContext, use: Use
+    ) -> ShoalError | None:
         """What admission says of a request whose body has come. None where it would admit it, and
         where anything else is wrong with it."""
         if messages[-1]["type"] != "http.request" or messages[-1].get("more_body"):
@@ -68,7 +72,7 @@ class EarlyRefusal:
         try:
             fields: Any = orjson.loads(body)
             name = fields.get("model") if isinstance(fields, dict) else None
-            model = services.find_model(name, key)
+            model = services.find_model(name, key, use)
             loaded = services.find_loaded(model.name)
         except (orjson.JSONDecodeError, ShoalError, TypeError, AttributeError):
             return None

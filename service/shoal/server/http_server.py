@@ -244,14 +244,18 @@ def _example(url: str, services: Services) -> str:
     """A request to the default model, for a shell."""
     model = services.models[services.default_model]
     auth = " -H 'Authorization: Bearer YOUR_KEY'" if services.keys else ""
-    if model.chat.source is not None:
+    loaded = services.client.loaded.get(model.name)
+    if loaded is not None and not loaded.generates:
+        route, body = "embeddings", '"input": "a fish"'
+    elif model.chat.source is not None:
         route = "chat/completions"
-        prompt = '"messages": [{"role": "user", "content": "Tell me a story about a fish."}]'
+        messages = '[{"role": "user", "content": "Tell me a story about a fish."}]'
+        body = f'"messages": {messages}, "max_tokens": 80'
     else:
-        route, prompt = "completions", '"prompt": "Once upon a time"'
+        route, body = "completions", '"prompt": "Once upon a time", "max_tokens": 80'
     return (
         f"  curl {url}/v1/{route} -H 'Content-Type: application/json'{auth} \\\n"
-        f'    -d \'{{"model": "{model.name}", {prompt}, "max_tokens": 80}}\''
+        f'    -d \'{{"model": "{model.name}", {body}}}\''
     )
 
 
@@ -259,6 +263,7 @@ def _model_lines(loaded: Mapping[str, LoadedModel], names: list[str]) -> list[st
     return [
         f"  {model.name}: {model.num_parameters / 1e6:.1f} M parameters, {model.dtype} on "
         f"{model.device} ({model.kernels} kernels), context {model.max_model_len}"
+        + (f", embeddings of {model.embedding_size} numbers" if model.embedding_size else "")
         + (f"; {model.kernels} because {model.kernels_reason}" if model.kernels_reason else "")
         for model in (loaded[name] for name in names if name in loaded)
     ]

@@ -22,6 +22,7 @@ _OF_MODELS = {
 }
 _OF_GENERATIONS = {504: "max_time, or the server's own limit, passed before the first output."}
 _OF_REQUESTS = {404: "No such request is running."}
+_OF_EMBEDDINGS = frozenset({"/v1/embeddings", "/api/embed", "/api/embeddings"})
 _OF_PROBES = {503: "Not able to serve; the body says why."}
 _ERROR = {
     "type": "object",
@@ -58,7 +59,7 @@ def complete(document: dict[str, Any], services: Services) -> dict[str, Any]:
             _add(operation, _OF_EVERY_ROUTE)
             if "requestBody" in operation:
                 _add(operation, _OF_BODIES)
-                _name_model(operation, services)
+                _name_model(operation, services, wants_vectors=path in _OF_EMBEDDINGS)
             if "503" in operation["responses"] and "requestBody" in operation:
                 _add(operation, _OF_GENERATIONS)
             if "{request_id}" in path:
@@ -98,22 +99,30 @@ def _add(
         )
 
 
-def _name_model(operation: dict[str, Any], services: Services) -> None:
+def _name_model(operation: dict[str, Any], services: Services, *, wants_vectors: bool) -> None:
     """Examples name the model that they are sent to, where a request must name one."""
     for content in operation["requestBody"]["content"].values():
         example = content.get("example")
-        if example is not None and (name := _example_model(services, example)) is not None:
+        if example is None or "model" in example or "name" in example:
+            continue
+        try:
+            names = [services.default_model, *services.served_names()]
+        except ShoalError:  # nothing is known yet
+            continue
+        find = _first_with_vectors if wants_vectors else _example_model
+        if (name := find(services, names, example)) is not None:
             content["example"] = {"model": name, **example}
 
 
-def _example_model(services: Services, example: dict[str, Any]) -> str | None:
-    """The default model, for a chat the first one that can chat; None while nothing is known."""
-    if "model" in example or "name" in example:
-        return None
-    try:
-        names = [services.default_model, *services.served_names()]
-    except ShoalError:
-        return None
+def _first_with_vectors(services: Services, names: list[str], _: dict[str, Any]) -> str:
+    """The first model that makes embeddings; where none does, any will say so."""
+    loaded = services.client.loaded
+    makers = (i for i in names if i in loaded and loaded[i].embedding_size is not None)
+    return next(makers, names[0])
+
+
+def _example_model(services: Services, names: list[str], example: dict[str, Any]) -> str | None:
+    """The default model, for a chat the first one that can chat."""
     can_chat = [
         name
         for name in names

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
 
 from fastapi import Request
 
@@ -43,6 +44,10 @@ def shoal_version() -> str:
         return version("shoal")
     except PackageNotFoundError:  # run from a source checkout
         return "0.0.0"
+
+
+Use = Literal["text", "embedding"]
+"""What a request wants of its model."""
 
 
 @dataclass(slots=True)
@@ -143,23 +148,46 @@ class Services:
 
     @property
     def default_model(self) -> str:
-        """The model used when a request names none. Raises Unavailable if all failed."""
-        if (name := self.settings.default_model) is not None:
-            return self.aliases.get(name, name)
-        if not (served := self.served_names()):
-            raise Unavailable("no model could be loaded", code="model_loading")
-        return served[0]
+        """The model used when a request names none, which writes text if any does. Raises
+        Unavailable if all failed."""
+        return self._defaults("text")[0]
 
-    def find_model(self, name: str | None, key: Key) -> TextModel:
-        """The model that a request of this key names. Raises InvalidRequest, ModelNotFound,
-        PermissionDenied, or Unavailable while its text side is loading."""
+    def _defaults(self, use: Use) -> list[str]:
+        """What a request of this use may mean that names no model: one, or several of which it has
+        to name its own. Raises Unavailable if all models failed, or the one may still be loading.
+        """
+        name = self.settings.default_model
+        chosen = [] if name is None else [self.aliases.get(name, name)]
+        served = self.served_names()
+        if not chosen and not served:
+            raise Unavailable("no model could be loaded", code="model_loading")
+        for names in (chosen, served):
+            if fitting := [name for name in names if self._may_serve(name, use)]:
+                return fitting
+        if use == "embedding":
+            for name in served:
+                if name not in self.client.loaded:
+                    raise _is_loading(name)
+        return (chosen or served)[:1]
+
+    def _may_serve(self, name: str, use: Use) -> bool:
+        """Of a model that is still loading: writes it text? Most do."""
+        loaded = self.client.loaded.get(name)
+        if use == "embedding":
+            return loaded is not None and loaded.embedding_size is not None
+        return loaded is None or loaded.generates
+
+    def find_model(self, name: str | None, key: Key, use: Use = "text") -> TextModel:
+        """The model that a request of this key names; without a name the only one of this use.
+        Raises InvalidRequest, ModelNotFound, PermissionDenied, or Unavailable while its text side
+        is loading."""
         if name is None:
-            if self.settings.default_model is None and len(self.served_names()) > 1:
+            name, *others = self._defaults(use)
+            if others:
                 raise InvalidRequest(
                     "you must name a model", code="missing_required_parameter", param="model",
                     hint=f"known models: {self._known_names(key)}",
                 )  # fmt: skip
-            name = self.default_model
         given, name = name, self.aliases.get(name, name)
         if self.is_model(name) and not key.may_use(given, name):
             raise PermissionDenied(

@@ -38,9 +38,10 @@ class _Answer:
         prompt_logprobs: list[TokenLogprobs | None] | None,
         started: Started | None,
         finished: Finished | None,
-        forced: Sequence[int] = (),
+        further: Sequence[int] = (),
         trace: TokenTrace | None = None,
         cpu_s: float = 0.0,
+        embedding: bytes | None = None,
     ) -> None:
         self.cpu_s = cpu_s
         self.started = started or self.started

@@ -100,10 +100,14 @@ class Chat:
         max_chars: int,
         tools: Sequence[Mapping[str, Any]] | None = None,
         may_wait: bool = True,
+        is_watched: bool = True,
+        spells_controls: bool | None = None,
     ) -> RenderedChat:
         """The prompt. `given`: further variables of the caller, which cannot replace ours. Roles
-        are trusted: the caller has checked them. Raises NotSupportedByModel without a template,
-        InvalidRequest when it refuses the messages, MustWait as `ChatTemplate.render`."""
+        are trusted: the caller has checked them. `spells_controls`: what the method of that name
+        says of these texts, where it is known. Raises NotSupportedByModel without a template,
+        InvalidRequest when it refuses the messages; `may_wait`, `is_watched` and MustWait are those
+        of `ChatTemplate.render`."""
         template = self._template(has_tools=bool(tools))
 
         def rendered(inputs: Mapping[str, Any]) -> str:
@@ -114,25 +118,33 @@ class Chat:
             variables = self._all_variables(
                 messages, inputs["tools"], inputs["given"], add_generation_prompt
             )
-            text = template.render(variables, max_chars=max_chars, may_wait=may_wait)
+            text = template.render(
+                variables, max_chars=max_chars, may_wait=may_wait, is_watched=is_watched
+            )
             return _cut_at_tag(text) if continue_final_message else text
 
-        inputs = {"messages": list(messages), "given": given, "tools": list(tools or ()) or None}
+        inputs = _inputs(messages, given, tools)
         plain = rendered(inputs)
         if continue_final_message and messages[-1]["content"].strip() not in plain:
             raise _changes_final_message()
-        try:
-            marked_inputs = {name: self._marked(value) for name, value in inputs.items()}
-        except RecursionError as error:
-            raise _too_deep() from error
-        for marked_message, message in zip(marked_inputs["messages"], messages, strict=True):
-            marked_message["role"] = message["role"]  # no free text: one of a few words
-            for call in marked_message.get("tool_calls") or ():
-                call["type"] = "function"
-        for tool in marked_inputs["tools"] or ():
-            tool["type"] = "function"
-        marked = plain if marked_inputs == inputs else rendered(marked_inputs)
+        marked = plain
+        if (
+            spells_controls is not False
+            and (marked_inputs := self._marked_inputs(inputs)) != inputs
+        ):
+            marked = rendered(marked_inputs)
         return self._control.locate(plain, marked)
+
+    def spells_controls(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        given: Mapping[str, Any],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> bool:
+        """Does a text in them spell a control token, or a part that a template could complete?"""
+        inputs = _inputs(messages, given, tools)
+        return self._marked_inputs(inputs) != inputs
 
     def generated(
         self,
@@ -168,6 +180,13 @@ class Chat:
         """Token ids of many."""
         return self._control.encode_batch(chats)
 
+    def encode_beginnings(
+        self, chat: RenderedChat, ids: Sequence[int], beginnings: Sequence[RenderedChat]
+    ) -> list[list[int]]:
+        """Token ids of beginnings of a chat's text, whose own ids are `ids`: only what they do not
+        share with it is tokenized."""
+        return self._control.encode_beginnings(chat, ids, beginnings)
+
     def encode_with_offsets(self, chat: RenderedChat) -> tuple[list[int], list[Offset]]:
         """Token ids, and of which code points of the text each is."""
         return self._control.encode_with_offsets(chat)
@@ -191,6 +210,19 @@ class Chat:
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
         }
+
+    def _marked_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            marked = {name: self._marked(value) for name, value in inputs.items()}
+        except RecursionError as error:
+            raise _too_deep() from error
+        for marked_message, message in zip(marked["messages"], inputs["messages"], strict=True):
+            marked_message["role"] = message["role"]  # no free text: one of a few words
+            for call in marked_message.get("tool_calls") or ():
+                call["type"] = "function"
+        for tool in marked["tools"] or ():
+            tool["type"] = "function"
+        return marked
 
     def _marked(self, value: Any) -> Any:
         """Every string in the value, marked; of the keys those that are no plain names, which only
@@ -243,6 +275,15 @@ class Chat:
                 except InvalidRequest:
                     continue  # not a chat for this template
         return texts
+
+
+def _inputs(
+    messages: Sequence[Mapping[str, Any]],
+    given: Mapping[str, Any],
+    tools: Sequence[Mapping[str, Any]] | None,
+) -> dict[str, Any]:
+    """What a caller gives to a template."""
+    return {"messages": list(messages), "given": given, "tools": list(tools or ()) or None}
 
 
 def _cut_at_tag(text: str) -> str:

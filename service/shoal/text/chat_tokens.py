@@ -80,6 +80,8 @@ class ControlTokens:
         cuts = [(name, at) for name in self._ids for at in range(1, len(name))]
         self._beginnings = frozenset(name[:at] for name, at in cuts)
         self._endings = frozenset(name[at:] for name, at in cuts)
+        self._first_chars = frozenset(name[:1] for name in self._ids)
+        self._last_chars = frozenset(name[-1:] for name in self._ids)
         self._all_names = _BREAK.join(self._ids)
         self._longest_part = max(map(len, self._ids), default=1) - 1
 
@@ -129,9 +131,14 @@ class ControlTokens:
     def _open_ends(self, text: str) -> tuple[bool, bool]:
         """Could the beginning of the text end a control token, its end (or all of it) lie
         inside one?"""
-        lengths = range(1, min(self._longest_part, len(text)) + 1)
-        before = any(text[:length] in self._endings for length in lengths)
-        after = any(text[-length:] in self._beginnings for length in lengths)
+        longest = min(self._longest_part, len(text))
+        lengths = range(1, longest + 1)
+        before = not self._last_chars.isdisjoint(text[:longest]) and any(
+            text[:length] in self._endings for length in lengths
+        )
+        after = not self._first_chars.isdisjoint(text[len(text) - longest :]) and any(
+            text[-length:] in self._beginnings for length in lengths
+        )
         return before, after or (bool(text) and text in self._all_names)
 
     # --- ids -----------------------------------------------------------------------------------
@@ -153,6 +160,38 @@ class ControlTokens:
         texts = [chat.text for chat in chats]
         found = self._tokenizer.library.encode_batch_fast(texts, add_special_tokens=False)
         return [each.ids for each in found]
+
+    def encode_beginnings(
+        self, chat: RenderedChat, ids: Sequence[int], beginnings: Sequence[RenderedChat]
+    ) -> list[list[int]]:
+        """Token ids of beginnings of a chat's text, whose own ids are `ids`.
+
+        A tokenizer looks for added tokens first, and at what stands between them piece by piece.
+        So up to the last control token that both have, which is found in the chat's ids, the ids
+        are the same; only the rest of each beginning is tokenized."""
+        if self._normalizes_into_controls or any(x.has_marks for x in (chat, *beginnings)):
+            return [self.encode(each) for each in beginnings]
+        places = self._places(chat, ids)
+        known: list[Sequence[int]] = []
+        rests: list[str] = []
+        for each in beginnings:
+            last = len(each.controls) - 1
+            is_found = 0 <= last < len(places) and each.controls[last] == chat.controls[last]
+            known.append(ids[: places[last]] if is_found else [])
+            rests.append(each.text[each.controls[last].start :] if is_found else each.text)
+        different = list(dict.fromkeys(rests))
+        found = dict(
+            zip(different, self.encode_batch([*map(RenderedChat, different)]), strict=True)
+        )
+        return [[*head, *found[rest]] for head, rest in zip(known, rests, strict=True)]
+
+    def _places(self, chat: RenderedChat, ids: Sequence[int]) -> list[int]:
+        """Where in the ids each control token of a chat without marks is; none where the tokenizer
+        makes others of the text, or something else of them."""
+        places = [place for place, token_id in enumerate(ids) if token_id in self._id_set]
+        names = (chat.text[start:end] for start, end in chat.controls)
+        is_clear = [ids[place] for place in places] == [self._ids[name] for name in names]
+        return places if is_clear else []
 
     def encode_with_offsets(self, chat: RenderedChat) -> tuple[list[int], list[Offset]]:
         """The same ids, and of which code points of the text each token is."""

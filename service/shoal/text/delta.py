@@ -28,6 +28,8 @@ class Delta:
     """One per sampled token when a trace was requested."""
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    embedding: bytes | None = None
+    """With the end of a sequence whose vector is wanted: little-endian float32 numbers."""
     progress: Progress | None = None
     """Before the first token, if it was asked for; then nothing else is there."""
 
@@ -46,6 +48,7 @@ class Delta:
         self.offsets = _longer(self.offsets, later.offsets)
         self.traces = _longer(self.traces, later.traces)
         self.prompt_logprobs = self.prompt_logprobs or later.prompt_logprobs
+        self.embedding = later.embedding
         self.progress = later.progress
         self.finish_reason = later.finish_reason
         self.stop_reason = later.stop_reason

@@ -7,7 +7,7 @@ stays bounded. `close` aborts the sequences that still run.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -22,7 +22,7 @@ from shoal.errors import (
     Unavailable,
 )
 from shoal.protocol.messages import Finished, Progress, Started, Submit, TokenLogprobs
-from shoal.protocol.params import FinishReason
+from shoal.protocol.params import FinishReason, StopParams
 from shoal.protocol.trace import TokenTrace
 from shoal.text.delta import Delta
 from shoal.text.stops import StopMatcher
@@ -90,21 +90,22 @@ class SequenceText:
         prompt_logprobs: list[TokenLogprobs | None] | None,
         started: Started | None,
         finished: Finished | None,
-        forced: Sequence[int] = (),
+        further: Sequence[int] = (),
         trace: TokenTrace | None = None,
         cpu_s: float = 0.0,
+        embedding: bytes | None = None,
     ) -> None:
         if not self.open:
             return
         self._generation.usage.cpu_seconds += cpu_s - self._cpu_s
         self._cpu_s = cpu_s
-        delta = Delta(self.index, prompt_logprobs=prompt_logprobs)
+        delta = Delta(self.index, prompt_logprobs=prompt_logprobs, embedding=embedding)
         if trace is not None:
             delta.traces = (trace,)
         if started is not None:
             self._generation.sequence_started(self.index, started)
         if token_id is not None:
-            tokens = (token_id, *forced)
+            tokens = (token_id, *further)
             for place, each_id in enumerate(tokens, 1):
                 if self.open:  # no stop string so far
                     end = finished if place == len(tokens) else None
@@ -220,30 +221,36 @@ class Generation:
 
     def submit(self) -> None:
         """Submits every sequence to the engine. If it raises Unavailable, none is left running."""
-        task = self.task
+        self._submit_all(self._sequences)
+
+    def _submit_all(self, sequences: Iterable[SequenceText]) -> None:
         try:
-            for sequence in self._sequences:
-                prompt_index, sample_index = divmod(sequence.index, task.best_of)
-                self._client.submit(
-                    Submit(
-                        seq_id=sequence.seq_id,
-                        model=task.model.base,
-                        prompt_token_ids=task.prompts[prompt_index].token_ids,
-                        sampling=task.sampling_of(sample_index),
-                        stop=task.stop,
-                        output=task.output_of(prompt_index),
-                        priority=task.priority,
-                        tenant=task.tenant,
-                        weight=task.weight,
-                        cache_salt=task.cache_salt,
-                        use_prefix_cache=task.use_prefix_cache,
-                        adapter_id=task.model.adapter_id,
-                    ),
-                    sequence,
-                )
+            for sequence in sequences:
+                self._submit_one(sequence, self.task.stop)
         except BaseException:  # whatever the error, leave no sequence running unread
             self.close()
             raise
+
+    def _submit_one(self, sequence: SequenceText, stop: StopParams) -> None:
+        task = self.task
+        prompt_index, sample_index = divmod(sequence.index, task.best_of)
+        self._client.submit(
+            Submit(
+                seq_id=sequence.seq_id,
+                model=task.model.base,
+                prompt_token_ids=task.prompts[prompt_index].token_ids,
+                sampling=task.sampling_of(sample_index),
+                stop=stop,
+                output=task.output_of(prompt_index),
+                priority=task.priority,
+                tenant=task.tenant,
+                weight=task.weight,
+                cache_salt=task.cache_salt,
+                use_prefix_cache=task.use_prefix_cache,
+                adapter_id=task.model.adapter_id,
+            ),
+            sequence,
+        )
 
     async def __aenter__(self) -> Self:
         return self

@@ -129,7 +129,8 @@ def read_defaults(files: ModelFiles, tokenizer: Tokenizer) -> ModelDefaults:
     start_ids = _named_ids(files, tokenizer, "bos_token", remarks)
     if not end_ids:
         remarks.append(
-            f"{files.name} names no end token: answers end at max_tokens or a stop string only"
+            f"{files.name} names no end token: text that it writes ends at max_tokens or a stop "
+            "string only"
         )
     return ModelDefaults(
         sampling=sampling,

@@ -5,7 +5,7 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Encoding
 
 from shoal.checkpoint.files import TokenizerFiles
 from shoal.checkpoint.token_text import TokenText
@@ -58,12 +58,29 @@ class Tokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a raw prompt; spelled special tokens count as control tokens."""
-        if len(text) < _LONG_TEXT:
-            found = self.library.encode(text, add_special_tokens=add_special_tokens)
-        else:  # releases the GIL, and starts threads: worth it for a long text
-            found = self.library.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0]
-        ids: list[int] = found.ids
+        ids: list[int] = self._encoding(text, add_special_tokens=add_special_tokens).ids
         return ids
+
+    def encode_start(
+        self, text: str, num_tokens: int, *, add_special_tokens: bool = True
+    ) -> tuple[list[int], int]:
+        """The first tokens of a text and all special tokens that go with it, `num_tokens` in all;
+        how many were left out. Raises ValueError for fewer than the special ones and one more."""
+        num_special = self.library.num_special_tokens_to_add(False) if add_special_tokens else 0
+        if num_tokens <= num_special:
+            raise ValueError(f"{num_special} special tokens leave no room for a text")
+        found = self._encoding(text, add_special_tokens=False)
+        num_found = len(found.ids)
+        found.truncate(num_tokens - num_special)
+        num_left_out = num_found - len(found.ids)
+        ids: list[int] = self.library.post_process(found, None, add_special_tokens).ids
+        return ids, num_left_out
+
+    def _encoding(self, text: str, *, add_special_tokens: bool) -> Encoding:
+        if len(text) < _LONG_TEXT:
+            return self.library.encode(text, add_special_tokens=add_special_tokens)
+        # Releases the GIL, and starts threads: worth it for a long text.
+        return self.library.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0]
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of ids; incomplete UTF-8 becomes U+FFFD. As `transformers` decodes: spaces are

@@ -31,7 +31,7 @@ from shoal.train.packing import TokenizedDocument, tokenize_documents
 from shoal.train.pieces import Corpus
 from shoal.train.progress import StepReport, TrainingResult
 from shoal.train.report import write_loss_plot
-from shoal.train.run_folder import RunFolder
+from shoal.train.run_folder import RESULT, RunFolder, choose_run_dir, result_of
 from shoal.train.tokenizer import train_tokenizer, twins
 
 _OWN_EPOCHS = 12  # of a user's own file, where no recipe says how long
@@ -48,7 +48,7 @@ class TrainingRequest:
     base: Path | None = None  # a model folder to start from instead of random weights
     tokens: int | None = None  # overrides the recipe's length
     limit_s: float | None = None  # finish, decay included, within this many seconds
-    run_dir: Path | None = None  # checkpoints and log; default runs/<name of the model>
+    run_dir: Path | None = None  # checkpoints and log; default: see choose_run_dir
     fresh: bool = False  # forget a run that is in run_dir already
     device: str | None = None  # default: cuda where there is one, else cpu
 
@@ -66,7 +66,7 @@ def run_training(
     recipe, data_dir = _recipe_of(request)
     if request.base is not None and reads_twice(request.base):
         recipe = replace(recipe, read_twice=True)
-    run_dir = request.run_dir or Path("runs") / recipe.name
+    run_dir = request.run_dir or choose_run_dir(recipe.name, request.out)
     check_out(request.out, request.base, run_dir)
     hooks = load_hooks(recipe.code)
     corpus = read_corpus(recipe, data_dir, hooks.readers, request.base)
@@ -74,6 +74,7 @@ def run_training(
         "recipe": recipe.name if request.recipe is not None else None,
         "base": request.base and open_model(request.base).weights_hash,
         "data": source_digests(recipe.sources, data_dir),
+        RESULT: result_of(request.out),
     }
     with RunFolder(run_dir, identity).claimed(overwrite=request.fresh):
         return _train(request, recipe, corpus, run_dir, hooks.initialize, on_step)

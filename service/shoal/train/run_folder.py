@@ -1,7 +1,8 @@
-"""The folder of one run: its checkpoints and log, and which data, base and settings they are of.
+"""The folder of one run: its checkpoints and log, and which data, base, settings and output they
+are of.
 
-A run that was stopped goes on only with the same data, base and settings; a folder of another run
-is refused with the two ways out. One process at a time has a run folder.
+A run that was stopped goes on only with the same of all of these; a folder of another run is
+refused with the two ways out. One process at a time has a run folder.
 """
 
 from __future__ import annotations
@@ -19,10 +20,32 @@ from shoal.train.config import RecipeError
 State = Literal["new", "stopped", "finished"]
 FINISHED = "finished"
 """Name of the note that `finish` makes."""
+RESULT = "result"
+"""Name in an identity: what the run writes, an absolute path."""
 _DESCRIPTION, _NOTES = "run.json", "notes"
 _CHECKPOINTS = ("checkpoint*", "best-*")
 _OURS = (_DESCRIPTION, *_CHECKPOINTS, "log.jsonl", "loss.png", "tokenizer.json", "tensorboard")
 _MAX_NAMED = 4
+
+
+def result_of(out: Path) -> str:
+    """`out` as an identity has it."""
+    return os.path.abspath(out)
+
+
+def choose_run_dir(name: str, out: Path) -> Path:
+    """The folder of the run that writes `out`, where the user names none: runs/NAME. Where that is
+    of another output, it has the name of `out`, and more of its path as far as is needed:
+    runs/models-x for models/x."""
+    whole = Path(result_of(out))
+    parts = whole.parts[1:]
+    tails = ["-".join(parts[at:]) for at in range(len(parts) - 1, -1, -1)]
+    paths = [Path("runs") / each for each in (name, *tails)]
+    results = [_result_in(path) for path in paths]
+    for wanted in (str(whole), None):
+        if wanted in results:
+            return paths[results.index(wanted)]
+    return paths[-1]
 
 
 class RunFolder:
@@ -56,6 +79,14 @@ class RunFolder:
         finally:
             os.close(handle)
 
+    def check(self) -> None:
+        """Raises `RecipeError` where the folder belongs to another run, as far as `identity` says;
+        writes nothing."""
+        if (self.path / _DESCRIPTION).exists():
+            self._compare(
+                {key: value for key, value in self._read().items() if key in self.identity}
+            )
+
     @property
     def notes(self) -> Mapping[str, Any]:
         """What `note` kept of this run, by name."""
@@ -81,11 +112,14 @@ class RunFolder:
             return "new"
         before = self._read()
         before.pop(_NOTES, None)
+        self._compare(before)
+        return "finished" if FINISHED in self.notes else "stopped"
+
+    def _compare(self, before: Mapping[str, Any]) -> None:
         if differences := _differences(before, self.identity):
             more = len(differences) - _MAX_NAMED
             shown = differences[:_MAX_NAMED] + ([f"and {more} more"] if more > 0 else [])
             raise self._refusal("; ".join(shown))
-        return "finished" if FINISHED in self.notes else "stopped"
 
     def _found(self, patterns: tuple[str, ...]) -> list[Path]:
         return [path for pattern in patterns for path in self.path.glob(pattern)]
@@ -121,6 +155,16 @@ class RunFolder:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, self.path / _DESCRIPTION)
+
+
+def _result_in(path: Path) -> str | None:
+    """What the run in a folder writes; None where no run is there, or it cannot be told."""
+    try:
+        found = json.loads((path / _DESCRIPTION).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    result = found.get(RESULT) if isinstance(found, dict) else None
+    return result if isinstance(result, str) else None
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

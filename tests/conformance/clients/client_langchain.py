@@ -1,7 +1,19 @@
-"""LangChain's ChatOpenAI and OpenAI."""
+"""LangChain's ChatOpenAI, OpenAI and OpenAIEmbeddings."""
 
-from harness import MODEL, PROMPT, URL, WEATHER, check, check_weather, feature, run
-from langchain_openai import ChatOpenAI, OpenAI
+from harness import (
+    ENCODER,
+    MODEL,
+    PROMPT,
+    TEXTS,
+    URL,
+    WEATHER,
+    check,
+    check_vectors,
+    check_weather,
+    feature,
+    run,
+)
+from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
 from pydantic import BaseModel, Field
 
 chat_model = ChatOpenAI(base_url=f"{URL}/v1", api_key="none", model=MODEL, max_tokens=100)
@@ -42,6 +54,16 @@ def structured() -> None:
 def tools() -> None:
     answer = chat_model.bind_tools([WEATHER], tool_choice="required").invoke("Weather in Paris?")
     check_weather(answer.tool_calls[0]["name"], answer.tool_calls[0]["args"])
+
+
+@feature("embeddings", needs=ENCODER)
+def embeddings() -> None:
+    """Without the check the client sends texts, not token ids of OpenAI's own tokenizer."""
+    model = OpenAIEmbeddings(
+        base_url=f"{URL}/v1", api_key="none", model=ENCODER, check_embedding_ctx_length=False
+    )
+    check_vectors(model.embed_documents(TEXTS))
+    check(len(model.embed_query(TEXTS[0])) > 8, ENCODER)
 
 
 run()

@@ -2,14 +2,17 @@
 
 import litellm
 from harness import (
+    ENCODER,
     MESSAGES,
     MODEL,
     PERSON,
     PROMPT,
+    TEXTS,
     URL,
     WEATHER,
     check,
     check_person,
+    check_vectors,
     check_weather,
     feature,
     run,
@@ -78,6 +81,14 @@ def errors() -> None:
     except litellm.ContextWindowExceededError:
         return
     raise AssertionError("no ContextWindowExceededError")
+
+
+@feature("embeddings", needs=ENCODER)
+def embeddings() -> None:
+    answer = litellm.embedding(
+        model=f"openai/{ENCODER}", input=TEXTS, api_base=f"{URL}/v1", api_key="none"
+    )
+    check_vectors([entry["embedding"] for entry in answer.data])
 
 
 run()

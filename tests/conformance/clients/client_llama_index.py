@@ -1,7 +1,8 @@
-"""LlamaIndex's OpenAILike."""
+"""LlamaIndex's OpenAILike and OpenAILikeEmbedding."""
 
-from harness import MODEL, PROMPT, URL, check, feature, run
+from harness import ENCODER, MODEL, PROMPT, TEXTS, URL, check, check_vectors, feature, run
 from llama_index.core.llms import ChatMessage
+from llama_index.embeddings.openai_like import OpenAILikeEmbedding
 from llama_index.llms.openai_like import OpenAILike
 
 GIVEN = {"model": MODEL, "api_base": f"{URL}/v1", "api_key": "none", "max_tokens": 20}
@@ -23,6 +24,12 @@ def chat() -> None:
 @feature("chat streamed")
 def streamed() -> None:
     check("".join(part.delta or "" for part in chat_model.stream_chat(HELLO)), "nothing")
+
+
+@feature("embeddings", needs=ENCODER)
+def embeddings() -> None:
+    model = OpenAILikeEmbedding(model_name=ENCODER, api_base=f"{URL}/v1", api_key="none")
+    check_vectors(model.get_text_embedding_batch(TEXTS))
 
 
 run()

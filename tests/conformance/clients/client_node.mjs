@@ -1,11 +1,13 @@
 // openai for Node, and the Vercel AI SDK.
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
-import { generateObject, generateText, streamText, tool } from "ai";
+import { embedMany, generateObject, generateText, streamText, tool } from "ai";
 import OpenAI from "openai";
 import { z } from "zod";
 
 const URL_ = process.env.SHOAL_URL;
 const MODEL = process.env.SHOAL_MODEL;
+const ENCODER = process.env.SHOAL_ENCODER;
+const TEXTS = ["The cat sleeps on the sofa.", "A kitten is having a nap.", "Shares fell today."];
 const messages = [{ role: "user", content: "Say hello." }];
 const client = new OpenAI({ baseURL: `${URL_}/v1`, apiKey: "none", maxRetries: 0 });
 const provider = createOpenAICompatible({
@@ -23,6 +25,13 @@ const weather = {
 const check = (condition, saw) => {
   if (!condition) throw new Error(`saw ${JSON.stringify(saw)}`.slice(0, 400));
 };
+
+const cosine = (a, b) => {
+  const product = (u, v) => u.reduce((sum, x, i) => sum + x * v[i], 0);
+  return product(a, b) / Math.sqrt(product(a, a) * product(b, b));
+};
+const checkVectors = ([first, near, far]) =>
+  check(cosine(first, near) > cosine(first, far) + 0.2, [first, near, far].map((v) => v.slice(0, 3)));
 
 const features = {
   "openai: models": async () => {
@@ -56,6 +65,17 @@ const features = {
       { model: MODEL, input: "Hello!", max_output_tokens: 20 });
     check(answer.output_text, answer);
   },
+  ...(ENCODER && {
+    "openai: embeddings": async () => {
+      const answer = await client.embeddings.create({ model: ENCODER, input: TEXTS });
+      checkVectors(answer.data.map((entry) => entry.embedding));
+    },
+    "ai-sdk: embeddings": async () => {
+      const model = provider.textEmbeddingModel(ENCODER);
+      const { embeddings } = await embedMany({ model, values: TEXTS });
+      checkVectors(embeddings);
+    },
+  }),
   "ai-sdk: chat": async () => {
     const { text } = await generateText(
       { model: provider(MODEL), prompt: "Say hello.", maxOutputTokens: 20 });

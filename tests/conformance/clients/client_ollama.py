@@ -2,14 +2,17 @@
 
 import ollama
 from harness import (
+    ENCODER,
     MESSAGES,
     MODEL,
     PERSON,
     PROMPT,
+    TEXTS,
     URL,
     WEATHER,
     check,
     check_person,
+    check_vectors,
     check_weather,
     feature,
     run,
@@ -106,6 +109,13 @@ def tool_results() -> None:
         {"role": "tool", "content": "sunny", "tool_name": "get_weather"},
     ]
     check(client.chat(MODEL, history, tools=[WEATHER], options=SHORT).done, history)
+
+
+@feature("embeddings", needs=ENCODER)
+def embeddings() -> None:
+    check_vectors(client.embed(ENCODER, TEXTS).embeddings)
+    check(len(client.embeddings(ENCODER, TEXTS[0]).embedding) > 8, ENCODER)
+    check(client.show(ENCODER).capabilities == ["embedding"], ENCODER)
 
 
 run()

@@ -2,14 +2,17 @@
 
 import openai
 from harness import (
+    ENCODER,
     MESSAGES,
     MODEL,
     PERSON,
     PROMPT,
+    TEXTS,
     URL,
     WEATHER,
     check,
     check_person,
+    check_vectors,
     check_weather,
     feature,
     run,
@@ -243,6 +246,20 @@ def responses_errors() -> None:
             check(error.param, error)
             continue
         raise AssertionError(f"{body} was accepted")
+
+
+@feature("embeddings", needs=ENCODER)
+def embeddings() -> None:
+    """The client asks for base64 by itself."""
+    answer = client.embeddings.create(model=ENCODER, input=TEXTS)
+    check_vectors([entry.embedding for entry in answer.data])
+    check(answer.usage.prompt_tokens > 10, answer.usage)
+    plain = client.embeddings.create(model=ENCODER, input=TEXTS, encoding_format="float")
+    for entry, other in zip(plain.data, answer.data, strict=True):
+        pairs = zip(entry.embedding, other.embedding, strict=True)
+        check(max(abs(a - b) for a, b in pairs) < 1e-7, entry.embedding[:3])
+    few = client.embeddings.create(model=ENCODER, input=TEXTS[0], dimensions=8)
+    check(len(few.data[0].embedding) == 8, few)
 
 
 run()

@@ -6,6 +6,7 @@ Runs in the client's own environment, so it imports nothing but the standard lib
 import asyncio
 import inspect
 import json
+import math
 import os
 import traceback
 from collections.abc import Callable
@@ -13,6 +14,10 @@ from typing import Any
 
 URL = os.environ.get("SHOAL_URL", "http://127.0.0.1:8000")
 MODEL = os.environ.get("SHOAL_MODEL", "smollm2")
+ENCODER = os.environ.get("SHOAL_ENCODER", "")
+"""The model that makes embeddings; empty = none is served."""
+TEXTS = ["The cat sleeps on the sofa.", "A kitten is having a nap.", "Shares fell sharply today."]
+"""The first two say nearly the same."""
 PROMPT = "The capital of France is"
 MESSAGES = [{"role": "user", "content": "Say hello to the world in one short sentence."}]
 PERSON = {
@@ -41,11 +46,13 @@ WEATHER = {
 _features: dict[str, Callable[[], Any]] = {}
 
 
-def feature(name: str) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
-    """Registers a function that raises unless the feature works."""
+def feature(name: str, *, needs: str = MODEL) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
+    """Registers a function that raises unless the feature works. `needs`: a model; without it the
+    feature is left out."""
 
     def register(function: Callable[[], Any]) -> Callable[[], Any]:
-        _features[name] = function
+        if needs:
+            _features[name] = function
         return function
 
     return register
@@ -68,6 +75,18 @@ def check_weather(name: str | None, arguments: str | dict[str, Any] | None) -> N
     check(name == "get_weather", name)
     given = json.loads(arguments) if isinstance(arguments, str) else arguments
     check(given is not None and given["city"] in ("Paris", "London", "Rome"), given)
+
+
+def check_vectors(vectors: list[list[float]]) -> None:
+    """Do they tell what TEXTS have in common?"""
+    check(len(vectors) == len(TEXTS), len(vectors))
+    first, near, far = vectors
+    check(_cosine(first, near) > _cosine(first, far) + 0.2, [vector[:3] for vector in vectors])
+
+
+def _cosine(a: list[float], b: list[float]) -> float:
+    product = sum(x * y for x, y in zip(a, b, strict=True))
+    return product / (math.hypot(*a) * math.hypot(*b))
 
 
 def run() -> None:

@@ -3,7 +3,8 @@
     python -m tests.conformance.clients.table --out docs/clients.md [--only openai,ollama]
 
 Installs each client once, with pip or npm, into .cache/clients; starts `shoal serve` with the
-models given (default: smollm2, the smallest of the catalogue that chats).
+models given (default: smollm2, the smallest of the catalogue that chats, and where it was pulled
+minilm, which makes embeddings).
 """
 
 import argparse
@@ -22,6 +23,7 @@ from tests.conformance.served import ROOT, serve_process
 
 HERE = Path(__file__).parent
 CACHE = ROOT / ".cache" / "clients"
+ENCODER = ROOT / "models" / "minilm"
 TIMEOUT_S = 600
 
 
@@ -91,12 +93,14 @@ def clients() -> list[Client]:
     ]
 
 
-def run_client(client: Client, url: str, model: str) -> list[Outcome]:
-    """The outcome of every feature; a script that ends early is one more that failed."""
+def run_client(client: Client, url: str, model: str, encoder: str) -> list[Outcome]:
+    """The outcome of every feature; a script that ends early is one more that failed. `encoder`:
+    the model that makes embeddings; empty = none."""
     keys = {"OPENAI_API_KEY": "none", "ANTHROPIC_API_KEY": "none", "NO_PROXY": "127.0.0.1"}
     done = subprocess.run(
         client.command(), capture_output=True, text=True, timeout=TIMEOUT_S, cwd=client.folder,
-        env={**os.environ, **keys, "SHOAL_URL": url, "SHOAL_MODEL": model},
+        env={**os.environ, **keys, "SHOAL_URL": url, "SHOAL_MODEL": model,
+             "SHOAL_ENCODER": encoder},
     )  # fmt: skip
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     outcomes = [Outcome(client.name, of["feature"], of["ok"], of["detail"]) for of in found]
@@ -105,11 +109,16 @@ def run_client(client: Client, url: str, model: str) -> list[Outcome]:
     return outcomes
 
 
-def as_markdown(outcomes: Sequence[Outcome], versions: dict[str, str], model: str) -> str:
+def encoder_flags() -> tuple[str, ...]:
+    """Of a server that makes embeddings too, where it can."""
+    return ("--model", str(ENCODER)) if ENCODER.exists() else ()
+
+
+def as_markdown(outcomes: Sequence[Outcome], versions: dict[str, str], models: str) -> str:
     lines = [
         "# Clients",
         "",
-        f"Real client programs against `shoal serve` with {model}, as `python -m "
+        f"Real client programs against `shoal serve` with {models}, as `python -m "
         "tests.conformance.clients.table` runs them.",
         "",
         "| client | feature | works |",
@@ -128,6 +137,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="Markdown file to write")
     parser.add_argument("--only", default="", help="clients, separated by commas")
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "smollm2.gguf")
+    parser.add_argument("--encoder", default=ENCODER.name if ENCODER.exists() else "",
+                        help="the server's model that makes embeddings")  # fmt: skip
     parser.add_argument("--url", help="a server that runs already; else one is started")
     arguments = parser.parse_args()
     only = {name for name in arguments.only.split(",") if name}
@@ -137,25 +148,26 @@ def main() -> int:
             print(f"installing {client.name} ...", file=sys.stderr)
             client.install()
     if arguments.url:
-        outcomes = run_all(chosen, arguments.url, arguments.model.stem)
+        outcomes = run_all(chosen, arguments.url, arguments.model.stem, arguments.encoder)
     else:
         CACHE.mkdir(parents=True, exist_ok=True)
-        with serve_process(arguments.model, log_folder=CACHE) as server:
-            outcomes = run_all(chosen, server.url, arguments.model.stem)
+        with serve_process(arguments.model, *encoder_flags(), log_folder=CACHE) as server:
+            outcomes = run_all(chosen, server.url, arguments.model.stem, arguments.encoder)
     versions = {client.name: client.version() for client in chosen if client.script}
-    text = as_markdown(outcomes, versions, arguments.model.stem)
+    models = " and ".join(filter(None, (arguments.model.stem, arguments.encoder)))
+    text = as_markdown(outcomes, versions, models)
     if arguments.out:
         arguments.out.write_text(text)
     print(text)
     return int(not all(outcome.ok for outcome in outcomes))
 
 
-def run_all(chosen: Sequence[Client], url: str, model: str) -> list[Outcome]:
+def run_all(chosen: Sequence[Client], url: str, model: str, encoder: str) -> list[Outcome]:
     outcomes: list[Outcome] = []
     for client in chosen:
         if client.script is None:
             continue
-        found = run_client(client, url, model)
+        found = run_client(client, url, model, encoder)
         outcomes += found
         num_ok = sum(outcome.ok for outcome in found)
         print(f"{client.name}: {num_ok} of {len(found)}", file=sys.stderr)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conformance.clients.table import Client, clients, run_client
+from tests.conformance.clients.table import ENCODER, Client, clients, encoder_flags, run_client
 from tests.conformance.served import ROOT, ServerProcess, serve_process
 
 MODEL = ROOT / "models" / "smollm2.gguf"
@@ -18,7 +18,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     if not MODEL.exists():
         pytest.skip("models/smollm2.gguf is not there: shoal pull smollm2")
     logs = tmp_path_factory.mktemp("logs")
-    with serve_process(MODEL, log_folder=logs) as served:
+    with serve_process(MODEL, *encoder_flags(), log_folder=logs) as served:
         yield served
 
 
@@ -28,5 +28,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 def test_the_client_works(client: Client, server: ServerProcess) -> None:
     if not client.is_installed:
         pytest.skip(f"{client.name} is not installed: python -m tests.conformance.clients.table")
-    failed = [outcome for outcome in run_client(client, server.url, MODEL.stem) if not outcome.ok]
-    assert not failed
+    encoder = ENCODER.name if ENCODER.exists() else ""
+    outcomes = run_client(client, server.url, MODEL.stem, encoder)
+    assert not [outcome for outcome in outcomes if not outcome.ok]

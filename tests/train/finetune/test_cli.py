@@ -7,12 +7,15 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from shoal.cli import build_app
+from shoal.commands.teach import Display
+from shoal.train.progress import StepReport
 from tests.fakes.tiny_models import write_tiny_llama
 from tests.train.builders import write_jsonl
 
@@ -109,3 +112,28 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
         assert int(found[1]) > saved_at
         saved_at = int(found[1])
     assert not (tmp_path / "out").exists()
+
+
+def test_progress_is_shown_from_the_first_seconds_on_and_then_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("shoal.commands.teach.time.monotonic", lambda: now)
+    with ExitStack() as stack:
+        display = Display("teaching x", stack)
+        for now in (100.5, 101.0, 105.0, 110.9, 111.0):
+            display.on_rows("encoding", int(now), 10_000)
+        display.on_rows("reading", 7000, None)
+        for now in (112.0, 113.0, 122.5):
+            display.on_step(StepReport(int(now), 1.0, 0.5, 10, 10.0, 60.0))
+        display.on_step(StepReport(300, 1.0, 1.0, 10, 10.0, 0.0))
+        now = 140.0
+        display.on_rows("measuring", 2000, 2000)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == [
+        "encoding", "encoding", "step 112", "step 122", "step 300", "measuring",
+    ]  # fmt: skip
+    assert lines[0] == "encoding    101 of 10,000 rows"
+    now = 200.0
+    Display("teaching x", ExitStack()).on_rows("reading", 7000, None)
+    assert capsys.readouterr().out == ""

@@ -18,6 +18,7 @@ from shoal.checkpoint.open import open_model
 from shoal.config import Settings
 from shoal.server.api.chat.messages import ChatPrompt, chat_prompt
 from shoal.text.chat import Chat
+from shoal.text.chat_tokens import ControlTokens, RenderedChat
 from shoal.text.text_model import TextModel, read_text_model
 from shoal.train.config import RecipeError
 from shoal.train.finetune.encode import Encoder
@@ -479,6 +480,32 @@ def test_how_rows_are_written_is_described() -> None:
     assert refuses.endswith("refuses a plain question: Never.")
     broken = Encoder(tiny("{% for %}"), 99).describe()
     assert "no chat template (cannot be used: chat template 'default': " in broken
+
+
+def test_a_chat_of_many_turns_is_marked_and_tokenized_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though each of its answers has a prompt of its own."""
+    model = tiny(CHAT_TEMPLATE)
+    encoder = Encoder(model, 4096)
+    marked, tokenized = list[str](), list[str]()
+    mark, encode_batch = ControlTokens.mark, ControlTokens.encode_batch
+
+    def spied_mark(self: ControlTokens, text: str) -> str:
+        marked.append(text)
+        return mark(self, text)
+
+    def spied_batch(self: ControlTokens, chats: Sequence[RenderedChat]) -> list[list[int]]:
+        tokenized.extend(chat.text for chat in chats)
+        return encode_batch(self, chats)
+
+    monkeypatch.setattr(ControlTokens, "mark", spied_mark)
+    monkeypatch.setattr(ControlTokens, "encode_batch", spied_batch)
+    contents = [f"{n} words" for n in range(20)]
+    [row] = encoder.encode(Row("a", messages=chat_of(*contents)))
+    assert learned(model, [row]) == [f"{content}<|end|>" for content in contents[1::2]]
+    assert [text for text in marked if "words" in text] == contents
+    assert tokenized == [whole(model, row), "<|assistant|>\n"]
 
 
 def test_many_rows_are_encoded_as_each_alone(tmp_path: Path) -> None:

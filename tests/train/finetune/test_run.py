@@ -19,11 +19,13 @@ from safetensors.numpy import load_file
 from shoal.checkpoint.adapter import AdapterFolder
 from shoal.errors import ModelFolderError
 from shoal.train.config import RecipeError
+from shoal.train.finetune.encode import Encoder
 from shoal.train.finetune.interrupts import Interrupted
 from shoal.train.finetune.observer import Observer
 from shoal.train.finetune.run import fine_tune, rehearse, serve_command, train_command
 from shoal.train.finetune.settings import FineTuneRequest
 from shoal.train.progress import StepReport
+from tests.fakes.tiny_encoders import write_encoder
 from tests.fakes.tiny_models import write_tiny_gpt2, write_tiny_llama
 from tests.train.builders import write_jsonl
 
@@ -249,7 +251,9 @@ def test_a_finished_run_says_so_and_trains_nothing(tmp_path: Path) -> None:
     said: list[str] = []
     steps = StopAt()
     again = fine_tune(request, Observer(say=said.append, on_step=steps))
-    assert any("this run is finished" in line and "--overwrite" in line for line in said)
+    [line] = said
+    assert "this run is finished" in line
+    assert "--overwrite" in line
     assert steps.seen == []
     assert contents(tmp_path) == before
     assert (again.held_out, again.serve) == (first.held_out, first.serve)
@@ -282,10 +286,31 @@ def test_another_run_in_the_same_place_is_refused_and_changes_nothing(
     before = contents(tmp_path)
     paths = {key: tmp_path / value for key, value in change.items() if key in ("data", "base")}
     other = replace(request, **{**change, **paths})
+    said: list[str] = []
     with pytest.raises(RecipeError, match=message):
-        fine_tune(other)
+        fine_tune(other, Observer(say=said.append))
+    assert said == []
     assert contents(tmp_path) == before
     fine_tune(replace(other, overwrite=True))
+
+
+@pytest.mark.parametrize("name", ["data", "base"])
+def test_other_data_or_another_base_is_refused_before_rows_are_encoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    request = asked(tmp_path)
+    fine_tune(request)
+    others = {
+        "data": write_jsonl(tmp_path / "others.jsonl", pairs(25)),
+        "base": write_tiny_llama(tmp_path / "other", seed=1),
+    }
+
+    def encode_all(*arguments: Any) -> None:
+        pytest.fail("rows were encoded")
+
+    monkeypatch.setattr(Encoder, "encode_all", encode_all)
+    with pytest.raises(RecipeError, match=f"its {name} was"):
+        fine_tune(replace(request, **{name: others[name]}))
 
 
 def test_a_model_of_another_run_is_not_replaced_unasked(tmp_path: Path) -> None:
@@ -293,9 +318,45 @@ def test_a_model_of_another_run_is_not_replaced_unasked(tmp_path: Path) -> None:
     fine_tune(request)
     elsewhere = replace(request, run_dir=tmp_path / "run 2", lr=0.5)
     before = contents(request.out)
+    said: list[str] = []
     with pytest.raises(RecipeError, match=r"holds a model of another run: --overwrite"):
-        fine_tune(elsewhere)
+        fine_tune(elsewhere, Observer(say=said.append))
+    assert said == []
     assert contents(request.out) == before
+
+
+def test_outputs_of_one_name_have_runs_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = asked(tmp_path, out=Path("adapters/x"), run_dir=None)
+    other = replace(one, out=Path("models/x"), merge=True)
+    said: list[str] = []
+    results = [fine_tune(each, Observer(say=said.append)) for each in (one, other, one, other)]
+    dirs = [str(result.run_dir) for result in results]
+    assert dirs == ["runs/x", "runs/models-x"] * 2
+    assert "run-dir     runs/models-x" in said
+    assert sum("this run is finished" in line for line in said) == 2
+    fine_tune(replace(other, overwrite=True))
+    assert fine_tune(one).progress.step == results[0].progress.step
+
+
+def test_rows_are_counted_while_they_are_encoded_and_measured(tmp_path: Path) -> None:
+    told: list[tuple[str, int, int | None]] = []
+    write_jsonl(tmp_path / "rows.jsonl", pairs(300))
+    request = asked(tmp_path, eval_share=0.3, batch_size=100)
+
+    def on_rows(doing: str, done: int, total: int | None) -> None:
+        told.append((doing, done, total))
+
+    fine_tune(request, Observer(on_rows=on_rows))
+    encoded = [done for doing, done, total in told if (doing, total) == ("encoding", 300)]
+    assert encoded == sorted(encoded)
+    assert encoded[-1] == 300
+    assert len(encoded) >= 3
+    assert told[: len(encoded)] == [("encoding", done, 300) for done in encoded]
+    [num_held_out] = {total for doing, _, total in told if doing == "measuring"}
+    assert told[-1] == ("measuring", num_held_out, num_held_out)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "no space left")])
@@ -384,3 +445,10 @@ def test_the_command_that_serves_the_result(choices: dict[str, Any], command: st
     given: dict[str, Any] = {"out": Path("out"), "data": Path("rows"), "base": Path("smollm2")}
     request = FineTuneRequest(**{**given, **choices})
     assert serve_command(request, Path("models/smollm2.gguf")) == command
+
+
+def test_a_base_that_writes_no_text_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    write_encoder(tmp_path / "base")
+    with pytest.raises(RecipeError, match="base writes no text, it makes embeddings: give a base"):
+        fine_tune(asked(tmp_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from shoal.train.config import RecipeError
-from shoal.train.run_folder import RunFolder
+from shoal.train.run_folder import RunFolder, choose_run_dir, result_of
 
 IDENTITY: dict[str, Any] = {
     "data": "rows.jsonl (sha256 aa)",
@@ -91,6 +92,44 @@ def test_a_folder_with_checkpoints_of_another_kind_is_refused(tmp_path: Path) ->
     (tmp_path / "checkpoint.pt").write_text("x")
     with pytest.raises(RecipeError, match="another kind of run"):
         state_of(tmp_path)
+
+
+def test_a_check_compares_what_is_known_and_writes_nothing(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "none", IDENTITY).check()
+    assert list(tmp_path.iterdir()) == []
+    state_of(tmp_path)
+    RunFolder(tmp_path, {"data": IDENTITY["data"]}).check()
+    with pytest.raises(RecipeError, match="its data was rows"):
+        RunFolder(tmp_path, {"data": "others.jsonl"}).check()
+
+
+def test_each_output_has_a_run_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outs = [Path(name) for name in ("adapters/x", "models/x", "new/models/x")]
+    found = []
+    for out in outs:
+        found.append(str(choose_run_dir("x", out)))
+        assert choose_run_dir("x", out) == choose_run_dir("x", tmp_path / out)
+        state_of(Path(found[-1]), changed(result=result_of(out)))
+    assert found == ["runs/x", "runs/models-x", "runs/new-models-x"]
+    assert [str(choose_run_dir("x", out)) for out in outs] == found
+    shutil.rmtree("runs/x")
+    assert [str(choose_run_dir("x", out)) for out in outs] == found
+    assert choose_run_dir("minnow", Path("models/mine")) == Path("runs/minnow")
+    state_of(Path("runs/minnow"), changed(result=result_of(Path("models/minnow"))))
+    assert choose_run_dir("minnow", Path("models/mine")) == Path("runs/mine")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"result": 3}', "\xff"])
+def test_a_run_folder_of_which_nothing_can_be_told_is_left_to_the_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs/x").mkdir(parents=True)
+    Path("runs/x/run.json").write_bytes(content.encode("latin-1"))
+    assert choose_run_dir("x", Path("models/x")) == Path("runs/x")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "\xff"])

@@ -36,6 +36,7 @@ class Listener:
         self.ends: list[Finished | ShoalError] = []
         self.calls: list[tuple[Any, ...]] = []
         self.progress: list[Progress] = []
+        self.embedding: bytes | None = None
         self.ended = asyncio.Event()
         self.heard = asyncio.Event()
         self._on_token = on_token
@@ -47,10 +48,12 @@ class Listener:
         prompt_logprobs: list[TokenLogprobs | None] | None,
         started: Started | None,
         finished: Finished | None,
-        forced: Sequence[int] = (),
+        further: Sequence[int] = (),
         trace: TokenTrace | None = None,
         cpu_s: float = 0.0,
+        embedding: bytes | None = None,
     ) -> None:
+        self.embedding = embedding
         self.calls.append((token_id, logprobs, prompt_logprobs, started, finished))
         self.heard.set()
         if self._on_token is not None:

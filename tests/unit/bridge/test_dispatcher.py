@@ -50,6 +50,16 @@ async def test_a_last_word_ends_the_listening() -> None:
     assert listener.ends == [LENGTH]
 
 
+async def test_a_vector_comes_with_the_last_word() -> None:
+    dispatcher, listener, other = Dispatcher(), Listener(), Listener()
+    dispatcher.add(1, listener)
+    dispatcher.add(2, other)
+    finished = {1: LENGTH, 2: LENGTH}
+    dispatcher.deliver(step_outputs([], [], finished=finished, embeddings={1: b"vector"}))
+    assert (listener.embedding, other.embedding) == (b"vector", None)
+    assert listener.ends == other.ends == [LENGTH]
+
+
 async def test_a_sequence_may_end_without_a_token() -> None:
     dispatcher, listener = Dispatcher(), Listener()
     dispatcher.add(1, listener)

@@ -107,3 +107,19 @@ def test_a_name_of_the_catalogue_is_pulled(folder: Path, monkeypatch: pytest.Mon
 def test_flags_that_do_not_go_together_are_refused(folder: Path) -> None:
     assert "--copy goes with --add" in run(folder, "--copy").stderr
     assert "not both" in run(folder, "--add", "x", "--remove", "y").stderr
+
+
+def test_what_lies_beside_shoal_needs_no_link(
+    folder: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shoal.checkpoint.catalogue.beside_code", lambda: model.parent / "shoal")
+    shutil.copytree(model, model.parent / "shoal" / "own")
+    monkeypatch.chdir(tmp_path)
+    for entry, exit_code, words in (
+        ("own", 2, "is where `shoal serve` looks already"),
+        (str(model), 0, "linked as models/tiny"),
+    ):
+        done = CliRunner().invoke(build_app(with_serve_flags=False), ["models", "--add", entry])
+        assert done.exit_code == exit_code, done.output
+        assert words in done.output
+    assert names(folder) == {NOTES, "tiny"}

@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import typer
 
 from shoal import Client
 from shoal import Error as SdkError
-from shoal.client.testing import DONE, MockServer, chat_event
+from shoal.client.testing import DONE, MockServer, chat_event, json_reply
 from shoal.commands import chat
 from shoal.commands.answer_view import AnswerView
 from shoal.commands.conversation import Conversation, Speed
 from shoal.commands.sampling import Sampling
 from shoal.commands.slash_commands import HELP, SlashCommands
+from shoal.commands.terminal import pick_model
 
 from .fake_openai import FakeServer, running
 
@@ -210,6 +212,38 @@ def test_the_speed_of_an_answer_is_that_of_the_server() -> None:
     shown = str(Speed(0.25, 1.25, 101, 9))
     assert shown == "101 tokens · 100 tokens/s · first token 250 ms · prompt 9 tokens"
     assert str(Speed(0.25, 1.25, None, None)) == "first token 250 ms"
+
+
+VECTORS, WRITER = (
+    {"id": "vectors", "object": "model", "capabilities": ["embedding"]},
+    {"id": "both", "object": "model", "capabilities": ["completion", "embedding"]},
+)
+
+
+def listing(*models: dict[str, object]) -> MockServer:
+    """A server that lists these models, whatever it is asked."""
+    return MockServer(lambda seen: json_reply({"object": "list", "data": list(models)}))
+
+
+def test_a_model_that_writes_no_text_is_not_chosen() -> None:
+    client = listing(VECTORS, WRITER).client()
+    talk = Talk(chat.begin(client, None, "", Sampling()))
+    assert talk.conversation.model == "both"
+    assert talk.command("/model") == "models: both"
+    assert talk.command("/model vectors") == "model vectors writes no text; it makes embeddings"
+    assert talk.conversation.model == "both"
+    assert pick_model(client, None) == "both"
+    assert pick_model(client, "vectors") == "vectors"
+
+
+@pytest.mark.parametrize(("models", "named"), [((VECTORS,), None), ((VECTORS, WRITER), "vectors")])
+def test_to_chat_with_a_model_that_writes_no_text_is_an_error(
+    models: tuple[dict[str, object], ...], named: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit) as caught:
+        chat.begin(listing(*models).client(), named, "", Sampling())
+    assert caught.value.exit_code == 2
+    assert "model vectors writes no text" in capsys.readouterr().err
 
 
 def test_a_model_without_a_template_continues_each_text_by_itself() -> None:

@@ -11,6 +11,7 @@ from shoal.cli import build_app
 from shoal.commands import check as check_command
 from shoal.commands import measure
 from shoal.runner import compare
+from tests.fakes.tiny_encoders import ENCODERS, write_encoder
 from tests.fakes.tiny_models import CONFIGS, write_tiny_model
 
 
@@ -154,3 +155,49 @@ def test_a_small_kv_cache_is_measured_as_far_as_it_reaches(tmp_path: Path) -> No
 def test_every_part_of_a_report_can_be_shown() -> None:
     empty = check_command.Report("m", "m", problem="nothing")
     assert check_command._lines(empty) == []
+
+
+# --- encoders ------------------------------------------------------------------------------------
+
+
+def test_an_encoder_is_described_in_words(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    write_encoder(tmp_path / "tiny", files=True)
+    done = check("tiny")
+    assert done.exit_code == 0, done.output
+    shown = " ".join(done.output.split())
+    for words in (
+        "an encoder: it writes no text",
+        "attention in both directions",
+        "48 numbers, mean of all tokens, of length 1; of texts of up to 98 tokens",
+        "the embedding of ",
+        "tensors of tiny that are not used: pooler.dense.bias",
+        "usable: shoal serve tiny",
+    ):
+        assert words in shown, words
+    for words in ("ends with", "chat", "greedy", "at once"):
+        assert words not in shown, words
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_embeddings_of_every_family_are_those_of_transformers(tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("transformers")
+    write_encoder(tmp_path / "tiny", kind)
+    values = report("tiny", "--dtype", "float32")
+    assert values["transformers"]["num_tokens"] >= 20
+    assert values["transformers"]["difference"] < 1e-5
+    assert values["network"]["generates"] is False
+    assert values["speed"]["prefill"] > 0
+
+
+def test_an_embedding_that_differs_from_transformers_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers")
+    write_encoder(tmp_path / "tiny", files=True)
+    other = write_encoder(tmp_path / "other", seed=1)
+    real = compare._Reference
+    monkeypatch.setattr(compare, "_Reference", lambda path, kind: real(other, kind))
+    values = report("tiny")
+    assert not values["usable"]
+    assert "the answers differ from those of transformers" in values["problem"]

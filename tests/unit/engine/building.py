@@ -62,17 +62,19 @@ class Heard:
     tokens: dict[int, list[int]] = field(default_factory=dict)
     started: dict[int, Started] = field(default_factory=dict)
     finished: dict[int, Finished] = field(default_factory=dict)
+    embeddings: dict[int, bytes] = field(default_factory=dict)
     frames: list[StepOutputs] = field(default_factory=list)
 
     def take(self, outputs: StepOutputs) -> None:
         self.frames.append(outputs)
-        for seq_id, token_id in zip(outputs.seq_ids, outputs.token_ids, strict=True):
+        for seq_id, token_ids in outputs.tokens():
             assert seq_id not in self.finished, "a token after the last word"
-            forced = outputs.forced.get(seq_id, [])
-            self.tokens.setdefault(seq_id, []).extend([token_id, *forced])
+            self.tokens.setdefault(seq_id, []).extend(token_ids)
         for seq_id, finished in outputs.finished.items():
             assert seq_id not in self.finished, "two last words"
             self.finished[seq_id] = finished
+        assert outputs.embeddings.keys() <= outputs.finished.keys(), "a vector before the end"
+        self.embeddings |= outputs.embeddings
         for seq_id, started in outputs.started.items():
             assert seq_id not in self.started, "started twice"
             self.started[seq_id] = started
@@ -88,6 +90,7 @@ class Engine:
         models: Iterable[str] = ("fake",),
         max_model_len: int = 256,
         runner: Callable[[int, int], FakeRunner] = FakeRunner,
+        is_encoder: bool = False,
         **config: Any,
     ) -> None:
         config.setdefault("block_size", 4)
@@ -98,7 +101,9 @@ class Engine:
         self.core = EngineCore(
             {
                 name: LoadedRunner(
-                    fake, loaded_model(name, max_model_len=max_model_len), num_blocks
+                    fake,
+                    loaded_model(name, max_model_len=max_model_len, is_encoder=is_encoder),
+                    num_blocks,
                 )
                 for name, fake in self.runners.items()
             },

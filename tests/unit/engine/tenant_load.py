@@ -99,8 +99,8 @@ class TenantLoad:
             tenant, sent_s = self._owner[seq_id]
             tenant.first_token_s.append(self.clock.now - sent_s)
             tenant.served += tenant.prompt
-        for seq_id in outputs.seq_ids:
-            self._owner[seq_id][0].served += 2
+        for seq_id, token_ids in outputs.tokens():
+            self._owner[seq_id][0].served += 2 * len(token_ids)
         for seq_id in outputs.finished:
             tenant, _ = self._owner.pop(seq_id)
             self._to_send.append((self.clock.now + tenant.pause_s, tenant))

@@ -26,7 +26,7 @@ def test_forced_tokens_need_no_steps_of_their_own() -> None:
     heard = engine.run(make_submit(1, PROMPT, 30, seed=seed, grammar="forcing"))
     whole = solo_output(PROMPT, 30, SamplingParams(seed=seed, grammar="forcing"))
     assert heard.tokens[1] == whole
-    num_forced = sum(len(frame.forced.get(1, ())) for frame in heard.frames)
+    num_forced = sum(len(frame.further.get(1, ())) for frame in heard.frames)
     assert num_forced > 0
     assert engine.runner.num_steps == len(whole) - num_forced
 

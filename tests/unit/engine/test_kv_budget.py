@@ -55,7 +55,7 @@ class Shared:
         raise AssertionError("the engine does not come to an end")
 
     def backed(self, name: str) -> int:
-        return self.core._models[name].scheduler._blocks.pool.num_backed
+        return self.core._models[name].scheduler.blocks.pool.num_backed
 
     def used(self, name: str) -> int:
         return {stats.model: stats.num_used_blocks for stats in self.core.stats()}[name]

@@ -116,7 +116,7 @@ def test_no_cache_means_no_hits() -> None:
 def test_a_colliding_key_is_a_miss(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine()
     (model,) = engine.core._models.values()
-    monkeypatch.setattr(model.scheduler._blocks.cache, "_digest", lambda data: b"same")
+    monkeypatch.setattr(model.scheduler.blocks.cache, "_digest", lambda data: b"same")
     prompts = {1: [7] * 12, 2: [7] * 4 + [8] * 8, 3: [9] * 12, 4: [7] * 12}
     for i, prompt in prompts.items():
         heard = engine.run(make_submit(i, prompt, max_tokens=9, cache_salt=str(i % 2)))

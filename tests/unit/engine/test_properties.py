@@ -7,9 +7,11 @@ no sequence lost); at the end every sequence has ended and said what it says alo
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from shoal.engine import drafts as drafts_module
 from shoal.engine.block_pool import BlockPool
 from shoal.protocol.messages import Submit
 from shoal.protocol.params import FinishReason, OutputParams
@@ -31,13 +33,19 @@ class EngineMachine(RuleBasedStateMachine):
 
     @initialize(
         num_blocks=st.integers(2, 24),
-        block_size=st.sampled_from([1, 2, 4]),
+        block_size=st.sampled_from([1, 2, 4, 8]),
         max_batch_size=st.integers(1, 8),
         token_budget=st.integers(1, 24),
         prefix_cache=st.booleans(),
         max_preemptions=st.sampled_from([0, 1, 8, 1000]),
+        drafts=st.sampled_from([True, True, False]),
+        num_ids=st.sampled_from([64, 3]),
     )
-    def build(self, num_blocks: int, **config: Any) -> None:
+    def build(self, num_blocks: int, num_ids: int, **config: Any) -> None:
+        self.num_ids = num_ids  # that are said: of a few, drafts are often right
+        self.patch = pytest.MonkeyPatch()  # drafts go on however often they are wrong
+        self.patch.setattr(drafts_module, "_FIRST_PAUSE", 0)
+        self.patch.setattr(drafts_module, "_LONGEST_PAUSE", 0)
         self.engine = Engine(num_blocks, models=MODELS, runner=self.make_runner, **config)
         self.context = self.engine.core.loaded_models[0].max_model_len
         self.asked: dict[int, Submit] = {}
@@ -48,18 +56,26 @@ class EngineMachine(RuleBasedStateMachine):
 
     def make_runner(self, num_blocks: int, block_size: int) -> FakeRunner:
         return FakeRunner(
-            num_blocks, block_size, before_step=self.before_step, row_error=self.row_error
+            num_blocks,
+            block_size,
+            self.num_ids,
+            before_step=self.before_step,
+            row_error=self.row_error,
         )
 
     def before_step(self, plan: StepPlan) -> None:
         config = self.engine.config
         assert plan.seq_ids, "an empty step"
-        assert plan.num_tokens <= config.token_budget
+        assert plan.num_tokens <= self.most_tokens()
         assert len(plan.seq_ids) <= config.max_batch_size
         if self.step_fails:
             self.step_fails = False
             self.in_failed_step.update(plan.seq_ids)
             raise RuntimeError("the whole step fails")
+
+    def most_tokens(self) -> int:
+        """Of a step."""
+        return self.engine.config.token_budget
 
     def row_error(self, seq_id: int, token_ids: list[int]) -> str | None:
         return "numerical_error" if seq_id in self.bad_rows else None
@@ -69,7 +85,7 @@ class EngineMachine(RuleBasedStateMachine):
         copies=st.sampled_from([1, 1, 1, 3]),
         max_tokens=st.integers(0, 30),
         min_tokens=st.integers(0, 3),
-        stop_token_ids=st.sets(st.integers(0, 63), max_size=8).map(tuple),
+        stop_token_ids=st.sets(st.just(2) | st.integers(2, 63), max_size=8).map(tuple),
         model=st.sampled_from(MODELS),
         priority=st.integers(-2, 2),
         tenant=st.sampled_from("abc"),
@@ -119,11 +135,16 @@ class EngineMachine(RuleBasedStateMachine):
     def bookkeeping_is_right(self) -> None:
         if hasattr(self, "engine"):
             self.engine.core.check()
+            for model in self.engine.core._models.values():
+                for seq in model.scheduler.sequences.values():
+                    num_wanted = model.scheduler.blocks.blocks_for(seq.num_tokens)
+                    assert len(seq.block_ids) <= num_wanted, "a block for drafts"
 
     def teardown(self) -> None:
         if not hasattr(self, "engine"):
             return
         heard = self.engine.run()
+        self.patch.undo()
         assert heard.finished.keys() | self.aborted == self.asked.keys(), "one never ended"
         assert not heard.finished.keys() & self.aborted, "an aborted one was answered"
         for seq_id in self.asked:
@@ -137,6 +158,7 @@ class EngineMachine(RuleBasedStateMachine):
             prompt,
             min(stop.max_tokens, room),
             submit.sampling,
+            self.num_ids,
             stop_ids=stop.stop_token_ids,
             min_tokens=stop.min_tokens,
         )

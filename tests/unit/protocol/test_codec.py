@@ -1,9 +1,11 @@
 """Frames on the engine link: what goes in comes out, and nothing broken becomes an object."""
 
 import pytest
+from annotated_types import Le
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shoal.config import Settings
 from shoal.protocol import codec
 from shoal.protocol.messages import (
     Abort,
@@ -58,7 +60,7 @@ FROM_ENGINE = [
                 [-2.0],
             )
         },
-        cpu_s=0.5, seq_cpu_s={1: 1.5, 5: 0.0},
+        cpu_s=0.5, seq_cpu_s={1: 1.5, 5: 0.0}, embeddings={5: b"\x00\x00\x80?"},
     ),
     Heartbeat([STATS]),
     EngineFailed("invalid_model_folder", "no such folder"),
@@ -149,3 +151,20 @@ def test_a_field_of_another_type_is_refused(position: int) -> None:
     fields[1 + position] = {"not": "this"}
     with pytest.raises(codec.FrameError):
         codec.decode_to_engine(msgspec.msgpack.encode(fields))
+
+
+def test_the_vectors_of_the_largest_step_fit_a_frame() -> None:
+    """As many rows as the setting allows, of 4096 numbers each."""
+    most = max(
+        bound.le
+        for bound in Settings.model_fields["max_batch_size"].metadata
+        if isinstance(bound, Le)
+    )
+    vectors = {i: bytes(4 * 4096) for i in range(most)}
+    finished = {i: Finished(FinishReason.LENGTH) for i in vectors}
+    started = {i: Started(0, 0.1, 0.2) for i in vectors}
+    outputs = StepOutputs(
+        "m", [], [], most, most, 0.1, STATS, started=started, finished=finished, embeddings=vectors
+    )
+    (body,) = bodies(codec.encode(outputs))
+    assert codec.decode_from_engine(body) == outputs

@@ -20,6 +20,7 @@ class Asked:
         self.core = EngineCore({source.name: loaded}, self.config, time.monotonic)
         self.name = source.name
         self.num_steps = 0
+        self.num_accepted = 0
         self.tokens: dict[int, list[int]] = {}
         self.logprobs: dict[int, list[TokenLogprobs]] = {}
         self.finished: dict[int, Finished] = {}
@@ -45,9 +46,9 @@ class Asked:
         elif (outputs := self.core.step()) is not None:
             self.core.check()
             self.num_steps += outputs.num_tokens > 0
-            for seq_id, token_id in zip(outputs.seq_ids, outputs.token_ids, strict=True):
-                forced = outputs.forced.get(seq_id, [])
-                self.tokens.setdefault(seq_id, []).extend([token_id, *forced])
+            self.num_accepted += outputs.num_accepted
+            for seq_id, token_ids in outputs.tokens():
+                self.tokens.setdefault(seq_id, []).extend(token_ids)
             for seq_id, logprobs in outputs.logprobs.items():
                 self.logprobs.setdefault(seq_id, []).append(logprobs)
             self.finished.update(outputs.finished)

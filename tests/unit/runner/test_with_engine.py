@@ -51,6 +51,7 @@ class Disturbed:
     """Number of the step -> "before" or "after"."""
     num_steps: int = 0
     num_continued: int = 0
+    num_accepted: int = 0
 
     def run(self, plan: StepPlan) -> StepResult:
         self.num_steps += 1
@@ -115,8 +116,9 @@ def serve(
         if (outputs := core.step()) is None:
             continue
         core.check()
-        for seq_id, token_id in zip(outputs.seq_ids, outputs.token_ids, strict=True):
-            answers[seq_id].tokens.append(token_id)
+        disturbed.num_accepted += outputs.num_accepted
+        for seq_id, token_ids in outputs.tokens():
+            answers[seq_id].tokens += token_ids
         for seq_id, logprobs in outputs.logprobs.items():
             answers[seq_id].logprobs.append(logprobs)
         for seq_id, trace in outputs.traces.items():
@@ -132,6 +134,7 @@ def serve(
 @given(data=st.data())
 def test_every_request_gets_what_it_gets_alone(data: Any) -> None:
     backend_class = data.draw(st.sampled_from([EchoBackend, EchoBestBackend]), "backend")
+    num_said = data.draw(st.sampled_from([VOCAB, 3]), "best tokens")  # few repeat themselves
     numbers = data.draw(
         st.lists(
             st.tuples(
@@ -151,7 +154,7 @@ def test_every_request_gets_what_it_gets_alone(data: Any) -> None:
     ]
     answers, _ = serve(
         arrivals,
-        backend=backend_class(),
+        backend=backend_class(num_said=num_said),
         aborts=data.draw(st.dictionaries(st.integers(0, 50), st.integers(0, 7), max_size=2)),
         fails=data.draw(
             st.dictionaries(st.integers(1, 50), st.sampled_from(["before", "after"]), max_size=2)
@@ -160,9 +163,12 @@ def test_every_request_gets_what_it_gets_alone(data: Any) -> None:
         max_batch_size=data.draw(st.sampled_from([1, 3, 8]), "rows"),
         token_budget=data.draw(st.sampled_from([3, 16, 64]), "budget"),
         prefix_cache=data.draw(st.booleans(), "prefix cache"),
+        drafts=data.draw(st.sampled_from([True, True, False]), "drafts"),
     )
     for _, submit in arrivals:
-        alone = serve([(0, submit)], backend=EchoBackend(), token_budget=64)[0][submit.seq_id]
+        alone = serve(
+            [(0, submit)], backend=EchoBackend(num_said=num_said), token_budget=64, drafts=False
+        )[0][submit.seq_id]
         answer = answers[submit.seq_id]
         if answer.finished is not None and answer.finished.error_code is None:
             assert answer == alone

@@ -5,6 +5,7 @@ import re
 import time
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -15,7 +16,7 @@ from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 from shoal.text.chat import Chat
-from shoal.text.chat_tokens import _longest_of
+from shoal.text.chat_tokens import ControlTokens, RenderedChat, _longest_of
 from shoal.text.tokenizer import Tokenizer
 from tests.fakes.text_folder import byte_tokenizer
 from tests.unit.text.building import byte_level, wrap
@@ -41,6 +42,9 @@ HOSTILE = st.lists(st.sampled_from(PARTS), max_size=8).map("".join)
 PEACEFUL = st.lists(
     st.sampled_from([p for p in PARTS if p.isascii() or p.isprintable()]), max_size=8
 ).map("".join)
+
+PLAIN = st.lists(st.sampled_from(["hello", "the", "x", " ", "  ", "\n", "é", "日本"])).map("".join)
+"""Spells no part of a control token."""
 
 
 def conversation(contents: list[str]) -> list[dict[str, str]]:
@@ -324,6 +328,41 @@ def test_many_chats_and_offsets_give_the_same_ids(kind: str, contents: list[str]
         found = [tuple(o) for i, o in zip(ids, offsets, strict=True) if i in marks]
         if library(kind).normalizer is None:
             assert found == [tuple(span) for span in each.controls]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@settings(max_examples=8, deadline=None)
+@given(contents=st.lists(PLAIN | HOSTILE, min_size=3, max_size=5))
+@example(contents=["a", "b ", "c"])
+def test_beginnings_of_a_chat_have_the_ids_of_each_alone(
+    kind: str, template: str, contents: list[str]
+) -> None:
+    model = chat(kind, template)
+    messages = conversation(contents)
+    whole = rendered(model, messages)
+    prompts = [rendered(model, messages[:size]) for size in range(1, len(messages) + 1)]
+    beginnings = [each for each in prompts if whole.text.startswith(each.text)]
+    found = model.encode_beginnings(whole, model.encode(whole), beginnings)
+    assert found == [model.encode(each) for each in beginnings]
+
+
+def test_only_the_rest_of_a_beginning_is_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = chat("byte level", "chatml")
+    messages = conversation(["hello"] * 9)
+    whole = rendered(model, messages)
+    beginnings = [rendered(model, messages[:size]) for size in (1, 3, 5, 7)]
+    ids, expected = model.encode(whole), [model.encode(each) for each in beginnings]
+    asked: list[str] = []
+    encode_batch = ControlTokens.encode_batch
+
+    def spied(self: ControlTokens, chats: Sequence[RenderedChat]) -> list[list[int]]:
+        asked.extend(each.text for each in chats)
+        return encode_batch(self, chats)
+
+    monkeypatch.setattr(ControlTokens, "encode_batch", spied)
+    assert model.encode_beginnings(whole, ids, beginnings) == expected
+    assert asked == ["<|im_start|>assistant\n"]
 
 
 def test_blocks_of_generated_text_are_found_in_the_text() -> None:

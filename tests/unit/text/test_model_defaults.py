@@ -159,7 +159,7 @@ def test_a_model_without_an_end_is_told(folder: Path) -> None:
     told = " ".join(defaults.remarks)
     assert "eos_token_id 50256" in told
     assert "bos_token_id 50256" in told
-    assert "answers end at max_tokens" in told
+    assert "ends at max_tokens" in told
 
 
 @pytest.mark.parametrize("value", [True, 1.0, "2", {"id": 2}, [2, "3"], [[2]]])

@@ -151,3 +151,23 @@ def test_a_damaged_tokenizer_is_named(tmp_path: Path, content: str | None) -> No
         (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(ModelFolderError, match=r"tokenizer\.json"):
         read_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("length", [0, 3, 4, 5, 9000])
+def test_the_start_of_a_text_keeps_its_special_tokens(length: int) -> None:
+    """As the library truncates, also where a text is so long that it is read in another way."""
+    library = byte_tokenizer()
+    library.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A <|end|>",
+        special_tokens=[("<|endoftext|>", END_ID), ("<|end|>", 260)],
+    )
+    ours, text = wrap(library), "abcdefghi" * 1000
+    library.enable_truncation(6)
+    ids, num_left_out = ours.encode_start(text[:length], 6)
+    assert ids == library.encode(text[:length]).ids
+    assert num_left_out == max(0, length - 4)
+    bare, num_left_out = ours.encode_start(text[:length], 6, add_special_tokens=False)
+    assert bare == list(text[: min(length, 6)].encode())
+    assert num_left_out == max(0, length - 6)
+    with pytest.raises(ValueError, match="2 special tokens leave no room"):
+        ours.encode_start(text[:length], 2)

@@ -42,8 +42,10 @@ def answer_anything(seen: SeenRequest) -> Canned:
     if path == "/v1/score_choices":
         return json_reply(bodies.scores_json([-1.0 - i for i in range(len(body["choices"]))]))
     if path == "/v1/embeddings":
-        inputs = body["input"] if isinstance(body["input"], list) else [body["input"]]
-        return json_reply(bodies.embeddings_json([[1.0, 0.0]] * len(inputs)))
+        given = body["input"]
+        is_one = isinstance(given, str) or all(isinstance(part, int) for part in given)
+        num_inputs = 1 if is_one else len(given)
+        return json_reply(bodies.embeddings_json([[1.0, 0.0]] * num_inputs))
     if re.fullmatch(r"/v1/requests/[^/]+/cancel", path):
         return json_reply({"cancelled": True, "tokens_generated": 1})
     if found := re.fullmatch(r"/v1/models/(.+)", path):

@@ -63,6 +63,10 @@ class Architecture:
     """Other names, or other tensors, of some of the weights in `tensors`. A file that has one of
     these has all of them instead."""
 
+    unused: tuple[str, ...] = ()
+    """How names of tensors begin that its files may have and no network here needs: of a pooler or
+    of a head that an encoder does without. They are named in the log."""
+
     def table(self, spec: DecoderSpec) -> TensorTable:
         """All tensors that a network of this spec may have."""
         return (

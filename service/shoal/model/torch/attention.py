@@ -16,8 +16,16 @@ from torch import Tensor
 from shoal.model.spec import AttentionSpec
 from shoal.model.torch.short_conv import ConvBatches
 
-Window = int | None
-"""A token sees only so many positions back, itself included; None = all."""
+
+class Sight(NamedTuple):
+    """Which keys a token sees; as of AttentionSpec."""
+
+    window: int | None
+    is_causal: bool
+
+
+def sight_of(spec: AttentionSpec) -> Sight:
+    return Sight(spec.window, spec.causal)
 
 
 @dataclass(slots=True)
@@ -27,7 +35,7 @@ class DecodeRows:
     token_indices: Tensor  # [D] their places among the step's tokens
     blocks: Tensor  # [D * B] each row's blocks, padded with its first; C = B * block size
     stale: Tensor  # [S] places in [D * C] whose slots hold nothing of the row
-    unseen: Mapping[Window, Tensor]  # [D, C] True where a key does not count
+    unseen: Mapping[Sight, Tensor]  # [D, C] True where a key does not count
 
 
 @dataclass(slots=True)
@@ -37,12 +45,12 @@ class PrefillRow:
     start: int
     end: int
     key_slots: Tensor  # [C]
-    seen: Mapping[Window, Tensor]  # [n, C] True where a key is seen
+    seen: Mapping[Sight, Tensor]  # [n, C] True where a key is seen
 
 
 @dataclass(slots=True)
 class AttentionBatch:
-    """The rows of one step, with a mask for each distinct window of the model's layers."""
+    """The rows of one step, with a mask for each distinct sight of the model's layers."""
 
     slots: Tensor  # [T] where new keys and values go
     positions: Tensor  # [T]
@@ -163,7 +171,7 @@ def _decode(
     values.view(num_kv, -1, head_dim).index_fill_(1, rows.stale, 0)
     keys = keys.view(num_kv, num_rows, -1, head_dim)
     values = values.view(num_kv, num_rows, -1, head_dim)
-    unseen = rows.unseen[spec.window][:, None]  # [D, 1, C]
+    unseen = rows.unseen[sight_of(spec)][:, None]  # [D, 1, C]
     bias = None
     if alibi is not None:  # [kv, D, group, C]
         bias = alibi.of(rows.token_indices, keys.shape[2]).transpose(1, 2)
@@ -180,7 +188,7 @@ def _prefill(
     alibi: _AlibiBias | None,
 ) -> Tensor:
     """queries [n, kv, group, head_dim] -> the same shape."""
-    seen = row.seen[spec.window]
+    seen = row.seen[sight_of(spec)]
     grouped = queries.permute(1, 2, 0, 3)  # [kv, group, n, head_dim]
     keys = layer.keys.index_select(1, row.key_slots)[:, None]  # [kv, 1, C, head_dim]
     values = layer.values.index_select(1, row.key_slots)[:, None]

@@ -1,4 +1,5 @@
-"""A decoder that executes any DecoderSpec: token ids to logits over a paged KV cache.
+"""A decoder that executes any DecoderSpec: token ids to residuals over a paged KV cache, those to
+logits or final vectors.
 
 Reads top to bottom; the parts are in `layers.py`, the cache in `attention.py`. Knows no family.
 """
@@ -22,7 +23,7 @@ Rotations = Mapping[RotarySpec, tuple[Tensor, Tensor]]
 
 
 class Decoder:
-    """T tokens of all rows, concatenated; L of them want logits."""
+    """T tokens of all rows, concatenated."""
 
     def __init__(self, spec: DecoderSpec, weights: TorchWeights) -> None:
         self.adapters = weights.adapters
@@ -31,6 +32,7 @@ class Decoder:
         self._embedding = weights.table(embedding)
         self._embedding_projection = weights.optional("embedding_projection.weight")
         self._embedding_norm = weights.norm(spec.embedding_norm, "embedding_norm")
+        self._token_types = weights.optional("token_type_embedding")  # [types, hidden]
         positions = weights.optional("position_embedding")  # [positions, hidden]
         self._positions = None if positions is None else weights.table(positions)
         self.layers = [
@@ -38,26 +40,27 @@ class Decoder:
         ]
         self._final_norm = weights.norm(spec.final_norm, "final_norm")
         self._head_projection = weights.optional("head_projection.weight")
-        head = embedding if spec.tied_head else weights.tensor("head.weight")
-        self.head_matrix = Linear(head, weights.optional("head.bias"))
+        self.head_matrix: Linear | None = None
+        if spec.has_head:
+            head = embedding if spec.tied_head else weights.tensor("head.weight")
+            self.head_matrix = Linear(head, weights.optional("head.bias"))
         rotary_specs = {layer.attention.rotary for layer in spec.layers if layer.attends}
         self._rotary = weights.rotary(
             [rotary for rotary in rotary_specs if rotary is not None],
             spec.max_position_embeddings,
         )
 
-    def forward(
+    def residuals(
         self,
         token_ids: Tensor,  # [T]
         positions: Tensor,  # [T]
         batch: AttentionBatch,
         cache: Sequence[Attends | Convolves],
-        logit_indices: Tensor,  # [L]
         adapter_tokens: AdapterTokens | None = None,
         on_layer: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
-        """Logits [L, vocab] of the wanted tokens; keys and values of all are written. `on_layer` is
-        given the residual [T, hidden] that each layer leaves."""
+        """What the last layer leaves [T, hidden]; keys and values of all tokens are written.
+        `on_layer` is given the residual [T, hidden] that each layer leaves."""
         self.adapters.tokens = adapter_tokens or {}
         x = self.embed(token_ids, positions)
         rotations = self.rotations(positions)
@@ -65,7 +68,7 @@ class Decoder:
             x = layer(x, rotations, batch, cache_layer)
             if on_layer is not None:
                 on_layer(x)
-        return self.head(x[logit_indices])
+        return x
 
     def embed(self, token_ids: Tensor, positions: Tensor) -> Tensor:
         """The residual before the first layer [T, hidden]."""
@@ -75,6 +78,8 @@ class Decoder:
             x = F.linear(x, self._embedding_projection)  # [T, hidden]
         if spec.embedding_multiplier != 1:
             x = x * spec.embedding_multiplier
+        if self._token_types is not None:
+            x = x + self._token_types[0]
         if self._positions is not None:
             x = x + self._positions(positions)
         return self._embedding_norm(x)
@@ -82,14 +87,20 @@ class Decoder:
     def rotations(self, positions: Tensor) -> Rotations:
         return self._rotary.at(positions)
 
+    def final_vectors(self, x: Tensor) -> Tensor:
+        """Residuals [n, hidden] behind the last norm, where there is one."""
+        return self._final_norm(x)
+
     def head_input(self, x: Tensor) -> Tensor:
         """What the head's matrix is multiplied with, of residuals [n, hidden]."""
         x = self._final_norm(x)
         return x if self._head_projection is None else F.linear(x, self._head_projection)
 
     def head(self, x: Tensor) -> Tensor:
-        """Logits [n, vocab] of residuals [n, hidden]."""
+        """Logits [n, vocab] of residuals [n, hidden]. Raises ValueError where there is no head."""
         spec = self._spec
+        if self.head_matrix is None:
+            raise ValueError("the model has no head, so no token has logits")
         logits = self.head_matrix(self.head_input(x))
         if spec.logit_multiplier != 1:
             logits = logits * spec.logit_multiplier

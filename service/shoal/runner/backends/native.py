@@ -86,8 +86,9 @@ class NativeBackend:
 
     def forward_best(self, inputs: StepInputs, num_logits: int) -> HeadOutputs:
         """Best ids of all L tokens; logits [num_logits, vocab_size] of the first ones only; the
-        lens of those that have one."""
-        if len(inputs.logit_indices) == 0:
+        lens and the final vectors of those that have them."""
+        num_rows, wants_lens = len(inputs.logit_indices), inputs.lens_indices is not None
+        if num_rows == 0 and inputs.hidden_indices is None:
             self.forward(inputs)
             return HeadOutputs(_NO_IDS, self._no_logits[:, 0], self._no_logits)
         head = self._model.forward_head(
@@ -99,24 +100,27 @@ class NativeBackend:
             inputs.block_tables,
             inputs.logit_indices,
             num_logits=num_logits,
-            top=1,
-            log_sum_exp=inputs.lens_indices is not None,
+            top=1 if num_rows else 0,
+            log_sum_exp=wants_lens,
             adapter_ids=inputs.adapter_ids,
             lens_indices=inputs.lens_indices,
+            hidden_indices=inputs.hidden_indices,
         )
+        if num_rows == 0:
+            return HeadOutputs(_NO_IDS, self._no_logits[:, 0], self._no_logits, hidden=head.hidden)
         assert head.top_ids is not None, "the best ids were requested"
         assert head.top_logits is not None, "the best logits were requested"
         logits = self._no_logits if head.logits is None else head.logits
         best_ids, best = head.top_ids[:, 0], head.top_logits[:, 0]
         if inputs.lens_indices is None:
-            return HeadOutputs(best_ids, best, logits)
+            return HeadOutputs(best_ids, best, logits, hidden=head.hidden)
         assert head.log_sum_exp is not None, "it was requested"
-        num_rows, shape = len(inputs.logit_indices), (-1, len(inputs.lens_indices))
+        shape = (-1, len(inputs.lens_indices))
         lens = Lens(
             best_ids[num_rows:].reshape(shape),
             (best[num_rows:] - head.log_sum_exp).reshape(shape),
         )
-        return HeadOutputs(best_ids[:num_rows], best[:num_rows], logits, lens)
+        return HeadOutputs(best_ids[:num_rows], best[:num_rows], logits, lens, head.hidden)
 
 
 _LINEAR_OF = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "up"}

@@ -16,7 +16,8 @@ from shoal.model.torch.attention import (
     DecodeRows,
     KVLayer,
     PrefillRow,
-    Window,
+    Sight,
+    sight_of,
 )
 from shoal.model.torch.decoder import Decoder
 from shoal.model.torch.layers import TorchWeights
@@ -46,7 +47,7 @@ class TorchBackend:
         self._num_token_ids = num_token_ids
         self._vocab_size = spec.vocab_size
         self._decoder = Decoder(spec, TorchWeights(weights, dtype, device))
-        self._windows = {layer.attention.window for layer in spec.layers if layer.attends}
+        self._sights = {sight_of(layer.attention) for layer in spec.layers if layer.attends}
         mixers = [layer.mixer for layer in spec.layers]
         convs = [mixer for mixer in mixers if isinstance(mixer, ShortConvSpec)]
         self._convs = {conv.kernel_size: conv for conv in convs}
@@ -70,11 +71,7 @@ class TorchBackend:
     @torch.inference_mode()
     def forward(self, inputs: StepInputs) -> Float32:
         """float32 logits [L, vocab_size], padded rows of the vocabulary included."""
-        if len(inputs.logit_indices) == 0:  # the network still writes keys and values
-            self._run(inputs)
-            return np.empty((0, self._vocab_size), np.float32)
-        logits: Float32 = self._run(inputs).float().cpu().numpy()
-        return logits
+        return self._logits(inputs, self._run(inputs))
 
     @torch.inference_mode()
     def forward_lens(self, inputs: StepInputs) -> tuple[Float32, Lens]:
@@ -90,21 +87,38 @@ class TorchBackend:
             best_ids.append(best)
             logprobs.append(logits.log_softmax(1).cpu().numpy()[np.arange(len(best)), best])
 
-        logits: Float32 = self._run(inputs, look).float().cpu().numpy()
+        logits = self._logits(inputs, self._run(inputs, look))
         return logits, Lens(np.stack(best_ids).astype(np.int32), np.stack(logprobs))
 
+    @torch.inference_mode()
+    def forward_hidden(self, inputs: StepInputs) -> tuple[Float32, Float32]:
+        """The same step: logits [L, vocab_size] and final vectors [H, hidden_size]."""
+        assert inputs.hidden_indices is not None, "final vectors are those of some tokens"
+        x = self._run(inputs)
+        vectors = self._decoder.final_vectors(x[self._tensor(inputs.hidden_indices)])
+        hidden: Float32 = vectors.float().cpu().numpy()
+        return self._logits(inputs, x), hidden
+
+    def _logits(self, inputs: StepInputs, x: Tensor) -> Float32:
+        """Of the wanted tokens, from the residuals [T, hidden]."""
+        if len(inputs.logit_indices) == 0:
+            return np.empty((0, self._vocab_size), np.float32)
+        logits = self._decoder.head(x[self._tensor(inputs.logit_indices)])
+        values: Float32 = logits.float().cpu().numpy()
+        return values
+
     def _run(self, inputs: StepInputs, on_layer: Callable[[Tensor], None] | None = None) -> Tensor:
-        batch = attention_batch(inputs, self._windows, self._block_size, self._device)
+        """Residuals [T, hidden]; keys and values are written."""
+        batch = attention_batch(inputs, self._sights, self._block_size, self._device)
         batch.convs = {
             size: conv_batch(inputs, conv, self._block_size, self._device)
             for size, conv in self._convs.items()
         }
-        return self._decoder.forward(
+        return self._decoder.residuals(
             self._tensor(inputs.token_ids),
             self._tensor(inputs.positions),
             batch,
             self.cache,
-            self._tensor(inputs.logit_indices),
             self._adapter_tokens(inputs),
             on_layer,
         )
@@ -134,17 +148,17 @@ class TorchBackend:
 
 
 def attention_batch(
-    inputs: StepInputs, windows: set[Window], block_size: int, device: str
+    inputs: StepInputs, sights: set[Sight], block_size: int, device: str
 ) -> AttentionBatch:
-    """Which keys each row reads in layers of each window, as tensors."""
+    """Which keys each row reads in layers of each sight, as tensors."""
     counts = np.diff(inputs.row_starts)
     single = np.flatnonzero(counts == 1)
     return AttentionBatch(
         slots=torch.from_numpy(inputs.slots.astype(np.int64)).to(device),
         positions=torch.from_numpy(inputs.positions.astype(np.int64)).to(device),
-        decode=_decode_rows(inputs, single, windows, block_size, device) if len(single) else None,
+        decode=_decode_rows(inputs, single, sights, block_size, device) if len(single) else None,
         prefills=[
-            _prefill_row(inputs, int(row), windows, block_size, device)
+            _prefill_row(inputs, int(row), sights, block_size, device)
             for row in np.flatnonzero(counts > 1)
         ],
     )
@@ -153,7 +167,7 @@ def attention_batch(
 def _decode_rows(
     inputs: StepInputs,
     rows: NDArray[np.int64],
-    windows: set[Window],
+    sights: set[Sight],
     block_size: int,
     device: str,
 ) -> DecodeRows:
@@ -164,7 +178,8 @@ def _decode_rows(
     places = np.arange(blocks.shape[1] * block_size)  # [C]
     stale = places >= lengths  # [D, C]
 
-    def unseen(window: Window) -> Tensor:
+    def unseen(sight: Sight) -> Tensor:  # the token is the last one: there is nothing ahead of it
+        window = sight.window
         hidden = stale if window is None else stale | (places < lengths - window)
         return torch.from_numpy(hidden).to(device)
 
@@ -172,27 +187,27 @@ def _decode_rows(
         token_indices=torch.from_numpy(inputs.row_starts[rows].astype(np.int64)).to(device),
         blocks=torch.from_numpy(blocks.reshape(-1)).to(device),
         stale=torch.from_numpy(np.flatnonzero(stale)).to(device),
-        unseen={window: unseen(window) for window in windows},
+        unseen={sight: unseen(sight) for sight in sights},
     )
 
 
 def _prefill_row(
-    inputs: StepInputs, row: int, windows: set[Window], block_size: int, device: str
+    inputs: StepInputs, row: int, sights: set[Sight], block_size: int, device: str
 ) -> PrefillRow:
     start, end = int(inputs.row_starts[row]), int(inputs.row_starts[row + 1])
     length = int(inputs.context_lens[row])
     queries = np.arange(length - (end - start), length)[:, None]
     keys = np.arange(length)
 
-    def seen(window: Window) -> Tensor:
-        is_seen = keys <= queries
-        if window is not None:
-            is_seen &= keys > queries - window
+    def seen(sight: Sight) -> Tensor:
+        is_seen = keys <= queries if sight.is_causal else np.ones_like(keys <= queries)
+        if sight.window is not None:
+            is_seen &= np.abs(queries - keys) < sight.window
         return torch.from_numpy(is_seen).to(device)
 
     slots = _slots(inputs.block_tables[row : row + 1], length, block_size)[0]
     return PrefillRow(
-        start, end, torch.from_numpy(slots).to(device), {window: seen(window) for window in windows}
+        start, end, torch.from_numpy(slots).to(device), {sight: seen(sight) for sight in sights}
     )
 
 

@@ -11,6 +11,7 @@ from shoal.sampling.arrays import UInt32
 from shoal.sampling.beginnings import LateMatcher
 from shoal.sampling.free_text import FreeText
 from shoal.sampling.grammars import Grammars
+from shoal.sampling.lead_text import Lead, LeadText
 from shoal.sampling.processors.base import LogitsProcessor
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Grammar(LogitsProcessor):
         takes: bool,
         rejects: bool = False,
         ambiguous_ids: Set[int] = frozenset(),
-        free_text: FreeText | None = None,
+        free_text: FreeText | LeadText | None = None,
     ) -> None:
         """`takes`: may `take_forced` be used, or must each token be sampled? `rejects`: is a token
         drawn first and `admits` asked? `ambiguous_ids`: see `Grammars`. `free_text`: where the
@@ -55,11 +56,15 @@ class Grammar(LogitsProcessor):
         self._mask: UInt32 | None = None
         if free_text is None or any(free_text.num_chars[i] for i in self.end_ids):
             free_text = FreeText(bytes(num_token_ids), [])
+        self._lead: Lead | None = None
+        if isinstance(free_text, LeadText):
+            self._lead = Lead(free_text)
+            free_text = FreeText(free_text.num_chars, [], steady_after=-1)
         self._free_text = free_text
         self._num_chars = self._free_text.num_chars
         self._is_free = False
         self._may_be_free = True  # no probe failed since the last token that is not plain
-        self._until_steady = 0  # characters; in free text
+        self._until_steady = free_text.steady_after  # characters; in free text
         self._untold: list[int] = []  # accepted in free text; the matcher will be
         self._force()
 
@@ -183,7 +188,9 @@ class Grammar(LogitsProcessor):
 
     def _look_for_free_text(self, last_id: int) -> None:
         """Is the matcher in some, behind this token?"""
-        if self._forced or not self._num_chars[last_id]:
+        if self._lead is not None:
+            self._is_free = self._lead.is_free_behind(last_id) and not self.is_over
+        elif self._forced or not self._num_chars[last_id]:
             self._is_free, self._may_be_free = False, True
         elif self._may_be_free and not (self._is_free or self.is_over):
             probe = self._free_text.probe

@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from shoal.protocol.messages import LoadedModel
 from shoal.server.context import context_of
 from shoal.server.services import Services, services_of
 from shoal.text.chat import Chat
@@ -76,8 +77,9 @@ def model_object(services: Services, model_id: str, name: str) -> dict[str, Any]
         "parent": None,
         "max_model_len": loaded.max_model_len if loaded else None,
         "ready": model is not None and loaded is not None,
-        **abilities(chat),
+        **abilities(chat, loaded),
         "defaults": model.defaults if model else {},
+        "embedding_size": loaded.embedding_size if loaded else None,
         "num_parameters": loaded.num_parameters if loaded else None,
         "dtype": loaded.dtype if loaded else None,
         "device": loaded.device if loaded else None,
@@ -89,15 +91,19 @@ def model_object(services: Services, model_id: str, name: str) -> dict[str, Any]
     }
 
 
-def abilities(chat: Chat | None) -> dict[str, Any]:
+def abilities(chat: Chat | None, loaded: LoadedModel | None) -> dict[str, Any]:
     """What the model can do. Tools are native where its own chat template describes them; generic
-    where we do, for a model that may never have learned to call any."""
+    where we do, for a model that may never have learned to call any. Of one that still loads, what
+    its files say."""
+    vectors = ["embedding"] if loaded is not None and loaded.embedding_size is not None else []
+    if loaded is not None and not loaded.generates:
+        return {"capabilities": vectors, "tools": None, "tool_format": None}
     if chat is None:
-        return {"capabilities": ["completion"], "tools": None, "tool_format": None}
+        return {"capabilities": ["completion", *vectors], "tools": None, "tool_format": None}
     support = chat.tool_support
     reasoning = ["reasoning"] if chat.reasoning is not None else []
     return {
-        "capabilities": ["completion", "chat", "tools", *reasoning],
+        "capabilities": ["completion", "chat", "tools", *reasoning, *vectors],
         "tools": "native" if support.is_native else "generic",
         "tool_format": support.format.name,
     }

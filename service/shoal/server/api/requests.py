@@ -14,8 +14,8 @@ router = APIRouter(tags=["Requests"])
 @router.post("/v1/requests/{request_id}/cancel")
 async def cancel_request(request: Request, request_id: str) -> dict[str, Any]:
     """Ends a running request, named by its X-Request-Id. Its own answer, streamed or not, ends
-    with what was generated so far: finish_reason "length", stop_reason "cancelled". Callers can
-    cancel their own requests, with an admin key all."""
+    with what was generated so far: finish_reason "length", stop_reason "cancelled"; embeddings end
+    with 400 request_cancelled. Callers can cancel their own requests, with an admin key all."""
     tenant = None if is_admin(request) else context_of(request.scope).tenant
     found = services_of(request).running.find(request_id, tenant)
     counts = [tokens for generation in found if (tokens := generation.cancel()) is not None]

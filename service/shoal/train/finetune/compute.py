@@ -59,7 +59,7 @@ def choose_compute(prepared: Prepared, notes: Mapping[str, Any]) -> Compute:
     return Compute(dtype, checkpointing, memory(checkpointing))
 
 
-def describe(compute: Compute, free: int | None) -> str:
+def describe_compute(compute: Compute, free: int | None) -> str:
     """In a line for the user. `free`: bytes that the process may take."""
     how = "; activations are computed again to save memory" if compute.checkpointing else ""
     said = f"in {compute.note['dtype']}, about {compute.memory_bytes / 1e9:.1f} GB{how}"

@@ -14,7 +14,7 @@ prompt's ids are the server's and the answer goes on behind them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
@@ -28,7 +28,7 @@ from shoal.train.finetune.rows import EncodedRow, Row
 from shoal.train.finetune.shapes import Kind
 from shoal.train.finetune.turns import ChatDrafts, Draft, Turn, cut, cut_front, joined
 
-_BATCH_ROWS = 512
+_BATCH_ROWS = 128
 _SHOWN = 3
 _MAX_SAMPLE_CHARS = 400
 _SHOWN_PROBLEMS = 5
@@ -120,13 +120,17 @@ class Encoder:
         _check_refused(left_out.refused)
         return encoded
 
-    def encode_all(self, rows: Sequence[Row]) -> Encoded:
-        """Many rows, quicker. Raises RecipeError that names up to five refused rows, or where
-        nothing is left to learn."""
+    def encode_all(
+        self, rows: Sequence[Row], on_rows: Callable[[int], None] = lambda done: None
+    ) -> Encoded:
+        """Many rows, quicker. `on_rows`: told how many are done. Raises RecipeError that names up
+        to five refused rows, or where nothing is left to learn."""
         left_out = _LeftOut()
         encoded: list[EncodedRow] = []
         for at in range(0, len(rows), _BATCH_ROWS):
-            encoded += self._encode(rows[at : at + _BATCH_ROWS], left_out)
+            batch = rows[at : at + _BATCH_ROWS]
+            encoded += self._encode(batch, left_out)
+            on_rows(at + len(batch))
         _check_refused(left_out.refused)
         notes = tuple(self._notes(left_out))
         if rows and not encoded:
@@ -206,19 +210,20 @@ class Encoder:
 
     # --- chats ----------------------------------------------------------------------------------
 
-    def _tokenized(self, drafts: Iterator[Draft]) -> dict[int, list[int]]:
+    def _tokenized(self, drafts: Iterable[Draft]) -> dict[int, list[int]]:
         """Ids of every text of the drafts, by id() of the text."""
-        chats: dict[int, RenderedChat] = {}
+        drafts = [draft for draft in drafts if not draft.spans]
+        chats = {id(draft.text): draft.text for draft in drafts}
+        found: dict[int, list[int]] = {}
+        for has_marks in (False, True):  # those without are tokenized on all cores
+            some = {key: chat for key, chat in chats.items() if chat.has_marks == has_marks}
+            ids = self._model.chat.encode_batch([*some.values()])
+            found.update(zip(some, ids, strict=True))
         for draft in drafts:
-            if not draft.spans:
-                chats[id(draft.text)] = draft.text
-                for turn in draft.turns:
-                    chats[id(turn.prompt)] = turn.prompt
-        plain = [key for key, chat in chats.items() if not chat.has_marks]
-        marked = [key for key, chat in chats.items() if chat.has_marks]
-        encode = self._model.chat.encode_batch
-        found = dict(zip(plain, encode([chats[key] for key in plain]), strict=True))
-        return found | dict(zip(marked, encode([chats[key] for key in marked]), strict=True))
+            prompts = [turn.prompt for turn in draft.turns]
+            ids = self._model.chat.encode_beginnings(draft.text, found[id(draft.text)], prompts)
+            found.update(zip(map(id, prompts), ids, strict=True))
+        return found
 
     def _from_drafts(
         self, drafts: Sequence[Draft], ids_of: dict[int, list[int]], left_out: _LeftOut

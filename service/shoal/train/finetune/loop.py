@@ -88,6 +88,7 @@ class Loop:
         self.folder, self.observer = folder, observer
         self.progress = Progress()
         self.held_out_packs = make_packs(held_out, plan.pack_tokens) if held_out else []
+        self._num_held_out = len(held_out)
         self._best = _Best()
         self._is_done = False  # the checkpoint was taken when no step was to follow
         self._optimizer = torch.optim.AdamW(
@@ -267,7 +268,12 @@ class Loop:
         """Measure the held-out loss; keep the weights where it is the lowest so far."""
         if not self.held_out_packs:
             return
-        measured = [self.network.nats(pack) for pack in self.held_out_packs]
+        measured: list[tuple[float, int]] = []
+        done = 0
+        for pack in self.held_out_packs:
+            measured.append(self.network.nats(pack))
+            done += pack.num_rows
+            self.observer.on_rows("measuring", done, self._num_held_out)
         loss = sum(nats for nats, _ in measured) / sum(count for _, count in measured)
         progress, best = self.progress, self._best
         progress.held_out.append((progress.tokens, {HELD_OUT: loss}))

@@ -62,6 +62,8 @@ class TrainableNetwork:
         )
         self._decoder = Decoder(checkpoint.spec, self._weights)
         matrix = self._decoder.head_matrix
+        if matrix is None:
+            raise ValueError("a network without a head writes no text to be taught")
         self._head = Head(checkpoint.spec, matrix.weight, matrix.bias, self.dtype)
 
     @property

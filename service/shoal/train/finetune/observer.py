@@ -20,6 +20,9 @@ class Observer:
 
     say: Callable[[str], None] = lambda line: None
     """A line for the user."""
+    on_rows: Callable[[str, int, int | None], None] = lambda doing, done, total: None
+    """What is done with rows before and between the steps ("encoding"), how many of them are done
+    and how many there are, where that is known."""
     on_step: Callable[[StepReport], None] = lambda report: None
     answer: Answer | None = None
     """None: no samples before and after."""

@@ -46,6 +46,10 @@ class Pack:
     """Of all rows, shared beginnings counted in each."""
 
     @property
+    def num_rows(self) -> int:
+        return sum(len(group.rows) for group in self.groups)
+
+    @property
     def num_targets(self) -> int:
         return int((self.targets >= 0).sum())
 

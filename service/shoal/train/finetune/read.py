@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from shoal.train.records import ENDINGS, RecordFile, named_format, open_records
 
 PIECE_CHARS = 8000
 """A plain text is cut into rows of at most so many characters."""
+_ROWS_TOLD = 1000
 _SHOWN_PROBLEMS = 5
 _SHOWN_KEYS = 10
 _MAX_PROBLEM_CHARS = 600
@@ -44,14 +45,15 @@ class RowFile:
     """SHA-256 of the bytes, in hexadecimal; of a folder also of the files' names."""
 
 
-def read_rows(path: Path) -> RowFile:
+def read_rows(path: Path, on_rows: Callable[[int], None] = lambda done: None) -> RowFile:
     """Reads a file in a format of `records.py`, or a folder of such files in order of their names.
+    `on_rows`: told now and then how many rows are read.
 
     Files of a folder that are about the data or held out by their name ("test.jsonl") are not read.
     Raises RecipeError that names up to five bad rows by file and line, for rows of mixed kinds, and
     for files without rows, in another encoding or of another format.
     """
-    reading = _Reading()
+    reading = _Reading(on_rows)
     files = [path]
     if path.is_dir():
         files, left_out = _files_of(path)
@@ -72,6 +74,7 @@ def read_rows(path: Path) -> RowFile:
 class _Reading:
     """What was found so far."""
 
+    on_rows: Callable[[int], None]
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
@@ -106,6 +109,8 @@ class _Reading:
                 continue
             self.kinds.setdefault(shaped.kind, where)
             self.rows.append(shaped.row)
+            if len(self.rows) % _ROWS_TOLD == 0:
+                self.on_rows(len(self.rows))
             self.used[shaped.used] += 1
             self.unused.update(shaped.unused)
         if len(self.rows) + self.num_problems == num_before:

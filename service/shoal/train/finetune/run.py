@@ -17,14 +17,14 @@ from shoal.checkpoint.open import looks_like_model
 from shoal.errors import ShoalError
 from shoal.train.config import RecipeError
 from shoal.train.finetune.card import CardFacts, Sample, read_licence, write_card
-from shoal.train.finetune.compute import Compute, choose_compute, describe
+from shoal.train.finetune.compute import Compute, choose_compute, describe_compute
 from shoal.train.finetune.export import write_adapter, write_model
 from shoal.train.finetune.folder import replace_folder
 from shoal.train.finetune.loop import HELD_OUT, End, Loop
 from shoal.train.finetune.network import TrainableNetwork
 from shoal.train.finetune.observer import Observer
 from shoal.train.finetune.pack import make_packs
-from shoal.train.finetune.prepare import Prepared, prepare
+from shoal.train.finetune.prepare import Prepared, describe, prepare
 from shoal.train.finetune.settings import FineTuneRequest
 from shoal.train.progress import Progress, TrainingResult
 from shoal.train.report import clock_text, write_loss_plot
@@ -45,7 +45,7 @@ def fine_tune(request: FineTuneRequest, observer: Observer | None = None) -> Tra
     signal, when all is saved."""
     observer = observer or Observer()
     started = observer.clock()
-    prepared = prepare(request, observer.say)
+    prepared = prepare(request, observer)
     folder = RunFolder(prepared.run_dir, prepared.identity)
     with folder.claimed(overwrite=request.overwrite) as state:
         if state == "finished":
@@ -55,12 +55,16 @@ def fine_tune(request: FineTuneRequest, observer: Observer | None = None) -> Tra
                 f"{request.out} holds a model of another run: --overwrite replaces it; another "
                 "--out keeps both"
             )
+        for line in describe(prepared):
+            observer.say(line)
         return _Run(prepared, folder, observer, started).run()
 
 
 def rehearse(request: FineTuneRequest, observer: Observer) -> None:
     """Say what a run would cost, of which one step is made and measured. Writes nothing."""
-    prepared = prepare(request, observer.say)
+    prepared = prepare(request, observer, writes=False)
+    for line in describe(prepared):
+        observer.say(line)
     plan = prepared.plan
     compute = choose_compute(prepared, {})
     packs = make_packs(prepared.rows[: plan.batch_size], plan.pack_tokens)
@@ -71,7 +75,7 @@ def rehearse(request: FineTuneRequest, observer: Observer) -> None:
         network.backward(pack, 0.0)
     tokens_per_s = sum(pack.num_row_tokens for pack in packs) / (observer.clock() - since)
     num_tokens = round(prepared.num_tokens * plan.epochs)
-    observer.say(f"computes    {describe(compute, request.memory_bytes)}")
+    observer.say(f"computes    {describe_compute(compute, request.memory_bytes)}")
     observer.say(
         f"takes       about {clock_text(num_tokens / tokens_per_s)} for {num_tokens:,} tokens in "
         f"{plan.steps} steps ({tokens_per_s:,.0f} tokens/s, measured)"
@@ -109,7 +113,7 @@ class _Run:
         answers_s = clock() - since
         compute = choose_compute(prepared, self.folder.notes)
         self.folder.note(**compute.note)
-        say(f"computes    {describe(compute, self.request.memory_bytes)}")
+        say(f"computes    {describe_compute(compute, self.request.memory_bytes)}")
         network = make_network(prepared, compute)
         plan, folder = prepared.plan, prepared.run_dir
         loop = Loop(network, prepared.rows, prepared.held_out, plan, folder, self.observer)

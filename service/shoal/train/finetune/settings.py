@@ -26,7 +26,7 @@ class FineTuneRequest:
     models_dir: Path | None = None
     """Where names are looked up; None: where `shoal serve` looks."""
     run_dir: Path | None = None
-    """Checkpoints, log and plot; None: runs/<name of out>."""
+    """Checkpoints, log and plot; None: what `choose_run_dir` says."""
     overwrite: bool = False
     """Forget the run that is in the run folder, and replace whatever `out` holds."""
     device: str | None = None

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from shoal.text.chat import Chat
 from shoal.text.chat_tokens import RenderedChat, Span
 from shoal.text.reasoning import is_opened
 from shoal.text.text_model import TextModel
-from shoal.text.tools.history import TemplateInput
 from shoal.text.tools.tool import Call, Tool
 from shoal.train.finetune.rows import Row
 
@@ -67,20 +67,20 @@ class ChatDrafts:
             for index, message in enumerate(row.messages)
             if message["role"] == "assistant" and index and index not in row.context_only
         ]
-        messages = row.messages[: learned[-1] + 1] if learned else ()
-        if not messages:
+        if not learned:
             return
-        whole = self.render(row, messages)
-        if spans := self._generated(row, messages, learned, whole):
+        chat = _RowChat(self._chat, row, learned[-1] + 1)
+        whole = chat.rendered(chat.size)
+        if spans := self._generated(chat, learned, whole):
             yield Draft(row.where, whole, spans=spans)
             return
         inside: list[Turn] = []
         for index in learned:
             is_last = index == learned[-1]
-            through = whole if is_last else self.render(row, messages[: index + 1])
-            prompt = self.render(row, messages[:index], is_prompt=True)
+            through = whole if is_last else chat.rendered(index + 1)
+            prompt = chat.rendered(index, is_prompt=True)
             if not through.text.startswith(prompt.text):
-                through = self._behind(prompt, through, messages[index])
+                through = self._behind(prompt, through, row.messages[index])
             turn = self._turn(prompt, through)
             if whole.text.startswith(through.text):
                 inside.append(turn)
@@ -90,23 +90,6 @@ class ChatDrafts:
         if inside:
             yield Draft(row.where, inside[-1].through, tuple(inside))
 
-    def render(
-        self, row: Row, messages: Sequence[Mapping[str, Any]], *, is_prompt: bool = False
-    ) -> RenderedChat:
-        """As the server does; `is_prompt`: with the beginning of an answer."""
-        ready, tools = self._prepared(row, messages)
-        return self._chat.render(
-            ready,
-            given=row.variables,
-            add_generation_prompt=is_prompt,
-            continue_final_message=False,
-            max_chars=MAX_CHARS,
-            tools=tools,
-        )
-
-    def _prepared(self, row: Row, messages: Sequence[Mapping[str, Any]]) -> TemplateInput:
-        return self._chat.prepare([_checked(m) for m in messages], [_tool(t) for t in row.tools])
-
     def _turn(self, prompt: RenderedChat, through: RenderedChat) -> Turn:
         """Without what stands behind the end token: the server does not let the model write it."""
         for start, end in through.controls:
@@ -115,19 +98,15 @@ class ChatDrafts:
         return Turn(prompt, cut(through, len(through.text.rstrip())), has_end=False)
 
     def _generated(
-        self,
-        row: Row,
-        messages: Sequence[Mapping[str, Any]],
-        learned: Sequence[int],
-        whole: RenderedChat,
+        self, chat: _RowChat, learned: Sequence[int], whole: RenderedChat
     ) -> tuple[Span, ...]:
         """Generation blocks of the learned messages; none where they cannot be told apart."""
-        ready, tools = self._prepared(row, messages)
-        found = self._chat.generated(ready, given=row.variables, max_chars=MAX_CHARS, tools=tools)
+        found = chat.generated()
         if found is None or found[0] != whole.text:
             return ()
         spans = [span for span in found[1] if span.end > span.start]
-        answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        messages = enumerate(chat.row.messages[: chat.size])
+        answers = [index for index, message in messages if message["role"] == "assistant"]
         if answers == learned:
             return tuple(spans)
         if len(spans) != len(answers):
@@ -158,6 +137,49 @@ class ChatDrafts:
             )
             rest = joined(closing, rest)
         return joined(prompt, rest)
+
+
+class _RowChat:
+    """A row's chat up to its last learned answer, and what the template writes of its beginnings.
+
+    Rendered without a limit of time: nobody waits for an answer, and Ctrl-C ends it."""
+
+    def __init__(self, chat: Chat, row: Row, size: int) -> None:
+        """`size`: in messages."""
+        self._chat, self.row, self.size = chat, row, size
+        self._messages = [_checked(message) for message in row.messages[:size]]
+        self._tools = [_tool(tool) for tool in row.tools]
+        self._ready = messages, tools = chat.prepare(self._messages, self._tools)
+        self._is_as_given = tools is None and messages == self._messages
+        self._is_plain = not chat.spells_controls(messages, given=row.variables, tools=tools)
+
+    def rendered(self, size: int, *, is_prompt: bool = False) -> RenderedChat:
+        """The first `size` messages as the server renders them; `is_prompt`: with the beginning of
+        an answer. Raises InvalidRequest where the template refuses them."""
+        if size == self.size:
+            messages, tools = self._ready
+        elif self._is_as_given:
+            messages, tools = self._messages[:size], None
+        else:
+            messages, tools = self._chat.prepare(self._messages[:size], self._tools)
+        is_part = messages == self._ready.messages[: len(messages)] and tools == self._ready.tools
+        return self._chat.render(
+            messages,
+            given=self.row.variables,
+            add_generation_prompt=is_prompt,
+            continue_final_message=False,
+            max_chars=MAX_CHARS,
+            tools=tools,
+            is_watched=False,
+            spells_controls=False if self._is_plain and is_part else None,
+        )
+
+    def generated(self) -> tuple[str, list[Span]] | None:
+        """The text of all, and its generation blocks, where the template has some."""
+        messages, tools = self._ready
+        return self._chat.generated(
+            messages, given=self.row.variables, max_chars=MAX_CHARS, tools=tools
+        )
 
 
 def joined(first: RenderedChat, second: RenderedChat) -> RenderedChat:

@@ -10,20 +10,23 @@
 
 namespace {
 
-// Query j is head j % group of token j / group and sees keys [first, limit).
+// Query j is head j % group of token j / group, at `position`, and sees keys [first, limit).
 struct Query {
   const float* q;
   float* out;
-  int first, limit;
+  int position, first, limit;
   float slope;  // ALiBi; 0 = off
 };
 
 inline Query query_at(const shoal::AttendArgs& a, int j) {
   const int token = j / a.group, head = j % a.group;
-  const int limit = a.context + token;
-  const int first = a.window > 0 && limit > a.window ? limit - a.window : 0;
+  const int position = a.context + token - 1;
+  const int first = a.window > 0 && position >= a.window ? position + 1 - a.window : 0;
+  int limit = position + 1;
+  if (a.last > 0) limit = a.last;
+  if (a.last > 0 && a.window > 0 && position + a.window < a.last) limit = position + a.window;
   return {a.q + token * a.q_stride + head * a.head_dim,
-          a.out + token * a.out_stride + head * a.head_dim, first, limit,
+          a.out + token * a.out_stride + head * a.head_dim, position, first, limit,
           a.alibi ? a.alibi[head] : 0.0f};
 }
 
@@ -65,10 +68,10 @@ SHOAL_INLINE void score_tile(const shoal::AttendArgs& a, const Query (&queries)[
     }
 }
 
-// ALiBi (Press et al., 2021) of a tile's scores from key `start` on; the query is key limit - 1.
+// ALiBi (Press et al., 2021) of a tile's scores from key `start` on.
 inline void add_distances(float* scores, const Query& query, int start) {
   for (int i = query.first; i < query.limit; ++i)
-    scores[i - start] += query.slope * static_cast<float>(i - (query.limit - 1));
+    scores[i - start] += query.slope * static_cast<float>(i - query.position);
 }
 
 // Turns scores of keys [first, limit) into weights; everything else in [start, end) becomes 0.

@@ -72,7 +72,7 @@ void step(Model& model, const Int32s& token_ids, const Int32s& positions, const 
           std::optional<Array<float, 2>> top_values, std::optional<Array<float, 1>> log_sum_exp,
           std::optional<Int32s> target_ids, std::optional<Array<float, 1>> targets,
           std::optional<Array<float, 2>> hidden, std::optional<Int32s> adapter_ids,
-          std::optional<Int32s> lens_indices) {
+          std::optional<Int32s> lens_indices, std::optional<Int32s> hidden_indices) {
   const auto tokens = token_ids.shape(0), rows = context_lens.shape(0);
   const auto logit_rows = logit_indices.shape(0);
   const auto lens_rows = lens_indices ? lens_indices->shape(0) : 0;
@@ -97,8 +97,10 @@ void step(Model& model, const Int32s& token_ids, const Int32s& positions, const 
               (!targets ||
                (targets->shape(0) == logit_rows && target_ids->shape(0) == logit_rows)),
           "targets and target_ids must be [logit indices]");
-  require(!hidden || (hidden->shape(0) == head_rows && hidden->shape(1) == hidden_size),
-          "hidden must be [rows of the head, hidden_size]");
+  require(!hidden == !hidden_indices &&
+              (!hidden || (hidden->shape(0) == hidden_indices->shape(0) &&
+                           hidden->shape(1) == hidden_size)),
+          "hidden must be [hidden indices, hidden_size]");
   require(!adapter_ids || adapter_ids->shape(0) == rows, "adapter_ids must be [rows]");
   StepInputs in{};
   in.num_tokens = static_cast<int>(tokens);
@@ -114,6 +116,8 @@ void step(Model& model, const Int32s& token_ids, const Int32s& positions, const 
   in.logit_indices = logit_indices.data();
   in.num_lens_rows = static_cast<int>(lens_rows);
   in.lens_indices = data_or_null(lens_indices);
+  in.num_hidden_rows = hidden_indices ? static_cast<int>(hidden_indices->shape(0)) : 0;
+  in.hidden_indices = data_or_null(hidden_indices);
   in.target_ids = target_ids ? target_ids->data() : nullptr;
   in.adapter_ids = data_or_null(adapter_ids);
   StepOutputs out{};
@@ -139,7 +143,7 @@ void bind_model(nb::module_& module) {
       .def("step", &step, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
            nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg().none(),
            nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg().none(),
-           nb::arg().none())
+           nb::arg().none(), nb::arg().none())
       .def("copy_block", &Model::copy_block)
       .def("release_block", &Model::release_block)
       .def("load_adapter", &load_adapter)

@@ -61,6 +61,7 @@ AttentionConfig read_attention(const nb::handle& spec) {
   c.soft_cap = get_or_zero<float>(spec, "soft_cap");
   c.clip_qkv = get_or_zero<float>(spec, "clip_qkv");
   c.clip_after_norm = get<bool>(spec, "clip_after_norm");
+  c.causal = get<bool>(spec, "causal");
   c.alibi_slopes = get_or_zero<std::vector<float>>(spec, "alibi_slopes");
   const nb::object rotary = spec.attr("rotary"), qk_norm = spec.attr("qk_norm");
   if (!rotary.is_none()) c.rotary = read_rotary(rotary);
@@ -113,8 +114,10 @@ ModelConfig read_spec(const nb::handle& spec, int num_token_ids) {
   c.embedding_norm = read_optional_norm(spec.attr("embedding_norm"));
   c.embedding_size = get_or_zero<int>(spec, "embedding_size");
   c.final_norm = read_optional_norm(spec.attr("final_norm"));
+  c.has_head = get<bool>(spec, "has_head");
   c.tied_head = get<bool>(spec, "tied_head");
   c.learned_positions = get<bool>(spec, "learned_positions");
+  c.num_token_types = get<int>(spec, "num_token_types");
   c.embedding_multiplier = get<float>(spec, "embedding_multiplier");
   c.logit_multiplier = get<float>(spec, "logit_multiplier");
   c.logit_soft_cap = get_or_zero<float>(spec, "logit_soft_cap");

@@ -56,7 +56,8 @@ struct AttendArgs {
   const std::int32_t* table;
   int head_dim, group, tokens;
   int context;             // number of keys the first token sees (itself included)
-  int window;              // keys seen at most, 0 = all
+  int window;              // keys seen at most in each direction, itself included; 0 = all
+  int last;                // keys of the row, where a token sees those behind it too; else 0
   float soft_cap;          // scores become cap * tanh(score / cap); 0 = off
   const float* alibi;      // [group]: slope * (key - query position) is added behind the cap; null
   const float* q;          // token t, head g at q + t * q_stride + g * head_dim, already scaled

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "formats/numbers.h"
 #include "isa/kernels.h"
 
 namespace {
@@ -74,13 +75,23 @@ struct Vec {
   static Quad quad(const std::int8_t* x) { return broadcast_word(x); }
 #if defined(SHOAL_AVXVNNI_SET)
   // As in vec_avx512.h.
+  static constexpr std::int32_t kStart = 0x4b400000;
+  static std::int32_t int8_start(int total) { return kStart - 128 * total; }
+  static std::int32_t group_end(int scale) {
+    return static_cast<std::int32_t>(shoal::bits_of(-12582912.0f * static_cast<float>(scale)));
+  }
   static I dot_int4(I acc, I w, Quad x) { return _mm256_dpbusd_avx_epi32(acc, w, x); }
-  static I first_int4(I w, Quad x) { return dot_int4(no_sum(), w, x); }
-  static I first_int8(const std::int32_t* offset, I w, Quad x) {
-    return dot_int8(_mm256_set1_epi32(*offset), w, x);
+  static I first_int4(I w, Quad x) { return dot_int4(_mm256_set1_epi32(kStart), w, x); }
+  static I first_int8(std::int32_t start, I w, Quad x) {
+    return dot_int8(_mm256_set1_epi32(start), w, x);
   }
   template <class Group>
-  static F end_int4(I acc, const Group& x) { return mul(to_float(acc), set(x.scale)); }
+  static F end_int4(I acc, const Group& x) {
+    return fma(_mm256_castsi256_ps(acc), set(x.scale),
+               _mm256_castsi256_ps(broadcast_word(&x.end)));
+  }
+  template <class Group>
+  static F end_int8(I acc, const Group& x) { return end_int4(acc, x); }
   using Int8 = I;
   static Int8 int8(I w) { return _mm256_xor_si256(w, _mm256_set1_epi8(static_cast<char>(0x80))); }
   static I dot_int8(I acc, Int8 w, Quad x) { return _mm256_dpbusd_avx_epi32(acc, w, x); }
@@ -94,18 +105,23 @@ struct Vec {
     return acc;
   }
   static I first_int4(I w, Quad x) { return _mm256_maddubs_epi16(w, x); }
-  // Times the row's scale while still an integer: 2^16 * 2^14 < 2^31.
+  // Times the row's scale while still an integer: 2^16 * 2^14 < 2^31. The scale stands in both
+  // halves of the word.
+  static std::int32_t group_end(int scale) { return scale | scale << 16; }
+  static std::int32_t int8_start(int) { return 0; }
   template <class Group>
   static F end_int4(I acc, const Group& x) {
-    return to_float(_mm256_madd_epi16(acc, broadcast_word(&x.scales)));
+    return to_float(_mm256_madd_epi16(acc, broadcast_word(&x.end)));
   }
+  template <class Group>
+  static F end_int8(I acc, const Group& x) { return mul(to_float(acc), set(x.scale)); }
   // vpmaddubsw wants an unsigned factor: |w| * (x with the sign of w). With |w| <= 128 and |x| <=
   // 127 a pair is at most 32512 and never saturates.
   struct Int8 {
     I value, magnitude;
   };
   static Int8 int8(I w) { return {w, _mm256_abs_epi8(w)}; }
-  static I first_int8(const std::int32_t*, const Int8& w, Quad x) {
+  static I first_int8(std::int32_t, const Int8& w, Quad x) {
     const I pairs = _mm256_maddubs_epi16(w.magnitude, _mm256_sign_epi8(x, w.value));
     return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
   }

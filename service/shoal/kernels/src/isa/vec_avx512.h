@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "formats/numbers.h"
 #include "isa/kernels.h"
 
 namespace {
@@ -17,7 +18,7 @@ struct Vec {
   static constexpr int max_rows_bf16 = 6, max_rows_int8 = 6, max_rows_int16 = 6;
   static constexpr int panels_for_bf16(int rows) { return panels_for(rows); }
   static constexpr int panels_for_int8(int rows) { return rows == 1 ? 4 : 2; }
-  static constexpr int max_rows_int4 = 6, sums_beside_int_groups = 0;
+  static constexpr int max_rows_int4 = 6, sums_beside_int_groups = 12;  // in registers
   static constexpr int panels_for_int4(int rows) { return panels_for_int8(rows); }
   static constexpr int panels_for_int16(int rows) { return rows == 1 ? 4 : 2; }
 #if defined(SHOAL_VNNI)
@@ -79,15 +80,26 @@ struct Vec {
   using Quad = I;  // four neighbouring inputs of a row, in every lane
   static Quad quad(const std::int8_t* x) { return broadcast_word(x); }
 #if defined(SHOAL_VNNI)
-  static I first_int4(I w, Quad x) { return dot_int4(no_sum(), w, x); }
-  static I dot_int4(I acc, I w, Quad x) { return _mm512_dpbusd_epi32(acc, w, x); }
+  // Sums of a group begin at the bits of 1.5 * 2^23, so read as floats they are that plus the sum,
+  // exactly. One fma takes it away and multiplies by the scale, with the one rounding of a product.
+  static constexpr std::int32_t kStart = 0x4b400000;
+  static std::int32_t group_end(int scale) {
+    return static_cast<std::int32_t>(shoal::bits_of(-12582912.0f * static_cast<float>(scale)));
+  }
   template <class Group>
-  static F end_int4(I acc, const Group& x) { return mul(to_float(acc), set(x.scale)); }
+  static F end_int4(I acc, const Group& x) {
+    return fma(_mm512_castsi512_ps(acc), set(x.scale), _mm512_castsi512_ps(broadcast_word(&x.end)));
+  }
+  template <class Group>
+  static F end_int8(I acc, const Group& x) { return end_int4(acc, x); }
+  static I first_int4(I w, Quad x) { return dot_int4(_mm512_set1_epi32(kStart), w, x); }
+  static I dot_int4(I acc, I w, Quad x) { return _mm512_dpbusd_epi32(acc, w, x); }
   // vpdpbusd wants an unsigned factor: (w + 128) * x summed, less 128 * (sum of x).
+  static std::int32_t int8_start(int total) { return kStart - 128 * total; }
   using Int8 = I;
   static Int8 int8(I w) { return _mm512_xor_si512(w, _mm512_set1_epi8(static_cast<char>(0x80))); }
-  static I first_int8(const std::int32_t* offset, Int8 w, Quad x) {
-    return dot_int8(_mm512_set1_epi32(*offset), w, x);
+  static I first_int8(std::int32_t start, Int8 w, Quad x) {
+    return dot_int8(_mm512_set1_epi32(start), w, x);
   }
   static I dot_int8(I acc, Int8 w, Quad x) { return _mm512_dpbusd_epi32(acc, w, x); }
 
@@ -116,17 +128,22 @@ struct Vec {
   static I dot_int4(I acc, I w, Quad x) {
     return _mm512_add_epi16(acc, _mm512_maddubs_epi16(w, x));
   }
-  // Times the row's scale while still an integer: 2^16 * 2^14 < 2^31.
+  // Times the row's scale while still an integer: 2^16 * 2^14 < 2^31. The scale stands in both
+  // halves of the word.
+  static std::int32_t group_end(int scale) { return scale | scale << 16; }
+  static std::int32_t int8_start(int) { return 0; }
   template <class Group>
   static F end_int4(I acc, const Group& x) {
-    return to_float(_mm512_madd_epi16(acc, broadcast_word(&x.scales)));
+    return to_float(_mm512_madd_epi16(acc, broadcast_word(&x.end)));
   }
+  template <class Group>
+  static F end_int8(I acc, const Group& x) { return mul(to_float(acc), set(x.scale)); }
   struct Int8 {
     I magnitude;
     __mmask64 negative;
   };
   static Int8 int8(I w) { return {_mm512_abs_epi8(w), _mm512_movepi8_mask(w)}; }
-  static I first_int8(const std::int32_t*, const Int8& w, Quad x) {
+  static I first_int8(std::int32_t, const Int8& w, Quad x) {
     return dot_int8(no_sum(), w, x);
   }
   static I dot_int8(I acc, const Int8& w, Quad x) {

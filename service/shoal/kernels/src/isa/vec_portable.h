@@ -94,8 +94,12 @@ struct Vec {
   static I dot_int4(I acc, I w, const Quad& x) { return dot_int8(acc, w, x); }
   template <class Group>
   static F end_int4(I acc, const Group& x) { return mul(to_float(acc), set(x.scale)); }
+  template <class Group>
+  static F end_int8(I acc, const Group& x) { return mul(to_float(acc), set(x.scale)); }
+  static std::int32_t int8_start(int) { return 0; }
+  static std::int32_t group_end(int) { return 0; }
   static Int8 int8(I w) { return w; }
-  static I first_int8(const std::int32_t*, Int8 w, const Quad& x) {
+  static I first_int8(std::int32_t, Int8 w, const Quad& x) {
     return dot_int8(no_sum(), w, x);
   }
   static I dot_int8(I acc, Int8 w, const Quad& x) {

@@ -113,7 +113,7 @@ struct IntGroupTile {
           if constexpr (Traits::bits == 4)
             acc[m][j] = quad == 0 ? Vec::first_int4(w[j], xm) : Vec::dot_int4(acc[m][j], w[j], xm);
           else
-            acc[m][j] = quad == 0 ? Vec::first_int8(&x[m].offset, w[j], xm)
+            acc[m][j] = quad == 0 ? Vec::first_int8(x[m].start, w[j], xm)
                                   : Vec::dot_int8(acc[m][j], w[j], xm);
       }
       keep_order();
@@ -131,9 +131,8 @@ struct IntGroupTile {
       for (int j = 0; j < NP * kVecs; ++j) {
         const char* head = at[j / kVecs] + j % kVecs * Vec::width * 2;
         if (m == 0) scale[j] = Vec::load_f16(head);
-        const typename Vec::F products =
-            Traits::bits == 4 ? Vec::end_int4(acc[m][j], x[m])
-                              : Vec::mul(Vec::to_float(acc[m][j]), Vec::set(x[m].scale));
+        const typename Vec::F products = Traits::bits == 4 ? Vec::end_int4(acc[m][j], x[m])
+                                                           : Vec::end_int8(acc[m][j], x[m]);
         typename Vec::F sum = Vec::fma(products, scale[j], sums.at[m][j]);
         if constexpr (Traits::has_min) {
           if (m == 0) min[j] = Vec::load_f16(head + Traits::kMinsAt);

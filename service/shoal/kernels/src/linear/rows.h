@@ -47,8 +47,8 @@ struct IntGroupRow {
   struct Group {
     std::int8_t integers[kInputs];
     float scale, sum;     // sum: of the integers, times the scale
-    std::int32_t offset;  // -128 times the sum of the integers
-    std::int32_t scales;  // the scale in both halves
+    std::int32_t start;  // where sums of products with 8-bit weights begin, if Vec wants a start
+    std::int32_t end;    // what Vec's end_int4 and end_int8 want beside the scale
   };
 
   static constexpr int groups(int k) { return (k + kInputs - 1) / kInputs; }
@@ -100,8 +100,8 @@ struct IntGroupRow {
     for (int i = 0; i < kInputs; ++i) out.integers[i] = static_cast<std::int8_t>(integers[i]);
     out.scale = static_cast<float>(scale);
     out.sum = out.scale * static_cast<float>(total);
-    out.offset = -128 * total;
-    out.scales = scale | scale << 16;
+    out.start = Vec::int8_start(total);
+    out.end = Vec::group_end(scale);
   }
 };
 

@@ -114,6 +114,7 @@ void Model::attend(int worker, const Layer& layer, int task, bool store, bool ha
   a.tokens = chunk.count;
   a.context = in_.context_lens[chunk.row] - (in_.row_starts[chunk.row + 1] - chunk.first) + 1;
   a.window = c.window;
+  a.last = c.causal ? 0 : in_.context_lens[chunk.row];
   a.soft_cap = c.soft_cap;
   a.alibi = c.alibi_slopes.empty() ? nullptr : c.alibi_slopes.data() + first_head;
   a.q = qkv_.as<float>() + static_cast<std::size_t>(chunk.first) * qkv_stride_ +

@@ -41,6 +41,7 @@ struct AttentionConfig {
   float soft_cap;  // of scores; 0 = off
   float clip_qkv;  // limit of queries, keys and values, before any norm; 0 = off
   bool clip_after_norm;  // of queries and keys
+  bool causal;           // tokens see only themselves and those before them
   std::vector<float> alibi_slopes;  // [num_heads], or empty
 
   int query_size() const { return num_heads * head_dim; }
@@ -96,7 +97,8 @@ struct ModelConfig {
   std::vector<LayerConfig> layers;
   std::optional<NormConfig> embedding_norm, final_norm;
   int embedding_size;  // width of the embedding and the head where not hidden_size; 0 = it is
-  bool tied_head, learned_positions;
+  bool has_head, tied_head, learned_positions;
+  int num_token_types;  // rows of a table whose first is added to every embedding; 0 = none
   float embedding_multiplier;
   float logit_multiplier;  // before the soft cap
   float logit_soft_cap;    // 0 = off

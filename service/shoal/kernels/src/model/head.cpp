@@ -1,6 +1,6 @@
-// The head of a step: logits [num_logit_rows, vocab_size], a chunk of the vocabulary per task, and
-// what is requested of them. Only rows that are tokens can be a best id; every row counts in
-// log_sum_exp.
+// Final vectors of a step, and its head: logits [num_logit_rows, vocab_size], a chunk of the
+// vocabulary per task, and what is requested of them. Only rows that are tokens can be a best id;
+// every row counts in log_sum_exp.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -10,19 +10,21 @@
 
 namespace shoal {
 
+// Residuals behind the last norm.
+void Model::write_hidden(int worker, int& stage) {
+  const Input input{x_.as<float>(), static_cast<std::size_t>(hidden_stride_), &final_norm_,
+                    in_.hidden_indices, in_.num_hidden_rows, config.hidden_size, Format::f32};
+  pool_.stage(worker, stage++, in_.num_hidden_rows, [&](int r) {
+    float* row = workers_[worker].row.data();
+    prepare_row(workers_[worker], input, r, reinterpret_cast<char*>(row));
+    std::memcpy(out_.hidden + static_cast<std::size_t>(r) * config.hidden_size, row,
+                sizeof(float) * config.hidden_size);
+  });
+}
+
 void Model::run_head(int worker, int& stage) {
   Input input{x_.as<float>(), static_cast<std::size_t>(hidden_stride_), &final_norm_,
               in_.logit_indices, in_.num_logit_rows, config.hidden_size, head_.format};
-  if (out_.hidden) {
-    input.format = Format::f32;
-    pool_.stage(worker, stage++, in_.num_logit_rows, [&](int r) {
-      float* row = workers_[worker].row.data();
-      prepare_row(workers_[worker], input, r, reinterpret_cast<char*>(row));
-      std::memcpy(out_.hidden + static_cast<std::size_t>(r) * config.hidden_size, row,
-                  sizeof(float) * config.hidden_size);
-    });
-    input.format = head_.format;
-  }
   if (!out_.logits && !out_.top && !out_.log_sum_exp && !out_.targets) return;
   if (config.embedding_size) {
     input.format = head_projection_.format;

@@ -129,7 +129,7 @@ Model::Model(const ModelConfig& c, Dtype dtype, const Kernels* kernels, int num_
       workers_(threads),
       pool_(threads, spin_us) {
   hidden_stride_ = round_up(c.hidden_size, kPanel);
-  num_stages_ = 4;  // embedding, head
+  num_stages_ = 5;  // embedding, final vectors, head
   if (c.embedding_size) {
     embedding_projection_ = PackedMatrix(linear_format_, c.hidden_size, c.embedding_size, &arena_);
     head_projection_ = PackedMatrix(linear_format_, c.embedding_size, c.hidden_size, &arena_);

@@ -28,13 +28,14 @@ constexpr int kScratchPanels = 32;  // panels of it; also the chunks of the voca
 
 // Tokens of all rows one after the other. Every pointer is read before step() returns.
 struct StepInputs {
-  int num_tokens, num_rows, table_width, num_logit_rows, num_lens_rows;
+  int num_tokens, num_rows, table_width, num_logit_rows, num_lens_rows, num_hidden_rows;
   const std::int32_t *token_ids, *positions, *slots;  // [num_tokens]
   const std::int32_t *row_starts;                     // [num_rows + 1]
   const std::int32_t *context_lens;   // [num_rows], this step's tokens included
   const std::int32_t *block_tables;   // [num_rows, table_width]
   const std::int32_t* logit_indices;  // [num_logit_rows]: tokens whose logits are computed
   const std::int32_t* lens_indices;   // [num_lens_rows]: also of their residual after each layer
+  const std::int32_t* hidden_indices;  // [num_hidden_rows]: tokens whose final vectors are wanted
   const std::int32_t *target_ids;     // [num_logit_rows] or null
   const std::int32_t* adapter_ids;    // [num_rows] or null; 0 = none
 };
@@ -50,7 +51,7 @@ struct StepOutputs {
   float* log_sum_exp;     // [num_log_sum_exp], over the whole vocabulary, of the last of the R rows
   int num_log_sum_exp;
   float* targets;         // [num_logit_rows]: logit of target_ids
-  float* hidden;          // [R, hidden_size]: after the last norm
+  float* hidden;          // [num_hidden_rows, hidden_size]: after the last norm
 };
 
 // How weights are kept. int8 and int4: integers in groups of 32, with int4 the embedding and the
@@ -202,6 +203,7 @@ class Model {
   float* conv_input(int token) const;
   float* conv_values(const Layer& layer, int block, int offset) const;
   // head.cpp
+  void write_hidden(int worker, int& stage);
   void run_head(int worker, int& stage);
   void head_task(Worker& worker, const PreparedRows& rows, int task);
   void keep_top(Worker& worker, int row, const float* logits, int count, int first_id) const;
@@ -221,6 +223,7 @@ class Model {
   PackedMatrix head_, embedding_;                         // the second absent with a tied head
   PackedMatrix embedding_projection_, head_projection_;  // with embedding_size
   Table position_embedding_;
+  std::vector<float> token_type_;  // [hidden_size] with num_token_types
   int max_group_ = 1, num_stages_ = 0;
   int qkv_stride_ = 0, attention_stride_ = 0, hidden_stride_ = 0, mlp_stride_ = 0, widest_ = 0;
   int embedded_stride_ = 0;

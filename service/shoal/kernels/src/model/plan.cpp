@@ -46,6 +46,11 @@ void Model::check(const StepInputs& in) const {
   require(in.num_lens_rows <= max_tokens_, "more lens indices than max_tokens");
   require(within(in.lens_indices, in.num_lens_rows, in.num_tokens),
           "lens index outside the tokens");
+  require(in.num_hidden_rows <= max_tokens_, "more hidden indices than max_tokens");
+  require(within(in.hidden_indices, in.num_hidden_rows, in.num_tokens),
+          "hidden index outside the tokens");
+  require(config.has_head || in.num_logit_rows + in.num_lens_rows == 0,
+          "the model has no head, so no token has logits");
   require(in.num_lens_rows == 0 || !in.target_ids, "a step with a lens takes no targets");
   require(!in.target_ids || within(in.target_ids, in.num_logit_rows, config.vocab_size),
           "target id outside the vocabulary");
@@ -90,7 +95,8 @@ void Model::copy_integers() {
   const std::size_t table = rows * in_.table_width;
   integers_.clear();
   const std::size_t lens_rows = in_.num_lens_rows * layers_.size();
-  integers_.reserve(3 * tokens + 2 * rows + 1 + table + 2 * logit_rows + in_.num_lens_rows);
+  integers_.reserve(3 * tokens + 2 * rows + 1 + table + 2 * logit_rows + in_.num_lens_rows +
+                    in_.num_hidden_rows);
   const auto keep = [&](const std::int32_t*& from, std::size_t n) {
     if (!from) return;
     integers_.insert(integers_.end(), from, from + n);
@@ -103,6 +109,7 @@ void Model::copy_integers() {
   keep(in_.context_lens, rows);
   keep(in_.block_tables, table);
   keep(in_.lens_indices, in_.num_lens_rows);
+  keep(in_.hidden_indices, in_.num_hidden_rows);
   keep(in_.target_ids, logit_rows - lens_rows);
   keep(in_.logit_indices, logit_rows - lens_rows);
   for (std::size_t i = 0; i < lens_rows; ++i)

@@ -18,6 +18,7 @@ void Model::run(int worker) {
     run_layer(worker, stage, layers_[i]);
     if (in_.num_lens_rows > 0) keep_residuals(worker, stage, static_cast<int>(i));
   }
+  if (in_.num_hidden_rows > 0) write_hidden(worker, stage);
   if (in_.num_logit_rows > 0) run_head(worker, stage);
 }
 
@@ -88,9 +89,11 @@ void Model::project_embeddings(int worker, int& stage) {
   });
 }
 
-// The position and the norm of a token's residual before the first layer.
+// The token type, the position and the norm of a token's residual before the first layer.
 void Model::finish_embedding(int worker, int token) {
   float* x = x_.as<float>() + static_cast<std::size_t>(token) * hidden_stride_;
+  if (config.num_token_types > 0)
+    for (int i = 0; i < config.hidden_size; ++i) x[i] += token_type_[i];
   if (config.learned_positions) {
     float* position = workers_[worker].row.data();
     position_embedding_.row(in_.positions[token], position);

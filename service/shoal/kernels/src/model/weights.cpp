@@ -64,6 +64,9 @@ void Model::set_weight(int layer, const std::string& role, const Matrix& m) {
   if (name == "position_embedding") {
     fits(config.max_position_embeddings, config.hidden_size);
     position_embedding_ = Table(Format::f32, m);
+  } else if (name == "token_type_embedding" && config.num_token_types > 0) {
+    fits(config.num_token_types, config.hidden_size);
+    token_type_ = values_of(m);  // of the first row
   } else if (name.size() > 5 && name.compare(name.size() - 5, 5, "_norm") == 0) {
     Norm& norm = norm_target(layer, name);
     std::vector<float>& to = is_bias ? norm.bias : norm.weight;
@@ -91,7 +94,7 @@ Model::Target Model::linear_target(int index, const std::string& name) {
   using Part = PackedMatrix::Part;
   if (name == "embedding" && !config.tied_head)
     return {&embedding_, 0, config.vocab_size, Part::whole};
-  if (name == "head" || name == "embedding") return {&head_, 0, config.vocab_size, Part::whole};
+  if ((name == "head" && config.has_head) || name == "embedding") return {&head_, 0, config.vocab_size, Part::whole};
   if (name == "embedding_projection")
     return {&embedding_projection_, 0, config.hidden_size, Part::whole};
   if (name == "head_projection")

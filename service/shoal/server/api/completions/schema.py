@@ -40,8 +40,10 @@ def prompt_list(value: Any) -> list[str] | list[list[int]]:
         return value
     if (ids := id_list(value)) is not None:
         return [ids]
-    if kinds == {list} and all(value):
+    if kinds == {list}:
         lists = [id_list(item) for item in value]
+        if [] in lists:
+            raise FieldProblem(f"holds an empty array, at {lists.index([])}")
         if None not in lists:
             return [ids for ids in lists if ids]
     raise FieldProblem("must hold only strings, only token ids, or only arrays of token ids")

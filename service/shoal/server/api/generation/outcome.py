@@ -32,9 +32,10 @@ def record_outcome(
     metrics.count_request(model, context.tenant, usage.prompt_tokens, usage.completion_tokens)
     metrics.request_seconds.labels(model).observe(now - timings.submitted)
     if timings.first_token is not None:
-        ttft_s = timings.first_token - timings.submitted
-        context.log_fields["ttft_ms"] = round(ttft_s * 1000, 1)
-        metrics.ttft.labels(model).observe(ttft_s)
+        if not generation.task.output.embedding:
+            ttft_s = timings.first_token - timings.submitted
+            context.log_fields["ttft_ms"] = round(ttft_s * 1000, 1)
+            metrics.ttft.labels(model).observe(ttft_s)
         metrics.queue_seconds.labels(model).observe(timings.queue_s)
         per_choice = usage.completion_tokens / generation.task.num_sequences
         if per_choice > 1:

@@ -27,7 +27,7 @@ from shoal.text.generator import Generation
 
 log = logging.getLogger("shoal.server")
 
-_CHARS_PER_TRACE, _CHARS_PER_LOGPROB = 1000, 50
+_CHARS_PER_TRACE, _CHARS_PER_LOGPROB, _CHARS_PER_VECTOR_BYTE = 1000, 50, 3
 _WHOLE_CHARS = 4 << 20
 """A larger answer is rendered choice by choice while it is sent, and never held as a whole."""
 _PIECE_BYTES = 64 << 10
@@ -253,4 +253,8 @@ class GenerationResponse(Response):
 
 def _num_chars(delta: Delta) -> int:
     """About how long it is in an answer, but for its text."""
-    return len(delta.traces) * _CHARS_PER_TRACE + delta.num_logprobs * _CHARS_PER_LOGPROB
+    return (
+        len(delta.traces) * _CHARS_PER_TRACE
+        + delta.num_logprobs * _CHARS_PER_LOGPROB
+        + len(delta.embedding or b"") * _CHARS_PER_VECTOR_BYTE
+    )

@@ -62,11 +62,14 @@ def top_texts(
 
 
 def answer_pieces(
-    head: dict[str, Any], choices: Iterable[dict[str, Any]], tail: dict[str, Any]
+    head: dict[str, Any],
+    choices: Iterable[dict[str, Any]],
+    tail: dict[str, Any],
+    name: str = "choices",
 ) -> Iterator[bytes]:
     """A whole answer as JSON, choice by choice, so that none has to wait for the others in its
     large form. Neither head nor tail may be empty."""
-    before = dumps(head)[:-1] + b',"choices":['
+    before = b'%b,"%b":[' % (dumps(head)[:-1], name.encode())
     for choice in choices:
         yield before + dumps(choice)
         before = b","

@@ -7,7 +7,7 @@ from typing import Any, Protocol, Self, TypeVar
 from fastapi import Request
 
 from shoal.config import Settings
-from shoal.errors import ShoalError, Unavailable
+from shoal.errors import NotSupportedByModel, ShoalError, Unavailable
 from shoal.protocol.messages import LoadedModel
 from shoal.server.admission import Reservation
 from shoal.server.api.generation.fields import MAX_IGNORED_NAMES, GenerationFields
@@ -15,9 +15,10 @@ from shoal.server.api.generation.response import GenerationResponse, Renderer
 from shoal.server.api.generation.serialize import RenderOptions
 from shoal.server.body import beside_loop
 from shoal.server.context import RequestContext, context_of
-from shoal.server.services import Services, memory_is_short, services_of, shutting_down
+from shoal.server.services import Services, Use, memory_is_short, services_of, shutting_down
 from shoal.server.tenants import cache_salt, split_tenant
 from shoal.text.beam_generation import BeamGeneration
+from shoal.text.embedding_generation import EmbeddingGeneration
 from shoal.text.generator import Generation
 from shoal.text.task import GenerationTask
 from shoal.text.text_model import TextModel
@@ -61,10 +62,12 @@ async def start_generation(
     num_sequences: int,
     make_task: "MakeTask[Fields]",
     make_renderer: MakeRenderer,
+    use: Use = "text",
 ) -> GenerationResponse:
-    """Reserves capacity, builds and submits the task. Raises ShoalError if it is rejected."""
+    """Reserves capacity, builds and submits the task. `num_sequences`: that run at once. Raises
+    ShoalError if it is rejected."""
     services, context = services_of(request), context_of(request.scope)
-    model = services.find_model(fields.model, context.key)
+    model = services.find_model(fields.model, context.key, use)
     context.model = model.name
     context.tenant = split_tenant(context.key, context.tenant, fields.user)
     ignored = await beside_loop(request, fields.check_extra_fields)
@@ -74,10 +77,11 @@ async def start_generation(
     reservation = _reserve(services, context, model.base, fields, num_sequences)
     try:
         loaded = services.find_loaded(model.name)
+        check_use(model, loaded, use)
         task = await make_task(fields, model, loaded, context, services.settings)
         task = _of_tenant(task, fields, context)
         reservation.add_tokens(task.num_prompt_tokens)
-        generation = make_generation(services, task)
+        generation = make_generation(services, task, num_sequences)
         options = _render_options(fields, services, loaded, model)
         renderer = make_renderer(generation, options)
         if services.draining:  # since the request came
@@ -97,11 +101,30 @@ async def start_generation(
     )
 
 
-def make_generation(services: Services, task: GenerationTask) -> Generation:
-    """What runs the task; not submitted yet."""
+def check_use(model: TextModel, loaded: LoadedModel, use: Use) -> None:
+    """Raises NotSupportedByModel where the model is of no such use."""
+    if use == "embedding" and loaded.embedding_size is None:
+        raise NotSupportedByModel(
+            f"model {model.name} makes no embeddings",
+            param="model",
+            hint="GET /v1/models lists what each model can do",
+        )
+    if use == "text" and not loaded.generates:
+        raise NotSupportedByModel(
+            f"the model {model.name} writes no text; it makes embeddings: POST /v1/embeddings",
+            param="model",
+        )
+
+
+def make_generation(services: Services, task: GenerationTask, num_open: int) -> Generation:
+    """What runs the task; not submitted yet. `num_open`: sequences it has places for."""
     buffer_chunks = services.settings.stream_buffer_chunks
     if task.beam is not None:
         return BeamGeneration(services.client, task, task.beam, buffer_chunks=buffer_chunks)
+    if task.output.embedding:
+        return EmbeddingGeneration(
+            services.client, task, buffer_chunks=buffer_chunks, max_open=num_open
+        )
     return Generation(services.client, task, buffer_chunks=buffer_chunks)
 
 

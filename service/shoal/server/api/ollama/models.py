@@ -6,8 +6,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse
 from pydantic import Field, model_validator
 
-from shoal.errors import InvalidRequest, ModelNotFound, NotSupportedByModel
-from shoal.server.api.dialect import DialectFields, find_model
+from shoal.errors import InvalidRequest, ModelNotFound, UnsupportedParameter
+from shoal.server.api.dialect import DialectFields, find_model, given
 from shoal.server.api.generation.openapi import json_docs
 from shoal.server.api.models import abilities
 from shoal.server.api.ollama.render import timestamp
@@ -21,7 +21,9 @@ API_VERSION = "0.12.6"
 _LATEST = ":latest"
 _NEVER = "9999-12-31T23:59:59Z"
 _ARCHITECTURE = "shoal"
-_ABILITIES = {"completion": "completion", "tools": "tools", "reasoning": "thinking"}
+_ABILITIES = {
+    "completion": "completion", "tools": "tools", "reasoning": "thinking", "embedding": "embedding",
+}  # fmt: skip
 
 router = APIRouter(tags=["Ollama"])
 
@@ -45,6 +47,16 @@ def model_name(services: Services, name: str) -> str:
     bare = name.removesuffix(_LATEST)
     known = {*services.models, *services.configured, *services.aliases}
     return name if name in known or services.adapters.find(name) is not None else bare
+
+
+def check_loaded(request: Request, name: str, keep_alive: float | str | None) -> None:
+    """For a request without input. Raises Unavailable while the model is loading,
+    UnsupportedParameter for an order to unload it."""
+    if keep_alive in (0, "0", "0s", "0m"):
+        raise UnsupportedParameter("models stay loaded: keep_alive cannot unload one",
+                                   param="keep_alive")  # fmt: skip
+    services = services_of(request)
+    services.find_loaded(find_model(request, model_name(services, name)).name)
 
 
 @router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
@@ -79,7 +91,8 @@ async def show(request: Request) -> dict[str, Any]:
     services = services_of(request)
     model = find_model(request, model_name(services, fields.model))
     loaded = services.find_loaded(model.name)
-    can = abilities(model.chat if model.chat.source is not None else None)["capabilities"]
+    chat = model.chat if model.chat.source is not None else None
+    can = abilities(chat, loaded)["capabilities"]
     return {
         "modelfile": f"# {model.name}, served by Shoal",
         "parameters": "\n".join(f"{name} {value:g}" for name, value in model.defaults.items()),
@@ -90,6 +103,7 @@ async def show(request: Request) -> dict[str, Any]:
             "general.basename": model.name,
             "general.parameter_count": loaded.num_parameters,
             f"{_ARCHITECTURE}.context_length": loaded.max_model_len,
+            **given(**{f"{_ARCHITECTURE}.embedding_length": loaded.embedding_size}),
         },
         "capabilities": [_ABILITIES[name] for name in can if name in _ABILITIES],
         "modified_at": timestamp(model.created),
@@ -107,13 +121,6 @@ async def pull(request: Request) -> dict[str, Any]:
         error.hint = "models are added with 'shoal pull' and a restart"
         raise
     return {"status": "success"}
-
-
-@router.post("/api/embed", include_in_schema=False)
-@router.post("/api/embeddings", include_in_schema=False)
-async def embed() -> None:
-    """No model here makes embeddings."""
-    raise NotSupportedByModel("no model of this server makes embeddings", param="model")
 
 
 @router.post("/api/push", include_in_schema=False)

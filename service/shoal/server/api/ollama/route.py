@@ -4,14 +4,14 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from shoal.errors import UnsupportedParameter
 from shoal.server.api.chat.schema import ChatRequest
 from shoal.server.api.chat.schema import make_task as make_chat_task
 from shoal.server.api.completions.schema import make_task as make_completion_task
 from shoal.server.api.dialect import find_model, in_room, params_named
 from shoal.server.api.generation.openapi import generation_docs
 from shoal.server.api.generation.submit import start_generation
-from shoal.server.api.ollama.models import model_name
+from shoal.server.api.ollama.embeddings import router as embeddings_router
+from shoal.server.api.ollama.models import check_loaded, model_name
 from shoal.server.api.ollama.models import router as models_router
 from shoal.server.api.ollama.options import OUR_NAMES
 from shoal.server.api.ollama.render import OllamaRenderer, now
@@ -33,6 +33,7 @@ def _docs(schema: type[OllamaFields], **example: Any) -> Any:
 
 router = APIRouter()
 router.include_router(models_router)
+router.include_router(embeddings_router)
 
 
 @router.post("/api/chat", **_docs(OllamaChat, messages=[{"role": "user", "content": "Hi"}]))
@@ -91,10 +92,6 @@ def _renderer(fields: OllamaFields, generation: Generation, is_chat: bool) -> Ol
 def _loaded(request: Request, fields: OllamaFields, content: dict[str, Any]) -> Response:
     """The answer to a request without input: Ollama would load the model. Raises Unavailable while
     it is loading, UnsupportedParameter for an order to unload it."""
-    if fields.asks_to_unload:
-        raise UnsupportedParameter("models stay loaded: keep_alive cannot unload one",
-                                   param="keep_alive")  # fmt: skip
-    services = services_of(request)
-    services.find_loaded(find_model(request, model_name(services, fields.model)).name)
+    check_loaded(request, fields.model, fields.keep_alive)
     head = {"model": fields.model, "created_at": now()}
     return APIResponse({**head, **content, "done": True, "done_reason": "load"})

@@ -35,10 +35,6 @@ class OllamaFields(DialectFields):
             raise FieldProblem('must be "json" or a JSON schema')
         return value
 
-    @property
-    def asks_to_unload(self) -> bool:
-        return self.keep_alive in (0, "0", "0s", "0m")
-
     def _common_body(self, name: str, model: TextModel) -> dict[str, Any]:
         """`name`: that the server knows the model by."""
         body = {

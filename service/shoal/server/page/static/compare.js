@@ -4,7 +4,7 @@ import { APIError, streamAnswer } from "./api.js";
 import { firstDifference } from "./divergence.js";
 import { showCode } from "./dialogs.js";
 import { byId, el, oncePerFrame } from "./dom.js";
-import { allModels, modelOptions } from "./models.js";
+import { allModels, modelOptions, writers } from "./models.js";
 import { receipt } from "./receipt.js";
 import { ALWAYS, chatRequest, completionRequest } from "./request.js";
 import { settings } from "./store.js";
@@ -139,7 +139,7 @@ async function run() {
 }
 
 function drawModels() {
-  const names = allModels().map(({ id }) => id);
+  const names = writers().map(({ id }) => id);
   sides.forEach((side, at) => side.drawModels(names[Math.min(at, names.length - 1)] ?? ""));
 }
 

@@ -86,7 +86,10 @@ function drawModels() {
     const range = document.getElementById(`set-${name}-range`);
     if (range) showValue(range, name, settings.values[name]);
   }
-  if (!allModels().length) byId("model-card").append(el("p", { class: "help" }, "No model is served."));
+  if (!model) {
+    const text = allModels().length ? "The models of this server write no text: they make embeddings." : "No model is served.";
+    byId("model-card").append(el("p", { class: "help" }, text));
+  }
 }
 
 /** @param {NumberField} field */

@@ -20,11 +20,14 @@ let failed = [];
 let waiting = [];
 
 export const allModels = () => models;
+/** Those that can answer here: others only make embeddings. */
+export const writers = () => models.filter(({ capabilities }) => capabilities.includes("completion"));
 export const failedModels = () => failed;
 
 /** @returns {Model | undefined} the chosen one; the server's default where that is gone */
 export function currentModel() {
-  return models.find(({ id }) => id === settings.values.model) ?? models[0];
+  const listed = writers();
+  return listed.find(({ id }) => id === settings.values.model) ?? listed[0];
 }
 
 /** Resolves when the chosen model can answer, or when nobody knows. */
@@ -62,7 +65,7 @@ function release() {
  * @param {string} chosen
  */
 export function modelOptions(chosen) {
-  return models.map(({ id, parent, ready }) => {
+  return writers().map(({ id, parent, ready }) => {
     const state = ready ? "" : " (loading)";
     return el("option", { value: id, selected: id === chosen }, `${parent ? `${parent} + ` : ""}${id}${state}`);
   });
