@@ -52,8 +52,8 @@ class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
     does not allow are banned, and the sequence ends with it."""
     grammar_rules: str | None = None
     """What `grammar`, in Lark, shares with those of other prompts: all but the rule `copy`, a JSON
-    string of the prompt's own words, which are at least one. None where it shares nothing, or too
-    little of the limits is left for words."""
+    string of the prompt's own words, at least two of which begin with different bytes. None where
+    it shares nothing, or the prompt has many words."""
 
     @property
     def greedy(self) -> bool:

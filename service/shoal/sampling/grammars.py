@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from shoal.protocol.grammar import PARSER_LIMITS, ParserLimits
-from shoal.sampling.beginnings import LIMITS, LateMatcher, find_beginning, tells_strings_apart
+from shoal.sampling.beginnings import LIMITS, LateMatcher, find_beginning
 from shoal.sampling.free_text import FreeText, free_text_in, free_text_of
 from shoal.sampling.lead_text import LeadText, Mark, lead_text_of, marks_in
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 _KEPT = 64
-_KEPT_OF_PROMPTS = 16
-"""Grammars of one prompt each: fewer sequences share them."""
+_KEPT_OF_PROMPTS = 64
+"""Grammars of one prompt each, apart: many prompts would drop those that all share."""
 _KEPT_CHARS = 4 << 20
 """Of all grammars together; what a matcher needs grows with its grammar."""
 _KEPT_TEXTS = 4096
@@ -60,7 +60,7 @@ class Grammars:
         self._compiled: OrderedDict[str, Compiled] = OrderedDict()
         self._of_prompts: OrderedDict[str, Compiled] = OrderedDict()
         self._beginnings: OrderedDict[str, list[int]] = OrderedDict()
-        """[rules] tokens; none where they depend on the prompt"""
+        """[rules] tokens; none where a copy may come first"""
         self._last_lead: tuple[tuple[Mark, ...], LeadText] | None = None
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
@@ -129,10 +129,6 @@ class Grammars:
         return self._last_lead[1]
 
     @cached_property
-    def _tells_strings_apart(self) -> bool:
-        return tells_strings_apart(self._vocabulary.token_bytes)
-
-    @cached_property
     def _vocabulary(self) -> Vocabulary:
         return self._read_vocabulary()
 
@@ -166,9 +162,7 @@ class Grammars:
         with self._lock:
             if rules in self._beginnings:
                 return
-        beginning = []
-        if self._tells_strings_apart:
-            beginning = find_beginning(rules, lambda grammar: self._matcher_of(grammar, LIMITS))
+        beginning = find_beginning(rules, lambda grammar: self._matcher_of(grammar, LIMITS))
         with self._lock:
             _keep(self._beginnings, rules, beginning, _KEPT)
 

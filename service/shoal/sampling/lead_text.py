@@ -74,7 +74,7 @@ def lead_text_of(
 
 def marks_in(grammar: str) -> tuple[Mark, ...]:
     """The marks that end the text before calls; none where the grammar is not one that
-    `message_grammar` makes of calls behind marks, without reasoning before them."""
+    `MessageGrammar` makes of calls behind marks, without reasoning before them."""
     (part, *others) = json.loads(grammar)["grammars"]
     first, *lines = part.get("lark_grammar", "").split("\n")
     matches = [_LINE.fullmatch(line) for line in lines]

@@ -13,7 +13,7 @@ from shoal.sampling.lead_text import LeadText, Mark, marks_in
 from shoal.text.grammar.worker import compile_source
 from shoal.text.reasoning import KNOWN_MARKS
 from shoal.text.tools.formats import ToolFormat
-from shoal.text.tools.grammar import Thinking, message_grammar
+from shoal.text.tools.grammar import MessageGrammar, Thinking
 from shoal.text.tools.table import FORMATS, HERMES, LLAMA, MISTRAL, PYTHONIC
 from shoal.text.tools.tool import Tool, ToolChoice
 from tests.fakes.text_folder import byte_tokenizer
@@ -47,10 +47,10 @@ def grammar_of(
     library = byte_tokenizer()
     if as_token:
         library.add_special_tokens([AddedToken(tool_format.begins[0], special=True)])
-    lark = message_grammar(
-        tool_format, TOOLS, ToolChoice(mode), wrap(library),
-        reasoning=KNOWN_MARKS[0], thinking=thinking, content=content,
-    )  # fmt: skip
+    wanted = MessageGrammar(
+        tool_format, TOOLS, ToolChoice(mode), wrap(library), KNOWN_MARKS[0], thinking, content
+    )
+    lark = wanted.make()
     if as_token:
         lark = lark.replace(f"<[{library.token_to_id(tool_format.begins[0])}]>", f"<[{MARK_ID}]>")
     return compile_source({"grammar": lark})["grammar"]

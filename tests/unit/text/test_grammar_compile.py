@@ -235,9 +235,11 @@ def test_a_refusal_is_the_same_when_it_is_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "has_rules"), [("red", True), ("", False), ("?! ", False), ("word " * 900, False)]
-)
-def test_rules_are_told_where_a_short_text_has_a_word(
+    ("text", "has_rules"),
+    [("red and blue", True), ("red run", False), ("", False), ("?! a", False), ("é è", False),
+     ("é a", True), ("a b " * 900, False)],
+)  # fmt: skip
+def test_rules_are_told_where_the_words_of_a_short_text_begin_in_two_ways(
     tmp_path: Path, text: str, has_rules: bool
 ) -> None:
     model = text_model(byte_level(tmp_path))

@@ -70,10 +70,10 @@ class Grammar(LogitsProcessor):
 
     @property
     def matcher(self) -> "LLMatcher":
-        """Behind the tokens accepted so far; made now if it is late."""
-        if isinstance(self._matcher, LateMatcher):
-            self._matcher = self._matcher.finish()
+        """Behind the tokens accepted so far, and the forced ones."""
+        self._settle()
         self._tell()
+        assert not isinstance(self._matcher, LateMatcher), "it is settled"
         return self._matcher
 
     @property
@@ -88,8 +88,9 @@ class Grammar(LogitsProcessor):
 
     @property
     def needs_mask(self) -> bool:
-        """Would `allow_mask` have to compute it?"""
-        return not (self._mask is not None or self._forced or self.is_over)
+        """Would `allow_mask` have to compute it, and could others beside the step?"""
+        is_late = isinstance(self._matcher, LateMatcher)
+        return not (self._mask is not None or self._forced or self.is_over or is_late)
 
     @property
     def goes_on(self) -> bool:
@@ -101,6 +102,7 @@ class Grammar(LogitsProcessor):
         it. One that may has to be accepted then."""
         if token_id < 0 or (self._is_free and self._num_chars[token_id]):
             return True
+        self._settle()
         if not (
             self._mask is not None
             or self._forced
@@ -124,6 +126,7 @@ class Grammar(LogitsProcessor):
                 if len(self._untold) == _MOST_UNTOLD:
                     self._tell()
             return
+        self._settle()
         self._mask = None
         if self._has_consumed:
             self._has_consumed = False
@@ -148,6 +151,7 @@ class Grammar(LogitsProcessor):
     @property
     def allow_mask(self) -> UInt32:
         if self._mask is None:
+            self._settle()
             if self._forced:
                 self._mask = self._bits(self._forced[0])
             else:
@@ -167,6 +171,13 @@ class Grammar(LogitsProcessor):
             matcher.consume_tokens(forced)
             self._forced.extend(forced)
             self.is_over = matcher.is_stopped()
+
+    def _settle(self) -> None:
+        """Behind the beginning that is known of it a late matcher is made."""
+        if isinstance(self._matcher, LateMatcher) and not self._forced:
+            self._matcher, forced = self._matcher.finish()
+            self._forced.extend(forced)
+            self.is_over = self._matcher.is_stopped()
 
     def _tell(self) -> None:
         """The matcher accepts what it was not asked about."""

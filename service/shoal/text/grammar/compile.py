@@ -41,7 +41,7 @@ _MAX_KEPT = 256
 _MAX_KEPT_BYTES = 8 << 20
 _SHORT_TEXT = 500
 """Characters of a text to copy from."""
-_WORD = re.compile(r"\w")
+_WORD_START = re.compile(r"\b\w")
 
 
 class Compiled(NamedTuple):
@@ -108,8 +108,8 @@ async def _with_copies(spec: JsonSchema, text: str | None) -> Compiled:
         rules, grammar = await _beside(lambda: _compile_copies(spec, text))
     else:
         grammar = lark_grammar(f"{rules}\n{copy_terminals(text)}")
-    may_begin = is_short and _WORD.search(text or "") is not None
-    return Compiled(grammar, rules if may_begin else None)
+    starts = {start.encode()[0] for start in _WORD_START.findall(text or "")}
+    return Compiled(grammar, rules if is_short and len(starts) > 1 else None)
 
 
 def _compile_copies(spec: JsonSchema, text: str | None) -> tuple[str, str]:
