@@ -107,7 +107,7 @@ class EncoderMachine(EngineMachine):
         prefix_cache=st.booleans(),
     )
     def build(self, num_blocks: int, **config: Any) -> None:
-        super().build(num_blocks, is_encoder=True, **config)
+        super().build(num_blocks, 64, is_encoder=True, **config)
 
     def make_runner(self, num_blocks: int, block_size: int) -> FakeRunner:
         return encoder_runner(
