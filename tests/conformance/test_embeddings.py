@@ -14,9 +14,9 @@ import pytest
 
 from shoal import Client
 from tests.conformance.served import ServerProcess, serve_process, write_tiny_llama
+from tests.fakes.tiny_encoders import write_encoder
 
 torch = pytest.importorskip("torch")
-tiny_encoders = pytest.importorskip("tests.fakes.tiny_encoders", reason="no encoders to serve")
 
 TEXTS = ["a fish", "the sea is blue", "x", "A shoal of small fish. " * 3, "é 🐟", "a fish"]
 SIZE = 48
@@ -24,9 +24,7 @@ SIZE = 48
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path: Path = tiny_encoders.write_encoder(
-        tmp_path_factory.mktemp("embeddings") / "vectors", files=True
-    )
+    path: Path = write_encoder(tmp_path_factory.mktemp("embeddings") / "vectors", files=True)
     return path
 
 
