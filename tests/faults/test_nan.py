@@ -112,7 +112,7 @@ def test_blocks_of_nan_are_not_found_again(tiny: ModelSource) -> None:
     for seq_id in (1, 2):
         asked.run(msgspec.structs.replace(ask(0, adapter_id=BAD), seq_id=seq_id))
         (model,) = asked.core._models.values()
-        assert model.scheduler.reset_cache() == 0, "a block of a failed row is in the cache"
+        assert model.scheduler.blocks.reset_cache() == 0, "a block of a failed row is in the cache"
 
 
 @pytest.mark.parametrize("kv_cache_dtype", ["auto", "int8"])

@@ -38,7 +38,7 @@ class OpenLoop:
     def __init__(self, *, max_wait_s: float = 10.0, max_queue: int = 100_000) -> None:
         self.clock = Clock()
         fake = LoadedRunner(LengthRunner(self.clock), loaded_model(max_model_len=10**5), 20_000)
-        config = EngineConfig(models=(), max_batch_size=BATCH)
+        config = EngineConfig(models=(), max_batch_size=BATCH, drafts=False)
         self.core = EngineCore({"fake": fake}, config, self.clock)
         self.stats: dict[str, EngineStats] = {}
         self.admission = Admission(
@@ -193,7 +193,7 @@ def test_a_flooded_model_keeps_its_neighbours_first_token(measured: Measured) ->
             name: LoadedRunner(LengthRunner(clock), loaded_model(name, max_model_len=10**4), 9000)
             for name in ("a", "b")
         }
-        core = EngineCore(models, EngineConfig(models=(), max_batch_size=64), clock)
+        core = EngineCore(models, EngineConfig(models=(), max_batch_size=64, drafts=False), clock)
         for i in range(flood):
             core.add(make_submit(1000 + i, [i % 60] * 40, 3000, model="a", tenant="flood"))
         times, longest = [], 0.0

@@ -4,20 +4,16 @@ import asyncio
 import base64
 import math
 import struct
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 import pytest
 
 from shoal.server.api.generation import response as response_module
-from tests.fakes.fake_runner import solo_embedding
-from tests.fakes.http_app import EMBEDDING_SIZE, Served, serve
-from tests.fakes.text_folder import CLOSE_ID, END_ID
-from tests.http.building import AsgiCall, Gate, error_of, nothing_left, refused, settle, until
+from tests.fakes.http_app import EMBEDDING_SIZE, serve
+from tests.http.building import AsgiCall, Gate, error_of, nothing_left, refused, settle
+from tests.http.embedding import embed, raw_vector, same, serve_vectors, vector
 
 TEXT_ROUTES: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": "x"},
@@ -29,35 +25,6 @@ TEXT_ROUTES: dict[str, dict[str, Any]] = {
     "/v1/score_choices": {"prompt": "x", "choices": ["y"]},
     "/v1/perplexity": {"input": "xyz"},
 }
-
-
-@asynccontextmanager
-async def serve_vectors(folder: Path, **options: Any) -> AsyncIterator[Served]:
-    """The app on one encoder, by default nothing else."""
-    async with serve(folder, **{"names": (), "encoders": ("vectors",), **options}) as served:
-        yield served
-
-
-async def embed(served: Served, given: Any, **fields: Any) -> httpx.Response:
-    return await served.client.post("/v1/embeddings", json={"input": given, **fields})
-
-
-def ids_of(text: str) -> list[int]:
-    return [END_ID, *text.encode(), CLOSE_ID]
-
-
-def raw_vector(given: str | list[int]) -> bytes:
-    return solo_embedding(ids_of(given) if isinstance(given, str) else given, EMBEDDING_SIZE)
-
-
-def vector(given: str | list[int]) -> list[float]:
-    return list(struct.unpack(f"<{EMBEDDING_SIZE}f", raw_vector(given)))
-
-
-def same(found: Any, wanted: Sequence[float]) -> bool:
-    """Are they the same float32 numbers, however they are written?"""
-    form = f"<{len(wanted)}f"
-    return struct.pack(form, *found) == struct.pack(form, *wanted)
 
 
 async def test_an_answer_has_the_shape_of_the_openai_api(tmp_path: Path) -> None:
@@ -379,52 +346,3 @@ async def test_models_say_what_they_can(tmp_path: Path) -> None:
         assert (v["tools"], v["tool_format"]) == (None, None)
         assert "embedding" not in a["capabilities"]
         assert a["embedding_size"] is None
-
-
-# --- Ollama --------------------------------------------------------------------------------------
-
-
-async def test_ollama_embeds_texts_as_vectors_of_length_one(tmp_path: Path) -> None:
-    async with serve_vectors(tmp_path, max_model_len=32) as served:
-        body = {"model": "vectors:latest", "input": ["a fish", "c" * 99], "options": {"odd": 1}}
-        response = await served.client.post("/api/embed", json=body)
-        answer = response.json()
-        for found, text in zip(answer["embeddings"], ("a fish", "c" * 30), strict=True):
-            length = math.hypot(*vector(text))
-            assert found == pytest.approx([x / length for x in vector(text)], abs=1e-7)
-        assert answer["model"] == "vectors:latest"
-        assert answer["prompt_eval_count"] == 8 + 32
-        assert answer["total_duration"] > 0
-        assert response.headers["x-ignored-params"] == "options.odd"
-        short = {**body, "input": "a fish", "dimensions": 2}
-        cut = (await served.client.post("/api/embed", json=short)).json()["embeddings"]
-        assert math.hypot(*cut[0]) == pytest.approx(1.0)
-        whole = await served.client.post("/api/embed", json={**body, "truncate": False})
-        assert whole.status_code == 400
-        assert list(whole.json()) == ["error"]
-        load = await served.client.post("/api/embed", json={"model": "vectors", "input": []})
-        assert load.json() == {"model": "vectors", "embeddings": []}
-        unload = {"model": "vectors", "keep_alive": 0}
-        assert (await served.client.post("/api/embed", json=unload)).status_code == 400
-
-
-async def test_older_clients_of_ollama_embed_one_text(tmp_path: Path) -> None:
-    async with serve_vectors(tmp_path) as served:
-        body = {"model": "vectors", "prompt": "a fish"}
-        answer = (await served.client.post("/api/embeddings", json=body)).json()
-        assert same(answer.pop("embedding"), vector("a fish"))
-        assert answer == {}
-        load = await served.client.post("/api/embeddings", json={"model": "vectors"})
-        assert load.json() == {"embedding": []}
-        show = (await served.client.post("/api/show", json={"model": "vectors"})).json()
-        assert show["capabilities"] == ["embedding"]
-        assert show["model_info"]["shoal.embedding_length"] == EMBEDDING_SIZE
-
-
-async def test_ollama_says_which_model_makes_none(tmp_path: Path) -> None:
-    async with serve(tmp_path) as served:
-        for path, body in (("embed", {"input": "x"}), ("embeddings", {"prompt": "x"})):
-            response = await served.client.post(f"/api/{path}", json={"model": "tiny", **body})
-            assert response.status_code == 400
-            assert response.json()["error"].startswith("model tiny makes no embeddings")
-        await until(lambda: not served.services.open_requests)

@@ -9,13 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from shoal.checkpoint.catalogue import read_catalogue
 from shoal.kernels import native
 from shoal.protocol.messages import ModelSource
 from shoal.text.text_model import load_text_model
 from tests.model.driving import Batch, greedy, make_backend
 
 _MODELS = Path(__file__).resolve().parents[2] / "models"
-FOLDERS = sorted(path.parent for path in _MODELS.glob("*/model.safetensors"))
+FOLDERS = sorted(
+    path.parent
+    for path in _MODELS.glob("*/model.safetensors")
+    if path.parent.name not in read_catalogue(_MODELS)  # those were pulled
+)
 NUM_PROMPTS, NUM_TOKENS, NUM_BLOCKS = 50, 48, 700
 
 _NAMES = ("Lily", "Tom", "a small bird", "the old farmer", "Mia and her dog")

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 def test_greedy_text_of_all_cases_at_once_equals_the_reference(backend: str) -> None:
     cases = json.loads((STORIES / "reference-greedy.json").read_text())["cases"]
     config = EngineConfig(models=(), kernels=backend, num_threads=1, kv_cache_bytes=16 << 20)
-    runner, loaded, num_blocks, _ = load_runner(
+    runner, loaded, num_blocks, *_ = load_runner(
         ModelSource("stories", str(STORIES)), config, 16 << 20, lambda progress: None
     )
     assert (loaded.vocab_size, loaded.num_parameters) == (512, 260_032)

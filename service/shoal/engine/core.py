@@ -101,7 +101,7 @@ class EngineCore:
         """Forgets the prefix cache of a model, of all for an empty name. Returns how many blocks
         it had."""
         models = [model for key, model in self._models.items() if name in ("", key)]
-        return sum(model.scheduler.reset_cache() for model in models)
+        return sum(model.scheduler.blocks.reset_cache() for model in models)
 
     def _open_account(self, model: LoadedRunner) -> Account | None:
         """None for a model whose KV blocks are memory of its own."""

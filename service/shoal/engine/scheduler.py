@@ -89,10 +89,6 @@ class Scheduler:
         """Running and waiting, by id; always the present ones."""
         return self._sequences
 
-    def reset_cache(self) -> int:
-        """Forgets the prefix cache; returns how many blocks it had."""
-        return self.blocks.reset_cache()
-
     # --- arrivals and aborts -------------------------------------------------------------------
 
     def add(self, submit: Submit, now: float) -> None:
@@ -265,10 +261,8 @@ class Scheduler:
                 served(seq.submit.tenant) >= lighter_than
                 or not self._yielding.may_start(seq, len(self._running), now)
                 or (held and seq.num_yields)  # it made way for those that wait for a prefix
+                or (self.limits.whole_prompts and seq.num_tokens > budget)
             ):
-                held.append(seq)
-                break
-            if self.limits.whole_prompts and seq.num_tokens > budget:
                 held.append(seq)
                 break
             prefix = self.blocks.find_prefix(seq)

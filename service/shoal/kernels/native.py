@@ -70,10 +70,10 @@ _EXECUTED: dict[type, str] = {
     ExpertsSpec: "num_experts num_experts_per_token normalized shared_intermediate_size "
     "shared_gate",
     NormSpec: "kind eps bias weight_offset has_weight",
+    EmbeddingSpec: "pooling normalized",  # by the runner, of the final vectors
 }
 """The fields of a spec that the library executes. Whatever else a spec may hold must stand at its
-default, which means that the feature is not used. Of a spec's `embedding` nothing is executed here:
-the runner pools."""
+default, which means that the feature is not used."""
 _WORDS = {
     (MlpSpec, "activation"): ("silu", "gelu", "gelu_tanh", "relu", "relu2"),
     (NormSpec, "kind"): ("rms", "layer"),
@@ -106,8 +106,6 @@ def supports(spec: DecoderSpec) -> list[str]:
 
 def _missing(spec: Any) -> Iterator[str]:
     kind = type(spec)
-    if kind is EmbeddingSpec:
-        return
     if kind not in _EXECUTED:
         yield kind.__name__
         return

@@ -161,7 +161,7 @@ def _time_limit(seconds: float) -> Iterator[None]:
     end, earliest_end = time.thread_time() + seconds, time.monotonic() + seconds
 
     def each_line(frame: FrameType, event: str, arg: Any) -> Any:
-        # Of the two clocks the second is quick to read, and never slower than the first.
+        # Wall time is quick to read, and no less than that of computing.
         if time.monotonic() > earliest_end and time.thread_time() > end:
             raise _TooSlowError
         return each_line

@@ -59,7 +59,7 @@ class Listener:
         if self._on_token is not None:
             self._on_token(token_id)
         if token_id is not None:
-            self.token_ids.append(token_id)
+            self.token_ids += [token_id, *further]
         if finished is not None:
             self._end(finished)
 

@@ -34,7 +34,7 @@ class Tenant:
 
 
 class LengthRunner:
-    """Samples the same token for whoever is due; a step moves the clock."""
+    """Samples the same token for whoever is due; a step moves the clock. Knows no drafts."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -68,7 +68,7 @@ class TenantLoad:
         )
         self.core = EngineCore(
             {"fake": fake},
-            EngineConfig(models=(), **config),  # type: ignore[arg-type]
+            EngineConfig(models=(), drafts=False, **config),  # type: ignore[arg-type]
             self.clock,
         )
         self.num_computed = 0

@@ -43,7 +43,7 @@ def test_what_is_loaded_is_said_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kernels", ["torch", pytest.param("native", marks=needs_native)])
 @pytest.mark.parametrize("write", [write_tiny_llama, write_tiny_gpt2])
 def test_a_loaded_runner_answers_a_plan(tmp_path: Path, write: Any, kernels: str) -> None:
-    runner, loaded, num_blocks, _ = load(write(tmp_path / "tiny"), kernels=kernels)
+    runner, loaded, num_blocks, *_ = load(write(tmp_path / "tiny"), kernels=kernels)
     blocks = [num_blocks - 1, 0]
     result = runner.run(plan((1, 0, 20), new=[new_row(1, list(range(20)), blocks)]))
     assert result.token_ids[0] is not None
@@ -56,7 +56,7 @@ def test_native_and_torch_say_the_same_in_text_and_numbers(tmp_path: Path) -> No
     folder = write_tiny_llama(tmp_path / "tiny", torch_dtype="bfloat16")
     results = []
     for kernels in ("native", "torch"):
-        runner, _, _, _ = load(folder, kernels=kernels, dtype="float32")
+        runner, *_ = load(folder, kernels=kernels, dtype="float32")
         results.append(runner.run(plan((1, 0, 30), new=[new_row(1, list(range(30)), [5, 2])])))
     assert results[0].token_ids == results[1].token_ids
 

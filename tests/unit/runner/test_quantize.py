@@ -39,13 +39,13 @@ def load(folder: Path, **config: Any) -> LoadedRunner:
 @needs_native
 def test_an_int8_model_says_so_and_takes_a_quarter_of_the_weight_memory(tmp_path: Path) -> None:
     folder = write_tiny_llama(tmp_path / "tiny", hidden_size=192, intermediate_size=384)
-    _, whole, whole_blocks, _ = load(folder, quantize="none")
-    _, small, small_blocks, _ = load(folder)
+    _, whole, whole_blocks, *_ = load(folder, quantize="none")
+    _, small, small_blocks, *_ = load(folder)
     assert (whole.dtype, whole.quantization) == ("float32", "none")
     assert (small.dtype, small.quantization) == ("int8", "int8")
     assert whole.weight_bytes > 4 * whole.num_parameters * 0.95
     assert small.weight_bytes < 0.3 * whole.weight_bytes
-    _, smallest, _, _ = load(folder, quantize="int4")
+    _, smallest, *_ = load(folder, quantize="int4")
     assert (smallest.dtype, smallest.quantization) == ("int4", "int4")
     assert smallest.weight_bytes < 0.8 * small.weight_bytes
     assert small_blocks == 2 * whole_blocks  # keys and values are bfloat16: twice as many fit
@@ -56,7 +56,7 @@ def test_quantized_logprobs_are_close_to_those_of_the_whole_weights(tmp_path: Pa
     folder = write_tiny_llama(tmp_path / "tiny", hidden_size=192)
     values = {}
     for quantize in ("none", "int8", "int4"):
-        runner, _, _, _ = load(folder, quantize=quantize)
+        runner, *_ = load(folder, quantize=quantize)
         row = new_row(1, list(range(30)), [5, 2], output=OutputParams(prompt_logprobs=0))
         result = runner.run(plan((1, 0, 30), new=[row]))
         values[quantize] = [one.logprob for one in result.prompt_logprobs[1]]
