@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence, Set
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -73,8 +73,7 @@ class Grammar(LogitsProcessor):
         """Behind the tokens accepted so far, and the forced ones."""
         self._settle()
         self._tell()
-        assert not isinstance(self._matcher, LateMatcher), "it is settled"
-        return self._matcher
+        return cast("LLMatcher", self._matcher)  # nobody asks while forced tokens are left
 
     @property
     def failed(self) -> bool:
