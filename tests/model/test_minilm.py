@@ -58,7 +58,7 @@ def embeddings(kernels: str, **config: Any) -> NDArray[np.float32]:
     """[50, 384]"""
     settings = EngineConfig(models=(), num_threads=1, kernels=kernels, **config)
     source = ModelSource("minilm", str(FOLDER))
-    runner, loaded, _, _ = load_runner(source, settings, 64 << 20, lambda _: None)
+    runner, loaded, *_ = load_runner(source, settings, 64 << 20, lambda _: None)
     assert (loaded.embedding_size, loaded.max_model_len, loaded.generates) == (384, 256, False)
     found: dict[int, bytes] = {}
     for seq_id, ids in enumerate(tokens()):
