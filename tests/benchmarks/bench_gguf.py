@@ -7,6 +7,7 @@ only servers it started itself, on loopback.
 """
 
 import argparse
+import shlex
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -22,11 +23,11 @@ NAME = "file"  # of the model on our server
 CLIENTS = (1, 8, 32)
 
 
-def contenders(file: Path, server: Path) -> list[Contender]:
-    """Shoal, and llama-server with as many slots as clients."""
+def contenders(file: Path, server: Path, flags: list[str]) -> list[Contender]:
+    """Shoal with these flags, and llama-server with as many slots as clients."""
 
     def mine(shape: Shape, slots: int) -> Command:
-        return ours.command(file, NAME)
+        return ours.command(file, NAME, *flags)
 
     def theirs(shape: Shape, slots: int) -> Command:
         return llama_server.command(server, file, slots, shape.load.context)
@@ -74,13 +75,14 @@ def main() -> None:
     add("--words", type=int, default=64, help="of a prompt")
     add("--tokens", type=int, default=128, help="of an answer")
     add("--waves", type=int, default=2, help="requests per client")
+    add("--flags", default="", help="further ones of `shoal serve`, in one argument")
     add("--llama-server", type=Path, help="this program instead of building one")
     options = parser.parse_args()
     clients = [int(count) for count in options.clients.split(",")]
     load = Load(options.words, options.tokens, waves=options.waves)
     shape = replace(SHAPES["135m"], name=NAME, load=load)
     server = llama_server.find_server(options.llama_server)
-    both = contenders(options.file.resolve(), server)
+    both = contenders(options.file.resolve(), server, shlex.split(options.flags))
     results: list[LevelResult] = []
     for number in range(options.rounds):
         for contender in both if number % 2 == 0 else both[::-1]:
