@@ -291,7 +291,7 @@ def test_names_that_begin_one_another_make_a_pattern_all_the_same() -> None:
 
 
 def test_a_text_of_many_names_is_no_more_work_for_each() -> None:
-    """In CPU time of this thread."""
+    """In CPU time of this thread, the least of three: memory may be collected in between."""
     library = byte_tokenizer()
     names = [f"<|reserved_special_token_{number}|>" for number in range(256)]
     library.add_special_tokens([AddedToken(name, special=True) for name in names])
@@ -305,7 +305,7 @@ def test_a_text_of_many_names_is_no_more_work_for_each() -> None:
         return time.thread_time() - began
 
     for text in (names[7] * 20_000, names[7][:-3] * 20_000):
-        assert cost_s(text) < 1
+        assert min(cost_s(text) for _ in range(3)) < 1
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
