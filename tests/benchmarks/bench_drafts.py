@@ -27,9 +27,8 @@ from shoal.engine.core import EngineCore  # noqa: E402
 from shoal.protocol.messages import EngineConfig, ModelSource, Submit  # noqa: E402
 from shoal.protocol.params import SamplingParams, StopParams  # noqa: E402
 from shoal.runner.load import load_runner  # noqa: E402
-from shoal.text.grammar.source import grammar_source  # noqa: E402
-from shoal.text.grammar.spec import JsonSchema  # noqa: E402
-from shoal.text.grammar.worker import compile_source  # noqa: E402
+from shoal.text.grammar.copying import copy_rules, copy_terminals  # noqa: E402
+from shoal.text.grammar.source import compact, lark_grammar  # noqa: E402
 from shoal.text.text_model import TextModel, load_text_model  # noqa: E402
 
 TEXT = (
@@ -64,7 +63,9 @@ class Side:
     """An engine with drafts, or without."""
 
     def __init__(self, source: ModelSource, threads: int, *, drafts: bool) -> None:
-        config = EngineConfig(models=(source,), num_threads=threads, drafts=drafts)
+        config = EngineConfig(
+            models=(source,), num_threads=threads, drafts=drafts, draft_weight_bytes=0
+        )
         loaded = load_runner(source, config, config.kv_cache_bytes, lambda _: None)
         self._core = EngineCore({"model": loaded}, config, time.monotonic)
         self._end_ids = load_text_model(source).end_token_ids
@@ -148,11 +149,10 @@ def pilotfish_tasks(data: Path, model: TextModel, count: int) -> dict[str, list[
     recipe = ROOT / "models" / "recipes" / "pilotfish"
     options = EvaluationOptions(url="", data=data, models=ROOT / "models")
     cases = held_out_cases(recipe, options.data)["snips"][:count]
-    schema = snips_schema(data)
+    rules = copy_rules(snips_schema(data), compact)
 
     def grammar(text: str) -> str:
-        source = grammar_source(JsonSchema(schema, "schema"), lambda name: None, text)
-        return compile_source(source)["grammar"]
+        return lark_grammar(f"{rules}\n{copy_terminals(text)}")
 
     prompts = [chat_prompt(model, case.messages) for case in cases]
     texts = [case.messages[-1]["content"] for case in cases]

@@ -214,6 +214,7 @@ class Engine:
             token_budget=serving.budget,
             prefix_cache=serving.warm,
             drafts=serving.drafts,
+            draft_weight_bytes=0,
             max_preemptions=10_000,
         )
         runner = ModelRunner(

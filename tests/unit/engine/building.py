@@ -96,7 +96,7 @@ class Engine:
         config.setdefault("block_size", 4)
         self.clock = Clock()
         self.heard = Heard()
-        self.config = EngineConfig(models=(), **config)
+        self.config = EngineConfig(models=(), draft_weight_bytes=0, **config)
         self.runners = {name: runner(num_blocks, self.config.block_size) for name in models}
         self.core = EngineCore(
             {

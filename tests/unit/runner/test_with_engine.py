@@ -88,7 +88,9 @@ def serve(
     num_blocks: int = 200,
     **config: Any,
 ) -> tuple[dict[int, Answer], Disturbed]:
-    engine_config = EngineConfig(models=(), block_size=BLOCK_SIZE, max_preemptions=1000, **config)
+    engine_config = EngineConfig(
+        models=(), block_size=BLOCK_SIZE, max_preemptions=1000, draft_weight_bytes=0, **config
+    )
     runner = ModelRunner(
         backend,
         num_token_ids=VOCAB,
