@@ -64,10 +64,9 @@ SHOAL_INLINE typename Vec::F activated(typename Vec::F x, shoal::Activation act)
     }
     default: break;
   }
-  float lanes[V::width];
-  V::store(lanes, x);
-  for (float& v : lanes) v = 0.5f * v * (1.0f + std::erf(v * 0.70710678f));
-  return V::load(lanes);
+  // gelu; where erf is -1 in float32 it is 0, not a rest of rounding times a large x
+  const typename V::F share = V::add(V::set(1.0f), verf(V::mul(x, V::set(0.70710678f))));
+  return V::zero_if_less(x, V::set(-5.6f), V::mul(V::mul(V::set(0.5f), x), share));
 }
 
 void gated(const float* pairs, int groups, shoal::Activation act, float* out) {
