@@ -45,7 +45,7 @@ embedding and head are int8, and blocks of 4 bits stay so under int8. blocks: qu
 the format that holds them, other weights as they are. Of blocks, Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0
 are kept exactly, of Q4_K and Q5_K the scales and mins are rounded to float16 (2^-11), and Q6_K
 (whose groups are 16) becomes int8. float32 is exact for all of them."""
-KernelSet = Literal["auto", "portable", "avx2", "avxvnni", "avx512", "avx512bf16"]
+KernelSet = Literal["auto", "portable", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16"]
 
 AdaptedLinears = list[tuple[int, Float32, list[tuple[str, int, Float32]]]]
 """An adapter by linear layers: (layer, A [inner, in], [(role, i, B [out, rank])]). Matrices of one
@@ -206,7 +206,8 @@ class NativeModel:
 
     @property
     def kernel_set(self) -> str:
-        """The instruction set that runs: portable, avx2, avxvnni, avx512 or avx512bf16."""
+        """The instruction set that runs: portable, avx2, avxvnni, avx512, avx512vnni or
+        avx512bf16."""
         return self._model.kernel_set
 
     @property

@@ -11,7 +11,7 @@
 NB_MODULE(_native, module) {
   module.def("kernel_sets", [] {
     std::vector<std::string> names;
-    for (const char* name : {"avx512bf16", "avx512", "avxvnni", "avx2", "portable"})
+    for (const char* name : {"avx512bf16", "avx512vnni", "avx512", "avxvnni", "avx2", "portable"})
       if (shoal::find_kernels(name)) names.emplace_back(name);
     return names;
   });

@@ -137,7 +137,8 @@ const Kernels* portable_kernels();
 const Kernels* avx2_kernels();        // null where not compiled in
 const Kernels* avxvnni_kernels();     // AVX2 with AVX-VNNI
 const Kernels* avx512_kernels();      // F, BW, DQ, VL
-const Kernels* avx512bf16_kernels();  // the same and bf16, VNNI
+const Kernels* avx512vnni_kernels();  // the same and VNNI
+const Kernels* avx512bf16_kernels();  // the same and bf16
 
 // The table of that name, the best one for "auto"; null when this machine cannot run it.
 const Kernels* find_kernels(const char* name);

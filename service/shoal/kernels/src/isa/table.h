@@ -11,7 +11,7 @@
 #include "linear/tiles.h"
 #include "rowwise/norms.h"
 #include "rowwise/sampling.h"
-#if defined(SHOAL_VNNI)
+#if defined(SHOAL_BF16)
 #include "linear/bf16_tiles.h"
 #endif
 

@@ -1,4 +1,4 @@
-// Sixteen float lanes: AVX-512 F, BW, DQ, VL; with SHOAL_VNNI also VNNI and bf16.
+// Sixteen float lanes: AVX-512 F, BW, DQ, VL; with SHOAL_VNNI also VNNI, with SHOAL_BF16 also bf16.
 // Thirty-two registers: a tile is at most 6 rows by 4 panels.
 #pragma once
 #include <immintrin.h>
@@ -21,7 +21,7 @@ struct Vec {
   static constexpr int max_rows_int4 = 6, sums_beside_int_groups = 12;  // in registers
   static constexpr int panels_for_int4(int rows) { return panels_for_int8(rows); }
   static constexpr int panels_for_int16(int rows) { return rows == 1 ? 4 : 2; }
-#if defined(SHOAL_VNNI)
+#if defined(SHOAL_BF16)
   static constexpr shoal::Format bf16_weights = shoal::Format::bf16_packed12;
 #else
   static constexpr shoal::Format bf16_weights = shoal::Format::int16_block;
@@ -68,7 +68,11 @@ struct Vec {
     return _mm512_set1_epi32(word);
   }
   static I no_sum() { return _mm512_setzero_si512(); }
+#if defined(SHOAL_VNNI)
+  static I dot_int16(I acc, I w, I x) { return _mm512_dpwssd_epi32(acc, w, x); }
+#else
   static I dot_int16(I acc, I w, I x) { return _mm512_add_epi32(acc, _mm512_madd_epi16(w, x)); }
+#endif
 
   static F load_f16(const void* p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
@@ -102,25 +106,6 @@ struct Vec {
     return dot_int8(_mm512_set1_epi32(start), w, x);
   }
   static I dot_int8(I acc, Int8 w, Quad x) { return _mm512_dpbusd_epi32(acc, w, x); }
-
-  // One pair of inputs of a bf16_packed12 group, as bf16 whose exponents are the 4 bits alone.
-  template <int Pair>
-  static I unpack12(const char* group) {
-    const I low = _mm512_cvtepi8_epi16(
-        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(group + 64 + 32 * Pair)));
-    const I nibbles = load_word(group);
-    const I high = Pair < 2 ? _mm512_slli_epi16(nibbles, Pair < 2 ? 7 - 4 * Pair : 0)
-                            : _mm512_srli_epi16(nibbles, Pair < 2 ? 0 : 4 * Pair - 7);
-    const I kept = _mm512_set1_epi16(static_cast<short>(0x807f));
-    const I sign_and_mantissa = _mm512_and_si512(low, kept);
-    // a | (b & c)
-    return _mm512_ternarylogic_epi32(sign_and_mantissa, high, _mm512_set1_epi16(0x0780), 0xf8);
-  }
-
-  // Products of pairs of bf16 (k, k+1), added to the sums.
-  static F dot_bf16(F acc, I w, I x) {
-    return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(w), reinterpret_cast<__m512bh>(x));
-  }
 #else
   // As in vec_avx2.h; AVX-512 has no vpsignb, a masked negation stands in (of weights that are zero
   // the sign does not matter).
@@ -150,6 +135,26 @@ struct Vec {
     const I sign = _mm512_mask_sub_epi8(x, w.negative, _mm512_setzero_si512(), x);
     const I pairs = _mm512_maddubs_epi16(w.magnitude, sign);
     return _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+  }
+#endif
+#if defined(SHOAL_BF16)
+  // One pair of inputs of a bf16_packed12 group, as bf16 whose exponents are the 4 bits alone.
+  template <int Pair>
+  static I unpack12(const char* group) {
+    const I low = _mm512_cvtepi8_epi16(
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(group + 64 + 32 * Pair)));
+    const I nibbles = load_word(group);
+    const I high = Pair < 2 ? _mm512_slli_epi16(nibbles, Pair < 2 ? 7 - 4 * Pair : 0)
+                            : _mm512_srli_epi16(nibbles, Pair < 2 ? 0 : 4 * Pair - 7);
+    const I kept = _mm512_set1_epi16(static_cast<short>(0x807f));
+    const I sign_and_mantissa = _mm512_and_si512(low, kept);
+    // a | (b & c)
+    return _mm512_ternarylogic_epi32(sign_and_mantissa, high, _mm512_set1_epi16(0x0780), 0xf8);
+  }
+
+  // Products of pairs of bf16 (k, k+1), added to the sums.
+  static F dot_bf16(F acc, I w, I x) {
+    return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(w), reinterpret_cast<__m512bh>(x));
   }
 #endif
 };

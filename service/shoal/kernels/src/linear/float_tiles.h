@@ -38,7 +38,7 @@ struct FloatTile {
 template <>
 struct Tile<shoal::F32> : FloatTile<shoal::F32, FloatPanel> {};
 
-#if !defined(SHOAL_VNNI)  // which multiplies bf16 rows: bf16_tiles.h
+#if !defined(SHOAL_BF16)  // which multiplies bf16 rows: bf16_tiles.h
 template <>
 struct Tile<shoal::Bf16> : FloatTile<shoal::Bf16, Bf16Panel> {};
 #endif
