@@ -10,9 +10,10 @@
 
 NB_MODULE(_native, module) {
   module.def("kernel_sets", [] {
-    std::vector<std::string> names;
+    const std::string best = shoal::find_kernels("auto")->name;
+    std::vector<std::string> names = {best};
     for (const char* name : {"avx512bf16", "avx512vnni", "avx512", "avxvnni", "avx2", "portable"})
-      if (shoal::find_kernels(name)) names.emplace_back(name);
+      if (name != best && shoal::find_kernels(name)) names.emplace_back(name);
     return names;
   });
   shoal::bind_linear(module);
