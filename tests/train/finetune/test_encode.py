@@ -2,110 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from shoal.checkpoint.open import open_model
-from shoal.config import Settings
-from shoal.server.api.chat.messages import ChatPrompt, chat_prompt
 from shoal.text.chat import Chat
-from shoal.text.chat_tokens import ControlTokens, RenderedChat
-from shoal.text.text_model import TextModel, read_text_model
+from shoal.text.text_model import read_text_model
 from shoal.train.config import RecipeError
 from shoal.train.finetune.encode import Encoder
-from shoal.train.finetune.rows import EncodedRow, Row
+from shoal.train.finetune.rows import Row
 from tests.fakes import tool_templates
-from tests.fakes.fake_runner import loaded_model
-from tests.fakes.text_folder import CHAT_TEMPLATE, byte_tokenizer, write_text_folder
-from tests.unit.text.building import text_model, wrap
-from tests.unit.text.chat_kinds import NAMED, TEMPLATES, TOKENIZERS, library, tokenizer
-
-SETTINGS = Settings()
-MODELS = Path(__file__).parents[3] / "models"
-PARTS = (
-    "<|im_end|>", "<|im_start|>", "</s>", "<s>", "[/INST]", "<User>", "<Bot>", "<|end|>", "<", "|>",
-    "hello", "the", "user", "x", " ", "  ", "\n", "\n\n", "é", "日本", "\ufdd1", "\ufde0",
-)  # fmt: skip
-CONTENTS = st.lists(st.sampled_from(PARTS), min_size=1, max_size=5).map(lambda p: "".join(p) + ".")
-GENERATION = {
-    "blocks": (
-        "{% for m in messages %}{% if m.role == 'assistant' %}<|im_start|>assistant\n"
-        "{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}\n"
-        "{% else %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    ),
-    "header too": (
-        "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}"
-        "{{ '<|assistant|>' + m.content + '</s>' }}{% endgeneration %}"
-        "{% else %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endif %}{% endfor %}"
-    ),
-    "inside words": (
-        "{% for m in messages %}{% if m.role == 'user' %}Q: {{ m.content }}\n"
-        "{% else %}A:{% generation %} {{ m.content }}</s>{% endgeneration %}{% endif %}{% endfor %}"
-    ),
-}
-
-GENERATION["without blocks"] = (
-    GENERATION["blocks"].replace("{% generation %}", "").replace("{% endgeneration %}", "")
+from tests.fakes.text_folder import CHAT_TEMPLATE
+from tests.train.finetune.encoding import (
+    CONTENTS,
+    GENERATION,
+    MODELS,
+    chat_of,
+    kind_model,
+    learned,
+    runs,
+    served,
+    tiny,
+    whole,
 )
-
-
-def chat_of(*contents: str) -> tuple[dict[str, str], ...]:
-    roles = ("user", "assistant") * len(contents)
-    return tuple({"role": r, "content": c} for r, c in zip(roles, contents, strict=False))
-
-
-def tiny(template: str | None, *, end: str = "<|end|>", **named: str) -> TextModel:
-    """One token per byte; `end`: the end token."""
-    wrapped = wrap(byte_tokenizer(), **{"eos_token": end, **named})
-    chat = Chat("tiny", {} if template is None else {"default": template}, wrapped)
-    end_id = wrapped.special_id(end)
-    ends = () if end_id is None else (end_id,)
-    return text_model(wrapped, chat=chat, end_token_ids=ends, bos_token=named.get("bos_token"))
-
-
-@cache
-def kind_model(kind: str, template: str) -> TextModel:
-    wrapped = tokenizer(kind)
-    ends = tuple(wrapped.special_id(name) or 0 for name in ("</s>", "<|im_end|>", "<|end|>"))
-    sources = {**TEMPLATES, **GENERATION}
-    chat = Chat("tiny", {"default": sources[template]}, wrapped)
-    return text_model(wrapped, chat=chat, end_token_ids=ends)
-
-
-def runs(row: EncodedRow) -> Iterator[tuple[int, int]]:
-    """Where what is learned begins and ends."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], row.in_loss, [False]]).astype(int)))
-    yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
-
-
-def learned(model: TextModel, rows: Sequence[EncodedRow]) -> list[str]:
-    return [
-        model.tokenizer.decode(row.ids[start:end].tolist(), skip_special_tokens=False)
-        for row in rows
-        for start, end in runs(row)
-    ]
-
-
-def whole(model: TextModel, row: EncodedRow) -> str:
-    return model.tokenizer.decode(row.ids.tolist(), skip_special_tokens=False)
-
-
-def served(model: TextModel, messages: Sequence[Any], **fields: Any) -> list[int]:
-    """The prompt of /v1/chat/completions."""
-    body = {"messages": list(messages), **fields}
-    prompt = ChatPrompt.model_validate(body, context=SETTINGS)
-    return list(asyncio.run(chat_prompt(prompt, model, loaded_model(max_model_len=4096))).token_ids)
-
+from tests.unit.text.building import text_model
+from tests.unit.text.chat_kinds import NAMED, TEMPLATES, TOKENIZERS, library, tokenizer
 
 # --- against the server and transformers ----------------------------------------------------------
 
@@ -363,162 +288,3 @@ def test_what_the_template_refuses_is_named(tmp_path: Path) -> None:
 def test_a_chat_needs_a_template() -> None:
     with pytest.raises(RecipeError, match=r"a, line 1 is a chat, but model tiny has no chat templ"):
         Encoder(tiny(None), 99).encode(Row("a, line 1", messages=chat_of("1", "one")))
-
-
-@pytest.mark.parametrize("kind", TOKENIZERS)
-@pytest.mark.parametrize(
-    ("prompt", "completion"),
-    [
-        ("Q: x\nA:", " the hello"),
-        ("Q: x\nA: ", "the hello"),
-        ("he", "l"),
-        ("x", "\nthe"),
-        ("", "x"),
-    ],
-)
-def test_a_pair_is_the_prompt_of_completions_and_goes_on(
-    kind: str, prompt: str, completion: str
-) -> None:
-    wrapped = tokenizer(kind)
-    start, end = wrapped.special_id("<s>"), wrapped.special_id("</s>")
-    assert start is not None
-    assert end is not None
-    model = text_model(wrapped, end_token_ids=(end,), start_token_id=start)
-    [row] = Encoder(model, 99).encode(Row("a", prompt=prompt, completion=completion))
-    fed = wrapped.encode(prompt) or [start]
-    assert row.ids[: len(fed)].tolist() == fed
-    assert row.ids[-1] == end
-    assert list(runs(row)) == [(len(fed), len(row.ids))]
-    shown = wrapped.detokenizer(fed, skip_special_tokens=False)
-    answer = "".join(map(shown.push, row.ids[len(fed) : -1].tolist())) + shown.finish()
-    if kind not in ("words", "wordpiece", "unigram"):  # these change the text
-        # At a text's beginning they have a space before the first word that none wrote.
-        assert (answer if prompt else answer.lstrip(" ")) == completion
-
-
-def test_texts_are_learned_whole_and_cut_into_windows() -> None:
-    model = tiny(CHAT_TEMPLATE)
-    encoder = Encoder(model, 5)
-    windows = encoder.encode(Row("a", text="abcdefgh"))
-    assert [whole(model, row) for row in windows] == ["abcde", "efgh<|end|>"]
-    assert learned(model, windows) == ["bcde", "fgh<|end|>"]
-    [short] = encoder.encode(Row("a", text="ab<|end|>"))
-    assert whole(model, short) == "ab<|end|>"
-    [goes_on] = encoder.encode(Row("a", text="ab", is_end=False))
-    assert whole(model, goes_on) == "ab"
-    for size in range(2, 12):
-        rows = Encoder(model, size).encode(Row("a", text="abcdefgh"))
-        assert all(2 <= len(row.ids) <= size for row in rows)
-        assert "".join(learned(model, rows)) == "bcdefgh<|end|>"
-
-
-def test_a_text_that_spells_the_begin_token_has_it_once(tmp_path: Path) -> None:
-    if not (MODELS / "minnow").exists():
-        pytest.skip("models/minnow is not there")
-    model = read_text_model(open_model(MODELS / "minnow"), "minnow")
-    encoder = Encoder(model, 99)
-    first, second = (encoder.encode(Row("a", text=t))[0] for t in ("Hi", "<|endoftext|>Hi"))
-    assert first.ids.tolist() == second.ids.tolist()
-    assert first.ids[0] == first.ids[-1] == 0
-    assert encoder.describe("text").endswith("each ended by <|endoftext|>")
-
-
-# --- what is too long -----------------------------------------------------------------------------
-
-
-def test_rows_that_are_too_long_are_left_out_and_counted() -> None:
-    encoder = Encoder(tiny(CHAT_TEMPLATE), 30)
-    rows = [Row(f"a, line {n}", prompt="1", completion="x" * n) for n in range(1, 30)]
-    found = encoder.encode_all(rows)
-    assert len(found.rows) == 22
-    assert max(len(row.ids) for row in found.rows) == 30
-    assert found.notes == (
-        "left out, longer than 30 tokens: 7 rows (a, line 23; a, line 24; a, line 25; and 4 more)",
-    )
-    with pytest.raises(RecipeError, match="nothing is left to learn: left out, longer than 30"):
-        encoder.encode_all(rows[-3:])
-    assert encoder.encode_all([]).rows == []
-
-
-def test_of_a_long_chat_the_answers_that_fit_are_learned() -> None:
-    model = tiny(CHAT_TEMPLATE)
-    row = Row("a", messages=chat_of("1", "one", "2", "two", "3", "three"))
-    found = Encoder(model, 30).encode_all([row])
-    assert learned(model, found.rows) == ["one<|end|>", "two<|end|>"]
-    assert whole(model, found.rows[0]).endswith("two<|end|>")
-    assert found.notes == ("left out: 1 answers of chats that end behind 30 tokens",)
-
-
-def test_a_length_without_room_is_refused() -> None:
-    with pytest.raises(RecipeError, match="1 tokens hold no text"):
-        Encoder(tiny(None), 1)
-
-
-def test_what_is_not_learned_is_told() -> None:
-    greeting = Row("a", messages=({"role": "assistant", "content": "Hi"}, *chat_of("1", "x")[1:]))
-    unanswered = Row("a", messages=chat_of("1", "one"), context_only=frozenset({1}))
-    model = tiny(CHAT_TEMPLATE, end="none")
-    found = Encoder(model, 99).encode_all([greeting, unanswered])
-    assert learned(model, found.rows) == ["x<|end|>"]
-    assert found.notes == (
-        "left out: 1 chats in which no message is answered",
-        "the base names no end token: answers are taught without an end",
-    )
-
-
-def test_how_rows_are_written_is_described() -> None:
-    assert Encoder(tiny(CHAT_TEMPLATE), 99).describe() == (
-        r"the base's chat template: '<|user|>\n{prompt}<|end|>\n<|assistant|>\n{answer}<|end|>', "
-        "learned is '{answer}<|end|>'"
-    )
-    assert Encoder(tiny(None), 99).describe() == (
-        "no chat template: prompt and completion joined, then <|end|>"
-    )
-    dated = "{{ strftime_now('%d %b %Y') }}" + CHAT_TEMPLATE
-    assert Encoder(tiny(dated), 99).describe().endswith("; it holds today's date")
-    refuses = Encoder(tiny("{{ raise_exception('Never.') }}"), 99).describe()
-    assert refuses.endswith("refuses a plain question: Never.")
-    broken = Encoder(tiny("{% for %}"), 99).describe()
-    assert "no chat template (cannot be used: chat template 'default': " in broken
-
-
-def test_a_chat_of_many_turns_is_marked_and_tokenized_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Though each of its answers has a prompt of its own."""
-    model = tiny(CHAT_TEMPLATE)
-    encoder = Encoder(model, 4096)
-    marked, tokenized = list[str](), list[str]()
-    mark, encode_batch = ControlTokens.mark, ControlTokens.encode_batch
-
-    def spied_mark(self: ControlTokens, text: str) -> str:
-        marked.append(text)
-        return mark(self, text)
-
-    def spied_batch(self: ControlTokens, chats: Sequence[RenderedChat]) -> list[list[int]]:
-        tokenized.extend(chat.text for chat in chats)
-        return encode_batch(self, chats)
-
-    monkeypatch.setattr(ControlTokens, "mark", spied_mark)
-    monkeypatch.setattr(ControlTokens, "encode_batch", spied_batch)
-    contents = [f"{n} words" for n in range(20)]
-    [row] = encoder.encode(Row("a", messages=chat_of(*contents)))
-    assert learned(model, [row]) == [f"{content}<|end|>" for content in contents[1::2]]
-    assert [text for text in marked if "words" in text] == contents
-    assert tokenized == [whole(model, row), "<|assistant|>\n"]
-
-
-def test_many_rows_are_encoded_as_each_alone(tmp_path: Path) -> None:
-    folder = write_text_folder(tmp_path / "base")
-    model = read_text_model(open_model(folder), "base")
-    encoder = Encoder(model, 200)
-    rows = [
-        Row("a", prompt=f"{n}", completion="<|end|> one" if n % 3 else f"two {n}")
-        for n in range(1200)
-    ]
-    together = encoder.encode_all(rows).rows
-    alone = [each for row in rows for each in encoder.encode(row)]
-    assert [row.ids.tolist() for row in together] == [row.ids.tolist() for row in alone]
-    assert [row.in_loss.tolist() for row in together] == [row.in_loss.tolist() for row in alone]
-    assert together[0].ids.dtype == np.int32
-    assert {row.where for row in together} == {"a"}

@@ -46,7 +46,7 @@ struct IntGroupRow {
 
   struct Group {
     std::int8_t integers[kInputs];
-    float scale, sum;     // sum: of the integers, times the scale
+    float scale, sum;    // sum: of the integers, times the scale
     std::int32_t start;  // where sums of products with 8-bit weights begin, if Vec wants a start
     std::int32_t end;    // what Vec's end_int4 and end_int8 want beside the scale
   };

@@ -94,7 +94,8 @@ Model::Target Model::linear_target(int index, const std::string& name) {
   using Part = PackedMatrix::Part;
   if (name == "embedding" && !config.tied_head)
     return {&embedding_, 0, config.vocab_size, Part::whole};
-  if ((name == "head" && config.has_head) || name == "embedding") return {&head_, 0, config.vocab_size, Part::whole};
+  if ((name == "head" && config.has_head) || name == "embedding")
+    return {&head_, 0, config.vocab_size, Part::whole};
   if (name == "embedding_projection")
     return {&embedding_projection_, 0, config.hidden_size, Part::whole};
   if (name == "head_projection")

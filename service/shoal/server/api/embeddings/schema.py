@@ -7,11 +7,11 @@ from pydantic import Field, model_validator
 from shoal.config import Settings
 from shoal.errors import ContextLengthExceeded, InvalidRequest
 from shoal.protocol.messages import LoadedModel
-from shoal.protocol.params import OutputParams, SamplingParams, StopParams
+from shoal.protocol.params import OutputParams
 from shoal.server.api.completions.schema import PromptItems
 from shoal.server.api.generation.number_types import Int
 from shoal.server.api.generation.params import check_prompt_chars
-from shoal.server.api.scoring.fields import ScoringFields
+from shoal.server.api.scoring.fields import ScoringFields, scoring_task
 from shoal.server.context import RequestContext
 from shoal.server.off_loop import off_loop
 from shoal.text.task import GenerationTask, Prompt, check_token_ids
@@ -92,16 +92,7 @@ async def make_task(
             for index, item in enumerate(inputs)
         ),
     )
-    timeout_s = settings.request_timeout
-    return GenerationTask(
-        request_id=context.request_id,
-        model=model,
-        prompts=prompts,
-        sampling=SamplingParams(seed=0, temperature=0.0),
-        stop=StopParams(max_tokens=0, deadline_s=min(request.max_time or timeout_s, timeout_s)),
-        output=OutputParams(embedding=True),
-        use_prefix_cache=request.cache_prompt,
-    )
+    return scoring_task(request, prompts, model, context, settings, OutputParams(embedding=True))
 
 
 def _prompt(

@@ -8,6 +8,7 @@ from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
 from shoal.config import Settings
 from shoal.errors import InvalidRequest
 from shoal.protocol.messages import LoadedModel, TokenLogprobs
+from shoal.protocol.params import OutputParams
 from shoal.server.api.generation.number_types import at_most, id_list
 from shoal.server.api.generation.openapi import json_docs
 from shoal.server.api.generation.params import check_prompt_chars, check_sizes
@@ -112,7 +113,7 @@ async def make_task(
     prompts = tuple(
         Prompt(whole, logprobs_start=min(len(context_ids), len(whole) - 1)) for whole in wholes
     )
-    return scoring_task(request, prompts, model, context, settings, num_top=1)
+    return scoring_task(request, prompts, model, context, settings, OutputParams(prompt_logprobs=1))
 
 
 def _wholes(

@@ -50,10 +50,9 @@ def scoring_task(
     model: TextModel,
     context: RequestContext,
     settings: Settings,
-    *,
-    num_top: int = 0,
+    output: OutputParams,
 ) -> GenerationTask:
-    """Computes the prompts' log-probabilities and generates nothing."""
+    """Computes the prompts and generates nothing. `output`: what of them is reported."""
     timeout_s = settings.request_timeout
     return GenerationTask(
         request_id=context.request_id,
@@ -61,7 +60,7 @@ def scoring_task(
         prompts=prompts,
         sampling=SamplingParams(seed=0, temperature=0.0),
         stop=StopParams(max_tokens=0, deadline_s=min(fields.max_time or timeout_s, timeout_s)),
-        output=OutputParams(prompt_logprobs=num_top),
+        output=output,
         use_prefix_cache=fields.cache_prompt,
     )
 

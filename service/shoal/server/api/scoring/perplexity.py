@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from shoal.config import Settings
 from shoal.errors import InvalidRequest
 from shoal.protocol.messages import LoadedModel
+from shoal.protocol.params import OutputParams
 from shoal.server.api.completions.schema import PromptItems
 from shoal.server.api.generation.number_types import Int
 from shoal.server.api.generation.openapi import json_docs
@@ -78,7 +79,9 @@ async def perplexity(request: Request) -> GenerationResponse:
         settings: Settings,
     ) -> GenerationTask:
         prompts = tuple(window for text in windows for window in text)
-        return scoring_task(fields, prompts, model, context, settings)
+        return scoring_task(
+            fields, prompts, model, context, settings, OutputParams(prompt_logprobs=0)
+        )
 
     return await start_generation(
         request,
