@@ -43,6 +43,9 @@ TIME = {
     "text out of nothing": "{{ lipsum(n=99999) | length }}",
     "a loop in a macro": "{% macro f() %}" + SLOW + "{% endmacro %}{{ f() }}",
 }
+REFUSALS = ("cannot render", "took too much memory", "took too long")
+"""Which limit ends memory that is really taken first depends on the machine: where pages are slow
+to come, computing."""
 DEEP = {
     "brackets": "{{ " + "(" * 100_000 + " }}",
     "signs": "{{ " + "-" * 5000 + "1 }}",
@@ -80,14 +83,15 @@ def refused_within(source: str, measured: Measured, situation: str, *, max_s: fl
 
 @pytest.mark.parametrize("name", ["a repeated constant", "doubled in each turn", "nested macros"])
 def test_memory_that_a_template_takes_is_not_ours(name: str, measured: Measured) -> None:
-    assert "cannot render" in refused_within(MEMORY[name], measured, name, max_s=1.5)
+    message = refused_within(MEMORY[name], measured, name, max_s=1.5)
+    assert any(refusal in message for refusal in REFUSALS), message
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("name", MEMORY)
 def test_memory_of_every_kind(name: str, measured: Measured) -> None:
     message = refused_within(MEMORY[name], measured, name, max_s=2.5)
-    assert "cannot render" in message or "takes too much memory" in message
+    assert any(refusal in message for refusal in REFUSALS), message
 
 
 @pytest.mark.faults
