@@ -56,6 +56,8 @@ class StepPlan:
     drafts: dict[int, list[int]] = field(default_factory=dict)
     """Guessed tokens behind the known ones of a row, counted in its `num_new_tokens`: each is
     computed, and holds if it is what the runner samples at its position."""
+    wants_expected: bool = False
+    """May the rows have drafts in the next step? `StepResult.expected` is wanted then."""
     released: list[int] = field(default_factory=list)
     """Sequences that finished, were aborted or were preempted since the last plan. The runner drops
     them first. After a failed step an id may be repeated; unknown ids are ignored."""
@@ -92,6 +94,8 @@ class StepResult:
     the first fails, its tokens end before it, and the next step meets the same failure."""
     ended: set[int] = field(default_factory=set)
     """Rows whose grammar allows nothing after these tokens."""
+    expected: dict[int, list[int]] = field(default_factory=dict)
+    """Where the plan wants it: what a row's grammar takes for likely behind these tokens."""
     traces: dict[int, TokenTrace] = field(default_factory=dict)
     embeddings: dict[int, bytes] = field(default_factory=dict)
     """Of rows whose prompt is computed and whose `output.embedding` is set: little-endian float32.

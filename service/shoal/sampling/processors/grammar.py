@@ -147,6 +147,10 @@ class Grammar(LogitsProcessor):
         self._mask = None
         return [self._forced.popleft() for _ in range(min(most, len(self._forced)))]
 
+    def expected(self, most: int) -> list[int]:
+        """Tokens that are likely to come next, at most so many; none where nothing is known."""
+        return []
+
     @property
     def allow_mask(self) -> UInt32:
         if self._mask is None:
