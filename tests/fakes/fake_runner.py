@@ -53,6 +53,24 @@ def ends_after(token_id: int, sampling: SamplingParams) -> bool:
     return sampling.grammar is not None and token_id % 16 in (1, 9)
 
 
+def expected_by(token_ids: list[int], sampling: SamplingParams, vocab_size: int) -> list[int]:
+    """What a grammar takes for likely behind these tokens: mostly what comes, without an adapter
+    and a ban."""
+    digest, value, known, expected = _START, start_value(0), list(token_ids), list[int]()
+    for token_id in known:
+        value = mix(value, token_id)
+        digest = mix(digest, value)
+    while len(expected) < 4:
+        token_id = next_token(digest, len(known) + len(expected), sampling, vocab_size, ())
+        for each_id in (token_id, *forced_after(token_id, sampling, vocab_size)):
+            expected.append(each_id)
+            value = mix(value, each_id)
+            digest = mix(digest, value)
+    if digest % 3 == 0:
+        expected[-1] = (expected[-1] + 1) % vocab_size
+    return expected
+
+
 def solo_output(
     prompt: list[int],
     num_tokens: int,
@@ -169,6 +187,14 @@ class FakeRunner:
         for index, (seq_id, start, count) in enumerate(columns):
             end = start + count - len(drafts[seq_id])
             self._answer(result, index, self.rows[seq_id], start, end, drafts[seq_id])
+        if plan.wants_expected:
+            told = [seq_id for seq_id in plan.seq_ids if seq_id not in result.errors]
+            rows = ((seq_id, self.rows[seq_id]) for seq_id in told)
+            result.expected = {
+                seq_id: expected_by(row.token_ids, row.new.sampling, self.vocab_size)
+                for seq_id, row in rows
+                if row.new.sampling.grammar is not None
+            }
         self.num_tokens += plan.num_tokens
         self._last = (plan, result)
         return result

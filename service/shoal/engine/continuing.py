@@ -29,11 +29,14 @@ class Continuation:
         self._last, self._seqs = None, []
 
     def next(self) -> StepPlan | None:
-        """The same rows, one more token of each. None where a row would not get its block."""
+        """The same rows, one more token of each. None where a row would not get its block, or has
+        it already, for a draft."""
         last, block_size = self._last, self._blocks.block_size
         assert last is not None, "there is no plan to continue"
         at_block_boundary = [seq for seq in self._seqs if seq.num_computed_tokens % block_size == 0]
-        if len(at_block_boundary) > self._blocks.pool.num_available:
+        if len(at_block_boundary) > self._blocks.pool.num_available or any(
+            len(seq.block_ids) * block_size > seq.num_computed_tokens for seq in at_block_boundary
+        ):
             return None
         for seq in at_block_boundary:
             self._blocks.grow(seq)
@@ -43,6 +46,7 @@ class Continuation:
             num_computed_tokens=[count + 1 for count in last.num_computed_tokens],
             num_new_tokens=last.num_new_tokens,
             new_block_ids={seq.seq_id: seq.block_ids[-1:] for seq in at_block_boundary},
+            wants_expected=last.wants_expected,
             continues=True,
         )
         return self._last

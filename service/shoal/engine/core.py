@@ -230,9 +230,8 @@ class _Model:
                 max_preemptions=config.max_preemptions,
                 prefix_cache=config.prefix_cache and not loaded.whole_prompt,
                 whole_prompts=loaded.whole_prompt,
-                drafts=config.drafts
-                and model.may_go_back
-                and loaded.weight_bytes >= config.draft_weight_bytes,
+                drafts=config.drafts and model.may_go_back,
+                lookup_drafts=loaded.weight_bytes >= config.draft_weight_bytes,
             ),
             account,
         )

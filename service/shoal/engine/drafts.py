@@ -1,13 +1,15 @@
 """Which tokens a sequence may say next, guessed so that one step computes several of them.
 
 Prompt lookup (Saxena, 2023): where the last tokens of a sequence stood before, in its prompt or its
-output, the same tokens may follow again. The runner samples each position as if alone and accepts a
-draft where it is what was sampled, so drafts change when tokens come, never which. Knows integers
-only.
+output, the same tokens may follow again. Under a grammar, what its other answers said there, and
+what it expects by itself. The runner samples each position as if alone and accepts a draft where it
+is what was sampled, so drafts change when tokens come, never which. Knows integers only.
 """
 
+from collections.abc import Mapping
 from itertools import islice
 
+from shoal.engine.answers import Answers, AnswerTable
 from shoal.engine.kv_blocks import KVBlocks
 from shoal.engine.limits import Limits
 from shoal.engine.sequence import Sequence
@@ -15,8 +17,9 @@ from shoal.engine.tenants import TenantShares
 from shoal.protocol.step import StepPlan
 
 MAX_STEP_TOKENS = 6
-"""Of a step with drafts. A small step waits for the weights: on two cores 6 tokens of a model of
-135M take less than twice as long as one. Beyond, each further token costs nearly its own time."""
+"""Of a step with drafts, but for prompts and forced tokens. A small step waits for the weights: on
+two cores 6 tokens of a model of 135M take less than twice as long as one. Beyond, each further
+token costs nearly its own time."""
 MAX_ROWS = 2
 """Of a step with drafts. More rows share the reading of the weights as they are: what a draft saves
 them is no more than what it costs."""
@@ -26,55 +29,120 @@ _FIRST_DRAFT = 3
 """Tokens of a sequence's first draft."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 16, 128
 """Tokens without drafts after some that were wrong."""
+_LEAST_CHANCE = 0.25
+"""That all tokens of a draft up to one are right, by what other answers said: what a further token
+costs is about so much of a step."""
+_SURE = 0.7
+"""Chance of a token from which on other answers are believed before the grammar."""
 
 
 class Drafts:
     """Proposes for one scheduler, and records what came of it."""
 
     def __init__(self, limits: Limits, blocks: KVBlocks, shares: TenantShares) -> None:
-        self._max_tokens = min(MAX_STEP_TOKENS, limits.token_budget) if limits.drafts else 0
+        self._limits = limits
         self._blocks = blocks
         self._shares = shares
+        self._answers = Answers()
+        self._tables: dict[int, AnswerTable | None] = {}  # by sequence
         self._histories: dict[int, _History] = {}
+        self._from_history: set[int] = set()  # sequences whose last draft is from there
+        self._expected: Mapping[int, list[int]] = {}
 
     def are_due(self, seqs: list[Sequence]) -> bool:
         """Would a step that decodes these have drafts?"""
         return bool(self._propose(seqs, len(seqs)))
 
     def add_to(self, plan: StepPlan, seqs: list[Sequence]) -> None:
-        """Drafts behind the known tokens of a plan's rows, which are those of `seqs`. None where a
-        row computes prompt tokens, or not all that it knows."""
-        ends = zip(seqs, plan.num_new_tokens, strict=True)
-        if len(seqs) > MAX_ROWS or not all(
-            seq.num_prompt_tokens <= seq.num_computed_tokens == seq.num_tokens - count
-            for seq, count in ends
-        ):
+        """Drafts behind the known tokens of a plan's rows, which are those of `seqs`, with blocks
+        for them. None where a row computes not all that it knows."""
+        if not self._limits.drafts or len(seqs) > MAX_ROWS:
             return
-        plan.drafts = self._propose(seqs, plan.num_tokens)
-        for index, seq_id in enumerate(plan.seq_ids):
-            plan.num_new_tokens[index] += len(plan.drafts.get(seq_id, ()))
+        plan.wants_expected = any(map(_is_guided, seqs))
+        ends = zip(seqs, plan.num_new_tokens, strict=True)
+        if all(seq.num_computed_tokens + count == seq.num_tokens for seq, count in ends):
+            plan.drafts = self._propose(seqs, plan.num_tokens)
+        for index, seq in enumerate(seqs if plan.drafts else ()):
+            if draft := plan.drafts.get(seq.seq_id):
+                self._make_room(plan, seq, draft)
+                plan.num_new_tokens[index] += len(draft)
+
+    def _make_room(self, plan: StepPlan, seq: Sequence, draft: list[int]) -> None:
+        """A block for what does not lie in those of the known tokens, or a shorter draft."""
+        num_slots = len(seq.block_ids) * self._blocks.block_size - seq.num_tokens
+        if len(draft) <= num_slots:
+            return
+        if self._blocks.pool.num_available and self._blocks.grow(seq):
+            plan.new_block_ids.setdefault(seq.seq_id, []).append(seq.block_ids[-1])
+        else:
+            del draft[num_slots:]
 
     def _propose(self, seqs: list[Sequence], num_tokens: int) -> dict[int, list[int]]:
         """For rows of a step that has so many tokens without drafts."""
-        spare = self._max_tokens - num_tokens
-        if spare <= 0 or len(seqs) > MAX_ROWS:
+        if not self._limits.drafts or len(seqs) > MAX_ROWS:
+            return {}
+        if any(map(_is_guided, seqs)):
+            num_base = len(seqs)
+        elif any(seq.num_computed_tokens < seq.num_prompt_tokens for seq in seqs):
+            return {}
+        else:
+            num_base = num_tokens
+        spare = min(MAX_STEP_TOKENS - num_base, self._limits.token_budget - num_tokens)
+        if spare <= 0:
             return {}
         found = {seq.seq_id: draft for seq in seqs if (draft := self._draft(seq, spare))}
         share = spare // max(1, len(found))
         return {seq_id: draft[:share] for seq_id, draft in found.items()} if share else {}
 
     def _draft(self, seq: Sequence, most: int) -> list[int]:
-        """It lies in the blocks of the known tokens, and leaves room for the token behind it."""
+        """It leaves room for the token behind it."""
         output = seq.submit.output
         if output.logprobs is not None or output.trace is not None:
             return []
-        num_free_slots = -seq.num_tokens % self._blocks.block_size
-        most = min(most, num_free_slots, seq.max_num_tokens - 1 - seq.num_tokens)
-        if most <= 0:
+        most = min(most, seq.max_num_tokens - 1 - seq.num_tokens)
+        num_slots = len(seq.block_ids) * self._blocks.block_size - seq.num_tokens
+        if not _is_guided(seq):
+            return self._looked_up(seq, min(most, num_slots))
+        if most > num_slots and self._blocks.may_grow(seq) and self._blocks.pool.num_available:
+            num_slots += self._blocks.block_size
+        most = min(most, num_slots)
+        self._from_history.discard(seq.seq_id)
+        return self._guided(seq, most) or self._looked_up(seq, most)
+
+    def _guided(self, seq: Sequence, most: int) -> list[int]:
+        """What answers under the same grammar said, or what it expects."""
+        table = self._table(seq)
+        expected = self._expected.get(seq.seq_id, [])[: max(most, 0)]
+        before, draft, chance = seq.token_ids[-_LENGTHS[0] :], list[int](), 1.0
+        while len(draft) < most and (guess := table and table.guess(before)) is not None:
+            token_id, share = guess
+            if not draft and expected and share < _SURE:
+                break
+            if (chance := chance * share) < _LEAST_CHANCE:
+                break
+            draft.append(token_id)
+            before = [*before[1:], token_id]
+        return draft or expected
+
+    def _looked_up(self, seq: Sequence, most: int) -> list[int]:
+        """From the sequence itself, behind its prompt."""
+        may_look = self._limits.lookup_drafts or _is_guided(seq)
+        if not may_look or most <= 0 or seq.num_computed_tokens < seq.num_prompt_tokens:
             return []
         if (history := self._histories.get(seq.seq_id)) is None:
             history = self._histories[seq.seq_id] = _History()
-        return history.propose(seq.token_ids, most)
+        if draft := history.propose(seq.token_ids, most):
+            self._from_history.add(seq.seq_id)
+        return draft
+
+    def _table(self, seq: Sequence) -> AnswerTable | None:
+        if seq.seq_id not in self._tables:
+            self._tables[seq.seq_id] = self._answers.table(seq)
+        return self._tables[seq.seq_id]
+
+    def expect(self, expected: Mapping[int, list[int]]) -> None:
+        """What the grammars of the last step's rows expect behind all tokens of theirs."""
+        self._expected = expected
 
     def record(self, seq: Sequence, draft: list[int]) -> int:
         """Of a row whose known tokens were computed with this draft behind them, and that got its
@@ -86,16 +154,25 @@ class Drafts:
             if drafted != token_id:
                 break
             num_accepted += 1
-        self._histories[seq.seq_id].learn(seq.num_tokens, len(draft), num_accepted)
+        if seq.seq_id in self._from_history:
+            self._histories[seq.seq_id].learn(seq.num_tokens, len(draft), num_accepted)
         if num_accepted:
             self._shares.charge_prefill(seq, num_accepted)
             seq.num_computed_tokens += num_accepted
             self._blocks.cache_full_blocks(seq)
         return num_accepted
 
-    def forget(self, seq_id: int) -> None:
-        """The sequence is over."""
-        self._histories.pop(seq_id, None)
+    def finish(self, seq: Sequence) -> None:
+        """The sequence is over: others learn from it."""
+        self._histories.pop(seq.seq_id, None)
+        self._from_history.discard(seq.seq_id)
+        if self._limits.drafts and (table := self._table(seq)) is not None:
+            table.learn(seq.token_ids, seq.num_prompt_tokens)
+        self._tables.pop(seq.seq_id, None)
+
+
+def _is_guided(seq: Sequence) -> bool:
+    return seq.submit.sampling.grammar is not None
 
 
 class _History:

@@ -20,6 +20,8 @@ class Limits:
     prefix_cache: bool
     drafts: bool
     """May steps have drafts?"""
+    lookup_drafts: bool = True
+    """Also in rows without a grammar, from the sequence itself?"""
     whole_prompts: bool = False
     """Is each prompt computed in one step? Then `token_budget` is at least `max_model_len`, and
     no prefix is cached."""

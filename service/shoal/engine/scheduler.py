@@ -299,6 +299,7 @@ class Scheduler:
         applied = Applied()
         seq_ids, sampled = applied.seq_ids, applied.token_ids
         drafts, block_size = plan.drafts, self.limits.block_size
+        self._drafts.expect(result.expected)
         rows = zip(self._planned, plan.num_new_tokens, result.token_ids, strict=True)
         for seq, num_new_tokens, token_id in rows:
             seq.cpu_s += num_new_tokens * token_cpu_s
@@ -373,7 +374,7 @@ class Scheduler:
         del self._sequences[seq.seq_id]
         self._waiting.shares.leave(seq, self._now)
         self._deadlines.remove(seq.seq_id)
-        self._drafts.forget(seq.seq_id)
+        self._drafts.finish(seq)
         self.blocks.expect(seq, -1)
         if seq.seq_id in self._waiting:
             self._waiting.remove(seq)

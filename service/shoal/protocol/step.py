@@ -52,7 +52,7 @@ class StepPlan:
     new_rows: list[NewRow] = field(default_factory=list)
     """Rows that are new in this step; their ids are also in `seq_ids`."""
     new_block_ids: dict[int, list[int]] = field(default_factory=dict)
-    """Blocks to append to the block tables of rows that are not new."""
+    """Blocks to append to the block tables of rows, of new ones behind those they come with."""
     drafts: dict[int, list[int]] = field(default_factory=dict)
     """Guessed tokens behind the known ones of a row, counted in its `num_new_tokens`: each is
     computed, and holds if it is what the runner samples at its position."""

@@ -33,6 +33,8 @@ from shoal.sampling.numpy_sampler import NumpySampler
 from shoal.sampling.sampler import Sampler
 from shoal.sampling.trace import trace_token
 
+_MOST_EXPECTED = 8
+"""Tokens; no draft is longer."""
 ReadAdapter = Callable[[Path], Sequence[AdapterMatrix]]
 """An adapter of this model in a folder. Raises ModelFolderError."""
 
@@ -89,6 +91,10 @@ class ModelRunner:
             self._report_prompts(plan, batch, head, result)
         if batch.pooled:
             self._pool(batch, head, result)
+        if plan.wants_expected:
+            for (i, _), grammar in zip(batch.guided, batch.grammars, strict=True):
+                if expected := grammar.expected(_MOST_EXPECTED):
+                    result.expected[batch.seq_ids[batch.output_rows[i]]] = expected
         self._batch = batch
         return result
 
