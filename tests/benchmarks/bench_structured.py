@@ -6,13 +6,15 @@
 `masks`: the engine in this process decodes as many tokens of free text, of a JSON string that may
 not end, whose state changes with each character, and of a list of strings; tokens per second of
 each, and CPU time. `forced`: pilotfish answers held-out SNIPS requests through a server, without a
-schema and with one of its frames, whose forced tokens need no steps; then each request alone, for
-the time to its first token and the CPU time of the server's processes. Rounds of both in turn;
-medians count.
+schema and with one of its frames, whose forced tokens need no steps and whose answers help each
+other; then the time to the first token and the CPU time of the server's processes. Rounds of all
+sides in turn; medians count. A side gets each request once, after others to warm up, and shares no
+prefix and no answer with another side.
 """
 
 import argparse
 import json
+import random
 import statistics
 import sys
 import time
@@ -132,23 +134,21 @@ def masks(args: argparse.Namespace) -> None:
 class Answering:
     """pilotfish behind a server."""
 
-    def __init__(self, port: int, cases: list[Case], num_clients: int) -> None:
+    def __init__(self, port: int) -> None:
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120)
-        self._cases, self._num_clients = cases, num_clients
 
-    def measure(self, schema: dict[str, Any] | None) -> float:
+    def measure(self, bodies: list[bytes], num_clients: int) -> float:
         """Seconds per answer."""
         started = time.perf_counter()
-        with ThreadPoolExecutor(self._num_clients) as pool:
-            list(pool.map(lambda case: self._ask(case, schema), self._cases))
-        return (time.perf_counter() - started) / len(self._cases)
+        with ThreadPoolExecutor(num_clients) as pool:
+            list(pool.map(self._ask, bodies))
+        return (time.perf_counter() - started) / len(bodies)
 
-    def first_tokens(self, schema: dict[str, Any] | None) -> list[float]:
+    def first_tokens(self, bodies: list[bytes]) -> list[float]:
         """Seconds to the first token of each request, one after the other."""
-        return [self._first_token(_body(case, schema, stream=True)) for case in self._cases]
+        return [self._first_token(body) for body in bodies]
 
-    def _ask(self, case: Case, schema: dict[str, Any] | None) -> None:
-        body = _body(case, schema)
+    def _ask(self, body: bytes) -> None:
         self._client.post(_PATH, content=body, headers=_JSON).raise_for_status()
 
     def _first_token(self, body: bytes) -> float:
@@ -167,12 +167,20 @@ _PATH = "/v1/chat/completions"
 _JSON = {"Content-Type": "application/json"}
 
 
-def _body(case: Case, schema: dict[str, Any] | None, *, stream: bool = False) -> bytes:
-    """Made before the clock runs: that the client is written in Python is no cost of ours."""
-    body = {"messages": case.messages, "temperature": 0, "max_tokens": 128, "stream": stream}
-    if schema is not None:
-        body["structured_outputs"] = {"json": schema}
-    return json.dumps(body).encode()
+class Side:
+    """How one side asks. Bodies are made before the clock runs: that the client is written in
+    Python is no cost of ours."""
+
+    def __init__(self, name: str, schema: dict[str, Any] | None) -> None:
+        self._extra: dict[str, Any] = {"temperature": 0, "max_tokens": 128}
+        if schema is not None:
+            self._extra["structured_outputs"] = {"json": schema}
+        self._name = name
+
+    def bodies(self, cases: list[Case], turn: str, *, stream: bool = False) -> list[bytes]:
+        """`turn`: those of one share what the server learns."""
+        salt = {"cache_salt": f"{self._name} {turn}", "stream": stream}
+        return [json.dumps({"messages": c.messages, **salt, **self._extra}).encode() for c in cases]
 
 
 def without_copies(schema: Any) -> Any:
@@ -193,7 +201,10 @@ def without_copies(schema: Any) -> Any:
 def forced(args: argparse.Namespace) -> None:
     recipe = ROOT / "models" / "recipes" / "pilotfish"
     options = EvaluationOptions(url="", data=args.data, models=ROOT / "models")
-    cases = held_out_cases(recipe, options.data)["snips"][: args.cases]
+    cases = held_out_cases(recipe, options.data)["snips"]
+    random.Random(0).shuffle(cases)
+    first, cases = cases[: args.warm_up], cases[args.warm_up :]
+    rounds = [cases[start :: args.rounds] for start in range(args.rounds)]
     copying = snips_schema(args.data)
     intents = {part["properties"]["intent"]["const"] for part in copying["anyOf"]}
     intent_only = {**frame_schema({}), "anyOf": [
@@ -201,36 +212,48 @@ def forced(args: argparse.Namespace) -> None:
          "required": ["intent", "slots"], "additionalProperties": False} for i in sorted(intents)
     ]}  # fmt: skip
     # The last one's answers are shorter: a bound, not a comparison.
-    sides = {"no schema": None, "copied slots": copying, "free slots": without_copies(copying),
-             "intent only": intent_only}  # fmt: skip
-    with serving(["models/pilotfish"]) as (server, port):
+    schemas = {"no schema": None, "copied slots": copying, "free slots": without_copies(copying),
+               "intent only": intent_only}  # fmt: skip
+    sides = {name: Side(name, schema) for name, schema in schemas.items()}
+    flags = [] if args.drafts else ["--no-drafts"]
+    with serving(["models/pilotfish"], *flags) as (server, port):
+        answering = Answering(port)
         for num_clients in args.clients:
-            answering = Answering(port, cases, num_clients)
-            for schema in sides.values():
-                answering.measure(schema)
+            turn = f"{num_clients} clients"
+            for side in sides.values():
+                answering.measure(side.bodies(first, turn), num_clients)
             found: dict[str, list[float]] = {name: [] for name in sides}
-            for _ in range(args.rounds):
-                for name, schema in sides.items():
-                    found[name].append(answering.measure(schema))
-            print(f"pilotfish, {num_clients} clients, {len(cases)} requests")
+            for asked in rounds:
+                for name, side in sides.items():
+                    found[name].append(answering.measure(side.bodies(asked, turn), num_clients))
+            print(f"pilotfish, {turn}, {len(cases)} requests")
             plain = statistics.median(found["no schema"])
-            for name, rounds in found.items():
-                each = statistics.median(rounds)
-                print(f"  {name:12} {each * 1000:7.2f} ms per answer  {plain / each:5.2f} x")
-        first_tokens(Answering(port, cases, 1), sides, server.pid, args.rounds)
+            for name, times in found.items():
+                each = statistics.median(times)
+                ratios = [a / b for a, b in zip(found["no schema"], times, strict=True)]
+                print(f"  {name:12} {each * 1000:7.2f} ms per answer  {plain / each:5.2f} x"
+                      f"  ({min(ratios):.2f} to {max(ratios):.2f})")  # fmt: skip
+        first_tokens(answering, sides, first, rounds, server.pid)
 
 
 def first_tokens(
-    answering: Answering, sides: dict[str, dict[str, Any] | None], server_pid: int, rounds: int
+    answering: Answering,
+    sides: dict[str, Side],
+    first: list[Case],
+    rounds: list[list[Case]],
+    server_pid: int,
 ) -> None:
     """Prints the median time to the first token of each side, and CPU time of whole answers."""
     pids = (server_pid, child_of(server_pid))
     times: dict[str, list[float]] = {name: [] for name in sides}
     costs: dict[str, list[tuple[float, ...]]] = {name: [] for name in sides}
-    for _ in range(rounds):
-        for name, schema in sides.items():
+    for side in sides.values():
+        answering.first_tokens(side.bodies(first, "first", stream=True))
+    for asked in rounds:
+        for name, side in sides.items():
+            bodies = side.bodies(asked, "first", stream=True)
             before = [cpu_s(pid) for pid in pids]
-            found = answering.first_tokens(schema)
+            found = answering.first_tokens(bodies)
             after = [cpu_s(pid) for pid in pids]
             times[name] += found
             costs[name].append(
@@ -261,7 +284,8 @@ def main() -> None:
     forcing.set_defaults(run=forced)
     forcing.add_argument("--data", type=Path, required=True, help="folder of the corpora")
     forcing.add_argument("--clients", type=int, nargs="+", default=[1, 8])
-    forcing.add_argument("--cases", type=int, default=100)
+    forcing.add_argument("--warm-up", type=int, default=100, help="requests that do not count")
+    forcing.add_argument("--drafts", action=argparse.BooleanOptionalAction, default=True)
     for command in (masking, forcing):
         command.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()

@@ -74,8 +74,7 @@ class EngineConfig(_Message, frozen=True):
     drafts: bool = True
     """Guess tokens where few sequences run, and compute several in one step."""
     draft_weight_bytes: int = 32 << 20
-    """Models of fewer get drafts under a grammar only: preparing others takes longer than they
-    save."""
+    """Models of fewer get drafts under grammars only: preparing others takes more than it saves."""
     max_preemptions: int = 8
     """How often one sequence may be preempted before it fails."""
     heartbeat_s: float = 1.0
