@@ -1,6 +1,6 @@
 """What sequences said under one grammar, for drafts: answers of one shape resemble each other.
 
-Counts which token followed the last two and three. Kept apart for each tenant and cache salt, for
+Counts which token followed the last two and four. Kept apart for each tenant and cache salt, for
 how fast an answer comes tells what others like it said. Knows integers only.
 """
 
@@ -8,8 +8,9 @@ from collections import OrderedDict
 
 from shoal.engine.sequence import Sequence
 
-_LENGTHS = (3, 2)
+_LENGTHS = (4, 2)
 """Tokens that a token followed, the longest first."""
+MAX_BEFORE = _LENGTHS[0]
 _MAX_TABLES = 32
 _MAX_PLACES = 2048
 """Of one table; those that were met last stay."""

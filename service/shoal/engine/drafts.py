@@ -9,7 +9,7 @@ is what was sampled, so drafts change when tokens come, never which. Knows integ
 from collections.abc import Mapping
 from itertools import islice
 
-from shoal.engine.answers import Answers, AnswerTable
+from shoal.engine.answers import MAX_BEFORE, Answers, AnswerTable
 from shoal.engine.kv_blocks import KVBlocks
 from shoal.engine.limits import Limits
 from shoal.engine.sequence import Sequence
@@ -100,11 +100,13 @@ class Drafts:
         if output.logprobs is not None or output.trace is not None:
             return []
         most = min(most, seq.max_num_tokens - 1 - seq.num_tokens)
-        num_slots = len(seq.block_ids) * self._blocks.block_size - seq.num_tokens
+        block_size = self._blocks.block_size
+        num_slots = -seq.num_tokens % block_size  # in the block of the last known token
         if not _is_guided(seq):
             return self._looked_up(seq, min(most, num_slots))
+        num_slots = max(num_slots, len(seq.block_ids) * block_size - seq.num_tokens)
         if most > num_slots and self._blocks.may_grow(seq) and self._blocks.pool.num_available:
-            num_slots += self._blocks.block_size
+            num_slots += block_size
         most = min(most, num_slots)
         self._from_history.discard(seq.seq_id)
         return self._guided(seq, most) or self._looked_up(seq, most)
@@ -113,8 +115,8 @@ class Drafts:
         """What answers under the same grammar said, or what it expects."""
         table = self._table(seq)
         expected = self._expected.get(seq.seq_id, [])[: max(most, 0)]
-        before, draft, chance = seq.token_ids[-_LENGTHS[0] :], list[int](), 1.0
-        while len(draft) < most and (guess := table and table.guess(before)) is not None:
+        before, draft, chance = seq.token_ids[-MAX_BEFORE:], list[int](), 1.0
+        while table is not None and len(draft) < most and (guess := table.guess(before)):
             token_id, share = guess
             if not draft and expected and share < _SURE:
                 break

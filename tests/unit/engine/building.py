@@ -93,10 +93,10 @@ class Engine:
         is_encoder: bool = False,
         **config: Any,
     ) -> None:
-        config.setdefault("block_size", 4)
+        config = {"block_size": 4, "draft_weight_bytes": 0, **config}
         self.clock = Clock()
         self.heard = Heard()
-        self.config = EngineConfig(models=(), draft_weight_bytes=0, **config)
+        self.config = EngineConfig(models=(), **config)
         self.runners = {name: runner(num_blocks, self.config.block_size) for name in models}
         self.core = EngineCore(
             {

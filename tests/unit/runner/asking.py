@@ -15,7 +15,7 @@ class Asked:
     """A model in an engine, and what its sequences said."""
 
     def __init__(self, source: ModelSource, **config: Any) -> None:
-        self.config = EngineConfig(models=(source,), draft_weight_bytes=0, **config)
+        self.config = EngineConfig(models=(source,), **{"draft_weight_bytes": 0, **config})
         loaded = load_runner(source, self.config, self.config.kv_cache_bytes, lambda _: None)
         self.core = EngineCore({source.name: loaded}, self.config, time.monotonic)
         self.name = source.name

@@ -93,6 +93,18 @@ def test_every_kind_of_row_says_the_same_with_and_without(tiny: ModelSource, ker
     assert small.core.stats()[0].num_preemptions > 0
 
 
+def test_rows_of_a_small_model_get_drafts_under_a_grammar_only(tiny: ModelSource) -> None:
+    if not available():
+        pytest.skip("native kernels are not built")
+    plain, small = Asked(tiny, drafts=False), Asked(tiny, draft_weight_bytes=1 << 30)
+    for count, name in enumerate(WISHES):
+        before = small.num_accepted
+        for submit in submits_of(tiny, name, 10 * count):
+            assert small.run(submit) == plain.run(submit), name
+        assert (small.num_accepted > before) == ("grammar" in WISHES[name]), name
+    assert small.finished == plain.finished
+
+
 def test_rows_of_all_kinds_step_together(tiny: ModelSource) -> None:
     if not available():
         pytest.skip("native kernels are not built")
