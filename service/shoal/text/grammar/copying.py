@@ -64,7 +64,7 @@ def check_copy_text(text: str | None) -> None:
     num_pieces = sum(1 for _ in _PIECE.finditer(text))
     if num_pieces > _MAX_PIECES:
         raise SchemaProblem(
-            f"{KEYWORD}: the text to copy from has {num_pieces} words and signs, "
+            f"{KEYWORD}: the text to copy from has {num_pieces} words, signs and spaces, "
             f"at most {_MAX_PIECES} are possible"
         )
 
