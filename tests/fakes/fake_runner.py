@@ -154,7 +154,6 @@ class FakeRunner:
         self.num_tokens = 0
         self.adapters: dict[int, AdapterSource] = {}
         self.preparing: list[Future[str | None]] = []
-        self.may_wait: dict[str | None, bool] = {}
         self._slots: list[int | None] = [None] * (num_blocks * block_size)
         self._last: tuple[StepPlan, StepResult] | None = None  # unless that step failed
         self._step_s = step_s
@@ -199,10 +198,9 @@ class FakeRunner:
         self._last = (plan, result)
         return result
 
-    def prepare_grammar(self, sampling: SamplingParams, *, may_wait: bool) -> "Future[str | None]":
+    def prepare_grammar(self, sampling: SamplingParams) -> "Future[str | None]":
         """Is there at once, but for "slow", of which the test makes the future done. "wrong" cannot
         be used."""
-        self.may_wait[sampling.grammar] = may_wait
         future: Future[str | None] = Future()
         if sampling.grammar == "slow":
             self.preparing.append(future)

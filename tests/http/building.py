@@ -44,7 +44,7 @@ class ScriptedRunner:
         self.error: str | None = None
         """Error code that every row gets from now on."""
 
-    def prepare_grammar(self, sampling: SamplingParams, *, may_wait: bool) -> "Future[str | None]":
+    def prepare_grammar(self, sampling: SamplingParams) -> "Future[str | None]":
         """Every grammar is ready, and none changes what the script says."""
         ready: Future[str | None] = Future()
         ready.set_result(None)

@@ -52,7 +52,7 @@ async def serve_grammars(folder: Path, script: str | Script) -> AsyncIterator[tu
     ready: Future[str | None] = Future()
     ready.set_result(None)
     async with serve_script(folder, script) as (served, runner):
-        runner.prepare_grammar = lambda sampling, may_wait: ready  # type: ignore[attr-defined]
+        runner.prepare_grammar = lambda sampling: ready  # type: ignore[attr-defined]
         yield served, runner
 
 

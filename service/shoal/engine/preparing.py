@@ -22,9 +22,7 @@ class Preparing:
         if self._runner is None:
             self._scheduler.refuse(submit.seq_id, "grammar_error", "this model follows no grammar")
             return
-        # Alone, a sequence that waits in a step keeps no other from its own.
-        is_alone = not self._scheduler.has_work
-        ready = self._runner.prepare_grammar(submit.sampling, may_wait=is_alone)
+        ready = self._runner.prepare_grammar(submit.sampling)
         self._waiting[submit.seq_id] = (submit, now, ready)
         if ready.done():
             self.poll()

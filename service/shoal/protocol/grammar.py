@@ -1,6 +1,9 @@
 """What a grammar may cost; the HTTP side compiles with the same limits as the engine."""
 
-from typing import TypedDict
+from typing import Final, TypedDict
+
+COPY_TOKEN: Final = "<|x-copy|>"
+"""In a grammar it stands for words of `SamplingParams.copy_text`, the content of a JSON string."""
 
 
 class ParserLimits(TypedDict):

@@ -50,10 +50,9 @@ class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
     grammar: str | None = None
     """What the output must look like, as llguidance reads it; of the allowed tokens those that it
     does not allow are banned, and the sequence ends with it."""
-    grammar_rules: str | None = None
-    """What `grammar`, in Lark, shares with those of other prompts: all but the rule `copy`, a JSON
-    string of the prompt's own words, at least two of which begin with different bytes. None where
-    it shares nothing, or the prompt has many words."""
+    copy_text: str | None = None
+    """What the copies of `grammar` come from, see `COPY_TOKEN`; it has a word or a sign. None for a
+    grammar without copies."""
 
     @property
     def greedy(self) -> bool:

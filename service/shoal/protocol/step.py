@@ -116,10 +116,8 @@ class Runner(Protocol):
 class GrammarRunner(Runner, Protocol):
     """A runner whose rows may follow a grammar."""
 
-    def prepare_grammar(self, sampling: SamplingParams, *, may_wait: bool) -> "Future[str | None]":
-        """Makes it ready beside the steps: None once a row may have it, else what is wrong.
-        `may_wait`: a row may have it once its first tokens are known, and a later step wait for
-        the rest."""
+    def prepare_grammar(self, sampling: SamplingParams) -> "Future[str | None]":
+        """Makes it ready beside the steps: None once a row may have it, else what is wrong."""
         ...
 
 

@@ -98,14 +98,14 @@ class ModelRunner:
         self._batch = batch
         return result
 
-    def prepare_grammar(self, sampling: SamplingParams, *, may_wait: bool) -> "Future[str | None]":
+    def prepare_grammar(self, sampling: SamplingParams) -> "Future[str | None]":
         """See `GrammarRunner`."""
         if self._grammars is None:
             unknown: Future[str | None] = Future()
             unknown.set_result("this model has no tokenizer to follow a grammar with")
             return unknown
         assert sampling.grammar is not None, "without a grammar there is nothing to prepare"
-        return self._grammars.prepare(sampling.grammar, sampling.grammar_rules, may_wait=may_wait)
+        return self._grammars.prepare(sampling.grammar, sampling.copy_text)
 
     def load_adapter(self, source: AdapterSource) -> AdapterLoaded:
         """Rows may have it from now on. Raises ModelFolderError for one that does not fit."""

@@ -10,23 +10,25 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from shoal.protocol.grammar import PARSER_LIMITS, ParserLimits
-from shoal.sampling.beginnings import LIMITS, LateMatcher, find_beginning
+from shoal.protocol.grammar import COPY_TOKEN, PARSER_LIMITS
+from shoal.sampling.copies import CopyText
 from shoal.sampling.free_text import FreeText, free_text_in, free_text_of
 from shoal.sampling.lead_text import LeadText, Mark, lead_text_of, marks_in
+from shoal.sampling.token_table import TokenTable
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 _KEPT = 64
-_KEPT_OF_PROMPTS = 64
-"""Grammars of one prompt each, apart: many prompts would drop those that all share."""
+"""Grammars, and texts to copy from."""
 _KEPT_CHARS = 4 << 20
-"""Of all grammars together; what a matcher needs grows with its grammar."""
+"""Of all grammars together; what a matcher needs grows with its grammar. So of the texts."""
 _KEPT_TEXTS = 4096
 """Forced texts whose tokens are kept: the names of a schema come in every answer."""
 _SHORT_TEXT = 100
 """Characters; longer ones are not kept."""
+_SHORT_COPY_TEXT = 1000
+"""Characters; longer texts to copy from are made ready beside the steps."""
 
 
 Kept = TypeVar("Kept")
@@ -58,37 +60,25 @@ class Grammars:
         """Called once, in the thread that compiles. It may raise ModelFolderError."""
         self._read_vocabulary = read_vocabulary
         self._compiled: OrderedDict[str, Compiled] = OrderedDict()
-        self._of_prompts: OrderedDict[str, Compiled] = OrderedDict()
-        self._beginnings: OrderedDict[str, list[int]] = OrderedDict()
-        """[rules] tokens; none where a copy may come first"""
+        self._copy_texts: OrderedDict[str, CopyText] = OrderedDict()
         self._last_lead: tuple[tuple[Mark, ...], LeadText] | None = None
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
 
-    def prepare(
-        self, grammar: str, rules: str | None = None, *, may_wait: bool = False
-    ) -> "Future[str | None]":
-        """What is wrong with the grammar for this model; None when rows may have it. `rules`: see
-        `SamplingParams.grammar_rules`. `may_wait`: rows may have it as soon as its beginning is
-        known; a step behind it compiles the rest."""
+    def prepare(self, grammar: str, copy_text: str | None = None) -> "Future[str | None]":
+        """What is wrong with the grammar for this model; None when rows may have it. `copy_text`:
+        see `SamplingParams`."""
         with self._lock:
-            is_ready = grammar in self._compiled or grammar in self._of_prompts
-            is_ready |= may_wait and rules is not None and bool(self._beginnings.get(rules))
+            is_ready = grammar in self._compiled and (
+                copy_text is None
+                or len(copy_text) <= _SHORT_COPY_TEXT
+                or copy_text in self._copy_texts
+            )
         if is_ready:
             ready: Future[str | None] = Future()
             ready.set_result(None)
             return ready
-        return self._thread.submit(self._prepare, grammar, rules)
-
-    def late_matcher(self, grammar: str, rules: str | None) -> LateMatcher | None:
-        """For one sequence, where its beginning is known and the grammar not compiled."""
-        with self._lock:
-            if rules is None or grammar in self._of_prompts:
-                return None
-            if not (beginning := self._beginnings.get(rules)):
-                return None
-            self._beginnings.move_to_end(rules)
-        return LateMatcher(beginning, lambda: self._make(grammar, rules))
+        return self._thread.submit(self._prepare, grammar, copy_text)
 
     def matcher(self, grammar: str) -> "LLMatcher":
         """At the grammar's beginning. One that is wrong is in its error state."""
@@ -97,15 +87,25 @@ class Grammars:
     def compiled(self, grammar: str) -> Compiled:
         """With a matcher for one sequence."""
         with self._lock:
-            for kept in (self._compiled, self._of_prompts):
-                if (compiled := kept.get(grammar)) is not None:
-                    kept.move_to_end(grammar)
-                    return compiled._replace(matcher=compiled.matcher.deep_copy())
+            if (compiled := self._compiled.get(grammar)) is not None:
+                self._compiled.move_to_end(grammar)
+                return compiled._replace(matcher=compiled.matcher.deep_copy())
         return self._compile(grammar)  # it was dropped meanwhile
+
+    def copy_text(self, text: str) -> CopyText:
+        """For all sequences that copy from it."""
+        with self._lock:
+            if (found := self._copy_texts.get(text)) is not None:
+                self._copy_texts.move_to_end(text)
+                return found
+        found = CopyText(text, self._token_table)
+        with self._lock:
+            _keep(self._copy_texts, text, found, _KEPT)
+        return found
 
     @cached_property
     def tokenizer(self) -> "LLTokenizer":
-        """One id beyond the model's stands for every end token."""
+        """One id beyond the model's stands for every end token, the next for copies."""
         return _make_tokenizer(self._vocabulary)
 
     @cached_property
@@ -129,55 +129,40 @@ class Grammars:
         return self._last_lead[1]
 
     @cached_property
+    def _token_table(self) -> TokenTable:
+        return TokenTable(*self._vocabulary)
+
+    @cached_property
     def _vocabulary(self) -> Vocabulary:
         return self._read_vocabulary()
 
-    def _make(self, grammar: str, rules: str) -> "LLMatcher":
-        """In a step that waits for it."""
-        self._prepare(grammar, rules)
-        return self.matcher(grammar)
-
-    def _prepare(self, grammar: str, rules: str | None) -> str | None:
+    def _prepare(self, grammar: str, copy_text: str | None) -> str | None:
         with self._lock:
-            if grammar in self._compiled or grammar in self._of_prompts:
-                return None
+            is_known = grammar in self._compiled
         try:
-            compiled = self._compile(grammar)
+            if copy_text is not None:
+                self.copy_text(copy_text)
+            compiled = None if is_known else self._compile(grammar)
         except Exception as error:  # of the library, or a tokenizer that cannot be used
             return str(error) or type(error).__name__
+        if compiled is None:
+            return None
         if compiled.matcher.is_error():
             return compiled.matcher.get_error()
         with self._lock:
-            if rules is None:
-                _keep(self._compiled, grammar, compiled, _KEPT)
-                return None
-            _keep(self._of_prompts, grammar, compiled, _KEPT_OF_PROMPTS)
-            is_known = rules in self._beginnings
-        if not is_known:
-            self._thread.submit(self._learn_beginning, rules)
+            _keep(self._compiled, grammar, compiled, _KEPT)
         return None
 
-    def _learn_beginning(self, rules: str) -> None:
-        """In the thread, when no sequence waits for it."""
-        with self._lock:
-            if rules in self._beginnings:
-                return
-        beginning = find_beginning(rules, lambda grammar: self._matcher_of(grammar, LIMITS))
-        with self._lock:
-            _keep(self._beginnings, rules, beginning, _KEPT)
-
     def _compile(self, grammar: str) -> Compiled:
-        matcher = self._matcher_of(grammar, PARSER_LIMITS)
+        from llguidance import LLMatcher, LLParserLimits
+
+        limits = LLParserLimits(**PARSER_LIMITS)
+        matcher = LLMatcher(self.tokenizer, grammar, log_level=0, limits=limits)
         _ = self.ambiguous_ids  # here, not when the first row needs them
         if marks := marks_in(grammar):
             return Compiled(matcher, self._lead_text(marks))
         free_text = self._free_text
         return Compiled(matcher, free_text and free_text_in(grammar, free_text))
-
-    def _matcher_of(self, grammar: str, limits: ParserLimits) -> "LLMatcher":
-        from llguidance import LLMatcher, LLParserLimits
-
-        return LLMatcher(self.tokenizer, grammar, log_level=0, limits=LLParserLimits(**limits))
 
 
 def _keep(kept: OrderedDict[str, Kept], text: str, value: Kept, most: int) -> None:
@@ -191,6 +176,7 @@ def _make_tokenizer(vocabulary: Vocabulary) -> "LLTokenizer":
     from llguidance import LLTokenizer
 
     tokens = list(vocabulary.token_bytes)
+    copy_name = COPY_TOKEN.encode()
 
     class Wrapper:
         """What llguidance asks of a tokenizer of another library."""
@@ -200,8 +186,9 @@ def _make_tokenizer(vocabulary: Vocabulary) -> "LLTokenizer":
         bos_token_id = None
 
         def __init__(self) -> None:
-            self.special_token_ids = list(vocabulary.special_ids)
-            self.tokens = [*tokens, b""]
+            self.special_token_ids = [*vocabulary.special_ids, len(tokens) + 1]
+            named = [b"" if token == copy_name else token for token in tokens]
+            self.tokens = [*named, b"", copy_name]
 
         def __call__(self, text: str) -> list[int]:
             """The text's own tokens. Where they do not spell it, as when a tokenizer changes

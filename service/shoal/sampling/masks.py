@@ -24,7 +24,7 @@ class MaskFiller:
     def __init__(self, num_token_ids: int, num_threads: int) -> None:
         """`num_threads`: of the engine."""
         self._num_token_ids = num_token_ids
-        self._num_words = num_token_ids // 32 + 1  # and a bit for the end
+        self._num_words = (num_token_ids + 1) // 32 + 1  # and bits for the end and for copies
         self._num_threads = num_threads
         self._filling: list[tuple[list[Grammar], Future[UInt32]]] = []
 

@@ -142,14 +142,6 @@ def test_the_deadline_counts_from_the_arrival() -> None:
     assert engine.runner.num_steps == 0
 
 
-def test_only_a_sequence_that_is_alone_may_wait_in_a_step() -> None:
-    engine = Engine()
-    engine.add(make_submit(1, PROMPT, grammar="one"), make_submit(2, PROMPT, grammar="two"))
-    engine.run()
-    engine.add(make_submit(3, PROMPT, grammar="three"))
-    assert engine.runner.may_wait == {"one": True, "two": False, "three": True}
-
-
 def test_a_runner_without_grammars_refuses() -> None:
     class Plain:
         """A runner of nothing but steps."""

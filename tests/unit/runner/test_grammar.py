@@ -15,9 +15,7 @@ from shoal.errors import ModelFolderError
 from shoal.kernels.native import available
 from shoal.protocol.messages import Finished, ModelSource, StepOutputs, Submit
 from shoal.protocol.params import FinishReason, OutputParams, SamplingParams, StopParams
-from shoal.runner.model_runner import ModelRunner
 from shoal.runner.vocabulary import read_vocabulary
-from shoal.sampling.beginnings import LateMatcher
 from shoal.text.grammar.compile import compile_grammar
 from shoal.text.grammar.spec import JsonSchema
 from shoal.text.text_model import TextModel
@@ -188,47 +186,55 @@ def test_penalties_leave_forced_tokens_alone(tiny: ModelSource) -> None:
     assert taken.num_steps < sampled.num_steps
 
 
-def test_copies_are_the_same_whether_a_row_waits_for_its_grammar_or_begins_before() -> None:
-    """Alone it begins before, once the rules are known; beside others it waits."""
+def test_copies_are_the_same_alone_crowded_preempted_reported_and_with_drafts() -> None:
     source = ModelSource("pilotfish", str(ROOT / "models" / "pilotfish"))
     model = text_of(source)
     copy = {"type": "string", "x-copy": "prompt"}
-    schema = {"type": "object", "required": ["kind", "slots"], "properties": {
-        "kind": {"enum": ["red", "reed"]}, "slots": {"type": "object",
-        "propertyNames": {"enum": ["name", "place"]}, "additionalProperties": copy}}}  # fmt: skip
+    lists = {"type": "array", "items": copy, "minItems": 2, "maxItems": 3}
+    listed = {"type": "array", "items": {"anyOf": [copy, lists]}, "minItems": 3, "maxItems": 4}
+    slots = {"type": "object", "propertyNames": {"enum": ["name", "place"]},
+             "additionalProperties": copy, "maxProperties": 2}  # fmt: skip
+    members = {"kind": {"enum": ["red", "reed"]}, "slots": slots, "list": listed}
+    schema = {"type": "object", "properties": members, "required": [*members]}
 
     def submits(first_id: int, **wishes: Any) -> list[Submit]:
         found = []
-        for i in range(4):
-            text = f"number {i} of many places"
+        for i in range(6):
+            text = f'number {i} of many "places" and of many other large places'
             compiled = asyncio.run(compile_grammar(JsonSchema(schema, "p"), model, text))
-            submit = make_submit(model, i, max_tokens=40, **wishes)
+            submit = make_submit(model, i, max_tokens=110, **wishes)
             sampling = msgspec.structs.replace(submit.sampling, **compiled._asdict())
             found.append(msgspec.structs.replace(submit, seq_id=first_id + i, sampling=sampling))
         return found
 
+    plain = Asked(source, drafts=False)
+    alone = [plain.run(submit)[submit.seq_id] for submit in submits(0)]
+    assert sum(f.reason is FinishReason.STOP for f in plain.finished.values()) >= 4
     asked = Asked(source)
-    waiting = list(asked.run(*submits(0)).values())
-    core = asked.core._models["pilotfish"].runner
-    assert isinstance(core, ModelRunner)
-    assert core._grammars is not None
-    late: list[str] = []
-    late_matcher = core._grammars.late_matcher
+    assert list(asked.run(*submits(10)).values()) == alone
+    assert [asked.run(submit)[submit.seq_id] for submit in submits(20)] == alone
+    assert list(asked.run(*submits(30, logprobs=0)).values()) == alone
+    small = Asked(source, token_budget=8, max_batch_size=4, max_preemptions=1000,
+                  kv_cache_bytes=10 * 16 * 2 * 6 * 128 * 2, max_model_len=160)  # fmt: skip
+    assert list(small.run(*submits(40)).values()) == alone
+    assert small.core.stats()[0].num_preemptions > 0
+    cut = [plain.run(submit)[submit.seq_id] for submit in submits(50, top_k=20)]
+    assert list(asked.run(*submits(60, top_k=20)).values()) == cut
 
-    def watched(grammar: str, rules: str | None) -> LateMatcher | None:
-        if (found := late_matcher(grammar, rules)) is not None:
-            late.append(grammar)
-        return found
 
-    core._grammars.late_matcher = watched  # type: ignore[method-assign]
-    core._grammars._of_prompts.clear()
-    alone = [asked.run(submit)[submit.seq_id] for submit in submits(10)]
-    assert alone == waiting
-    assert len(late) == 4
-    core._grammars._of_prompts.clear()
-    reported = [asked.run(submit)[submit.seq_id] for submit in submits(20, logprobs=0)]
-    assert reported == waiting
-    assert len(late) == 8
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_ids_beyond_the_vocabulary_are_never_said(tiny: ModelSource, beyond: int) -> None:
+    """Of the end, and of copies where there is no text."""
+    model = text_of(tiny)
+    asked = Asked(tiny)
+    num_ids = open_model(Path(tiny.path)).config["vocab_size"]
+    lark = f'start: "ab" <[{num_ids + beyond}]>'
+    grammar = json.dumps({"grammars": [{"lark_grammar": lark}]})
+    tokens = asked.run(make_submit(model, 1, grammar=grammar))[1]
+    assert tokens[:2] == [*b"ab"]
+    assert max(tokens) < num_ids
+    code = asked.finished[1].error_code
+    assert code == ("grammar_error" if beyond else None)
 
 
 @pytest.mark.parametrize("name", ["minnow", pytest.param("pilotfish", marks=pytest.mark.slow)])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from typing import Any
 import pytest
 
 from shoal.errors import InvalidRequest
+from shoal.sampling.copy_matcher import CopyMatcher
+from shoal.sampling.grammars import Grammars, Vocabulary
 from shoal.text.grammar import compile as compile_module
 from shoal.text.grammar.compile import compile_grammar
-from shoal.text.grammar.copying import copy_rules, copy_terminals
+from shoal.text.grammar.copying import copy_rules
 from shoal.text.grammar.errors import SchemaProblem
-from shoal.text.grammar.source import compact, grammar_source, lark_grammar
+from shoal.text.grammar.source import compact, grammar_source
 from shoal.text.grammar.spec import (
     Choice,
     GrammarSpec,
@@ -123,17 +126,25 @@ def test_where_a_copy_cannot_stand_is_said(schema: dict[str, Any], says: str) ->
     assert re.search(says, f"{caught.value.path} {caught.value.message}")
 
 
+def follower(grammar: str, text: str) -> Callable[[str], bool]:
+    """Does the grammar hold an answer that copies from this text?"""
+    pytest.importorskip("llguidance")
+    tokens = [bytes([byte]) for byte in range(256)]
+    grammars = Grammars(lambda: Vocabulary(tokens, [], lambda text: list(text.encode())))
+    assert grammars.prepare(grammar, text).result() is None
+
+    def accepts(answer: str) -> bool:
+        matcher = CopyMatcher(grammars.matcher(grammar), grammars.copy_text(text))
+        return matcher.consume_tokens(list(answer.encode())) and matcher.is_stopped()
+
+    return accepts
+
+
 def test_optional_members_may_be_left_out_in_any_combination(tmp_path: Path) -> None:
-    llguidance = pytest.importorskip("llguidance")
     members = {"a": COPY, "b": {"const": 1}, "c": {"const": 2}}
     schema = {"type": "object", "properties": members, "required": ["b"]}
-    grammar = compiled(JsonSchema(schema, "p"), tmp_path, 'say "hi there", Bob\n')
-    tokenizer = llguidance.LLTokenizer("byte")
-
-    def accepts(text: str) -> bool:
-        matcher = llguidance.LLMatcher(tokenizer, grammar)
-        return bool(matcher.consume_tokens(list(text.encode())) and matcher.is_accepting())
-
+    copied = 'say "hi there", Bob\n'
+    accepts = follower(compiled(JsonSchema(schema, "p"), tmp_path, copied), copied)
     for text in ('{"b":1}', '{"b":1,"c":2}', '{"a":"hi there","b":1}', '{"a":"Bob","b":1,"c":2}',
                  json.dumps({"a": 'say "hi', "b": 1}, separators=(",", ":"))):  # fmt: skip
         assert accepts(text), text
@@ -144,7 +155,6 @@ def test_optional_members_may_be_left_out_in_any_combination(tmp_path: Path) -> 
 
 
 def test_members_in_any_order_may_have_values_of_their_own(tmp_path: Path) -> None:
-    llguidance = pytest.importorskip("llguidance")
     listed = {"type": "array", "items": COPY, "minItems": 2}
     schema = {
         "type": "object",
@@ -152,35 +162,37 @@ def test_members_in_any_order_may_have_values_of_their_own(tmp_path: Path) -> No
         "properties": {"b": {"anyOf": [COPY, listed]}, "kind": {"const": 'a "k"'}},
         "additionalProperties": COPY,
     }
-    grammar = compiled(JsonSchema(schema, "p"), tmp_path, "red and blue")
-    tokenizer = llguidance.LLTokenizer("byte")
+    copied = "red and blue"
+    accepts = follower(compiled(JsonSchema(schema, "p"), tmp_path, copied), copied)
     for text, is_right in {
         '{"b":["red","blue"],"a":"and"}': True, '{"a":"red","b":"blue"}': True, "{}": True,
         '{"kind":"a \\"k\\"","a":"red and"}': True, '{"a":["red","blue"]}': False,
         '{"kind":"red"}': False, '{"c":"red"}': False, '{"b":"green"}': False,
     }.items():  # fmt: skip
-        matcher = llguidance.LLMatcher(tokenizer, grammar)
-        accepted = matcher.consume_tokens(list(text.encode())) and matcher.is_accepting()
-        assert accepted == is_right, text
+        assert accepts(text) == is_right, text
 
 
-def test_another_short_text_to_copy_from_needs_no_worker(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_another_text_to_copy_from_is_the_same_grammar(tmp_path: Path) -> None:
+    model = text_model(byte_level(tmp_path))
+    spec = JsonSchema({"type": "object", "properties": {"one of its own": COPY}}, "p")
+    texts = ["red and blue", 'say "hi"\n', "word " * 9000]
+    found = [asyncio.run(compile_grammar(spec, model, text)) for text in texts]
+    assert [each.copy_text for each in found] == texts
+    assert len({each.grammar for each in found}) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "single prompt"), ("", "words or signs"), (" \n\u00a0", "words or signs"),
+        ("a " * 20_001, "has 40002 words, signs and spaces"),
+    ],
+)  # fmt: skip
+def test_a_text_that_cannot_be_copied_from_is_refused(
+    tmp_path: Path, text: str | None, says: str
 ) -> None:
-    asked: list[str] = []
-    ask = compile_module._workers.ask
-
-    def count(line: str) -> dict[str, Any]:
-        asked.append(line)
-        return ask(line)
-
-    monkeypatch.setattr(compile_module._workers, "ask", count)
-    schema = {"type": "object", "properties": {"one of its own": COPY}}
-    texts = ["red and blue", 'say "hi"\n', "", "word " * 900]
-    found = [compiled(JsonSchema(schema, "p"), tmp_path, text) for text in texts]
-    assert len(asked) == 2, "the first one and the long one"
-    monkeypatch.setattr(compile_module, "_SHORT_TEXT", -1)
-    assert [compiled(JsonSchema(schema, "p"), tmp_path, text) for text in texts] == found
+    spec = JsonSchema({"type": "object", "properties": {"a": COPY}}, "p")
+    assert says in refusal(spec, tmp_path, text).message
 
 
 def test_a_schema_seen_before_is_not_walked_sent_to_a_worker_or_handed_to_a_thread(
@@ -210,7 +222,7 @@ def test_a_schema_seen_before_is_not_walked_sent_to_a_worker_or_handed_to_a_thre
     assert [compiled(spec, tmp_path, "red and blue") for spec in again] == first
     assert counts["_count_patterns"] == counts["has_copies"] == 2
     assert counts["_beside"] == 5
-    for each in (compile_module._facts, compile_module._answers, compile_module._copy_rules):
+    for each in (compile_module._facts, compile_module._answers, compile_module._copy_grammars):
         each.clear()
     assert [compiled(spec, tmp_path, "red and blue") for spec in specs] == first
     assert counts["_beside"] == 10
@@ -232,24 +244,6 @@ def test_a_refusal_is_the_same_when_it_is_known(tmp_path: Path) -> None:
     for schema in ({"pattern": "(?=a)"}, {"allOf": [COPY]}, {"properties": {"a": {"not": {}}}}):
         said = [refusal(JsonSchema(schema, "p"), tmp_path, "red").message for _ in range(2)]
         assert said[0] == said[1]
-
-
-@pytest.mark.parametrize(
-    ("text", "has_rules"),
-    [("red and blue", True), ("red run", False), ("", False), ("?! a", False), ("é è", False),
-     ("é a", True), ("a b " * 900, False)],
-)  # fmt: skip
-def test_rules_are_told_where_the_words_of_a_short_text_begin_in_two_ways(
-    tmp_path: Path, text: str, has_rules: bool
-) -> None:
-    model = text_model(byte_level(tmp_path))
-    spec = JsonSchema({"type": "object", "properties": {"a": COPY}}, "p")
-    for _ in range(2):
-        found = asyncio.run(compile_grammar(spec, model, text))
-        assert (found.grammar_rules is not None) == has_rules
-        if found.grammar_rules is not None:
-            lark = f"{found.grammar_rules}\n{copy_terminals(text)}"
-            assert found.grammar == lark_grammar(lark)
 
 
 def test_a_worker_that_says_nothing_in_time_is_ended_and_replaced(

@@ -2,13 +2,14 @@
 
 from collections import deque
 from collections.abc import Sequence, Set
-from typing import TYPE_CHECKING, cast
+from itertools import takewhile
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from shoal.protocol.step import NewRow
 from shoal.sampling.arrays import UInt32
-from shoal.sampling.beginnings import LateMatcher
+from shoal.sampling.copy_matcher import CopyMatcher
 from shoal.sampling.free_text import FreeText
 from shoal.sampling.grammars import Grammars
 from shoal.sampling.lead_text import Lead, LeadText
@@ -27,7 +28,7 @@ class Grammar(LogitsProcessor):
 
     def __init__(
         self,
-        matcher: "LLMatcher | LateMatcher",
+        matcher: "LLMatcher | CopyMatcher",
         end_ids: tuple[int, ...],
         num_token_ids: int,
         *,
@@ -69,11 +70,10 @@ class Grammar(LogitsProcessor):
         self._force()
 
     @property
-    def matcher(self) -> "LLMatcher":
+    def matcher(self) -> "LLMatcher | CopyMatcher":
         """Behind the tokens accepted so far, and the forced ones."""
-        self._settle()
         self._tell()
-        return cast("LLMatcher", self._matcher)  # nobody asks while forced tokens are left
+        return self._matcher
 
     @property
     def failed(self) -> bool:
@@ -88,8 +88,8 @@ class Grammar(LogitsProcessor):
     @property
     def needs_mask(self) -> bool:
         """Would `allow_mask` have to compute it, and could others beside the step?"""
-        is_late = isinstance(self._matcher, LateMatcher)
-        return not (self._mask is not None or self._forced or self.is_over or is_late)
+        has_copies = isinstance(self._matcher, CopyMatcher)
+        return not (self._mask is not None or self._forced or self.is_over or has_copies)
 
     @property
     def goes_on(self) -> bool:
@@ -101,7 +101,6 @@ class Grammar(LogitsProcessor):
         it. One that may has to be accepted then."""
         if token_id < 0 or (self._is_free and self._num_chars[token_id]):
             return True
-        self._settle()
         if not (
             self._mask is not None
             or self._forced
@@ -125,7 +124,6 @@ class Grammar(LogitsProcessor):
                 if len(self._untold) == _MOST_UNTOLD:
                     self._tell()
             return
-        self._settle()
         self._mask = None
         if self._has_consumed:
             self._has_consumed = False
@@ -149,12 +147,13 @@ class Grammar(LogitsProcessor):
 
     def expected(self, most: int) -> list[int]:
         """Tokens that are likely to come next, at most so many; none where nothing is known."""
-        return []
+        if not isinstance(self._matcher, CopyMatcher) or self._forced:
+            return []
+        return self._matcher.expected(most)
 
     @property
     def allow_mask(self) -> UInt32:
         if self._mask is None:
-            self._settle()
             if self._forced:
                 self._mask = self._bits(self._forced[0])
             else:
@@ -170,17 +169,14 @@ class Grammar(LogitsProcessor):
     def _force(self) -> None:
         matcher = self._matcher
         self.is_over = matcher.is_stopped()
-        if not self.is_over and (forced := matcher.compute_ff_tokens()):
+        while not self.is_over and (forced := matcher.compute_ff_tokens()):
+            if max(forced) >= self._num_token_ids:  # a grammar may name ids that no token has
+                forced = list(takewhile(lambda token_id: token_id < self._num_token_ids, forced))
+                if not forced:
+                    return
             matcher.consume_tokens(forced)
             self._forced.extend(forced)
             self.is_over = matcher.is_stopped()
-
-    def _settle(self) -> None:
-        """Behind the beginning that is known of it a late matcher is made."""
-        if isinstance(self._matcher, LateMatcher) and not self._forced:
-            self._matcher, forced = self._matcher.finish()
-            self._forced.extend(forced)
-            self.is_over = self._matcher.is_stopped()
 
     def _tell(self) -> None:
         """The matcher accepts what it was not asked about."""
@@ -230,10 +226,10 @@ def build(
     if text is None:
         return None
     assert grammars is not None, "the engine asked whether the model has grammars"
-    late = grammars.late_matcher(text, new.sampling.grammar_rules)
-    matcher, free_text = grammars.compiled(text) if late is None else (late, None)
+    matcher, free_text = grammars.compiled(text)
+    copy_text = new.sampling.copy_text
     return Grammar(
-        matcher,
+        matcher if copy_text is None else CopyMatcher(matcher, grammars.copy_text(copy_text)),
         new.stop.end_token_ids,
         num_token_ids,
         takes=new.output.logprobs is None and new.output.trace is None,

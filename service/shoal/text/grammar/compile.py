@@ -5,7 +5,6 @@ cache. What is kept depends on the spec's own text alone, and on nothing of who 
 """
 
 import asyncio
-import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
@@ -13,9 +12,9 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from shoal.errors import InvalidRequest, Unavailable
-from shoal.text.grammar.copying import copy_rules, copy_terminals, has_copies
+from shoal.text.grammar.copying import check_copy_text, copy_rules, has_copies
 from shoal.text.grammar.errors import SchemaProblem
-from shoal.text.grammar.source import compact, grammar_source, lark_grammar
+from shoal.text.grammar.source import compact, grammar_source
 from shoal.text.grammar.spec import (
     Choice,
     GrammarSpec,
@@ -39,16 +38,13 @@ _NUM_WORKERS = 2
 _MAX_WAITING = 64
 _MAX_KEPT = 256
 _MAX_KEPT_BYTES = 8 << 20
-_SHORT_TEXT = 500
-"""Characters of a text to copy from."""
-_WORD_START = re.compile(r"\b\w")
 
 
 class Compiled(NamedTuple):
     """For SamplingParams."""
 
     grammar: str
-    grammar_rules: str | None = None
+    copy_text: str | None = None
 
 
 class _Facts(NamedTuple):
@@ -66,8 +62,8 @@ _facts: Recent[_Facts] = Recent(_MAX_KEPT, _MAX_KEPT_BYTES)
 """[schema as JSON]"""
 _answers: Recent[dict[str, str]] = Recent(_MAX_KEPT, _MAX_KEPT_BYTES)
 """[question to a worker] what it said"""
-_copy_rules: Recent[str] = Recent(_MAX_KEPT, _MAX_KEPT_BYTES)
-"""[schema with copies, as JSON] its rules, which a worker found right with some text."""
+_copy_grammars: Recent[str] = Recent(_MAX_KEPT, _MAX_KEPT_BYTES)
+"""[schema with copies, as JSON] its grammar"""
 _num_waiting = 0
 
 
@@ -79,7 +75,10 @@ async def compile_grammar(
     check_size(spec)
     try:
         if isinstance(spec, JsonSchema) and is_copying(spec):
-            return await _with_copies(spec, copy_text)
+            check_copy_text(copy_text)
+            if (grammar := _copy_grammars.get(spec.text)) is None:
+                grammar = await _beside(lambda: _compile_copies(spec))
+            return Compiled(grammar, copy_text)
         source = grammar_source(spec, lambda name: _special_id(model, name))
         question = _question(source)
         if (answer := _answers.get(question)) is None:
@@ -99,26 +98,13 @@ def is_copying(spec: JsonSchema) -> bool:
     return _facts_of(spec).has_copies
 
 
-async def _with_copies(spec: JsonSchema, text: str | None) -> Compiled:
-    """A worker looks at a schema once: another short text needs no more of its limits. Raises
-    SchemaProblem, Unavailable."""
-    is_short = text is not None and len(text) <= _SHORT_TEXT
-    rules = _copy_rules.get(spec.text) if is_short else None
-    if rules is None:
-        rules, grammar = await _beside(lambda: _compile_copies(spec, text))
-    else:
-        grammar = lark_grammar(f"{rules}\n{copy_terminals(text)}")
-    starts = {start.encode()[0] for start in _WORD_START.findall(text or "")}
-    return Compiled(grammar, rules if is_short and len(starts) > 1 else None)
-
-
-def _compile_copies(spec: JsonSchema, text: str | None) -> tuple[str, str]:
-    """In a thread: (rules, grammar). Raises SchemaProblem."""
+def _compile_copies(spec: JsonSchema) -> str:
+    """In a thread. Raises SchemaProblem."""
     assert isinstance(spec.schema, Mapping), "true and false have no copies"
     rules = copy_rules(spec.schema, compact)
-    grammar = _grammar(_ask(_question({"lark": f"{rules}\n{copy_terminals(text)}"})))
-    _copy_rules.put(spec.text, rules, len(spec.text) + len(rules))
-    return rules, grammar
+    grammar = _grammar(_ask(_question({"lark": rules})))
+    _copy_grammars.put(spec.text, grammar, len(spec.text) + len(grammar))
+    return grammar
 
 
 async def _beside(work: Callable[[], Found]) -> Found:

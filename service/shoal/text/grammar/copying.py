@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from shoal.protocol.grammar import COPY_TOKEN
 from shoal.text.grammar.errors import SchemaProblem
 from shoal.text.grammar.spec import Schema
 
@@ -43,30 +44,29 @@ def has_copies(schema: object) -> bool:
 
 
 def copy_rules(schema: Schema, compact: Callable[[Schema], dict[str, Any]]) -> str:
-    """The part of the grammar that does not depend on the text. Raises SchemaProblem."""
+    """Its grammar, in Lark. What is copied is a single token there. Raises SchemaProblem."""
     assert isinstance(schema, Mapping), "true and false have no copies"
     builder = _Builder(schema, compact)
     start = builder.rule_of(schema, "", ())
-    return "\n".join(
-        [f"start: {start}", *(f"{name}: {body}" for body, name in builder.rules.items())]
-    )
+    rules = {"start": start, "copy": rf'"\"" {COPY_TOKEN} "\""'}
+    rules |= {name: body for body, name in builder.rules.items()}
+    return "\n".join(f"{name}: {body}" for name, body in rules.items())
 
 
-def copy_terminals(text: str | None) -> str:
-    """The rule `copy` that these rules lack: what may be copied. Raises SchemaProblem."""
+def check_copy_text(text: str | None) -> None:
+    """May strings be copied from it? Raises SchemaProblem."""
     if text is None:
         raise SchemaProblem(f"{KEYWORD} needs a single prompt to copy from")
-    pieces = _PIECE.findall(text)
-    if len(pieces) > _MAX_PIECES:
+    if not text.strip():
+        raise SchemaProblem(f"{KEYWORD} needs a prompt with words or signs to copy")
+    if len(text) <= _MAX_PIECES:
+        return
+    num_pieces = sum(1 for _ in _PIECE.finditer(text))
+    if num_pieces > _MAX_PIECES:
         raise SchemaProblem(
-            f"{KEYWORD}: the text to copy from has {len(pieces)} words and signs, "
+            f"{KEYWORD}: the text to copy from has {num_pieces} words, signs and spaces, "
             f"at most {_MAX_PIECES} are possible"
         )
-    chunks = [json.dumps(piece, ensure_ascii=False)[1:-1] for piece in pieces]
-    substring = json.dumps({"substring_chunks": chunks}, ensure_ascii=False)
-    # A space of the text may be written as an escape, such as that of a line break.
-    edge = r"/([^ \\]|\\[^nrtfb])((.|\\.)*([^ \\]|\\[^nrtfb]))?/"
-    return f'copy: "\\"" COPIED "\\""\nPART: %regex {substring}\nCOPIED: PART & {edge}'
 
 
 @dataclass(slots=True)

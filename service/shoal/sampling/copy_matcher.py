@@ -1,0 +1,177 @@
+"""Follows a grammar with copies: llguidance's matcher outside of them, the text inside.
+
+In the grammar the content of a copy is one token beyond the vocabulary (`COPY_TOKEN`). A matcher
+that has accepted it waits for the quote that ends the copy. Where a string may be a copy or another
+one, both readings are followed until one of them fails.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from shoal.sampling.copies import Copy, CopyText
+from shoal.sampling.token_table import QUOTE, TokenTable
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
+_MOST_READINGS = 4
+"""Of one text; others are given up. What is left of the grammar still ends."""
+
+
+class Reading(NamedTuple):
+    """One way in which the grammar has the text."""
+
+    matcher: "LLMatcher"
+    copy: Copy | None = None
+    """The string that is being copied; the matcher is behind it."""
+
+
+class CopyMatcher:
+    """Of one sequence. Has those methods of `LLMatcher` that a grammar's processor needs."""
+
+    def __init__(self, matcher: "LLMatcher", text: CopyText) -> None:
+        """`matcher`: at the grammar's beginning; it is changed."""
+        self._text = text
+        self._table: TokenTable = text.table
+        self._copy_id = len(self._table.token_bytes) + 1
+        self._readings = [Reading(matcher)]
+
+    def is_error(self) -> bool:
+        return all(reading.matcher.is_error() for reading in self._readings)
+
+    def is_stopped(self) -> bool:
+        return all(
+            reading.copy is None and reading.matcher.is_stopped() for reading in self._readings
+        )
+
+    def try_consume_tokens(self, token_ids: Sequence[int]) -> int:
+        """How many of them were accepted."""
+        for index, token_id in enumerate(token_ids):
+            if not (found := self._behind(token_id)):
+                return index
+            self._readings = found[:_MOST_READINGS]
+        return len(token_ids)
+
+    def consume_tokens(self, token_ids: Sequence[int]) -> bool:
+        """Where one may not come, nothing may from now on: it is in error."""
+        if self.try_consume_tokens(token_ids) < len(token_ids):
+            self._readings = []
+        return bool(self._readings)
+
+    def consume_token(self, token_id: int) -> bool:
+        return self.consume_tokens([token_id])
+
+    def validate_tokens(self, token_ids: Sequence[int]) -> int:
+        """How many of them may come."""
+        kept, self._readings = self._readings, [
+            reading._replace(matcher=reading.matcher.deep_copy()) for reading in self._readings
+        ]  # fmt: skip
+        num_valid = self.try_consume_tokens(token_ids)
+        self._readings = kept
+        return num_valid
+
+    def compute_ff_tokens(self) -> list[int]:
+        """Tokens that must come next; once they are consumed there may be more. None while there
+        are several readings."""
+        if len(self._readings) != 1:
+            return []
+        ((matcher, copy),) = self._readings
+        if copy is not None and not copy.is_whole:
+            return copy.forced()
+        forced = matcher.compute_ff_tokens()
+        return forced[: forced.index(self._copy_id)] if self._copy_id in forced else forced
+
+    def expected(self, most: int) -> list[int]:
+        """Tokens that would go on with the copy, at most so many."""
+        copies = (reading.copy for reading in self._readings if reading.copy is not None)
+        return next((copy.expected(most) for copy in copies), [])
+
+    def compute_bitmask(self) -> bytes:
+        """As llguidance's: a bit for each token, and one beyond them for the end."""
+        num_ids = self._copy_id
+        num_bits = -(-(num_ids + 1) // 32) * 32
+        allowed = np.zeros(num_bits, bool)
+        for matcher, copy in self._readings:
+            if copy is not None:
+                allowed[list(copy.text.continuations(copy.places))] = True
+            if copy is not None and not copy.may_end:
+                continue
+            if matcher.compute_ff_tokens():  # its mask has the first of them only
+                allowed[self._table.beginnings(matcher.compute_ff_bytes())] = True
+            else:
+                mask = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+                allowed |= np.unpackbits(mask, bitorder="little").astype(bool)
+        allowed[num_ids:] = False
+        for token_id, text in self._table.quoted.items():
+            if not allowed[token_id]:
+                allowed[token_id] = any(self._read(reading, text) for reading in self._readings)
+        return np.packbits(allowed, bitorder="little").tobytes()
+
+    def _behind(self, token_id: int) -> list[Reading]:
+        """The readings with this token."""
+        text = self._table.text_of(token_id)
+        if len(self._readings) == 1 and token_id not in self._table.quoted:
+            ((matcher, copy),) = self._readings
+            if copy is None:  # no need for another matcher
+                is_next = matcher.try_consume_tokens([token_id])
+                return _flat([self._opened(matcher, text)] if is_next else [])
+            if text and text != QUOTE:
+                return [Reading(matcher, found)] if (found := copy.behind(text)) else []
+        if text:
+            return _flat(self._read(reading, text) for reading in self._readings)
+        return [
+            Reading(found)
+            for matcher, copy in self._readings
+            if copy is None and (found := _advanced(matcher, [token_id])) is not None
+        ]
+
+    def _read(self, reading: Reading, text: bytes) -> list[Reading]:
+        """All readings of further text. The matchers stay as they are."""
+        matcher, copy = reading
+        if copy is None:
+            return self._read_outside(matcher, text)
+        if (longer := copy.behind(text)) is not None:
+            return [Reading(matcher, longer)]
+        for at in _quotes(text):
+            content = copy.behind(text[:at]) if at else copy
+            if content is not None and content.may_end:
+                return self._read_outside(matcher, text[at:])
+        return []
+
+    def _read_outside(self, matcher: "LLMatcher", text: bytes) -> list[Reading]:
+        found = []
+        for at in _quotes(text[:-1]):  # a copy may begin there
+            before = self._table.spell(text[: at + 1])
+            if before and (inside := _advanced(matcher, [*before, self._copy_id])) is not None:
+                found += self._read(Reading(inside, self._text.beginning), text[at + 1 :])
+        whole = self._table.spell(text)
+        if whole and (outside := _advanced(matcher, whole)) is not None:
+            found += self._opened(outside, text)
+        return found
+
+    def _opened(self, matcher: "LLMatcher", text: bytes) -> list[Reading]:
+        """Readings behind this text: its last quote may begin a copy."""
+        if text[-1:] != QUOTE or (inside := _advanced(matcher, [self._copy_id])) is None:
+            return [Reading(matcher)]
+        copying = Reading(inside, self._text.beginning)
+        is_only = matcher.compute_ff_tokens()[:1] == [self._copy_id]
+        return [copying] if is_only else [copying, Reading(matcher)]
+
+
+def _advanced(matcher: "LLMatcher", token_ids: Sequence[int]) -> "LLMatcher | None":
+    """Another one behind these tokens, if they may come."""
+    if matcher.is_stopped():
+        return None
+    found = matcher.deep_copy()
+    return found if found.try_consume_tokens(token_ids) == len(token_ids) else None
+
+
+def _flat(readings: Iterable[list[Reading]]) -> list[Reading]:
+    return [reading for some in readings for reading in some]
+
+
+def _quotes(text: bytes) -> list[int]:
+    """Where they are."""
+    return [at for at, code in enumerate(text) if code == QUOTE[0]]
