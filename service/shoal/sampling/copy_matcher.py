@@ -121,11 +121,9 @@ class CopyMatcher:
                 return [Reading(matcher, found)] if (found := copy.behind(text)) else []
         if text:
             return _flat(self._read(reading, text) for reading in self._readings)
-        return [
-            Reading(found)
-            for matcher, copy in self._readings
-            if copy is None and (found := _advanced(matcher, [token_id])) is not None
-        ]
+        outside = [matcher for matcher, copy in self._readings if copy is None]
+        advanced = [_advanced(matcher, [token_id]) for matcher in outside]
+        return [Reading(matcher) for matcher in advanced if matcher is not None]
 
     def _read(self, reading: Reading, text: bytes) -> list[Reading]:
         """All readings of further text. The matchers stay as they are."""
@@ -160,7 +158,7 @@ class CopyMatcher:
         return [copying] if is_only else [copying, Reading(matcher)]
 
 
-def _advanced(matcher: "LLMatcher", token_ids: Sequence[int]) -> "LLMatcher | None":
+def _advanced(matcher: "LLMatcher", token_ids: list[int]) -> "LLMatcher | None":
     """Another one behind these tokens, if they may come."""
     if matcher.is_stopped():
         return None

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Sequence, Set
 from itertools import takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -70,10 +70,10 @@ class Grammar(LogitsProcessor):
         self._force()
 
     @property
-    def matcher(self) -> "LLMatcher | CopyMatcher":
+    def matcher(self) -> "LLMatcher":
         """Behind the tokens accepted so far, and the forced ones."""
         self._tell()
-        return self._matcher
+        return cast("LLMatcher", self._matcher)  # a mask with copies is computed here only
 
     @property
     def failed(self) -> bool:
