@@ -22,7 +22,7 @@ from shoal.sampling.grammars import Grammars, Vocabulary
 from shoal.sampling.processors.grammar import Grammar, build
 from shoal.sampling.token_table import TokenTable
 from shoal.text.grammar.copying import copy_rules
-from shoal.text.grammar.source import compact, lark_grammar
+from shoal.text.grammar.source import compact
 
 ROOT = Path(__file__).parents[3]
 COPY = {"type": "string", "x-copy": "prompt"}
@@ -60,6 +60,10 @@ def grammars_of(name: str) -> Grammars:
         pytest.skip(f"{name} is not there: shoal pull")
     files = open_model(ROOT / "models" / name)
     return Grammars(lambda: read_vocabulary(files.tokenizer, files.config["vocab_size"]))
+
+
+def lark_grammar(lark: str) -> str:
+    return json.dumps({"grammars": [{"lark_grammar": lark}]}, ensure_ascii=False)
 
 
 def made(grammars: Grammars, schema: Any, text: str, end_id: int = END_ID, **how: Any) -> Grammar:
