@@ -5,7 +5,7 @@ that has accepted it waits for the quote that ends the copy. Where a string may 
 one, both readings are followed until one of them fails.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -116,11 +116,12 @@ class CopyMatcher:
             ((matcher, copy),) = self._readings
             if copy is None:  # no need for another matcher
                 is_next = matcher.try_consume_tokens([token_id])
-                return _flat([self._opened(matcher, text)] if is_next else [])
+                return self._opened(matcher, text) if is_next else []
             if text and text != QUOTE:
-                return [Reading(matcher, found)] if (found := copy.behind(text)) else []
+                longer = copy.behind(text)
+                return [] if longer is None else [Reading(matcher, longer)]
         if text:
-            return _flat(self._read(reading, text) for reading in self._readings)
+            return [found for each in self._readings for found in self._read(each, text)]
         outside = [matcher for matcher, copy in self._readings if copy is None]
         advanced = [_advanced(matcher, [token_id]) for matcher in outside]
         return [Reading(matcher) for matcher in advanced if matcher is not None]
@@ -164,10 +165,6 @@ def _advanced(matcher: "LLMatcher", token_ids: list[int]) -> "LLMatcher | None":
         return None
     found = matcher.deep_copy()
     return found if found.try_consume_tokens(token_ids) == len(token_ids) else None
-
-
-def _flat(readings: Iterable[list[Reading]]) -> list[Reading]:
-    return [reading for some in readings for reading in some]
 
 
 def _quotes(text: bytes) -> list[int]:
