@@ -301,9 +301,13 @@ def test_a_long_text_is_made_ready_beside_the_steps_and_kept() -> None:
     assert grammars.prepare(grammar, long).result() is None
     assert grammars.prepare(grammar, long).done()
     assert grammars.copy_text(long) is grammars.copy_text(long)
-    for i in range(70):
+    for i in range(20):
+        assert grammars.prepare(grammar, f"word {i}").done()
         grammars.copy_text(f"word {i}")
-    assert len(grammars._copy_texts) == 64
+    assert len(grammars._copy_texts) == 16
+    for i in range(9):
+        grammars.copy_text(f"{i} " * 40_000)
+    assert sum(map(len, grammars._copy_texts)) <= 256 << 10
     assert len(grammars._compiled) == 1
 
 
