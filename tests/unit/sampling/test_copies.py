@@ -21,8 +21,7 @@ from shoal.sampling.copies import CopyText
 from shoal.sampling.grammars import Grammars, Vocabulary
 from shoal.sampling.processors.grammar import Grammar, build
 from shoal.sampling.token_table import TokenTable
-from shoal.text.grammar.copying import copy_rules
-from shoal.text.grammar.source import compact
+from tests.unit.sampling.copy_grammars import copy_grammar, whole_grammar
 
 ROOT = Path(__file__).parents[3]
 COPY = {"type": "string", "x-copy": "prompt"}
@@ -62,13 +61,9 @@ def grammars_of(name: str) -> Grammars:
     return Grammars(lambda: read_vocabulary(files.tokenizer, files.config["vocab_size"]))
 
 
-def lark_grammar(lark: str) -> str:
-    return json.dumps({"grammars": [{"lark_grammar": lark}]}, ensure_ascii=False)
-
-
 def made(grammars: Grammars, schema: Any, text: str, end_id: int = END_ID, **how: Any) -> Grammar:
     """`masked`: its tokens are drawn behind their mask. `reported`: none is taken unseen."""
-    grammar = lark_grammar(copy_rules(schema, compact))
+    grammar = copy_grammar(schema)
     assert grammars.prepare(grammar, text).result() is None
     row = NewRow(
         0, [1], 1, [],
@@ -207,22 +202,12 @@ def random_prompt(rng: random.Random) -> str:
     return text if text.strip() else "red"
 
 
-def whole_grammar(schema: Any, text: str) -> str:
-    """With the pieces of the text, and spaces that do not stand at an end."""
-    pieces = re.findall(r"\w+|\s+|[^\w\s]", text)
-    chunks = [json.dumps(piece, ensure_ascii=False)[1:-1] for piece in pieces]
-    substring = json.dumps({"substring_chunks": chunks}, ensure_ascii=False)
-    edge = r"/([^ \\]|\\[^nrt])(([^\\]|\\.)*([^ \\]|\\[^nrt]))?/"
-    copy = f'copy: "\\"" COPIED "\\""\nPART: %regex {substring}\nCOPIED: PART & {edge}'
-    rules = copy_rules(schema, compact).split("\n")
-    return lark_grammar("\n".join([*(r for r in rules if not r.startswith("copy:")), copy]))
-
-
+@pytest.mark.parametrize("seeds", [range(60), pytest.param(range(60, 900), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["minnow", "pilotfish", "smollm2.gguf"])
-def test_it_is_what_llguidance_allows_in_the_vocabulary_of_a_model(name: str) -> None:
+def test_it_is_what_llguidance_allows_in_the_vocabulary_of_a_model(name: str, seeds: range) -> None:
     grammars = grammars_of(name)
     num_asked = num_ended = 0
-    for seed in range(60):
+    for seed in seeds:
         rng = random.Random(seed)
         schema, text = WALKED[seed % len(WALKED)], rng.choice([*PROMPTS, random_prompt(rng)])
         asked = made(grammars, schema, text, end_id=0)
@@ -267,7 +252,7 @@ def table() -> TokenTable:
 def test_places_of_a_long_text_are_all_that_there_are(words: list[str]) -> None:
     for seed in range(5):
         rng = random.Random(seed)
-        text = " ".join(rng.choices(words, k=300))
+        text = " ".join(rng.choices(words, k=120))
         copied = CopyText(text, table())
         data = json.dumps(text, ensure_ascii=False)[1:-1].encode()[: len(copied.data)]
         starts = [len(json.dumps(text[: match.start()], ensure_ascii=False)[1:-1].encode())
@@ -294,7 +279,7 @@ def test_places_of_a_long_text_are_all_that_there_are(words: list[str]) -> None:
 
 def test_a_long_text_is_made_ready_beside_the_steps_and_kept() -> None:
     grammars = Grammars(lambda: Vocabulary(TOKENS, [END_ID], encode))
-    grammar = lark_grammar(copy_rules(COPY, compact))
+    grammar = copy_grammar(COPY)
     assert grammars.prepare(grammar, "short").result() is None
     assert grammars.prepare(grammar, "another").done()
     long = "word " * 4000
