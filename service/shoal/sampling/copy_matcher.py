@@ -89,10 +89,8 @@ class CopyMatcher:
         return next((copy.expected(most) for copy in copies), [])
 
     def compute_bitmask(self) -> bytes:
-        """As llguidance's: a bit for each token, and one beyond them for the end."""
-        num_ids = self._copy_id
-        num_bits = -(-(num_ids + 1) // 32) * 32
-        allowed = np.zeros(num_bits, bool)
+        """As llguidance's: a bit for each token, and beyond them for the end and for copies."""
+        allowed = np.zeros((self._copy_id // 32 + 1) * 32, bool)
         for matcher, copy in self._readings:
             if copy is not None:
                 allowed[list(copy.text.continuations(copy.places))] = True
@@ -103,7 +101,6 @@ class CopyMatcher:
             else:
                 mask = np.frombuffer(matcher.compute_bitmask(), np.uint8)
                 allowed |= np.unpackbits(mask, bitorder="little").astype(bool)
-        allowed[num_ids:] = False
         for token_id, text in self._table.quoted.items():
             if not allowed[token_id]:
                 allowed[token_id] = any(self._read(reading, text) for reading in self._readings)

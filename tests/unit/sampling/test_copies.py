@@ -277,6 +277,67 @@ def test_places_of_a_long_text_are_all_that_there_are(words: list[str]) -> None:
             assert copy.may_end == any(place in ends for place in places)
 
 
+@pytest.mark.parametrize("text", [
+    *TEXTS, "(((", "redd redd blue", "reda reda! ([red])", "a blue, a blue; a blue red",
+])  # fmt: skip
+def test_forced_is_what_all_places_agree_on_but_for_tokens_that_may_be_longer(text: str) -> None:
+    copied = CopyText(text, table())
+    data = copied.data
+    pieces = [*re.finditer(r"\w+|[^\w\s]", text)]
+    ends = {len(json.dumps(text[: piece.end()], ensure_ascii=False)[1:-1].encode())
+            for piece in pieces}  # fmt: skip
+    starts = [int(place) for place in copied.beginning.places]
+    for start in starts:
+        copy, size = copied.beginning, 0
+        while start + size <= len(data):
+            places = [first + size for first in starts
+                      if data.startswith(data[start : start + size], first)]  # fmt: skip
+            assert [*copy.places] == [place for place in places if place <= len(data)]
+            assert copy.forced() == forced_by(data, ends, places, size), data[start:][:size]
+            if start + size == len(data):
+                break
+            following = copy.behind(data[start + size : start + size + 1])
+            assert following is not None
+            copy, size = following, size + 1
+
+
+def forced_by(data: bytes, ends: set[int], places: list[int], size: int) -> list[int]:
+    """Byte by byte, and token by token."""
+    agreed = b""
+    while not (size + len(agreed) and any(place + len(agreed) in ends for place in places)):
+        following = {data[place + len(agreed) :][:1] for place in places}
+        if len(following) > 1:
+            break
+        agreed += following.pop()
+    try:
+        tokens = encode(data[places[0] - size :].decode())
+    except UnicodeDecodeError:
+        return []
+    starts = [sum(len(TOKENS[i]) for i in tokens[:n]) for n in range(len(tokens) + 1)]
+    if size in starts:
+        tokens = tokens[starts.index(size) :]
+    else:
+        try:
+            tokens = encode(data[places[0] :].decode())
+        except UnicodeDecodeError:
+            return []
+    found: list[int] = []
+    rest = agreed
+    for token_id in tokens:
+        at = [place + len(agreed) - len(rest) for place in places]
+        may_be_longer = any(
+            len(token) > len(rest) and i != END_ID
+            and (token.startswith(rest + b'"')
+                 or (token.startswith(rest) and any(data.startswith(token, a) for a in at)))
+            for i, token in enumerate(TOKENS)
+        )  # fmt: skip
+        if not rest or may_be_longer:
+            break
+        found.append(token_id)
+        rest = rest[len(TOKENS[token_id]) :]
+    return found
+
+
 def test_a_long_text_is_made_ready_beside_the_steps_and_kept() -> None:
     grammars = Grammars(lambda: Vocabulary(TOKENS, [END_ID], encode))
     grammar = copy_grammar(COPY)
@@ -322,10 +383,14 @@ def said(token_ids: Iterable[int]) -> str:
 
 
 def test_what_is_forced_is_expected_by_nobody_but_sampled_first() -> None:
-    grammar = made(grammars_of(""), array(COPY, 2, 2), "red and blue", reported=True)
-    assert grammar.expected(9) == []
+    grammar = made(grammars_of(""), array(COPY, 2, 2), "zebra and blue", reported=True)
     assert grammar.take_forced(9) == []
     assert allowed(grammar) == {TOKENS.index(b'["')}
+    grammar.accept(TOKENS.index(b'["'))
+    assert grammar.admits(ord("z"))
+    grammar.accept(ord("z"))
+    assert allowed(grammar) == {ord("e")}
+    assert grammar.expected(9) == [], "a matcher is behind all that is forced"
 
 
 def test_of_many_readings_some_are_given_up_and_the_answer_is_right() -> None:
