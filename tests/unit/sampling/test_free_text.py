@@ -106,9 +106,11 @@ def test_strings_become_steady_behind_the_longest_that_is_listed_or_too_short() 
         assert found is not None
         return found.steady_after
 
-    assert steady_after(STRING) == steady_after(True) == 0
-    assert steady_after({"type": "string", "description": "long" * 9}) == 0
-    assert steady_after({"type": "string", "minLength": 30}) == 30
+    assert steady_after(STRING) == steady_after(True) == -1
+    assert steady_after({"type": "string", "description": "long" * 9}) == -1
+    assert steady_after({"anyOf": [STRING, {"enum": [1, None]}]}) == -1
+    assert steady_after({"anyOf": [STRING, {"const": ""}]}) == 0
+    assert steady_after({"type": "string", "minLength": 30}) == 29
     assert steady_after({"anyOf": [STRING, {"enum": ["a", {"bc": ["éé" * 3]}]}]}) == 6
     assert steady_after(obj(a=STRING, description=STRING)) == len("description")
     assert steady_after({"$ref": "#/$defs/a", "$defs": {"a": {"const": "four"}}}) == 4

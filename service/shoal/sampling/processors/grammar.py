@@ -63,6 +63,7 @@ class Grammar(LogitsProcessor):
         self._free_text = free_text
         self._num_chars = self._free_text.num_chars
         self._is_free = False
+        self._will_be_free = False  # behind the forced tokens
         self._may_be_free = True  # no probe failed since the last token that is not plain
         self._until_steady = free_text.steady_after  # characters; in free text
         self._untold: list[int] = []  # accepted in free text; the matcher will be
@@ -129,23 +130,24 @@ class Grammar(LogitsProcessor):
         self._mask = None
         if self._has_consumed:
             self._has_consumed = False
-            self._force()
-            self._look_for_free_text(token_id)
+            self._go_on_behind(token_id)
         elif self._forced:
             expected = self._forced.popleft()
             assert token_id == expected, "only the forced token was allowed"
+            self._is_free = self._will_be_free and not self._forced
         else:
             is_end = token_id in self.end_ids
             self.matcher.consume_token(self._num_token_ids if is_end else token_id)
-            self._force()
-            self._look_for_free_text(token_id)
+            self._go_on_behind(token_id)
 
     def take_forced(self, most: int) -> list[int]:
         """The tokens that must come next, at most so many; the sequence has them now."""
         if not self._takes or not self._forced:
             return []
         self._mask = None
-        return [self._forced.popleft() for _ in range(min(most, len(self._forced)))]
+        taken = [self._forced.popleft() for _ in range(min(most, len(self._forced)))]
+        self._is_free = self._will_be_free and not self._forced
+        return taken
 
     def expected(self, most: int) -> list[int]:
         """Tokens that are likely to come next, at most so many; none where nothing is known."""
@@ -189,17 +191,27 @@ class Grammar(LogitsProcessor):
             self._untold = []
             self.is_over = self._matcher.is_stopped()
 
-    def _look_for_free_text(self, last_id: int) -> None:
-        """Is the matcher in some, behind this token?"""
+    def _go_on_behind(self, last_id: int) -> None:
+        """The matcher has accepted this token: is it in free text, or what must come next?"""
         if self._lead is not None:
+            self._force()
             self._is_free = self._lead.is_free_behind(last_id) and not self.is_over
-        elif self._forced or not self._num_chars[last_id]:
-            self._is_free, self._may_be_free = False, True
-        elif self._may_be_free and not (self._is_free or self.is_over):
-            probe = self._free_text.probe
-            self._is_free = self.matcher.validate_tokens(probe) == len(probe)
-            self._may_be_free = self._is_free
-            self._until_steady = self._free_text.steady_after
+            return
+        is_plain = bool(self._num_chars[last_id])
+        self._may_be_free |= not is_plain
+        if self._may_be_free and self._is_in_free_text():  # where nothing is forced and none ends
+            self._is_free = True
+            return
+        self._is_free = False
+        self._force()
+        self._may_be_free = bool(self._forced) or not is_plain
+        self._will_be_free = bool(self._forced) and not self.is_over and self._is_in_free_text()
+
+    def _is_in_free_text(self) -> bool:
+        """The matcher, which has been told everything."""
+        probe = self._free_text.probe
+        self._until_steady = self._free_text.steady_after
+        return bool(probe) and self._matcher.validate_tokens(probe) == len(probe)
 
     def _bits(self, token_id: int) -> UInt32:
         bits = np.zeros(-(-self._num_token_ids // 32), np.uint32)
