@@ -1,7 +1,7 @@
 """The grammar of one sequence: which tokens may come next, which must, and when it is over."""
 
 from collections import deque
-from collections.abc import Sequence, Set
+from collections.abc import Set
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -52,6 +52,7 @@ class Grammar(LogitsProcessor):
         self._takes = takes
         self._ambiguous_ids = ambiguous_ids
         self._has_consumed = False  # the token that will be accepted next
+        self._refuses = False  # the last token that it was asked about, behind free text
         self._forced: deque[int] = deque()  # the matcher has accepted them already
         self._mask: UInt32 | None = None
         if free_text is None or any(free_text.num_chars[i] for i in self.end_ids):
@@ -61,6 +62,7 @@ class Grammar(LogitsProcessor):
             self._lead = Lead(free_text)
             free_text = FreeText(free_text.num_chars, [], steady_after=-1)
         self._free_text = free_text
+        self._has_free_text = bool(free_text.probe)
         self._num_chars = self._free_text.num_chars
         self._is_free = False
         self._will_be_free = False  # behind the forced tokens
@@ -109,11 +111,14 @@ class Grammar(LogitsProcessor):
             or token_id in self.end_ids
             or token_id in self._ambiguous_ids
         ):
-            self._has_consumed = bool(self.matcher.try_consume_tokens([token_id]))
+            asked = [*self._untold, token_id]
+            self._has_consumed = self._matcher.try_consume_tokens(asked) == len(asked)
+            self._untold = []
             self.drawn_again = not self._has_consumed
         else:
             is_allowed = self.allow_mask[token_id >> 5] >> (token_id & 31) & 1
             self.drawn_again = not is_allowed
+        self._refuses = self.drawn_again and not self._is_free and self._has_free_text
         return not self.drawn_again
 
     def accept(self, token_id: int) -> None:
@@ -160,14 +165,20 @@ class Grammar(LogitsProcessor):
             if self._forced:
                 self._mask = self._bits(self._forced[0])
             else:
-                raw = np.frombuffer(self.matcher.compute_bitmask(), np.uint32)
-                set_masks([self], raw[None].copy(), self._num_token_ids)
-        assert self._mask is not None, "set_masks gave it one"
+                self.set_mask(np.frombuffer(self.matcher.compute_bitmask(), np.uint32))
+        assert self._mask is not None, "it was given one"
         return self._mask
 
-    def set_mask(self, mask: UInt32) -> None:
-        """What may come next; kept."""
-        self._mask = mask
+    def set_mask(self, computed: UInt32) -> None:
+        """What the matcher computed [num_token_ids // 32 + 1], with a bit beyond the vocabulary for
+        the end, which becomes those of the end tokens."""
+        word, bit = divmod(self._num_token_ids, 32)
+        if computed.item(word) >> bit:
+            computed = computed.copy()
+            computed[word] &= np.uint32((1 << bit) - 1)
+            for end_id in self.end_ids:
+                computed[end_id // 32] |= np.uint32(1 << end_id % 32)
+        self._mask = computed if bit else computed[:word]
 
     def _force(self) -> None:
         matcher = self._matcher
@@ -206,31 +217,19 @@ class Grammar(LogitsProcessor):
         self._force()
         self._may_be_free = bool(self._forced) or not is_plain
         self._will_be_free = bool(self._forced) and not self.is_over and self._is_in_free_text()
+        if self._refuses and self.goes_on:  # so it may do the next one
+            _ = self.allow_mask  # it costs less while the matcher is in the caches of the processor
 
     def _is_in_free_text(self) -> bool:
         """The matcher, which has been told everything."""
         probe = self._free_text.probe
         self._until_steady = self._free_text.steady_after
-        return bool(probe) and self._matcher.validate_tokens(probe) == len(probe)
+        return self._has_free_text and self._matcher.validate_tokens(probe) == len(probe)
 
     def _bits(self, token_id: int) -> UInt32:
         bits = np.zeros(-(-self._num_token_ids // 32), np.uint32)
         bits[token_id // 32] = np.uint32(1 << token_id % 32)
         return bits
-
-
-def set_masks(grammars: Sequence[Grammar], raw: UInt32, num_token_ids: int) -> None:
-    """What the matchers computed [R, words], with a bit beyond the vocabulary for the end, which
-    becomes those of each row's end tokens. Changed in place, and kept."""
-    word, bit = divmod(num_token_ids, 32)
-    num_words = -(-num_token_ids // 32)
-    for grammar, mask in zip(grammars, raw, strict=True):
-        last = int(mask[word])
-        mask[word] = last & (1 << bit) - 1
-        if last >> bit & 1:
-            for end_id in grammar.end_ids:
-                mask[end_id // 32] |= np.uint32(1 << end_id % 32)
-        grammar.set_mask(mask[:num_words])
 
 
 def build(
