@@ -112,8 +112,8 @@ class Grammar(LogitsProcessor):
             or token_id in self._ambiguous_ids
         ):
             asked = [*self._untold, token_id]
-            self._has_consumed = self._matcher.try_consume_tokens(asked) == len(asked)
             self._untold = []
+            self._has_consumed = self.matcher.try_consume_tokens(asked) == len(asked)
             self.drawn_again = not self._has_consumed
         else:
             is_allowed = self.allow_mask[token_id >> 5] >> (token_id & 31) & 1
@@ -224,7 +224,7 @@ class Grammar(LogitsProcessor):
         """The matcher, which has been told everything."""
         probe = self._free_text.probe
         self._until_steady = self._free_text.steady_after
-        return self._has_free_text and self._matcher.validate_tokens(probe) == len(probe)
+        return self._has_free_text and self.matcher.validate_tokens(probe) == len(probe)
 
     def _bits(self, token_id: int) -> UInt32:
         bits = np.zeros(-(-self._num_token_ids // 32), np.uint32)
