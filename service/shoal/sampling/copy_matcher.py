@@ -63,15 +63,6 @@ class CopyMatcher:
     def consume_token(self, token_id: int) -> bool:
         return self.consume_tokens([token_id])
 
-    def validate_tokens(self, token_ids: Sequence[int]) -> int:
-        """How many of them may come."""
-        kept, self._readings = self._readings, [
-            reading._replace(matcher=reading.matcher.deep_copy()) for reading in self._readings
-        ]  # fmt: skip
-        num_valid = self.try_consume_tokens(token_ids)
-        self._readings = kept
-        return num_valid
-
     def compute_ff_tokens(self) -> list[int]:
         """Tokens that must come next; once they are consumed there may be more. None while there
         are several readings."""
