@@ -208,6 +208,8 @@ class Copy(NamedTuple):
     def _is_open(self, before: int, size: int) -> bool:
         """May a token begin behind `before` bytes and reach beyond `size`?"""
         text, rest = self.text, size - before
+        if rest >= text.table.most_bytes:
+            return False
         if any(text.has_longer(place + before, rest) for place in self.places):
             return True
         first = int(self.places[0])

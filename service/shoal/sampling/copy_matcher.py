@@ -1,8 +1,9 @@
 """Follows a grammar with copies: llguidance's matcher outside of them, the text inside.
 
 In the grammar the content of a copy is one token beyond the vocabulary (`COPY_TOKEN`). A matcher
-that has accepted it waits for the quote that ends the copy. Where a string may be a copy or another
-one, both readings are followed until one of them fails.
+that has accepted it waits for the quote that ends the copy. Where the grammar forces the text
+before a copy, its tokens end with the opening quote. Where a string may be a copy or another one,
+both readings are followed until one of them fails.
 """
 
 from collections.abc import Sequence

@@ -29,6 +29,8 @@ class TokenTable:
                 self.ids[text] = (*self.ids.get(text, ()), token_id)
                 if len(text) >= STEM:
                     self.longest[text[:STEM]] = max(self.reach(text), len(text))
+        self.most_bytes = max(map(len, self.ids), default=0)
+        """Of a token."""
         self.quoted = {
             token_id: text
             for text, token_ids in self.ids.items()
