@@ -1,4 +1,5 @@
-"""Grammars with copies: as the server writes them, and with the words of the prompt as a part."""
+"""Grammars with copies: as the server writes them, and with the words of the prompt as a part; a
+vocabulary whose tokens begin, end and cross them."""
 
 import json
 import re
@@ -6,6 +7,30 @@ from typing import Any
 
 from shoal.text.grammar.copying import copy_rules
 from shoal.text.grammar.source import compact
+
+COPY = {"type": "string", "x-copy": "prompt"}
+END_ID = 256
+WORDS = ['":"', '","', '":', '"}', '{"', '"]', '["', '":"r', '"r', '"re', "red", " red", "red ",
+         "re", "ed", "blue", " blue", "ue", 'ue"', 'red"', 'red","', '","r', '","red","', " a",
+         "a a", '\\"', '\\"r', 'd\\"', "\\n", "d\\n", "\\nb", "nul", "1", '"."', '"a"', 'a"]', "é",
+         " é", "😀", "\u00a0"]  # fmt: skip
+TOKENS = [*(bytes([byte]) for byte in range(256)), b"<end>", *(word.encode() for word in WORDS),
+          b"\xc3", b"\xa9a", b"red", b"", b"\xa9 r", b"\x9f\x98\x80\""]  # fmt: skip
+TEXTS = [
+    "red and blue", 'say "re", or\n"red"', "a a a b", "don't re-do", "réd é a", "red",
+    "\u00a0red\u2003blue\n ", "C:\\new \\ n", "😀red 😀 a", '"."r', "\x0bred\x1cblue\x01",
+    "red  \n blue",
+]  # fmt: skip
+
+
+def encode(text: str) -> list[int]:
+    """The longest token first."""
+    data, ids = text.encode(), []
+    while data:
+        token = max((t for t in TOKENS if t and data.startswith(t)), key=len)
+        ids.append(TOKENS.index(token))
+        data = data[len(token) :]
+    return ids
 
 
 def copy_grammar(schema: Any) -> str:

@@ -17,42 +17,25 @@ from shoal.checkpoint.open import open_model
 from shoal.protocol.params import OutputParams, SamplingParams, StopParams
 from shoal.protocol.step import NewRow
 from shoal.runner.vocabulary import read_vocabulary
-from shoal.sampling.copies import CopyText
 from shoal.sampling.grammars import Grammars, Vocabulary
 from shoal.sampling.processors.grammar import Grammar, build
-from shoal.sampling.token_table import TokenTable
-from tests.unit.sampling.copy_grammars import copy_grammar, whole_grammar
+from tests.unit.sampling.copy_grammars import (
+    COPY,
+    END_ID,
+    TEXTS,
+    TOKENS,
+    copy_grammar,
+    encode,
+    whole_grammar,
+)
 
 ROOT = Path(__file__).parents[3]
-COPY = {"type": "string", "x-copy": "prompt"}
 LISTED = {"anyOf": [COPY, {"type": "array", "items": COPY, "minItems": 2, "maxItems": 8}]}
-END_ID = 256
-WORDS = ['":"', '","', '":', '"}', '{"', '"]', '["', '":"r', '"r', '"re', "red", " red", "red ",
-         "re", "ed", "blue", " blue", "ue", 'ue"', 'red"', 'red","', '","r', '","red","', " a",
-         "a a", '\\"', '\\"r', 'd\\"', "\\n", "d\\n", "\\nb", "nul", "1", '"."', '"a"', 'a"]', "é",
-         " é", "😀", "\u00a0"]  # fmt: skip
-TOKENS = [*(bytes([byte]) for byte in range(256)), b"<end>", *(word.encode() for word in WORDS),
-          b"\xc3", b"\xa9a", b"red", b"", b"\xa9 r", b"\x9f\x98\x80\""]  # fmt: skip
-TEXTS = [
-    "red and blue", 'say "re", or\n"red"', "a a a b", "don't re-do", "r\u00e9d \u00e9 a", "red",
-    "\u00a0red\u2003blue\n ", "C:\\new \\ n", "😀red 😀 a", '"."r', "\x0bred\x1cblue\x01",
-    "red  \n blue",
-]  # fmt: skip
-
-
-def encode(text: str) -> list[int]:
-    """The longest token first."""
-    data, ids = text.encode(), []
-    while data:
-        token = max((t for t in TOKENS if t and data.startswith(t)), key=len)
-        ids.append(TOKENS.index(token))
-        data = data[len(token) :]
-    return ids
 
 
 @cache
 def grammars_of(name: str) -> Grammars:
-    """Of a model; without a name of the tokens above."""
+    """Of a model; without a name of `TOKENS`."""
     if not name:
         return Grammars(lambda: Vocabulary(TOKENS, [END_ID], encode))
     if not (ROOT / "models" / name).exists():
@@ -126,7 +109,7 @@ SCHEMAS: list[Any] = [
     array(COPY, 2, 2),
     {"anyOf": [COPY, {"enum": [None, 1]}, array(COPY, 1, 1)]},
     # Behind these a string may be a copy or another one.
-    {"anyOf": [COPY, {"enum": ["red", "rebel", "\u00e9", "a"]}]},
+    {"anyOf": [COPY, {"enum": ["red", "rebel", "é", "a"]}]},
     objects(a={"anyOf": [COPY, {"enum": ["red blue"]}]}, b={"enum": ["red"]}),
     {"anyOf": [objects(a=COPY, b={"enum": [1]}), objects(a={"enum": ["red", "a"]}, c=COPY)]},
 ]  # fmt: skip
@@ -237,105 +220,6 @@ def test_it_is_what_llguidance_allows_in_the_vocabulary_of_a_model(name: str, se
         num_ended += asked.ended
     assert num_asked > 200
     assert num_ended > 30
-
-
-# Texts with many places.
-
-
-def table() -> TokenTable:
-    return TokenTable(TOKENS, [END_ID], encode)
-
-
-@pytest.mark.parametrize(
-    "words", [["a"], ["red", "re", "ed", '"', "\u00e9"], ["a", "b", "red\n", "."]]
-)
-def test_places_of_a_long_text_are_all_that_there_are(words: list[str]) -> None:
-    for seed in range(5):
-        rng = random.Random(seed)
-        text = " ".join(rng.choices(words, k=120))
-        copied = CopyText(text, table())
-        data = json.dumps(text, ensure_ascii=False)[1:-1].encode()[: len(copied.data)]
-        starts = [len(json.dumps(text[: match.start()], ensure_ascii=False)[1:-1].encode())
-                  for match in re.finditer(r"\w+|[^\w\s]", text)]  # fmt: skip
-        ends = {len(json.dumps(text[: match.end()], ensure_ascii=False)[1:-1].encode())
-                for match in re.finditer(r"\w+|[^\w\s]", text)}  # fmt: skip
-        at, size, copy = rng.choice(starts), 0, copied.beginning
-        while size < 40 and at + size < len(data):
-            piece = data[at + size : at + size + rng.randrange(1, 4)]
-            assert copied.continuations(copy.places) == {
-                i for i, token in enumerate(TOKENS) if token and i != END_ID
-                and any(data.startswith(token, place) for place in [*copy.places])
-            }  # fmt: skip
-            wrong = copy.behind(b"zz")
-            assert wrong is None
-            found = copy.behind(piece)
-            assert found is not None
-            size, copy = size + len(piece), found
-            said = data[at : at + size]
-            places = [start + size for start in starts if data.startswith(said, start)]
-            assert [*copy.places] == places
-            assert copy.may_end == any(place in ends for place in places)
-
-
-@pytest.mark.parametrize("text", [
-    *TEXTS, "(((", "redd redd blue", "reda reda! ([red])", "a blue, a blue; a blue red",
-])  # fmt: skip
-def test_forced_is_what_all_places_agree_on_but_for_tokens_that_may_be_longer(text: str) -> None:
-    copied = CopyText(text, table())
-    data = copied.data
-    pieces = [*re.finditer(r"\w+|[^\w\s]", text)]
-    ends = {len(json.dumps(text[: piece.end()], ensure_ascii=False)[1:-1].encode())
-            for piece in pieces}  # fmt: skip
-    starts = [int(place) for place in copied.beginning.places]
-    for start in starts:
-        copy, size = copied.beginning, 0
-        while start + size <= len(data):
-            places = [first + size for first in starts
-                      if data.startswith(data[start : start + size], first)]  # fmt: skip
-            assert [*copy.places] == [place for place in places if place <= len(data)]
-            assert copy.forced() == forced_by(data, ends, places, size), data[start:][:size]
-            if start + size == len(data):
-                break
-            following = copy.behind(data[start + size : start + size + 1])
-            assert following is not None
-            copy, size = following, size + 1
-
-
-def forced_by(data: bytes, ends: set[int], places: list[int], size: int) -> list[int]:
-    """Byte by byte, and token by token."""
-    agreed = b""
-    while not (size + len(agreed) and any(place + len(agreed) in ends for place in places)):
-        following = {data[place + len(agreed) :][:1] for place in places}
-        if len(following) > 1:
-            break
-        agreed += following.pop()
-    try:
-        tokens = encode(data[places[0] - size :].decode())
-    except UnicodeDecodeError:
-        return []
-    starts = [sum(len(TOKENS[i]) for i in tokens[:n]) for n in range(len(tokens) + 1)]
-    if size in starts:
-        tokens = tokens[starts.index(size) :]
-    else:
-        try:
-            tokens = encode(data[places[0] :].decode())
-        except UnicodeDecodeError:
-            return []
-    found: list[int] = []
-    rest = agreed
-    for token_id in tokens:
-        at = [place + len(agreed) - len(rest) for place in places]
-        may_be_longer = any(
-            len(token) > len(rest) and i != END_ID
-            and (token.startswith(rest + b'"')
-                 or (token.startswith(rest) and any(data.startswith(token, a) for a in at)))
-            for i, token in enumerate(TOKENS)
-        )  # fmt: skip
-        if not rest or may_be_longer:
-            break
-        found.append(token_id)
-        rest = rest[len(TOKENS[token_id]) :]
-    return found
 
 
 def test_a_long_text_is_made_ready_beside_the_steps_and_kept() -> None:
