@@ -9,6 +9,7 @@ the rounds), how many drafts were right, and steps per token. A model that is no
 """
 
 import argparse
+import json
 import statistics
 import sys
 import time
@@ -27,8 +28,8 @@ from shoal.engine.core import EngineCore  # noqa: E402
 from shoal.protocol.messages import EngineConfig, ModelSource, Submit  # noqa: E402
 from shoal.protocol.params import SamplingParams, StopParams  # noqa: E402
 from shoal.runner.load import load_runner  # noqa: E402
-from shoal.text.grammar.copying import copy_rules, copy_terminals  # noqa: E402
-from shoal.text.grammar.source import compact, lark_grammar  # noqa: E402
+from shoal.text.grammar.copying import copy_rules  # noqa: E402
+from shoal.text.grammar.source import compact  # noqa: E402
 from shoal.text.text_model import TextModel, load_text_model  # noqa: E402
 
 TEXT = (
@@ -46,6 +47,7 @@ class Request:
     max_tokens: int
     temperature: float = 0.0
     grammar: str | None = None
+    copy_text: str | None = None
 
 
 @dataclass(slots=True)
@@ -98,7 +100,9 @@ class Side:
             self._num_sequences,
             "model",
             request.prompt,
-            SamplingParams(seed, request.temperature, grammar=request.grammar),
+            SamplingParams(
+                seed, request.temperature, grammar=request.grammar, copy_text=request.copy_text
+            ),
             StopParams(request.max_tokens, end_token_ids=self._end_ids),
             use_prefix_cache=False,
         )
@@ -150,15 +154,12 @@ def pilotfish_tasks(data: Path, model: TextModel, count: int) -> dict[str, list[
     options = EvaluationOptions(url="", data=data, models=ROOT / "models")
     cases = held_out_cases(recipe, options.data)["snips"][:count]
     rules = copy_rules(snips_schema(data), compact)
-
-    def grammar(text: str) -> str:
-        return lark_grammar(f"{rules}\n{copy_terminals(text)}")
-
+    grammar = json.dumps({"grammars": [{"lark_grammar": rules}]})
     prompts = [chat_prompt(model, case.messages) for case in cases]
     texts = [case.messages[-1]["content"] for case in cases]
     return {
         "copied slots": [
-            Request(prompt, 128, grammar=grammar(text))
+            Request(prompt, 128, grammar=grammar, copy_text=text)
             for prompt, text in zip(prompts, texts, strict=True)
         ],
         "no schema": [Request(prompt, 128) for prompt in prompts],

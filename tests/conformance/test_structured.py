@@ -211,6 +211,8 @@ REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
      "guided_json", "invalid_schema", "single prompt"),
     ({"guided_json": {"type": "string", "x-copy": "prompt", "maxLength": 3}}, "guided_json",
      "invalid_schema", "maxLength"),
+    ({"guided_json": {"type": "string", "x-copy": "prompt"}, "prompt": " \n"}, "guided_json",
+     "invalid_schema", "words or signs"),
     ({"guided_json": {"type": "string", "x-copy": True}}, "guided_json", "invalid_schema", "must"),
     ({"guided_json": {"anyOf": [{"pattern": f"a{i}"} for i in range(257)]}}, "guided_json",
      "invalid_schema", "at most 256 patterns; got 257"),

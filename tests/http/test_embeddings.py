@@ -4,6 +4,7 @@ import asyncio
 import base64
 import math
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,14 @@ async def test_an_answer_has_the_shape_of_the_openai_api(tmp_path: Path) -> None
             },
         }
         assert "x-ignored-params" not in response.headers
+
+
+async def test_an_operator_is_told_of_answers_only_where_a_model_gives_some(tmp_path: Path) -> None:
+    async with serve(tmp_path, names=("tiny",), encoders=("vectors",)) as served:
+        services = served.services
+        for name, model in services.models.items():
+            services.models[name] = replace(model, remarks=("names no end token",))
+        assert [*services.remarks()] == [("tiny", "names no end token")]
 
 
 async def test_every_kind_of_input_in_its_order(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def read_folder(source: ModelSource, config: EngineConfig | None = None) -> Mode
     configuration the engine would have."""
     from shoal.checkpoint.open import open_model
     from shoal.protocol.messages import EngineConfig
+    from shoal.runner.describe import describe_network
     from shoal.runner.load import check_model
     from shoal.text.text_model import read_text_model
 
@@ -67,7 +68,11 @@ def read_folder(source: ModelSource, config: EngineConfig | None = None) -> Mode
     if files is None:
         return ModelFolder(source.name, source.path, problems=tuple(problems))
     text = attempt(lambda: read_text_model(files, source.name))
-    remarks = attempt(lambda: check_model(files, config or EngineConfig(models=(source,))))
+    engine = config or EngineConfig(models=(source,))
+    network = attempt(lambda: describe_network(files, engine))
+    is_about_answers = network is None or network.generates
+    answers = text.remarks if text is not None and is_about_answers else ()
+    remarks = attempt(lambda: check_model(files, engine))
     settings = attempt(lambda: files.config) or {}
     names = settings.get("architectures")
     tensors = attempt(lambda: files.tensors(lambda progress: None)) or {}
@@ -82,7 +87,7 @@ def read_folder(source: ModelSource, config: EngineConfig | None = None) -> Mode
         max_model_len=settings.get("max_position_embeddings") or settings.get("n_positions"),
         lock="damaged" if is_locked is None else "verified" if is_locked else "none",
         problems=tuple(dict.fromkeys(problems)),
-        remarks=(*(text.remarks if text else ()), *(remarks or ())),
+        remarks=(*answers, *(remarks or ())),
     )
 
 

@@ -4,7 +4,6 @@ Gives the token that the numpy sampler gives for the same logits, parameters, se
 Knows neither penalties nor bans: a caller that has some changes a copy of the logits.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +38,7 @@ class RowParams:
     position: UInt64
     """Of the token to be sampled, in its sequence."""
 
-    def of_rows(self, rows: Sequence[int]) -> "RowParams":
+    def of_rows(self, rows: NDArray[np.int64]) -> "RowParams":
         """A copy for some of the rows."""
         return RowParams(
             self.temperature[rows], self.top_k[rows], self.top_p[rows], self.min_p[rows],

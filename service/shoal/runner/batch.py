@@ -160,11 +160,13 @@ class Batch:
                 if is_at_end[index]:
                     self._pool(row, num_computed, starts[index])
                 continue
-            # The token before the first that is reported.
-            position = max(num_computed, output.prompt_logprobs_start - 1)
-            first = starts[index] + position - num_computed
-            in_prompt = position < row.new.num_prompt_tokens - 1 and first < starts[index + 1]
-            has_prompt_logits = in_prompt and output.prompt_logprobs is not None
+            has_prompt_logits = False
+            if output.prompt_logprobs is not None:
+                # The token before the first that is reported.
+                position = max(num_computed, output.prompt_logprobs_start - 1)
+                first = starts[index] + position - num_computed
+                in_prompt = position < row.new.num_prompt_tokens - 1
+                has_prompt_logits = in_prompt and first < starts[index + 1]
             if has_prompt_logits:
                 self.prompts.append(PromptLogits(index, row, len(full), position))
                 full.extend(range(first, starts[index + 1]))
@@ -218,12 +220,13 @@ class Batch:
         self.grammars = [state.grammar for _, state in self.guided if state.grammar is not None]
         self.masked = [grammar for grammar in self.grammars if grammar.masks_first]
         """Grammars whose masks are wanted before their rows are sampled."""
-        self.reported = [i for i, row in enumerate(rows) if row.new.output.logprobs is not None]
+        reporting = [i for i, row in enumerate(rows) if row.reports]
+        self.reported = [i for i in reporting if rows[i].new.output.logprobs is not None]
         """Which of the E report log-probabilities."""
         self.reported_logit_rows = as_logit_rows([logits[i] for i in self.reported])
         self.reported_seq_ids = [rows[i].new.seq_id for i in self.reported]
         self.num_top_logprobs = [rows[i].new.output.logprobs or 0 for i in self.reported]
-        self.traced = [i for i, row in enumerate(rows) if row.new.output.trace is not None]
+        self.traced = [i for i in reporting if rows[i].new.output.trace is not None]
         """Which of the E report a trace."""
         self.traced_logit_rows = as_logit_rows([logits[i] for i in self.traced])
         self.traced_rows = [rows[i] for i in self.traced]

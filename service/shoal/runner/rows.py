@@ -25,12 +25,10 @@ class Row:
     new: NewRow
     num_blocks: int
     state: SamplingState
-
-    @property
-    def needs_logits(self) -> bool:
-        """Is more wanted of its last logits than the best token?"""
-        output = self.new.output
-        return not self.state.takes_best or output.logprobs is not None or output.trace is not None
+    reports: bool
+    """Is anything reported of each of its tokens?"""
+    needs_logits: bool
+    """Is more wanted of its last logits than the best token?"""
 
 
 class Rows:
@@ -100,7 +98,9 @@ class Rows:
 
     def _add(self, new: NewRow) -> None:
         state = SamplingState(new, self._num_token_ids, self._grammars)
-        row = Row(self._free.pop(), new, len(new.block_ids), state)
+        reports = new.output.logprobs is not None or new.output.trace is not None
+        needs_logits = reports or not state.takes_best
+        row = Row(self._free.pop(), new, len(new.block_ids), state, reports, needs_logits)
         num_tokens = len(new.token_ids)
         self.num_tokens[row.row_index] = num_tokens
         self.token_ids[row.row_index, :num_tokens] = new.token_ids

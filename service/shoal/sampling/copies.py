@@ -8,23 +8,25 @@ all places where what was copied so far may come from, as positions of bytes beh
 import json
 import re
 from bisect import bisect_left
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shoal.sampling.token_table import QUOTE, TokenTable
+from shoal.sampling.token_table import QUOTE, STEM, TokenTable
 
 _PIECE = re.compile(r"\w+|[^\w\s]")
-_NUM_ESCAPED = np.array([len(json.dumps(chr(code))) - 2 for code in range(128)])
-"""[ASCII code] bytes in a string of JSON"""
+_ASCII_SIZES = np.array([len(json.dumps(chr(code))) - 2 for code in range(128)])
+"""[character] bytes in a string of JSON"""
 _FEW = 64
-"""Places; more are looked through as an array, and force nothing."""
+"""Places that are looked through one by one."""
 _SPELLED_BYTES = 64
 """Of a text, at least, that are encoded together."""
 
-Places = list[int] | NDArray[np.intp]
+Places = list[int] | NDArray[np.int64]
+"""An array of more than a few."""
 
 
 class Spelling(NamedTuple):
@@ -36,62 +38,63 @@ class Spelling(NamedTuple):
 
 
 class CopyText:
-    """What may be copied, for one vocabulary. Of it all copies are."""
+    """What may be copied, for one vocabulary. Shared by all that copy from it."""
 
     def __init__(self, text: str, table: TokenTable) -> None:
         """Some piece of it is no space."""
-        chars = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-        is_ascii = chars < 0x80
-        sizes = 1 + np.searchsorted([0x80, 0x800, 0x10000], chars, side="right")
-        sizes[is_ascii] = _NUM_ESCAPED[chars[is_ascii]]
-        positions = np.concatenate([[0], np.cumsum(sizes)])
-        pieces = positions[np.array([match.span() for match in _PIECE.finditer(text)])]
+        written = json.dumps(text, ensure_ascii=False)[1:-1].encode()
+        position: Sequence[int] = range(len(text) + 1)
+        if len(written) > len(text):
+            position = _positions(text)
+        pieces = [match.span() for match in _PIECE.finditer(text)]
+        starts = [position[first] for first, _ in pieces]
         self.table = table
-        self.ends: list[int] = pieces[:, 1].tolist()
-        """Where a copy may end."""
-        self.data = json.dumps(text, ensure_ascii=False)[1:-1].encode()[: self.ends[-1]]
-        self.is_end = np.zeros(len(self.data) + 1, bool)
-        self.is_end[pieces[:, 1]] = True
-        self.codes = np.frombuffer(self.data, np.uint8)
-        firsts = self.codes[pieces[:, 0]]
-        self._starts = {int(first): _places(pieces[firsts == first, 0]) for first in set(firsts)}
+        self.ends = [position[last] for _, last in pieces]
+        """Where a copy may end, in their order."""
+        self.data = written[: self.ends[-1]]
+        self._codes = np.frombuffer(self.data, np.uint8)
+        self._is_end = bytearray(len(self.data) + 1)
+        for end in self.ends:
+            self._is_end[end] = True
+        groups: dict[int, list[int]] = {}
+        for start in starts:
+            groups.setdefault(self.data[start], []).append(start)
+        self._starts = _places(starts)
+        self._starts_with = {code: _places(group) for code, group in groups.items()}
         """[first byte] where a copy may begin"""
-        self._all_starts = _places(pieces[:, 0])
         self._spellings: dict[tuple[int, int], Spelling] = {}
 
     @property
     def beginning(self) -> "Copy":
         """Nothing is copied."""
-        return Copy(self, self._all_starts, 0)
+        return Copy(self, self._starts, 0)
 
     def follow(self, places: Places, text: bytes) -> Places:
         """Behind this text; none where it does not follow."""
-        if places is self._all_starts:
-            places = self._starts.get(text[0], [])
+        if places is self._starts:
+            places = self._starts_with.get(text[0], [])
         size, data = len(text), self.data
         if isinstance(places, list):
             return [place + size for place in places if data.startswith(text, place)]
-        places = places[places + size <= len(data)]
+        found: NDArray[np.int64] = places[places <= len(data) - size]
         for index, code in enumerate(text):
-            places = places[self.codes[places + index] == code]
-        return _places(places + size)
+            found = found[self._codes[found + index] == code]
+        return found + size if len(found) > _FEW else (found + size).tolist()
+
+    def has_end(self, places: Places) -> bool:
+        """May a copy that is not empty end at one of them?"""
+        if isinstance(places, list):
+            return any(self._is_end[place] for place in places)
+        return bool(np.frombuffer(self._is_end, bool)[places].any())
 
     def continuations(self, places: Places) -> set[int]:
         """Tokens whose text follows at one of the places."""
-        if places is self._all_starts:
-            return self._first_tokens
-        data, longest = self.data, self.table.longest
-        heads = {
-            data[place : place + longest.get(data[place : place + 2], 1)]
-            for place in (places if isinstance(places, list) else places.tolist())
-        }
-        return {token_id for head in heads for token_id in self.table.beginnings(head)}
+        return self._first_tokens if places is self._starts else self._tokens_at(places)
 
     def has_longer(self, place: int, size: int) -> bool:
         """Is there a token for the text at a place that has more than so many bytes?"""
         data, ids = self.data, self.table.ids
-        longest = self.table.longest.get(data[place : place + 2], 0)
-        last = min(place + longest, len(data))
+        last = min(place + self.table.reach(data[place : place + STEM]), len(data))
         return any(data[place:end] in ids for end in range(place + size + 1, last + 1))
 
     def spelled(self, start: int, place: int) -> list[int]:
@@ -109,6 +112,20 @@ class CopyText:
         if (index := spelling.index_at.get(place)) is not None:
             return spelling.token_ids[index:]
         return self._spelling(place, self._border(place // _SPELLED_BYTES + 2)).token_ids
+
+    @cached_property
+    def _first_tokens(self) -> set[int]:
+        return self._tokens_at(self._starts)
+
+    def _tokens_at(self, places: Places) -> set[int]:
+        data, longest = self.data, self.table.longest
+        if not isinstance(places, list):
+            places = places.tolist()
+        beginnings = {
+            data[place : place + longest.get(data[place : place + STEM], STEM - 1)]
+            for place in places
+        }
+        return {token_id for text in beginnings for token_id in self.table.beginnings(text)}
 
     def _border(self, part: int) -> int:
         """Where such a part of the text begins, behind a piece."""
@@ -134,10 +151,6 @@ class CopyText:
             start += len(table.token_bytes[token_id])
         return Spelling(token_ids, index_at)
 
-    @cached_property
-    def _first_tokens(self) -> set[int]:
-        return self.continuations(np.array(self._all_starts))
-
 
 class Copy(NamedTuple):
     """One string, so far."""
@@ -151,7 +164,7 @@ class Copy(NamedTuple):
     @property
     def may_end(self) -> bool:
         """Is it a run of whole pieces?"""
-        return self.size > 0 and bool(self.text.is_end[self.places].any())
+        return self.size > 0 and self.text.has_end(self.places)
 
     @property
     def is_whole(self) -> bool:
@@ -161,9 +174,7 @@ class Copy(NamedTuple):
     def behind(self, text: bytes) -> "Copy | None":
         """With this text, which is not empty, if it may follow."""
         places = self.text.follow(self.places, text)
-        if not len(places):
-            return None
-        return Copy(self.text, places, self.size + len(text))
+        return Copy(self.text, places, self.size + len(text)) if len(places) else None
 
     def forced(self) -> list[int]:
         """Tokens that must follow, of what is the same at all places. The last ones are left open
@@ -179,7 +190,7 @@ class Copy(NamedTuple):
 
     def expected(self, most: int) -> list[int]:
         """Tokens that follow if the first place is right and the copy does not end, at most so
-        many."""
+        many. None at its beginning, where the places say nothing."""
         if not self.size and len(self.places) > 1:
             return []
         return self._spelled()[:most]
@@ -187,10 +198,9 @@ class Copy(NamedTuple):
     def _num_agreed(self) -> int:
         """Bytes that must follow."""
         places, ends = self.places, self.text.ends
-        if len(places) > _FEW or self.may_end:
+        if not isinstance(places, list) or self.may_end:
             return 0
-        sizes = [ends[bisect_left(ends, place + 1)] - place for place in places]
-        data, most = self.text.data, min(sizes)
+        data, most = self.text.data, min(ends[bisect_left(ends, p + 1)] - p for p in places)
         following = [data[place : place + most] for place in places]
         pairs = zip(min(following), max(following), strict=True)
         return next((size for size, (one, other) in enumerate(pairs) if one != other), most)
@@ -198,6 +208,8 @@ class Copy(NamedTuple):
     def _is_open(self, before: int, size: int) -> bool:
         """May a token begin behind `before` bytes and reach beyond `size`?"""
         text, rest = self.text, size - before
+        if rest >= text.table.most_bytes:
+            return False
         if any(text.has_longer(place + before, rest) for place in self.places):
             return True
         first = int(self.places[0])
@@ -209,5 +221,15 @@ class Copy(NamedTuple):
         return self.text.spelled(place - self.size, place)
 
 
-def _places(places: NDArray[np.intp]) -> Places:
-    return places.tolist() if len(places) <= _FEW else places
+def _places(places: list[int]) -> Places:
+    return places if len(places) <= _FEW else np.array(places, np.int64)
+
+
+def _positions(text: str) -> list[int]:
+    """[characters + 1] of each character in a string of JSON, and the end."""
+    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    sizes = np.searchsorted(np.array([0x80, 0x800, 0x10000]), codes, side="right") + 1
+    is_ascii = codes < 0x80
+    sizes[is_ascii] = _ASCII_SIZES[codes[is_ascii]]
+    found: list[int] = np.cumsum(sizes).tolist()
+    return [0, *found]

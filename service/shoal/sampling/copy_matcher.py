@@ -1,11 +1,12 @@
 """Follows a grammar with copies: llguidance's matcher outside of them, the text inside.
 
 In the grammar the content of a copy is one token beyond the vocabulary (`COPY_TOKEN`). A matcher
-that has accepted it waits for the quote that ends the copy. Where a string may be a copy or another
-one, both readings are followed until one of them fails.
+that has accepted it waits for the quote that ends the copy. Where the grammar forces the text
+before a copy, its tokens end with the opening quote. Where a string may be a copy or another one,
+both readings are followed until one of them fails.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -63,15 +64,6 @@ class CopyMatcher:
     def consume_token(self, token_id: int) -> bool:
         return self.consume_tokens([token_id])
 
-    def validate_tokens(self, token_ids: Sequence[int]) -> int:
-        """How many of them may come."""
-        kept, self._readings = self._readings, [
-            reading._replace(matcher=reading.matcher.deep_copy()) for reading in self._readings
-        ]  # fmt: skip
-        num_valid = self.try_consume_tokens(token_ids)
-        self._readings = kept
-        return num_valid
-
     def compute_ff_tokens(self) -> list[int]:
         """Tokens that must come next; once they are consumed there may be more. None while there
         are several readings."""
@@ -89,10 +81,8 @@ class CopyMatcher:
         return next((copy.expected(most) for copy in copies), [])
 
     def compute_bitmask(self) -> bytes:
-        """As llguidance's: a bit for each token, and one beyond them for the end."""
-        num_ids = self._copy_id
-        num_bits = -(-(num_ids + 1) // 32) * 32
-        allowed = np.zeros(num_bits, bool)
+        """As llguidance's: a bit for each token, and beyond them for the end and for copies."""
+        allowed = np.zeros((self._copy_id // 32 + 1) * 32, bool)
         for matcher, copy in self._readings:
             if copy is not None:
                 allowed[list(copy.text.continuations(copy.places))] = True
@@ -103,7 +93,6 @@ class CopyMatcher:
             else:
                 mask = np.frombuffer(matcher.compute_bitmask(), np.uint8)
                 allowed |= np.unpackbits(mask, bitorder="little").astype(bool)
-        allowed[num_ids:] = False
         for token_id, text in self._table.quoted.items():
             if not allowed[token_id]:
                 allowed[token_id] = any(self._read(reading, text) for reading in self._readings)
@@ -116,16 +105,15 @@ class CopyMatcher:
             ((matcher, copy),) = self._readings
             if copy is None:  # no need for another matcher
                 is_next = matcher.try_consume_tokens([token_id])
-                return _flat([self._opened(matcher, text)] if is_next else [])
+                return self._opened(matcher, text) if is_next else []
             if text and text != QUOTE:
-                return [Reading(matcher, found)] if (found := copy.behind(text)) else []
+                longer = copy.behind(text)
+                return [] if longer is None else [Reading(matcher, longer)]
         if text:
-            return _flat(self._read(reading, text) for reading in self._readings)
-        return [
-            Reading(found)
-            for matcher, copy in self._readings
-            if copy is None and (found := _advanced(matcher, [token_id])) is not None
-        ]
+            return [found for each in self._readings for found in self._read(each, text)]
+        outside = [matcher for matcher, copy in self._readings if copy is None]
+        advanced = [_advanced(matcher, [token_id]) for matcher in outside]
+        return [Reading(matcher) for matcher in advanced if matcher is not None]
 
     def _read(self, reading: Reading, text: bytes) -> list[Reading]:
         """All readings of further text. The matchers stay as they are."""
@@ -160,16 +148,12 @@ class CopyMatcher:
         return [copying] if is_only else [copying, Reading(matcher)]
 
 
-def _advanced(matcher: "LLMatcher", token_ids: Sequence[int]) -> "LLMatcher | None":
+def _advanced(matcher: "LLMatcher", token_ids: list[int]) -> "LLMatcher | None":
     """Another one behind these tokens, if they may come."""
     if matcher.is_stopped():
         return None
     found = matcher.deep_copy()
     return found if found.try_consume_tokens(token_ids) == len(token_ids) else None
-
-
-def _flat(readings: Iterable[list[Reading]]) -> list[Reading]:
-    return [reading for some in readings for reading in some]
 
 
 def _quotes(text: bytes) -> list[int]:

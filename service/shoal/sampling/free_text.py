@@ -25,6 +25,8 @@ _WITHOUT_STRINGS = {
     "maxItems", "minProperties", "maxProperties",
 }  # fmt: skip
 _SEPARATORS = (",", ":")
+_NONE = -1
+"""Shorter than any string."""
 
 
 class FreeText(NamedTuple):
@@ -36,7 +38,7 @@ class FreeText(NamedTuple):
     probe: list[int]
     """Tokens of a text that no schema with free text holds."""
     steady_after: int = 0
-    """After more characters than these further ones change nothing."""
+    """After more characters than these further ones change nothing; -1: none does."""
 
 
 def free_text_of(
@@ -77,34 +79,34 @@ class _LimitedError(Exception):
 
 
 def _longest(schema: Any) -> int:
-    """Characters of the longest string that it lists or that is too short for it. Raises
-    _LimitedError."""
+    """Characters of the longest string that it lists or that is too short for it; -1 without any.
+    Raises _LimitedError."""
     if isinstance(schema, bool):
-        return 0
+        return _NONE
     if not isinstance(schema, Mapping):
         raise _LimitedError
-    return max((_longest_of(*item) for item in schema.items()), default=0)
+    return max((_longest_of(*item) for item in schema.items()), default=_NONE)
 
 
 def _longest_of(keyword: str, value: Any) -> int:
     if keyword in _WITHOUT_STRINGS:
-        return 0
+        return _NONE
     if keyword in _VALUES:
         return _longest_in(value)
     if keyword in _SCHEMAS:
         return _longest(value)
     if keyword in _LISTS and isinstance(value, list):
-        return max(map(_longest, value), default=0)
+        return max(map(_longest, value), default=_NONE)
     if keyword in _MAPS and isinstance(value, Mapping):
-        return max((max(len(name), _longest(part)) for name, part in value.items()), default=0)
+        return max((max(len(name), _longest(part)) for name, part in value.items()), default=_NONE)
     if keyword == "minLength" and isinstance(value, int):
-        return value
+        return max(value - 1, _NONE)
     if (
         keyword == "x-guidance"
         and isinstance(value, Mapping)
         and all(map(_is_harmless, value.values()))
     ):
-        return 0
+        return _NONE
     raise _LimitedError
 
 
@@ -117,5 +119,5 @@ def _longest_in(value: Any) -> int:
     if isinstance(value, Mapping):
         value = [*value, *value.values()]
     if isinstance(value, list):
-        return max(map(_longest_in, value), default=0)
-    return len(value) if isinstance(value, str) else 0
+        return max(map(_longest_in, value), default=_NONE)
+    return len(value) if isinstance(value, str) else _NONE

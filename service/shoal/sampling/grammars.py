@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 _KEPT = 64
-"""Grammars, and texts to copy from."""
 _KEPT_CHARS = 4 << 20
-"""Of all grammars together; what a matcher needs grows with its grammar. So of the texts."""
+"""Of all grammars together; what a matcher needs grows with its grammar."""
+_KEPT_COPY_TEXTS = 16
+"""A few: those of the answers to one request, and of long texts that wait for their row."""
+_KEPT_COPY_CHARS = 256 << 10
+"""Of them together; each needs some twenty bytes."""
 _KEPT_TEXTS = 4096
 """Forced texts whose tokens are kept: the names of a schema come in every answer."""
 _SHORT_TEXT = 100
@@ -100,7 +103,7 @@ class Grammars:
                 return found
         found = CopyText(text, self._token_table)
         with self._lock:
-            _keep(self._copy_texts, text, found, _KEPT)
+            _keep(self._copy_texts, text, found, _KEPT_COPY_TEXTS, _KEPT_COPY_CHARS)
         return found
 
     @cached_property
@@ -142,15 +145,15 @@ class Grammars:
         try:
             if copy_text is not None:
                 self.copy_text(copy_text)
-            compiled = None if is_known else self._compile(grammar)
+            if is_known:
+                return None
+            compiled = self._compile(grammar)
         except Exception as error:  # of the library, or a tokenizer that cannot be used
             return str(error) or type(error).__name__
-        if compiled is None:
-            return None
         if compiled.matcher.is_error():
             return compiled.matcher.get_error()
         with self._lock:
-            _keep(self._compiled, grammar, compiled, _KEPT)
+            _keep(self._compiled, grammar, compiled, _KEPT, _KEPT_CHARS)
         return None
 
     def _compile(self, grammar: str) -> Compiled:
@@ -165,10 +168,10 @@ class Grammars:
         return Compiled(matcher, free_text and free_text_in(grammar, free_text))
 
 
-def _keep(kept: OrderedDict[str, Kept], text: str, value: Kept, most: int) -> None:
+def _keep(kept: OrderedDict[str, Kept], text: str, value: Kept, most: int, most_chars: int) -> None:
     """The ones used last, at most so many and of so many characters together."""
     kept[text] = value
-    while len(kept) > most or (len(kept) > 1 and sum(map(len, kept)) > _KEPT_CHARS):
+    while len(kept) > most or (len(kept) > 1 and sum(map(len, kept)) > most_chars):
         kept.popitem(last=False)
 
 

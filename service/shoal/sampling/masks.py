@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shoal.sampling.arrays import UInt32
-from shoal.sampling.processors.grammar import Grammar, set_masks
+from shoal.sampling.processors.grammar import Grammar
 
 if TYPE_CHECKING:
     from llguidance import LLExecutor
@@ -23,7 +23,6 @@ class MaskFiller:
 
     def __init__(self, num_token_ids: int, num_threads: int) -> None:
         """`num_threads`: of the engine."""
-        self._num_token_ids = num_token_ids
         self._num_words = (num_token_ids + 1) // 32 + 1  # and bits for the end and for copies
         self._num_threads = num_threads
         self._filling: list[tuple[list[Grammar], Future[UInt32]]] = []
@@ -41,9 +40,9 @@ class MaskFiller:
         """These have their masks then."""
         filling, self._filling = self._filling, []
         for started, masks in filling:
-            set_masks(started, masks.result(), self._num_token_ids)
+            _give(started, masks.result())
         if wanting := [grammar for grammar in grammars if grammar.needs_mask]:
-            set_masks(wanting, self._fill(wanting), self._num_token_ids)
+            _give(wanting, self._fill(wanting))
 
     def _fill(self, grammars: Sequence[Grammar]) -> UInt32:
         masks = self._empty(grammars)
@@ -73,3 +72,9 @@ class MaskFiller:
         from llguidance import LLExecutor
 
         return LLExecutor(self._num_threads)
+
+
+def _give(grammars: Sequence[Grammar], masks: UInt32) -> None:
+    """Each its own of these [grammars, words]."""
+    for grammar, mask in zip(grammars, masks, strict=True):
+        grammar.set_mask(mask)

@@ -23,6 +23,7 @@ class NativeSampler:
         self._num_token_ids = num_token_ids
         self._kernel = Kernel(vocab_size or num_token_ids, num_token_ids=num_token_ids)
         self._states: list[SamplingState] = []
+        self._row_of: dict[SamplingState, int] = {}
 
     def sample(
         self,
@@ -54,7 +55,13 @@ class NativeSampler:
 
     def _take(self, states: list[SamplingState]) -> None:
         """What stays the same while they do."""
-        self._params = params = self._make_params(states)
+        rows = [self._row_of.get(state, -1) for state in states]
+        if -1 in rows:
+            self._params = self._make_params(states)
+        else:  # in another order, or fewer
+            self._params = self._params.of_rows(np.array(rows, np.int64))
+        self._row_of = {state: row for row, state in enumerate(states)}
+        params = self._params
         self._again = replace(params, seed=params.seed ^ np.uint64(SECOND_DRAW))
         self._changing = [(row, s) for row, s in enumerate(states) if s.changes_logits]
         self._masked = [(row, s) for row, s in enumerate(states) if s.first_processors]

@@ -10,7 +10,7 @@ masked logits, for what is refused is shared out in their proportion. A truncati
 is allowed before it cuts: those rows are masked from the start.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -43,33 +43,20 @@ class SamplingState:
         """The grammar that is asked about a token after its first draw."""
         # A token that another processor may ban cannot be taken unseen.
         self._forces = not any(processor.may_ban for processor in others)
+        self.first_processors = self.processors if self.asked is None else others
+        """Those whose masks the first draw knows."""
+        self.changes_logits = any(
+            type(processor).apply is not LogitsProcessor.apply for processor in self.processors
+        )
+        """Does a processor do more than mask?"""
+        self.takes_best = self.params.greedy and not self.processors
+        """Is each token the best of the logits as they are?"""
+        self.takes_best_first = self.params.greedy and not self.first_processors
+        """Is its first draw the best of the logits as they are?"""
+        self.acceptor = self.accept if len(self.processors) != 1 else self.processors[0].accept
+        """`accept`, without the loop over a single processor."""
         for token_id in new.output_token_ids:
             self.accept(token_id)
-
-    @property
-    def first_processors(self) -> tuple[LogitsProcessor, ...]:
-        """Those whose masks the first draw knows."""
-        return self.processors if self.asked is None else self.processors[:-1]
-
-    @property
-    def changes_logits(self) -> bool:
-        """Does a processor do more than mask?"""
-        return any(type(p).apply is not LogitsProcessor.apply for p in self.processors)
-
-    @property
-    def takes_best(self) -> bool:
-        """Is each token the best of the logits as they are?"""
-        return self.params.greedy and not self.processors
-
-    @property
-    def takes_best_first(self) -> bool:
-        """Is its first draw the best of the logits as they are?"""
-        return self.params.greedy and not self.first_processors
-
-    @property
-    def acceptor(self) -> Callable[[int], None]:
-        """`accept`, without the loop over a single processor."""
-        return self.accept if len(self.processors) != 1 else self.processors[0].accept
 
     def accept(self, token_id: int) -> None:
         """The sequence's next output token."""

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 
 QUOTE = b'"'
+STEM = 4
+"""Bytes of a token by which longer ones are known."""
 
 
 class TokenTable:
@@ -20,12 +22,15 @@ class TokenTable:
         self.ids: dict[bytes, tuple[int, ...]] = {}
         """[text] tokens"""
         self.longest: dict[bytes, int] = {}
-        """[first two bytes] bytes of the longest token that begins so"""
+        """[first `STEM` bytes] bytes of the longest token that begins so"""
         without_text = frozenset(special_ids)
         for token_id, text in enumerate(token_bytes):
             if text and token_id not in without_text:
                 self.ids[text] = (*self.ids.get(text, ()), token_id)
-                self.longest[text[:2]] = max(self.longest.get(text[:2], 0), len(text))
+                if len(text) >= STEM:
+                    self.longest[text[:STEM]] = max(self.reach(text), len(text))
+        self.most_bytes = max(map(len, self.ids), default=0)
+        """Of a token."""
         self.quoted = {
             token_id: text
             for text, token_ids in self.ids.items()
@@ -47,9 +52,13 @@ class TokenTable:
         text = self.token_bytes[token_id] if token_id < len(self.token_bytes) else b""
         return text if token_id in self.ids.get(text, ()) else b""
 
+    def reach(self, text: bytes) -> int:
+        """No token that the text begins with has more bytes."""
+        return self.longest.get(text[:STEM], STEM - 1)
+
     def beginnings(self, text: bytes) -> list[int]:
         """Tokens that the text begins with."""
-        sizes = range(1, min(len(text), self.longest.get(text[:2], 1)) + 1)
+        sizes = range(1, min(len(text), self.reach(text)) + 1)
         return [token_id for size in sizes for token_id in self.ids.get(text[:size], ())]
 
     def spell(self, text: bytes) -> list[int]:

@@ -87,14 +87,14 @@ class AdapterRegistry:
             raise Unavailable(f"model {name} is loading", code="model_loading", retry_after_s=2.0)
         return adapter.base
 
-    def add_expected(self, base: str) -> list[TextModel]:
+    def add_expected(self, base: str) -> None:
         """Those that the engine loads at its start with this model, whose text side is loaded now.
         Raises ModelFolderError."""
         sources = [source for source in self._expected.values() if source.model == base]
-        added = [self._add(source, self._text_model(source)) for source in sources]
+        for source in sources:
+            self._add(source, self._text_model(source))
         for source in sources:
             del self._expected[source.name]
-        return added
 
     async def load(self, name: str, path: str, model: str | None) -> TextModel:
         """Loads an adapter into the running engine; `model`: its base, None for the one that its
@@ -143,10 +143,9 @@ class AdapterRegistry:
             adapter_hash=folder.digest,
         )
 
-    def _add(self, source: AdapterSource, adapter: TextModel) -> TextModel:
+    def _add(self, source: AdapterSource, adapter: TextModel) -> None:
         self._last_id = max(self._last_id, source.adapter_id)
         self._adapters[source.name] = adapter
-        return adapter
 
     def _require_free(self, name: str) -> None:
         if name in self._adapters or name in self._expected or name in self._taken:

@@ -131,9 +131,7 @@ async def _load_texts(services: Services, selection: ModelSelection, stop: async
             services.failed[source.name] = error.message
             continue
         services.models[source.name] = model
-        for each in (model, *services.adapters.add_expected(model.name)):
-            for remark in each.remarks:
-                log.warning(remark, extra={"model": each.name})
+        services.adapters.add_expected(model.name)
     gc.freeze()  # a large request would set off a collection that visits all of this
 
 
@@ -209,9 +207,9 @@ async def _print_startup_message(
     absent: Mapping[str, str],
     texts: "asyncio.Task[None]",
 ) -> None:
-    """Prints the address, the models and an example request. On a terminal the address comes
-    first, while models still load: the page shows how far they are. Elsewhere it comes once all is
-    ready, for whoever waits for that."""
+    """Prints the address, the models and an example request, and logs what is left out of the
+    models' files. On a terminal the address comes first, while models still load: the page shows
+    how far they are. Elsewhere it comes once all is ready, for whoever waits for that."""
     await server.listening.wait()
     url = url_of(server.servers[0].sockets[0])
     is_early = sys.stdout.isatty()
@@ -219,6 +217,8 @@ async def _print_startup_message(
         print(_address(url, services.settings), flush=True)
     await asyncio.wait([texts])
     await client.ready.wait()
+    for name, remark in services.remarks():
+        log.warning(remark, extra={"model": name})
     served = services.served_names()
     for line in (
         *_model_lines(client.loaded, served),

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
@@ -238,6 +238,14 @@ class Services:
                 f"model {name} failed to load", code="model_loading", retry_after_s=2.0
             )
         return loaded
+
+    def remarks(self) -> Iterator[tuple[str, str]]:
+        """What of the files of models and adapters is left out, with their names, once the engine
+        has loaded them. It is about answers: nothing of a model that writes none."""
+        for model in (*self.models.values(), *self.adapters.listed()):
+            loaded = self.client.loaded.get(model.base)
+            if loaded is None or loaded.generates:
+                yield from ((model.name, remark) for remark in model.remarks)
 
     def fingerprint(self, loaded: LoadedModel, adapter_hash: str = "") -> str:
         """The same fingerprint, request and seed give the same tokens."""

@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 from shoal.cli import build_app
 from shoal.commands.model_folders import ModelFolder, find_folders, read_folder
 from shoal.protocol.messages import ModelSource
+from tests.fakes.tiny_encoders import write_encoder
 from tests.fakes.tiny_models import write_tiny_llama
 
 from .fake_openai import FakeServer, running
@@ -67,6 +68,24 @@ def test_what_is_left_out_is_a_remark(tmp_path: Path) -> None:
     (folder / "generation_config.json").write_text('{"num_beams": 4}')
     (remark,) = read(folder).remarks
     assert "num_beams" in remark
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_only_a_model_that_writes_text_lacks_an_end_token(tmp_path: Path, writes: bool) -> None:
+    pytest.importorskip("transformers")
+    folder = tmp_path / "tiny"
+    if writes:
+        write_tiny_llama(folder)
+    else:
+        write_encoder(folder, files=True)
+    (folder / "tokenizer_config.json").write_text("{}")
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("eos_token_id", None)
+    (folder / "config.json").write_text(json.dumps(config))
+    found = read(folder)
+    assert found.problems == ()
+    assert any("names no end token" in remark for remark in found.remarks) == writes
 
 
 def test_what_is_no_model_has_one_problem(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 in chunks, after a preemption, and whether forced tokens are taken at once or sampled one by one.
 """
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,6 @@ from shoal.kernels.native import available
 from shoal.protocol.messages import Finished, ModelSource, StepOutputs, Submit
 from shoal.protocol.params import FinishReason, OutputParams, SamplingParams, StopParams
 from shoal.runner.vocabulary import read_vocabulary
-from shoal.text.grammar.compile import compile_grammar
-from shoal.text.grammar.spec import JsonSchema
 from shoal.text.text_model import TextModel
 from tests.conformance.served import write_tiny_llama
 from tests.unit.runner import asking
@@ -184,42 +181,6 @@ def test_penalties_leave_forced_tokens_alone(tiny: ModelSource) -> None:
     fast = taken.run(make_submit(model, 1, **wishes))
     assert fast == sampled.run(make_submit(model, 1, logprobs=0, **wishes))
     assert taken.num_steps < sampled.num_steps
-
-
-def test_copies_are_the_same_alone_crowded_preempted_reported_and_with_drafts() -> None:
-    source = ModelSource("pilotfish", str(ROOT / "models" / "pilotfish"))
-    model = text_of(source)
-    copy = {"type": "string", "x-copy": "prompt"}
-    lists = {"type": "array", "items": copy, "minItems": 2, "maxItems": 3}
-    listed = {"type": "array", "items": {"anyOf": [copy, lists]}, "minItems": 3, "maxItems": 4}
-    slots = {"type": "object", "propertyNames": {"enum": ["name", "place"]},
-             "additionalProperties": copy, "maxProperties": 2}  # fmt: skip
-    members = {"kind": {"enum": ["red", "reed"]}, "slots": slots, "list": listed}
-    schema = {"type": "object", "properties": members, "required": [*members]}
-
-    def submits(first_id: int, **wishes: Any) -> list[Submit]:
-        found = []
-        for i in range(6):
-            text = f'number {i} of many "places" and of many other large places'
-            compiled = asyncio.run(compile_grammar(JsonSchema(schema, "p"), model, text))
-            submit = make_submit(model, i, max_tokens=110, **wishes)
-            sampling = msgspec.structs.replace(submit.sampling, **compiled._asdict())
-            found.append(msgspec.structs.replace(submit, seq_id=first_id + i, sampling=sampling))
-        return found
-
-    plain = Asked(source, drafts=False)
-    alone = [plain.run(submit)[submit.seq_id] for submit in submits(0)]
-    assert sum(f.reason is FinishReason.STOP for f in plain.finished.values()) >= 4
-    asked = Asked(source)
-    assert list(asked.run(*submits(10)).values()) == alone
-    assert [asked.run(submit)[submit.seq_id] for submit in submits(20)] == alone
-    assert list(asked.run(*submits(30, logprobs=0)).values()) == alone
-    small = Asked(source, token_budget=8, max_batch_size=4, max_preemptions=1000,
-                  kv_cache_bytes=10 * 16 * 2 * 6 * 128 * 2, max_model_len=160)  # fmt: skip
-    assert list(small.run(*submits(40)).values()) == alone
-    assert small.core.stats()[0].num_preemptions > 0
-    cut = [plain.run(submit)[submit.seq_id] for submit in submits(50, top_k=20)]
-    assert list(asked.run(*submits(60, top_k=20)).values()) == cut
 
 
 @pytest.mark.parametrize("beyond", [0, 1])

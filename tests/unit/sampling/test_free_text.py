@@ -106,9 +106,11 @@ def test_strings_become_steady_behind_the_longest_that_is_listed_or_too_short() 
         assert found is not None
         return found.steady_after
 
-    assert steady_after(STRING) == steady_after(True) == 0
-    assert steady_after({"type": "string", "description": "long" * 9}) == 0
-    assert steady_after({"type": "string", "minLength": 30}) == 30
+    assert steady_after(STRING) == steady_after(True) == -1
+    assert steady_after({"type": "string", "description": "long" * 9}) == -1
+    assert steady_after({"anyOf": [STRING, {"enum": [1, None]}]}) == -1
+    assert steady_after({"anyOf": [STRING, {"const": ""}]}) == 0
+    assert steady_after({"type": "string", "minLength": 30}) == 29
     assert steady_after({"anyOf": [STRING, {"enum": ["a", {"bc": ["éé" * 3]}]}]}) == 6
     assert steady_after(obj(a=STRING, description=STRING)) == len("description")
     assert steady_after({"$ref": "#/$defs/a", "$defs": {"a": {"const": "four"}}}) == 4
@@ -146,6 +148,41 @@ def test_in_a_long_string_the_matcher_is_left_alone(
     if not most:
         say('"')
         assert followed.ended
+
+
+def test_a_string_is_free_from_its_beginning_on(grammars: Grammars) -> None:
+    """Between two strings of a list the matcher is asked about one token, and whether it is in free
+    text behind it."""
+    grammar = as_grammar({"type": "array", "items": STRING, "minItems": 99})
+    free_text = grammars.compiled(grammar).free_text
+    followed, matcher = make(grammars, grammar, free_text, takes=True, rejects=True)
+    between = TOKENS.index(b'","')
+    assert followed.take_forced(9) == encode("[")
+    followed.accept(encode('"')[0])
+    for _ in range(5):
+        before = matcher.num_calls
+        for token_id in [*encode("free"), between]:
+            assert followed.admits(token_id)
+            followed.accept(token_id)
+            assert not followed.take_forced(9)
+        assert matcher.num_calls == before + 2
+
+
+def test_behind_a_refusal_outside_strings_the_next_mask_is_there(grammars: Grammars) -> None:
+    grammar = as_grammar({"type": "array", "items": {"type": "integer"}, "minItems": 99})
+    free_text = grammars.compiled(grammar).free_text
+    followed, matcher = make(grammars, grammar, free_text, takes=True, rejects=True)
+    digit, comma, letter = encode("1,a")
+    assert followed.take_forced(9) == encode("[")
+    followed.accept(digit)
+    assert followed.needs_mask
+    assert not followed.admits(letter)
+    followed.accept(comma)
+    assert not followed.needs_mask
+    before = matcher.num_calls
+    assert not followed.admits(letter)
+    assert digit in allowed(followed)
+    assert matcher.num_calls == before
 
 
 def test_a_token_that_ends_the_answer_is_never_free_text(grammars: Grammars) -> None:

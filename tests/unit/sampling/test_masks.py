@@ -74,6 +74,25 @@ def test_a_token_is_admitted_exactly_where_the_mask_allows_it(odd: Grammars, lar
         said.append(int(rng.choice(np.flatnonzero(bits))))
 
 
+@pytest.mark.parametrize("num_threads", [1, 4])
+@pytest.mark.parametrize("num_ids", range(285, 292))
+def test_a_vocabulary_may_end_anywhere_in_a_word_of_a_mask(num_ids: int, num_threads: int) -> None:
+    """A bit for the end and one for copies lie behind it."""
+    text = json.dumps({"grammars": [{"lark_grammar": "start: /[ab]+/"}]})
+    tokens = [*(bytes([byte]) for byte in range(256)), b"<end>", *[b""] * (num_ids - 257)]
+    grammars = Grammars(lambda: Vocabulary(tokens, [END_ID], lambda text: list(text.encode())))
+    assert grammars.prepare(text).result() is None
+    found = [Grammar(grammars.matcher(text), (END_ID,), num_ids, takes=False) for _ in range(2)]
+    for grammar in found:
+        grammar.accept(ord("a"))
+    filler = MaskFiller(num_ids, num_threads)
+    filler.start(found[:1])
+    filler.join(found[:1])
+    bits = np.unpackbits(found[0].allow_mask.view(np.uint8), bitorder="little")
+    assert np.flatnonzero(bits).tolist() == [*b"ab", END_ID]
+    np.testing.assert_array_equal(found[0].allow_mask, found[1].allow_mask)
+
+
 def drawn(grammars: Grammars, logits: np.ndarray, sampler: Sampler, **params: Any) -> np.ndarray:
     """A token of each row, every one at another position."""
     lark = json.dumps({"grammars": [{"lark_grammar": "start: /[a-d]x*/"}]})

@@ -39,8 +39,10 @@ def run_steps(sampler: Sampler | None, num_steps: int = 11) -> list[StepResult]:
         if step == 6:  # the batch changes: one row leaves
             results.append(runner.run(plan(*((i, 10, 1) for i in range(1, count)), released=[0])))
             continue
-        first = 0 if step < 6 else 1
-        results.append(runner.run(plan(*((i, 4 + step, 1) for i in range(first, count)))))
+        order = range(count) if step < 6 else range(1, count)
+        if step > 8:  # the same rows, the other way round
+            order = order[::-1]
+        results.append(runner.run(plan(*((i, 4 + step, 1) for i in order))))
     return results
 
 

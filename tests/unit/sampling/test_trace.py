@@ -132,7 +132,7 @@ def test_a_mask_is_a_step_of_its_processor() -> None:
         def accept(self, token_id: int) -> None: ...
 
     state = make_state(SamplingParams(0), num_token_ids=VOCAB)
-    state.processors = (OnlySeven(),)  # type: ignore[assignment]
+    state.processors = state.first_processors = (OnlySeven(),)  # type: ignore[assignment]
     found = trace(random_logits(3), state)
     assert found.token_id == 7
     assert found.steps[-1].name == found.removed_by == "grammar"

@@ -172,6 +172,25 @@ def test_members_in_any_order_may_have_values_of_their_own(tmp_path: Path) -> No
         assert accepts(text) == is_right, text
 
 
+@pytest.mark.parametrize(("fewest", "most"), [(0, 1), (1, 1), (0, 2), (2, 2), (1, None)])
+def test_lists_and_maps_have_as_many_copies_as_they_may(
+    tmp_path: Path, fewest: int, most: int | None
+) -> None:
+    bound = {} if most is None else {"maxItems": most}
+    listed = {"type": "array", "items": COPY, "minItems": fewest, **bound}
+    accepts = follower(compiled(JsonSchema(listed, "p"), tmp_path, "red"), "red")
+    for size in range(4):
+        is_right = fewest <= size <= (most or size)
+        assert accepts(json.dumps(["red"] * size, separators=(",", ":"))) == is_right
+    names = {"type": "object", "propertyNames": {"enum": ["a", "b", "c"]}}
+    bound = {} if most is None else {"maxProperties": most}
+    mapped = {**names, "additionalProperties": COPY, **bound}
+    accepts = follower(compiled(JsonSchema(mapped, "p"), tmp_path, "red"), "red")
+    for size in range(4):
+        answer = json.dumps(dict.fromkeys("abc"[:size], "red"), separators=(",", ":"))
+        assert accepts(answer) == (size <= (most or size))
+
+
 def test_another_text_to_copy_from_is_the_same_grammar(tmp_path: Path) -> None:
     model = text_model(byte_level(tmp_path))
     spec = JsonSchema({"type": "object", "properties": {"one of its own": COPY}}, "p")

@@ -1,9 +1,9 @@
 """The grammar of one sequence: which tokens may come next, which must, and when it is over."""
 
 from collections import deque
-from collections.abc import Sequence, Set
+from collections.abc import Set
 from itertools import takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -53,6 +53,7 @@ class Grammar(LogitsProcessor):
         self._takes = takes
         self._ambiguous_ids = ambiguous_ids
         self._has_consumed = False  # the token that will be accepted next
+        self._refuses = False  # the last token that it was asked about, behind free text
         self._forced: deque[int] = deque()  # the matcher has accepted them already
         self._mask: UInt32 | None = None
         if free_text is None or any(free_text.num_chars[i] for i in self.end_ids):
@@ -62,18 +63,20 @@ class Grammar(LogitsProcessor):
             self._lead = Lead(free_text)
             free_text = FreeText(free_text.num_chars, [], steady_after=-1)
         self._free_text = free_text
+        self._has_free_text = bool(free_text.probe)
         self._num_chars = self._free_text.num_chars
         self._is_free = False
+        self._will_be_free = False  # behind the forced tokens
         self._may_be_free = True  # no probe failed since the last token that is not plain
         self._until_steady = free_text.steady_after  # characters; in free text
         self._untold: list[int] = []  # accepted in free text; the matcher will be
         self._force()
 
     @property
-    def matcher(self) -> "LLMatcher | CopyMatcher":
+    def matcher(self) -> "LLMatcher":
         """Behind the tokens accepted so far, and the forced ones."""
         self._tell()
-        return self._matcher
+        return cast("LLMatcher", self._matcher)  # a mask with copies is computed here only
 
     @property
     def failed(self) -> bool:
@@ -107,11 +110,14 @@ class Grammar(LogitsProcessor):
             or token_id in self.end_ids
             or token_id in self._ambiguous_ids
         ):
-            self._has_consumed = bool(self.matcher.try_consume_tokens([token_id]))
+            asked = [*self._untold, token_id]
+            self._untold = []
+            self._has_consumed = self.matcher.try_consume_tokens(asked) == len(asked)
             self.drawn_again = not self._has_consumed
         else:
             is_allowed = self.allow_mask[token_id >> 5] >> (token_id & 31) & 1
             self.drawn_again = not is_allowed
+        self._refuses = self.drawn_again and not self._is_free and self._has_free_text
         return not self.drawn_again
 
     def accept(self, token_id: int) -> None:
@@ -127,23 +133,24 @@ class Grammar(LogitsProcessor):
         self._mask = None
         if self._has_consumed:
             self._has_consumed = False
-            self._force()
-            self._look_for_free_text(token_id)
+            self._go_on_behind(token_id)
         elif self._forced:
             expected = self._forced.popleft()
             assert token_id == expected, "only the forced token was allowed"
+            self._is_free = self._will_be_free and not self._forced
         else:
             is_end = token_id in self.end_ids
             self.matcher.consume_token(self._num_token_ids if is_end else token_id)
-            self._force()
-            self._look_for_free_text(token_id)
+            self._go_on_behind(token_id)
 
     def take_forced(self, most: int) -> list[int]:
         """The tokens that must come next, at most so many; the sequence has them now."""
         if not self._takes or not self._forced:
             return []
         self._mask = None
-        return [self._forced.popleft() for _ in range(min(most, len(self._forced)))]
+        taken = [self._forced.popleft() for _ in range(min(most, len(self._forced)))]
+        self._is_free = self._will_be_free and not self._forced
+        return taken
 
     def expected(self, most: int) -> list[int]:
         """Tokens that are likely to come next, at most so many; none where nothing is known."""
@@ -157,14 +164,20 @@ class Grammar(LogitsProcessor):
             if self._forced:
                 self._mask = self._bits(self._forced[0])
             else:
-                raw = np.frombuffer(self.matcher.compute_bitmask(), np.uint32)
-                set_masks([self], raw[None].copy(), self._num_token_ids)
-        assert self._mask is not None, "set_masks gave it one"
+                self.set_mask(np.frombuffer(self.matcher.compute_bitmask(), np.uint32))
+        assert self._mask is not None, "it was given one"
         return self._mask
 
-    def set_mask(self, mask: UInt32) -> None:
-        """What may come next; kept."""
-        self._mask = mask
+    def set_mask(self, computed: UInt32) -> None:
+        """What the matcher computed [words], with bits beyond the vocabulary: for the end, which
+        becomes those of the end tokens, and for copies, which is dropped."""
+        word, bit = divmod(self._num_token_ids, 32)
+        if beyond := computed.item(word) >> bit:
+            computed = computed.copy()
+            computed[word] &= np.uint32((1 << bit) - 1)
+            for end_id in self.end_ids if beyond & 1 else ():
+                computed[end_id // 32] |= np.uint32(1 << end_id % 32)
+        self._mask = computed[: -(-self._num_token_ids // 32)]
 
     def _force(self) -> None:
         matcher = self._matcher
@@ -185,36 +198,34 @@ class Grammar(LogitsProcessor):
             self._untold = []
             self.is_over = self._matcher.is_stopped()
 
-    def _look_for_free_text(self, last_id: int) -> None:
-        """Is the matcher in some, behind this token?"""
+    def _go_on_behind(self, last_id: int) -> None:
+        """The matcher has accepted this token: is it in free text, or what must come next?"""
         if self._lead is not None:
+            self._force()
             self._is_free = self._lead.is_free_behind(last_id) and not self.is_over
-        elif self._forced or not self._num_chars[last_id]:
-            self._is_free, self._may_be_free = False, True
-        elif self._may_be_free and not (self._is_free or self.is_over):
-            probe = self._free_text.probe
-            self._is_free = self.matcher.validate_tokens(probe) == len(probe)
-            self._may_be_free = self._is_free
-            self._until_steady = self._free_text.steady_after
+            return
+        is_plain = bool(self._num_chars[last_id])
+        self._may_be_free |= not is_plain
+        if self._may_be_free and self._is_in_free_text():  # where nothing is forced and none ends
+            self._is_free = True
+            return
+        self._is_free = False
+        self._force()
+        self._may_be_free = bool(self._forced) or not is_plain
+        self._will_be_free = bool(self._forced) and not self.is_over and self._is_in_free_text()
+        if self._refuses and self.goes_on:  # so it may do the next one
+            _ = self.allow_mask  # it costs less while the matcher is in the caches of the processor
+
+    def _is_in_free_text(self) -> bool:
+        """The matcher, which has been told everything."""
+        probe = self._free_text.probe
+        self._until_steady = self._free_text.steady_after
+        return self._has_free_text and self.matcher.validate_tokens(probe) == len(probe)
 
     def _bits(self, token_id: int) -> UInt32:
         bits = np.zeros(-(-self._num_token_ids // 32), np.uint32)
         bits[token_id // 32] = np.uint32(1 << token_id % 32)
         return bits
-
-
-def set_masks(grammars: Sequence[Grammar], raw: UInt32, num_token_ids: int) -> None:
-    """What the matchers computed [R, words], with a bit beyond the vocabulary for the end, which
-    becomes those of each row's end tokens. Changed in place, and kept."""
-    word, bit = divmod(num_token_ids, 32)
-    num_words = -(-num_token_ids // 32)
-    for grammar, mask in zip(grammars, raw, strict=True):
-        last = int(mask[word])
-        mask[word] = last & (1 << bit) - 1
-        if last >> bit & 1:
-            for end_id in grammar.end_ids:
-                mask[end_id // 32] |= np.uint32(1 << end_id % 32)
-        grammar.set_mask(mask[:num_words])
 
 
 def build(

@@ -199,8 +199,7 @@ class _Builder:
             value = own[name] if name in own else schema["additionalProperties"]
             keys.setdefault(self.rule_of(value, f"{path}.{part}", seen), []).append(_key(name))
         member = self._add(" | ".join(f"({' | '.join(k)}) {value}" for value, k in keys.items()))
-        repeat = "*" if most is None else f"{{0,{most - 1}}}"
-        return self._add(f'"{{" ({member} ("," {member}){repeat})? "}}"')
+        return self._add(f'"{{" ({_list(member, 1, most)})? "}}"')
 
     def _array(self, schema: Mapping[str, Any], path: str, seen: tuple[str, ...]) -> str:
         _only(schema, _ARRAY, path)
@@ -212,9 +211,15 @@ class _Builder:
         item = self.rule_of(schema["items"], f"{path}.items", seen)
         if most == 0:
             return self._add('"[" "]"')
-        bound = "" if most is None else str(most - 1)
-        items = f'{item} ("," {item}){{{max(fewest - 1, 0)},{bound}}}'
+        items = _list(item, max(fewest, 1), most)
         return self._add(f'"[" {items} "]"' if fewest else f'"[" ({items})? "]"')
+
+
+def _list(item: str, fewest: int, most: int | None) -> str:
+    """With commas between them, at least one."""
+    if most == 1:
+        return item
+    return f'{item} ("," {item}){{{fewest - 1},{"" if most is None else most - 1}}}'
 
 
 def _key(name: str) -> str:

@@ -54,11 +54,6 @@ def compact(schema: Schema) -> dict[str, Any]:
     return {**schema, "x-guidance": _COMPACT}
 
 
-def lark_grammar(lark: str) -> str:
-    """As an engine gets it."""
-    return json.dumps({"grammars": [{"lark_grammar": lark}]}, ensure_ascii=False)
-
-
 def literal(text: str) -> str:
     """A text as it stands in Lark."""
     return json.dumps(text, ensure_ascii=False)
