@@ -110,9 +110,7 @@ class Grammar(LogitsProcessor):
             or token_id in self.end_ids
             or token_id in self._ambiguous_ids
         ):
-            asked = [*self._untold, token_id]
-            self._untold = []
-            self._has_consumed = self.matcher.try_consume_tokens(asked) == len(asked)
+            self._has_consumed = bool(self.matcher.try_consume_tokens([token_id]))
             self.drawn_again = not self._has_consumed
         else:
             is_allowed = self.allow_mask[token_id >> 5] >> (token_id & 31) & 1
