@@ -190,9 +190,11 @@ class ModelRunner:
     ) -> None:
         """Takes the tokens that must come next."""
         batch.further.clear()
-        for (i, state), grammar in zip(batch.guided, batch.grammars, strict=True):
-            if tokens[i] is not None and grammar.goes_on:
-                continue
+        rows: Sequence[int] = range(len(batch.grammars))
+        if None not in tokens:  # most have a next token to be sampled
+            rows = [n for n, grammar in enumerate(batch.grammars) if not grammar.goes_on]
+        for n in rows:
+            (i, state), grammar = batch.guided[n], batch.grammars[n]
             index = batch.output_rows[i]
             seq_id = batch.seq_ids[index]
             if tokens[i] is None:

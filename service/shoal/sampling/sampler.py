@@ -10,7 +10,7 @@ masked logits, for what is refused is shared out in their proportion. A truncati
 is allowed before it cuts: those rows are masked from the start.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -53,10 +53,13 @@ class SamplingState:
         """Is each token the best of the logits as they are?"""
         self.takes_best_first = self.params.greedy and not self.first_processors
         """Is its first draw the best of the logits as they are?"""
-        self.acceptor = self.accept if len(self.processors) != 1 else self.processors[0].accept
-        """`accept`, without the loop over a single processor."""
         for token_id in new.output_token_ids:
             self.accept(token_id)
+
+    @property
+    def acceptor(self) -> Callable[[int], None]:
+        """`accept`, without the loop over a single processor."""
+        return self.accept if len(self.processors) != 1 else self.processors[0].accept
 
     def accept(self, token_id: int) -> None:
         """The sequence's next output token."""

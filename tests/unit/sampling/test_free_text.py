@@ -168,23 +168,6 @@ def test_a_string_is_free_from_its_beginning_on(grammars: Grammars) -> None:
         assert matcher.num_calls == before + 2
 
 
-def test_behind_a_refusal_outside_strings_the_next_mask_is_there(grammars: Grammars) -> None:
-    grammar = as_grammar({"type": "array", "items": {"type": "integer"}, "minItems": 99})
-    free_text = grammars.compiled(grammar).free_text
-    followed, matcher = make(grammars, grammar, free_text, takes=True, rejects=True)
-    digit, comma, letter = encode("1,a")
-    assert followed.take_forced(9) == encode("[")
-    followed.accept(digit)
-    assert followed.needs_mask
-    assert not followed.admits(letter)
-    followed.accept(comma)
-    assert not followed.needs_mask
-    before = matcher.num_calls
-    assert not followed.admits(letter)
-    assert digit in allowed(followed)
-    assert matcher.num_calls == before
-
-
 def test_a_token_that_ends_the_answer_is_never_free_text(grammars: Grammars) -> None:
     """It is the end, not the text that it spells, as without free text."""
     grammar, stop = as_grammar({"type": "object"}), encode("x")[0]

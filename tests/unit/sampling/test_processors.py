@@ -1,5 +1,6 @@
 """Logits processors: what each does, in which order, and that replaying tokens restores them."""
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -224,3 +225,16 @@ def test_a_state_rebuilt_after_a_preemption_is_the_one_that_was_lost(
     rebuilt.apply(second)
     np.testing.assert_array_equal(first, second)
     np.testing.assert_array_equal(kept.allow_mask(), rebuilt.allow_mask())
+
+
+@pytest.mark.parametrize("params", [
+    SamplingParams(0), SamplingParams(0, presence_penalty=1.0),
+    SamplingParams(0, presence_penalty=1.0, logit_bias=((1, 2.0),)),
+])  # fmt: skip
+def test_a_state_is_gone_with_its_row(params: SamplingParams) -> None:
+    """Without a collection of cycles, which the engine does not wait for."""
+    state = make_state(params, num_token_ids=NUM_IDS)
+    assert state.acceptor is not None
+    gone = weakref.ref(state)
+    del state
+    assert gone() is None

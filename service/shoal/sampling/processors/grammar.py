@@ -53,7 +53,6 @@ class Grammar(LogitsProcessor):
         self._takes = takes
         self._ambiguous_ids = ambiguous_ids
         self._has_consumed = False  # the token that will be accepted next
-        self._refuses = False  # the last token that it was asked about, behind free text
         self._forced: deque[int] = deque()  # the matcher has accepted them already
         self._mask: UInt32 | None = None
         if free_text is None or any(free_text.num_chars[i] for i in self.end_ids):
@@ -110,14 +109,11 @@ class Grammar(LogitsProcessor):
             or token_id in self.end_ids
             or token_id in self._ambiguous_ids
         ):
-            asked = [*self._untold, token_id]
-            self._untold = []
-            self._has_consumed = self.matcher.try_consume_tokens(asked) == len(asked)
+            self._has_consumed = bool(self.matcher.try_consume_tokens([token_id]))
             self.drawn_again = not self._has_consumed
         else:
             is_allowed = self.allow_mask[token_id >> 5] >> (token_id & 31) & 1
             self.drawn_again = not is_allowed
-        self._refuses = self.drawn_again and not self._is_free and self._has_free_text
         return not self.drawn_again
 
     def accept(self, token_id: int) -> None:
@@ -213,8 +209,6 @@ class Grammar(LogitsProcessor):
         self._force()
         self._may_be_free = bool(self._forced) or not is_plain
         self._will_be_free = bool(self._forced) and not self.is_over and self._is_in_free_text()
-        if self._refuses and self.goes_on:  # so it may do the next one
-            _ = self.allow_mask  # it costs less while the matcher is in the caches of the processor
 
     def _is_in_free_text(self) -> bool:
         """The matcher, which has been told everything."""
