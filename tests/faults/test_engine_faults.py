@@ -90,7 +90,7 @@ async def test_a_hung_engine_says_where_it_is_before_it_is_killed(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], fault: str, place: str
 ) -> None:
     async with remote_engine(
-        monkeypatch, f"num_blocks=64&{fault}", hang_s=0.5, stop_wait_s=3.0
+        monkeypatch, f"num_blocks=64&{fault}", hang_s=1.0, stop_wait_s=15.0
     ) as engine:
         await ready(engine)
         listener = Listener()
