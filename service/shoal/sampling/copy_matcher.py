@@ -6,7 +6,6 @@ before a copy, its tokens end with the opening quote. Where a string may be a co
 both readings are followed until one of them fails.
 """
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -47,7 +46,7 @@ class CopyMatcher:
             reading.copy is None and reading.matcher.is_stopped() for reading in self._readings
         )
 
-    def try_consume_tokens(self, token_ids: Sequence[int]) -> int:
+    def try_consume_tokens(self, token_ids: list[int]) -> int:
         """How many of them were accepted."""
         for index, token_id in enumerate(token_ids):
             if not (found := self._behind(token_id)):
@@ -55,14 +54,22 @@ class CopyMatcher:
             self._readings = found[:_MOST_READINGS]
         return len(token_ids)
 
-    def consume_tokens(self, token_ids: Sequence[int]) -> bool:
-        """Where one may not come, nothing may from now on: it is in error."""
-        if self.try_consume_tokens(token_ids) < len(token_ids):
-            self._readings = []
+    def consume_token(self, token_id: int) -> bool:
+        """Where it may not come, nothing may from now on: it is in error."""
+        self._readings = self._behind(token_id)[:_MOST_READINGS]
         return bool(self._readings)
 
-    def consume_token(self, token_id: int) -> bool:
-        return self.consume_tokens([token_id])
+    def consume_tokens(self, token_ids: list[int]) -> bool:
+        """Those that `compute_ff_tokens` gave."""
+        ((matcher, copy),) = self._readings
+        texts = [self._table.text_of(token_id) for token_id in token_ids]
+        if copy is None or copy.is_whole:
+            matcher.consume_tokens(token_ids)
+            self._readings = self._opened(matcher, texts[-1])
+        else:
+            copied = copy.behind(b"".join(texts))
+            self._readings = [] if copied is None else [Reading(matcher, copied)]
+        return bool(self._readings)
 
     def compute_ff_tokens(self) -> list[int]:
         """Tokens that must come next; once they are consumed there may be more. None while there

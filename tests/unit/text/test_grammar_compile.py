@@ -135,7 +135,7 @@ def follower(grammar: str, text: str) -> Callable[[str], bool]:
 
     def accepts(answer: str) -> bool:
         matcher = CopyMatcher(grammars.matcher(grammar), grammars.copy_text(text))
-        return matcher.consume_tokens(list(answer.encode())) and matcher.is_stopped()
+        return all(map(matcher.consume_token, answer.encode())) and matcher.is_stopped()
 
     return accepts
 
