@@ -8,8 +8,8 @@ not end, whose state changes with each character, and of a list of strings; toke
 each, and CPU time. `forced`: pilotfish answers held-out SNIPS requests through a server, without a
 schema and with one of its frames, whose forced tokens need no steps and whose answers help each
 other; then the time to the first token and the CPU time of the server's processes. Rounds of all
-sides in turn; medians count. A side gets each request once, after others to warm up, and shares no
-prefix and no answer with another side.
+sides in turn; medians count. A side gets each request once, after others of the training data to
+warm up, and shares no prefix and no answer with another side.
 """
 
 import argparse
@@ -30,13 +30,19 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "service")]
 
 from models.recipes.common.evaluation import EvaluationOptions  # noqa: E402
-from models.recipes.pilotfish.evaluate import Case, held_out_cases, snips_schema  # noqa: E402
+from models.recipes.pilotfish.evaluate import (  # noqa: E402
+    SNIPS_FILE,
+    Case,
+    held_out_cases,
+    snips_schema,
+)
 from models.recipes.pilotfish.frames import frame_schema  # noqa: E402
 from shoal.engine.core import EngineCore  # noqa: E402
 from shoal.protocol.messages import EngineConfig, ModelSource, Submit  # noqa: E402
 from shoal.protocol.params import OutputParams, SamplingParams, StopParams  # noqa: E402
 from shoal.runner.load import load_runner  # noqa: E402
 from shoal.text.text_model import TextModel, load_text_model  # noqa: E402
+from shoal.train.corpora import read_records  # noqa: E402
 from tests.benchmarks.serving import child_of, cpu_s, serving  # noqa: E402
 
 TEXTS = {
@@ -220,8 +226,14 @@ def forced(args: argparse.Namespace) -> None:
     recipe = ROOT / "models" / "recipes" / "pilotfish"
     options = EvaluationOptions(url="", data=args.data, models=ROOT / "models")
     cases = held_out_cases(recipe, options.data)["snips"]
-    random.Random(0).shuffle(cases)
-    first, cases = cases[: args.warm_up], cases[args.warm_up :]
+    records = [r for r in read_records(args.data / SNIPS_FILE) if r["split"] == "train"]
+    for requests in (cases, records):
+        random.Random(0).shuffle(requests)
+    task = cases[0].messages[:-1]
+    first = [
+        Case([*task, {"role": "user", "content": record["text"]}], {})
+        for record in records[: args.warm_up]
+    ]
     rounds = [cases[start :: args.rounds] for start in range(args.rounds)]
     copying = snips_schema(args.data)
     intents = {part["properties"]["intent"]["const"] for part in copying["anyOf"]}
@@ -302,7 +314,7 @@ def main() -> None:
     forcing.set_defaults(run=forced)
     forcing.add_argument("--data", type=Path, required=True, help="folder of the corpora")
     forcing.add_argument("--clients", type=int, nargs="+", default=[1, 8])
-    forcing.add_argument("--warm-up", type=int, default=100, help="requests that do not count")
+    forcing.add_argument("--warm-up", type=int, default=500, help="requests that do not count")
     forcing.add_argument("--drafts", action=argparse.BooleanOptionalAction, default=True)
     for command in (masking, forcing):
         command.add_argument("--rounds", type=int, default=5)

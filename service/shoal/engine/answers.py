@@ -12,8 +12,9 @@ _LENGTHS = (4, 2)
 """Tokens that a token followed, the longest first."""
 MAX_BEFORE = _LENGTHS[0]
 _MAX_TABLES = 32
-_MAX_PLACES = 2048
-"""Of one table; those that were met last stay."""
+_MAX_PLACES = 8192
+"""Of one table, some 4 MB; those that were met last stay."""
+_MAX_PLACES_OF_ALL = 4 * _MAX_PLACES
 _MAX_FOLLOWERS = 8
 _MAX_COUNT = 64
 """All counts of a place are halved there, so it follows what is said lately."""
@@ -37,9 +38,16 @@ class Answers:
         key = (submit.tenant, seq.cache_salt, submit.sampling.grammar)
         table = self._tables.setdefault(key, AnswerTable())
         self._tables.move_to_end(key)
-        if len(self._tables) > _MAX_TABLES:
-            self._tables.popitem(last=False)
+        self._drop_oldest()
         return table
+
+    def _drop_oldest(self) -> None:
+        num_places = sum(map(len, self._tables.values()))
+        while len(self._tables) > _MAX_TABLES or (
+            len(self._tables) > 1 and num_places > _MAX_PLACES_OF_ALL
+        ):
+            _, dropped = self._tables.popitem(last=False)
+            num_places -= len(dropped)
 
 
 class AnswerTable:
@@ -47,6 +55,9 @@ class AnswerTable:
 
     def __init__(self) -> None:
         self._followers: OrderedDict[tuple[int, ...], dict[int, int]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._followers)
 
     def guess(self, before: list[int]) -> tuple[int, float] | None:
         """The token that mostly followed the last ones, and its share; None where they are new."""

@@ -164,9 +164,14 @@ class KVBudget:
         return self.total_bytes - backed
 
     def reachable_bytes(self, account: Account) -> int:
-        """What is free, and what others hold without using it."""
-        idle = sum(_num_idle(o) * o.block_bytes for o in self.accounts if o is not account)
-        return self.free_bytes + idle
+        """What is free, and what others hold without using it: all but its own blocks and those
+        that others use."""
+        taken_bytes = 0
+        for each in self.accounts:
+            pool = each.pool
+            num_taken = pool.num_backed if each is account else pool.num_used
+            taken_bytes += num_taken * each.block_bytes
+        return self.total_bytes - taken_bytes
 
     def make_room(self, account: Account) -> None:
         """Those most beyond their share give first; they give no block that is used."""
@@ -176,10 +181,6 @@ class KVBudget:
             if missing_bytes <= 0:
                 return
             other.release(other.pool.give_back(-(-missing_bytes // other.block_bytes)))
-
-
-def _num_idle(account: Account) -> int:
-    return account.pool.num_backed - account.pool.num_used
 
 
 def _excess_bytes(account: Account) -> int:

@@ -128,6 +128,10 @@ class TenantShares:
         num_open = self._open[submit.tenant] / submit.weight
         return self._far_above(num_open, self.served(submit.tenant), min_open)
 
+    def has_one_tenant(self, now: float) -> bool:
+        """Is there no other, and was there none a moment ago?"""
+        return len(self._open) < 2 and not self._expected(now)
+
     def heavy_ones(self, min_open: int, now: float) -> list[str]:
         """Tenants with at least `min_open`, while there are others with far less for their weight
         that were served no more, or were there a moment ago."""

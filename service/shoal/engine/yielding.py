@@ -116,16 +116,19 @@ class Yielding:
         """Before a plan: while lighter tenants are there, each much heavier one gets an eighth of a
         step, its rows in turn; nothing of a step that computes prompts of lighter ones, but not
         for long."""
+        self._num_rests = self._num_rests + 1 if self._at_rest else 0
+        self._at_rest = set()
+        self._seen.clear()
+        if self._shares.has_one_tenant(now):
+            self._num_tokens = {}
+            return
         starting = [seq for seq in running if seq.num_tokens - seq.num_computed_tokens > 1]
         if len(self._waiting) and len(running) < self._limits.max_rows:
             starting.append(self._waiting.peek(now))
-        self._num_rests = self._num_rests + 1 if self._at_rest else 0
-        self._at_rest = set()
         if self._num_rests < MAX_RESTS:
             self._at_rest = {
                 name for seq in starting for name in self._shares.much_heavier(seq, self._min_open)
             }
-        self._seen.clear()
         self._num_tokens = dict.fromkeys(
             self._shares.heavy_ones(self._min_open, now), self._max_tokens
         )

@@ -14,6 +14,7 @@ from shoal.runner.inputs import Int32, StepInputs
 from shoal.runner.pooling import pooled_tokens
 from shoal.runner.rows import Row, RowIndices, Rows
 from shoal.runner.verify import DraftedRow
+from shoal.runner.wishes import Wishes, wishes_of
 
 LogitRows = slice | RowIndices
 """Which rows of the logits; a slice, so without a copy, where they follow each other."""
@@ -48,8 +49,15 @@ class Batch:
     """R rows of one step with T tokens. L tokens have logits, of which the first
     `num_full_logits` are needed in full; E rows get a token. H tokens are pooled."""
 
-    def __init__(self, plan: StepPlan, rows: Rows, embedding: EmbeddingSpec | None = None) -> None:
-        """The plan's diff has been applied to `rows`. `embedding`: of the model."""
+    def __init__(
+        self,
+        plan: StepPlan,
+        rows: Rows,
+        embedding: EmbeddingSpec | None = None,
+        last: Wishes | None = None,
+    ) -> None:
+        """The plan's diff has been applied to `rows`. `embedding`: of the model. `last`: of the
+        batch before."""
         self.seq_ids = plan.seq_ids
         self.rows = [rows[seq_id] for seq_id in plan.seq_ids]
         self._block_size = rows.block_size
@@ -69,7 +77,7 @@ class Batch:
             self._lengths = context_lens - np.array(drafts, np.int32)
         lengths = context_lens if self._lengths is None else self._lengths
         is_at_end: list[bool] = (lengths == rows.num_tokens[self._row_indices]).tolist()
-        logit_indices = self._choose_logits(plan, row_starts.tolist(), is_at_end, lengths)
+        logit_indices = self._choose_logits(plan, row_starts.tolist(), is_at_end, lengths, last)
         row_of_token, positions = self._row_indices, computed
         if row_starts[-1] != len(self.rows):
             row_of_token = np.repeat(self._row_indices, counts)
@@ -140,11 +148,16 @@ class Batch:
 
     def _lens_indices(self, row_starts: Int32) -> Int32 | None:
         """[N] the last token of each row with a trace; None where no row has one."""
-        rows = [self.output_rows[i] for i in self.traced]
+        rows = [self.output_rows[i] for i in self.wishes.traced]
         return row_starts[1:][rows] - np.int32(1) if rows else None
 
     def _choose_logits(
-        self, plan: StepPlan, starts: list[int], is_at_end: list[bool], lengths: Int32
+        self,
+        plan: StepPlan,
+        starts: list[int],
+        is_at_end: list[bool],
+        lengths: Int32,
+        last: Wishes | None,
     ) -> Int32:
         """[L] token indices. Those whose logits are needed in full come first, so that the others
         are never written."""
@@ -188,7 +201,7 @@ class Batch:
             if draft := plan.drafts.get(plan.seq_ids[index]):
                 position = int(lengths[index])
                 self.drafted[i] = DraftedRow(self.rows[index], draft, logits[i], position)
-        self._choose_sampled(logits)
+        self._choose_sampled(logits, last)
         return np.array(full + best_only, np.int32)
 
     def _pool(self, row: Row, num_computed: int, start: int) -> None:
@@ -202,34 +215,16 @@ class Batch:
         self.pooled.append(PooledRow(row.new.seq_id, len(self._hidden), len(positions)))
         self._hidden.extend(start + position - num_computed for position in positions)
 
-    def _choose_sampled(self, logits: list[int]) -> None:
+    def _choose_sampled(self, logits: list[int], last: Wishes | None) -> None:
         """`logits` [E]: which of the L each has."""
-        rows = [self.rows[index] for index in self.output_rows]
+        self.wishes = wishes = wishes_of([self.rows[index] for index in self.output_rows], last)
+        """Of the E rows."""
         self.logit_rows = as_logit_rows(logits)
         """[E]"""
-        self.sampled = [i for i, row in enumerate(rows) if not row.state.takes_best]
-        """Which of the E need the sampler: not those that take the best token."""
-        self.sampled_states = [rows[i].state for i in self.sampled]
-        self.sampled_indices = [self.output_rows[i] for i in self.sampled]
-        self.sampled_logit_rows = as_logit_rows([logits[i] for i in self.sampled])
-        processed = [(i, rows[i].state) for i in self.sampled if rows[i].state.processors]
-        self.tracked = [(i, state.acceptor) for i, state in processed]
-        """Which of the E have processors, to be told of their tokens."""
-        self.guided = [(i, state) for i, state in processed if state.grammar is not None]
-        """Which of these follow a grammar."""
-        self.grammars = [state.grammar for _, state in self.guided if state.grammar is not None]
-        self.masked = [grammar for grammar in self.grammars if grammar.masks_first]
-        """Grammars whose masks are wanted before their rows are sampled."""
-        reporting = [i for i, row in enumerate(rows) if row.reports]
-        self.reported = [i for i in reporting if rows[i].new.output.logprobs is not None]
-        """Which of the E report log-probabilities."""
-        self.reported_logit_rows = as_logit_rows([logits[i] for i in self.reported])
-        self.reported_seq_ids = [rows[i].new.seq_id for i in self.reported]
-        self.num_top_logprobs = [rows[i].new.output.logprobs or 0 for i in self.reported]
-        self.traced = [i for i in reporting if rows[i].new.output.trace is not None]
-        """Which of the E report a trace."""
-        self.traced_logit_rows = as_logit_rows([logits[i] for i in self.traced])
-        self.traced_rows = [rows[i] for i in self.traced]
+        self.sampled_indices = [self.output_rows[i] for i in wishes.sampled]
+        self.sampled_logit_rows = as_logit_rows([logits[i] for i in wishes.sampled])
+        self.reported_logit_rows = as_logit_rows([logits[i] for i in wishes.reported])
+        self.traced_logit_rows = as_logit_rows([logits[i] for i in wishes.traced])
 
 
 def as_logit_rows(indices: list[int]) -> LogitRows:

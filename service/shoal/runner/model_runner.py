@@ -80,11 +80,11 @@ class ModelRunner:
     def run(self, plan: StepPlan) -> StepResult:
         """Computes the plan's rows; see protocol/step.py."""
         batch = self._next_batch(plan)
-        if batch.masked and not plan.continues:  # rows may be new
-            self._masks.start(batch.masked)
+        if batch.wishes.masked and not plan.continues:  # rows may be new
+            self._masks.start(batch.wishes.masked)
         head = self._forward(batch.inputs, batch.num_full_logits)
-        if batch.masked:
-            self._masks.join(batch.masked)
+        if batch.wishes.masked:
+            self._masks.join(batch.wishes.masked)
         result = StepResult([])
         self._sample(batch, head, result)
         if batch.prompts:
@@ -92,7 +92,7 @@ class ModelRunner:
         if batch.pooled:
             self._pool(batch, head, result)
         if plan.wants_expected:
-            for (i, _), grammar in zip(batch.guided, batch.grammars, strict=True):
+            for (i, _), grammar in zip(batch.wishes.guided, batch.wishes.grammars, strict=True):
                 if expected := grammar.expected(_MOST_EXPECTED):
                     result.expected[batch.seq_ids[batch.output_rows[i]]] = expected
         self._batch = batch
@@ -136,7 +136,7 @@ class ModelRunner:
         if last is not None:
             last.flush(self._rows)
         self._rows.apply_diff(plan)
-        return Batch(plan, self._rows, self._embedding)
+        return Batch(plan, self._rows, self._embedding, None if last is None else last.wishes)
 
     def _forward(self, inputs: StepInputs, num_full_logits: int) -> HeadOutputs:
         if self._best_backend is not None:
@@ -154,35 +154,36 @@ class ModelRunner:
         return HeadOutputs(best.astype(np.int32), best_logits, logits, lens, hidden)
 
     def _sample(self, batch: Batch, head: HeadOutputs, result: StepResult) -> None:
+        wishes = batch.wishes
         token_ids = head.best_ids[batch.logit_rows]
-        if batch.sampled:
-            token_ids[batch.sampled] = self._sampler.sample(
+        if wishes.sampled:
+            token_ids[wishes.sampled] = self._sampler.sample(
                 head.logits[batch.sampled_logit_rows],
-                batch.sampled_states,
+                wishes.sampled_states,
                 batch.lengths[batch.sampled_indices],
-                token_ids[batch.sampled],
+                token_ids[wishes.sampled],
             )
         tokens: list[int | None] = token_ids.tolist()
         # A sum is finite only if every part is: one look at all rows.
-        if (batch.sampled and -1 in tokens) or not isfinite(head.best_logits.sum()):
+        if (wishes.sampled and -1 in tokens) or not isfinite(head.best_logits.sum()):
             is_finite = np.isfinite(head.best_logits[batch.logit_rows])
             for i in np.flatnonzero((token_ids < 0) | ~is_finite).tolist():
                 code = "no_token_left" if is_finite[i] else "numerical_error"
                 result.errors[batch.seq_ids[batch.output_rows[i]]] = code
                 tokens[i] = None
-        if batch.traced:  # before the processors accept what was sampled
+        if wishes.traced:  # before the processors accept what was sampled
             self._trace(batch, head, token_ids, result)
-        for i, accept in batch.tracked:
+        for i, accept in wishes.tracked:
             if (token_id := tokens[i]) is not None:
                 accept(token_id)
-        if batch.reported:
+        if wishes.reported:
             self._report(batch, head, token_ids, result)
-        if batch.guided:
+        if wishes.guided:
             self._follow_grammars(batch, head, tokens, result)
         if batch.drafted:
             self._verify(batch, head, tokens, result)
-        if batch.masked:  # of the tokens that come next
-            self._masks.start(batch.masked)
+        if wishes.masked:  # of the tokens that come next
+            self._masks.start(wishes.masked)
         batch.store_sampled(token_ids)
         if len(tokens) == len(batch.rows):
             result.token_ids = tokens
@@ -195,12 +196,13 @@ class ModelRunner:
         self, batch: Batch, head: HeadOutputs, tokens: list[int | None], result: StepResult
     ) -> None:
         """Takes the tokens that must come next."""
+        wishes = batch.wishes
         batch.further.clear()
-        rows: Sequence[int] = range(len(batch.grammars))
+        rows: Sequence[int] = range(len(wishes.grammars))
         if None not in tokens:  # most have a next token to be sampled
-            rows = [n for n, grammar in enumerate(batch.grammars) if not grammar.goes_on]
+            rows = [n for n, grammar in enumerate(wishes.grammars) if not grammar.goes_on]
         for n in rows:
-            (i, state), grammar = batch.guided[n], batch.grammars[n]
+            (i, state), grammar = wishes.guided[n], wishes.grammars[n]
             index = batch.output_rows[i]
             seq_id = batch.seq_ids[index]
             if tokens[i] is None:
@@ -235,20 +237,20 @@ class ModelRunner:
     ) -> None:
         """Log-probabilities of sampled tokens; none for a row that failed."""
         logits = head.logits[batch.reported_logit_rows]
-        chosen = np.maximum(token_ids[batch.reported], 0).tolist()
-        reports = self._sampler.logprobs(logits, chosen, batch.num_top_logprobs)
-        for seq_id, logprobs in zip(batch.reported_seq_ids, reports, strict=True):
+        chosen = np.maximum(token_ids[batch.wishes.reported], 0).tolist()
+        reports = self._sampler.logprobs(logits, chosen, batch.wishes.num_top_logprobs)
+        for seq_id, logprobs in zip(batch.wishes.reported_seq_ids, reports, strict=True):
             if seq_id not in result.errors:
                 result.logprobs[seq_id] = logprobs
 
     def _trace(self, batch: Batch, head: HeadOutputs, token_ids: Int32, result: StepResult) -> None:
         """How tokens came about; nothing for a row that failed."""
         logits = head.logits[batch.traced_logit_rows]
-        chosen = np.maximum(token_ids[batch.traced], 0).tolist()
-        nums_top = [row.new.output.trace or 0 for row in batch.traced_rows]
+        chosen = np.maximum(token_ids[batch.wishes.traced], 0).tolist()
+        nums_top = [row.new.output.trace or 0 for row in batch.wishes.traced_rows]
         reports = self._sampler.logprobs(logits, chosen, nums_top)
-        positions = batch.lengths[[batch.output_rows[i] for i in batch.traced]]
-        for n, (row, report) in enumerate(zip(batch.traced_rows, reports, strict=True)):
+        positions = batch.lengths[[batch.output_rows[i] for i in batch.wishes.traced]]
+        for n, (row, report) in enumerate(zip(batch.wishes.traced_rows, reports, strict=True)):
             if row.new.seq_id not in result.errors:
                 result.traces[row.new.seq_id] = trace_token(
                     logits[n],

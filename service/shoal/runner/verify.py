@@ -34,15 +34,19 @@ def say_further(
         at, position = drafted.first_logits + len(tokens), drafted.position + len(tokens)
         if not isfinite(head.best_logits[at]):
             return
-        best_ids = head.best_ids[at : at + 1]
+        token_id = int(head.best_ids[at])
         if state.takes_best:
-            tokens.append(int(best_ids[0]))
+            tokens.append(token_id)
             continue
-        (token_id,) = sampler.sample(
-            head.logits[at : at + 1], [state], np.array([position], np.int32), best_ids
-        ).tolist()
-        if token_id < 0:
-            return
+        if not (state.takes_best_first and (grammar is None or grammar.admits(token_id))):
+            (token_id,) = sampler.sample(
+                head.logits[at : at + 1],
+                [state],
+                np.array([position], np.int32),
+                head.best_ids[at : at + 1],
+            ).tolist()
+            if token_id < 0:
+                return
         state.accept(token_id)
         if grammar is not None and grammar.failed:
             return

@@ -62,6 +62,8 @@ class CopyText:
         self._starts = _places(starts)
         self._starts_with = {code: _places(group) for code, group in groups.items()}
         """[first byte] where a copy may begin"""
+        self.begins_variously = len(groups) > 1
+        """Do not all copies begin with the same byte?"""
         self._spellings: dict[tuple[int, int], Spelling] = {}
 
     @property
@@ -199,6 +201,8 @@ class Copy(NamedTuple):
         """Bytes that must follow."""
         places, ends = self.places, self.text.ends
         if not isinstance(places, list) or self.may_end:
+            return 0
+        if not self.size and self.text.begins_variously:
             return 0
         data, most = self.text.data, min(ends[bisect_left(ends, p + 1)] - p for p in places)
         following = [data[place : place + most] for place in places]

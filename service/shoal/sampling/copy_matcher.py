@@ -72,8 +72,8 @@ class CopyMatcher:
         return bool(self._readings)
 
     def compute_ff_tokens(self) -> list[int]:
-        """Tokens that must come next; once they are consumed there may be more. None while there
-        are several readings."""
+        """Tokens that must come next; once they are consumed there may be more, see
+        `may_force_more`. None while there are several readings."""
         if len(self._readings) != 1:
             return []
         ((matcher, copy),) = self._readings
@@ -81,6 +81,12 @@ class CopyMatcher:
             return copy.forced()
         forced = matcher.compute_ff_tokens()
         return forced[: forced.index(self._copy_id)] if self._copy_id in forced else forced
+
+    @property
+    def may_force_more(self) -> bool:
+        """Behind consumed tokens that were forced: has a copy begun, or come to the text's end?"""
+        copies = (reading.copy for reading in self._readings)
+        return any(copy is not None and (not copy.size or copy.is_whole) for copy in copies)
 
     def expected(self, most: int) -> list[int]:
         """Tokens that would go on with the copy, at most so many."""
@@ -116,6 +122,11 @@ class CopyMatcher:
             if text and text != QUOTE:
                 longer = copy.behind(text)
                 return [] if longer is None else [Reading(matcher, longer)]
+        if len(self._readings) == 1 and text[:1] == QUOTE and QUOTE not in text[1:-1]:
+            ((matcher, copy),) = self._readings
+            if copy is not None and copy.may_end:  # no need either: it ends the copy
+                is_next = matcher.try_consume_tokens([token_id])
+                return self._opened(matcher, text[1:]) if is_next else []
         if text:
             return [found for each in self._readings for found in self._read(each, text)]
         outside = [matcher for matcher, copy in self._readings if copy is None]

@@ -89,7 +89,7 @@ def test_what_tables_keep_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers_module, "_MAX_PLACES", 10)
     monkeypatch.setattr(answers_module, "_MAX_TABLES", 3)
     table = table_of(range(100), [6, 7, 8, 9, 1])
-    assert len(table._followers) == 10
+    assert len(table) == 10
     assert table.guess([6, 7, 8, 9]) == (1, 1.0)
     for follower in range(50):
         table.learn([6, 7, 8, 9, follower], 0)
@@ -99,6 +99,13 @@ def test_what_tables_keep_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         submit = make_submit(1, grammar=name)
         assert answers.table(make_sequence(submit, 100, 0, 0.0)) is not None
     assert [key[2] for key in answers._tables] == ["e", "f", "g"]
+    monkeypatch.setattr(answers_module, "_MAX_PLACES_OF_ALL", 15)
+    for name in "ghi":
+        held = answers.table(make_sequence(make_submit(1, grammar=name), 100, 0, 0.0))
+        assert held is not None
+        held.learn([*range(100)], 0)
+    answers.table(make_sequence(make_submit(1, grammar="h"), 100, 0, 0.0))
+    assert [key[2] for key in answers._tables] == ["h"]
 
 
 def test_the_same_answer_again_takes_few_steps() -> None:

@@ -186,6 +186,8 @@ class Grammar(LogitsProcessor):
             matcher.consume_tokens(forced)
             self._forced.extend(forced)
             self.is_over = matcher.is_stopped()
+            if not (isinstance(matcher, CopyMatcher) and matcher.may_force_more):
+                return
 
     def _tell(self) -> None:
         """The matcher accepts what it was not asked about."""
