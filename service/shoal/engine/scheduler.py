@@ -253,6 +253,8 @@ class Scheduler:
         """Admits waiting sequences of tenants served less than `lighter_than` while there are rows,
         tokens and blocks for them; what is left of the budget. Stops at the first that finds no
         blocks: nobody overtakes it, so it cannot starve."""
+        if not len(self._waiting):
+            return budget
         held: list[Sequence] = []
         max_rows, served = self.limits.max_rows, self._waiting.shares.served
         while budget > 0 and len(self._waiting) and len(self._running) < max_rows > len(held):

@@ -50,6 +50,9 @@ class Yielding:
         """The running sequences to put back, where rows or blocks are short, for as many of those
         that wait as the next step could start."""
         waiting, shares = self._waiting, self._shares
+        if not len(waiting):
+            self.lacks_blocks = False
+            return []
         num_free = 0 if self.lacks_blocks else self._limits.max_rows - len(running)
         budget = 1 if self.lacks_blocks else self._limits.token_budget - len(running)
         self.lacks_blocks = False

@@ -79,7 +79,9 @@ class Batch:
         is_at_end: list[bool] = (lengths == rows.num_tokens[self._row_indices]).tolist()
         logit_indices = self._choose_logits(plan, row_starts.tolist(), is_at_end, lengths, last)
         row_of_token, positions = self._row_indices, computed
-        if row_starts[-1] != len(self.rows):
+        if len(self.rows) == 1:
+            positions = np.arange(computed[0], context_lens[0], dtype=np.int32)
+        elif row_starts[-1] != len(self.rows):
             row_of_token = np.repeat(self._row_indices, counts)
             positions = np.repeat(computed - row_starts[:-1], counts)
             positions += np.arange(len(positions), dtype=np.int32)
