@@ -164,6 +164,11 @@ class Drafts:
             self._blocks.cache_full_blocks(seq)
         return num_accepted
 
+    def reset(self) -> None:
+        """Forgets what finished sequences said."""
+        self._answers = Answers()
+        self._tables.clear()
+
     def finish(self, seq: Sequence) -> None:
         """The sequence is over: others learn from it."""
         self._histories.pop(seq.seq_id, None)

@@ -51,7 +51,7 @@ class Scheduler:
         self._deadlines = Deadlines()
         self._planned: list[Sequence] = []  # rows of the last plan, in its order
         self._continuation = Continuation(self.blocks, self._waiting.shares)
-        self._drafts = Drafts(limits, self.blocks, self._waiting.shares)
+        self.drafts = Drafts(limits, self.blocks, self._waiting.shares)
         self._yielding = Yielding(limits, self._waiting)
         self._now = 0.0  # of the last plan
         self._released: list[int] = []  # left their rows since the last plan
@@ -142,7 +142,7 @@ class Scheduler:
         if (
             self._continuation
             and not (may_admit or self._yielding.interferes(self._running, now))
-            and not self._drafts.are_due(self._planned)
+            and not self.drafts.are_due(self._planned)
             and (plan := self._continuation.next()) is not None
         ):
             return plan
@@ -155,7 +155,7 @@ class Scheduler:
         self._fill(plan, now)
         if not plan.seq_ids and self._yielding.lift():
             self._fill(plan, now)
-        self._drafts.add_to(plan, self._planned)
+        self.drafts.add_to(plan, self._planned)
         self._released = []
         self._continuation.end()
         are_all = len(self._planned) == len(self._running)
@@ -301,7 +301,7 @@ class Scheduler:
         applied = Applied()
         seq_ids, sampled = applied.seq_ids, applied.token_ids
         drafts, block_size = plan.drafts, self.limits.block_size
-        self._drafts.expect(result.expected)
+        self.drafts.expect(result.expected)
         rows = zip(self._planned, plan.num_new_tokens, result.token_ids, strict=True)
         for seq, num_new_tokens, token_id in rows:
             seq.cpu_s += num_new_tokens * token_cpu_s
@@ -347,7 +347,7 @@ class Scheduler:
             applied.further[seq.seq_id] = further
             self._continuation.end()
         if draft is not None:
-            applied.num_accepted += self._drafts.record(seq, draft)
+            applied.num_accepted += self.drafts.record(seq, draft)
         if finished is not None:
             self._finish(seq, finished)
 
@@ -376,7 +376,7 @@ class Scheduler:
         del self._sequences[seq.seq_id]
         self._waiting.shares.leave(seq, self._now)
         self._deadlines.remove(seq.seq_id)
-        self._drafts.finish(seq)
+        self.drafts.finish(seq)
         self.blocks.expect(seq, -1)
         if seq.seq_id in self._waiting:
             self._waiting.remove(seq)

@@ -140,9 +140,17 @@ def test_a_sequence_without_grammar_gets_no_drafts_from_answers() -> None:
 def test_nothing_is_learned_or_asked_where_drafts_are_off() -> None:
     engine = Small(drafts=False)
     assert engine.steps_of(1) == engine.steps_of(2)
-    drafts = engine.core._models["fake"].scheduler._drafts
+    drafts = engine.core._models["fake"].scheduler.drafts
     assert not drafts._tables
     assert not drafts._answers._tables
+
+
+def test_a_reset_forgets_what_was_said() -> None:
+    engine = Small(prefix_cache=False)
+    first = engine.steps_of(1)
+    assert engine.steps_of(2) < first
+    engine.core.reset_cache("fake")
+    assert engine.steps_of(3) == first
 
 
 def test_a_draft_may_follow_a_prompt_and_forced_tokens() -> None:

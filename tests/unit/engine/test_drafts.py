@@ -72,7 +72,7 @@ def test_a_text_that_repeats_takes_fewer_steps_for_the_same_tokens() -> None:
     assert 0 < accepted < drafted
     assert engine.runner.num_steps == 200 - accepted
     assert engine.runner.num_tokens == len(PROMPT) + 199 - accepted + drafted
-    assert not engine.core._models["fake"].scheduler._drafts._histories
+    assert not engine.core._models["fake"].scheduler.drafts._histories
 
 
 def test_metrics_count_what_was_guessed_and_what_held() -> None:

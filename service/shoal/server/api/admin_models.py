@@ -83,7 +83,8 @@ def admin_models_router(admin: ModelAdmin) -> APIRouter:
 
     @router.post("/admin/cache/reset", **json_docs(CacheResetRequest, "Admin", example={}))
     async def reset_cache(request: Request) -> dict[str, Any]:
-        """Empties prefix caches. Running requests go on with what they have."""
+        """Empties prefix caches, and forgets what earlier answers said. Running requests go on with
+        what they have."""
         fields = await read_request(request, CacheResetRequest)
         services = services_of(request)
         if fields.model is not None and fields.model not in services.client.loaded:
