@@ -66,6 +66,7 @@ class Drafts:
             if draft := plan.drafts.get(seq.seq_id):
                 self._make_room(plan, seq, draft)
                 plan.num_new_tokens[index] += len(draft)
+        plan.drafts = {seq_id: draft for seq_id, draft in plan.drafts.items() if draft}
 
     def _make_room(self, plan: StepPlan, seq: Sequence, draft: list[int]) -> None:
         """A block for what does not lie in those of the known tokens, or a shorter draft."""
