@@ -6,15 +6,13 @@ before a copy, its tokens end with the opening quote. Where a string may be a co
 both readings are followed until one of them fails.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from shoal.sampling.copies import Copy, CopyText
+from shoal.sampling.matcher import Matcher
 from shoal.sampling.token_table import QUOTE, TokenTable
-
-if TYPE_CHECKING:
-    from llguidance import LLMatcher
 
 _MOST_READINGS = 4
 """Of one text; others are given up. What is left of the grammar still ends."""
@@ -23,7 +21,7 @@ _MOST_READINGS = 4
 class Reading(NamedTuple):
     """One way in which the grammar has the text."""
 
-    matcher: "LLMatcher"
+    matcher: Matcher
     copy: Copy | None = None
     """The string that is being copied; the matcher is behind it."""
 
@@ -31,7 +29,7 @@ class Reading(NamedTuple):
 class CopyMatcher:
     """Of one sequence. Has those methods of `LLMatcher` that a grammar's processor needs."""
 
-    def __init__(self, matcher: "LLMatcher", text: CopyText) -> None:
+    def __init__(self, matcher: Matcher, text: CopyText) -> None:
         """`matcher`: at the grammar's beginning; it is changed."""
         self._text = text
         self._table: TokenTable = text.table
@@ -146,7 +144,7 @@ class CopyMatcher:
                 return self._read_outside(matcher, text[at:])
         return []
 
-    def _read_outside(self, matcher: "LLMatcher", text: bytes) -> list[Reading]:
+    def _read_outside(self, matcher: Matcher, text: bytes) -> list[Reading]:
         found = []
         for at in _quotes(text[:-1]):  # a copy may begin there
             before = self._table.spell(text[: at + 1])
@@ -157,7 +155,7 @@ class CopyMatcher:
             found += self._opened(outside, text)
         return found
 
-    def _opened(self, matcher: "LLMatcher", text: bytes) -> list[Reading]:
+    def _opened(self, matcher: Matcher, text: bytes) -> list[Reading]:
         """Readings behind this text: its last quote may begin a copy."""
         if text[-1:] != QUOTE or (inside := _advanced(matcher, [self._copy_id])) is None:
             return [Reading(matcher)]
@@ -166,7 +164,7 @@ class CopyMatcher:
         return [copying] if is_only else [copying, Reading(matcher)]
 
 
-def _advanced(matcher: "LLMatcher", token_ids: list[int]) -> "LLMatcher | None":
+def _advanced(matcher: Matcher, token_ids: list[int]) -> Matcher | None:
     """Another one behind these tokens, if they may come."""
     if matcher.is_stopped():
         return None

@@ -14,10 +14,11 @@ from shoal.protocol.grammar import COPY_TOKEN, PARSER_LIMITS
 from shoal.sampling.copies import CopyText
 from shoal.sampling.free_text import FreeText, free_text_in, free_text_of
 from shoal.sampling.lead_text import LeadText, Mark, lead_text_of, marks_in
+from shoal.sampling.matcher import Matcher, Places
 from shoal.sampling.token_table import TokenTable
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLTokenizer
+    from llguidance import LLTokenizer
 
 _KEPT = 64
 _KEPT_CHARS = 4 << 20
@@ -50,7 +51,7 @@ class Vocabulary(NamedTuple):
 class Compiled(NamedTuple):
     """A grammar for this model."""
 
-    matcher: "LLMatcher"
+    matcher: Matcher
     """At the grammar's beginning. One that is wrong is in its error state."""
     free_text: FreeText | LeadText | None
     """None where the grammar may have no free text."""
@@ -64,6 +65,7 @@ class Grammars:
         self._read_vocabulary = read_vocabulary
         self._compiled: OrderedDict[str, Compiled] = OrderedDict()
         self._copy_texts: OrderedDict[str, CopyText] = OrderedDict()
+        self._places = Places()
         self._last_lead: tuple[tuple[Mark, ...], LeadText] | None = None
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
@@ -83,7 +85,7 @@ class Grammars:
             return ready
         return self._thread.submit(self._prepare, grammar, copy_text)
 
-    def matcher(self, grammar: str) -> "LLMatcher":
+    def matcher(self, grammar: str) -> Matcher:
         """At the grammar's beginning. One that is wrong is in its error state."""
         return self.compiled(grammar).matcher
 
@@ -160,7 +162,7 @@ class Grammars:
         from llguidance import LLMatcher, LLParserLimits
 
         limits = LLParserLimits(**PARSER_LIMITS)
-        matcher = LLMatcher(self.tokenizer, grammar, log_level=0, limits=limits)
+        matcher = self._places.begin(LLMatcher(self.tokenizer, grammar, log_level=0, limits=limits))
         _ = self.ambiguous_ids  # here, not when the first row needs them
         if marks := marks_in(grammar):
             return Compiled(matcher, self._lead_text(marks))

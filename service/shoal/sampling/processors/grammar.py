@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Set
 from itertools import takewhile
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from shoal.sampling.copy_matcher import CopyMatcher
 from shoal.sampling.free_text import FreeText
 from shoal.sampling.grammars import Grammars
 from shoal.sampling.lead_text import Lead, LeadText
+from shoal.sampling.matcher import Matcher
 from shoal.sampling.processors.base import LogitsProcessor
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Grammar(LogitsProcessor):
 
     def __init__(
         self,
-        matcher: "LLMatcher | CopyMatcher",
+        matcher: Matcher | CopyMatcher,
         end_ids: tuple[int, ...],
         num_token_ids: int,
         *,
@@ -73,14 +74,20 @@ class Grammar(LogitsProcessor):
 
     @property
     def matcher(self) -> "LLMatcher":
-        """Behind the tokens accepted so far, and the forced ones."""
+        """Behind the tokens accepted so far, and the forced ones. Of a grammar without copies."""
         self._tell()
-        return cast("LLMatcher", self._matcher)  # a mask with copies is computed here only
+        assert isinstance(self._matcher, Matcher), "a mask with copies is computed here only"
+        return self._matcher.own
+
+    @property
+    def _told(self) -> Matcher | CopyMatcher:
+        self._tell()
+        return self._matcher
 
     @property
     def failed(self) -> bool:
         """It cannot go on: a limit of the grammar was reached, or a token was not allowed."""
-        return self.is_over and self.matcher.is_error()
+        return self.is_over and self._told.is_error()
 
     @property
     def ended(self) -> bool:
@@ -109,7 +116,7 @@ class Grammar(LogitsProcessor):
             or token_id in self.end_ids
             or token_id in self._ambiguous_ids
         ):
-            self._has_consumed = bool(self.matcher.try_consume_tokens([token_id]))
+            self._has_consumed = bool(self._told.try_consume_tokens([token_id]))
             self.drawn_again = not self._has_consumed
         else:
             is_allowed = self.allow_mask[token_id >> 5] >> (token_id & 31) & 1
@@ -136,7 +143,7 @@ class Grammar(LogitsProcessor):
             self._is_free = self._will_be_free and not self._forced
         else:
             is_end = token_id in self.end_ids
-            self.matcher.consume_token(self._num_token_ids if is_end else token_id)
+            self._told.consume_token(self._num_token_ids if is_end else token_id)
             self._go_on_behind(token_id)
 
     def take_forced(self, most: int) -> list[int]:
@@ -160,7 +167,7 @@ class Grammar(LogitsProcessor):
             if self._forced:
                 self._mask = self._bits(self._forced[0])
             else:
-                self.set_mask(np.frombuffer(self.matcher.compute_bitmask(), np.uint32))
+                self.set_mask(np.frombuffer(self._told.compute_bitmask(), np.uint32))
         assert self._mask is not None, "it was given one"
         return self._mask
 
@@ -216,7 +223,9 @@ class Grammar(LogitsProcessor):
         """The matcher, which has been told everything."""
         probe = self._free_text.probe
         self._until_steady = self._free_text.steady_after
-        return self._has_free_text and self.matcher.validate_tokens(probe) == len(probe)
+        if not self._has_free_text or not isinstance(matcher := self._told, Matcher):
+            return False
+        return matcher.validate_tokens(probe) == len(probe)
 
     def _bits(self, token_id: int) -> UInt32:
         bits = np.zeros(-(-self._num_token_ids // 32), np.uint32)
