@@ -98,11 +98,11 @@ class EngineCore:
         return self._budget.share_of_one_more()
 
     def reset_cache(self, name: str) -> int:
-        """Forgets the prefix cache of a model, of all for an empty name, and what drafts know of
-        its answers. Returns how many blocks it had."""
+        """Forgets the prefix cache of a model, of all for an empty name, and what is known of its
+        answers. Returns how many blocks it had."""
         models = [model for key, model in self._models.items() if name in ("", key)]
         for model in models:
-            model.scheduler.drafts.reset()
+            model.preparing.forget_answers()
         return sum(model.scheduler.blocks.reset_cache() for model in models)
 
     def _open_account(self, model: LoadedRunner) -> Account | None:

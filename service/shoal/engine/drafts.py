@@ -1,15 +1,14 @@
 """Which tokens a sequence may say next, guessed so that one step computes several of them.
 
 Prompt lookup (Saxena, 2023): where the last tokens of a sequence stood before, in its prompt or its
-output, the same tokens may follow again. Under a grammar, what its other answers said there, and
-what it expects by itself. The runner samples each position as if alone and accepts a draft where it
-is what was sampled, so drafts change when tokens come, never which. Knows integers only.
+output, the same tokens may follow again. Under a grammar, what the runner expects (`expecting.py`).
+The runner samples each position as if alone and accepts a draft where it is what was sampled, so
+drafts change when tokens come, never which. Knows integers only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import islice
 
-from shoal.engine.answers import MAX_BEFORE, Answers, AnswerTable
 from shoal.engine.kv_blocks import KVBlocks
 from shoal.engine.limits import Limits
 from shoal.engine.sequence import Sequence
@@ -29,11 +28,6 @@ _FIRST_DRAFT = 3
 """Tokens of a sequence's first draft."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 16, 128
 """Tokens without drafts after some that were wrong."""
-_LEAST_CHANCE = 0.25
-"""That all tokens of a draft up to one are right, by what other answers said: what a further token
-costs is about so much of a step."""
-_SURE = 0.7
-"""Chance of a token from which on other answers are believed before the grammar."""
 
 
 class Drafts:
@@ -43,11 +37,10 @@ class Drafts:
         self._limits = limits
         self._blocks = blocks
         self._shares = shares
-        self._answers = Answers()
-        self._tables: dict[int, AnswerTable | None] = {}  # by sequence
         self._histories: dict[int, _History] = {}
         self._from_history: set[int] = set()  # sequences whose last draft is from there
         self._expected: Mapping[int, list[int]] = {}
+        self._first: dict[int, list[int]] = {}  # of sequences without output
 
     def are_due(self, seqs: list[Sequence]) -> bool:
         """Would a step that decodes these have drafts?"""
@@ -110,22 +103,8 @@ class Drafts:
             num_slots += block_size
         most = min(most, num_slots)
         self._from_history.discard(seq.seq_id)
-        return self._guided(seq, most) or self._looked_up(seq, most)
-
-    def _guided(self, seq: Sequence, most: int) -> list[int]:
-        """What answers under the same grammar said, or what it expects."""
-        table = self._table(seq)
-        expected = self._expected.get(seq.seq_id, [])[: max(most, 0)]
-        before, draft, chance = seq.token_ids[-MAX_BEFORE:], list[int](), 1.0
-        while table is not None and len(draft) < most and (guess := table.guess(before)):
-            token_id, share = guess
-            if not draft and expected and share < _SURE:
-                break
-            if (chance := chance * share) < _LEAST_CHANCE:
-                break
-            draft.append(token_id)
-            before = [*before[1:], token_id]
-        return draft or expected
+        found = (self._expected if seq.num_output_tokens else self._first).get(seq.seq_id, [])
+        return found[: max(most, 0)] or self._looked_up(seq, most)
 
     def _looked_up(self, seq: Sequence, most: int) -> list[int]:
         """From the sequence itself, behind its prompt."""
@@ -138,10 +117,10 @@ class Drafts:
             self._from_history.add(seq.seq_id)
         return draft
 
-    def _table(self, seq: Sequence) -> AnswerTable | None:
-        if seq.seq_id not in self._tables:
-            self._tables[seq.seq_id] = self._answers.table(seq)
-        return self._tables[seq.seq_id]
+    def expect_first(self, seq: Sequence, expected: Collection[int]) -> None:
+        """What the grammar of a new sequence expects."""
+        if expected:
+            self._first[seq.seq_id] = [*expected]
 
     def expect(self, expected: Mapping[int, list[int]]) -> None:
         """What the grammars of the last step's rows expect behind all tokens of theirs."""
@@ -165,18 +144,11 @@ class Drafts:
             self._blocks.cache_full_blocks(seq)
         return num_accepted
 
-    def reset(self) -> None:
-        """Forgets what finished sequences said."""
-        self._answers = Answers()
-        self._tables.clear()
-
     def finish(self, seq: Sequence) -> None:
-        """The sequence is over: others learn from it."""
+        """The sequence is over."""
         self._histories.pop(seq.seq_id, None)
+        self._first.pop(seq.seq_id, None)
         self._from_history.discard(seq.seq_id)
-        if self._limits.drafts and (table := self._table(seq)) is not None:
-            table.learn(seq.token_ids, seq.num_prompt_tokens)
-        self._tables.pop(seq.seq_id, None)
 
 
 def _is_guided(seq: Sequence) -> bool:

@@ -39,14 +39,25 @@ class Preparing:
                 continue
             del self._waiting[seq_id]
             if (problem := ready.result()) is None:
-                self._scheduler.add(submit, arrival_s)
+                self._scheduler.add(submit, arrival_s, self._expected(submit))
             else:
                 message = " ".join(problem.split())
                 self._scheduler.refuse(seq_id, "grammar_error", message[:900])
 
+    def _expected(self, submit: Submit) -> list[int]:
+        """What the sequence is likely to say first."""
+        if self._runner is None or not self._scheduler.limits.drafts:
+            return []
+        return self._runner.expected_at_start(submit.sampling, submit.shares_with)
+
     def abort(self, seq_id: int) -> None:
         """Unknown ids are ignored."""
         self._waiting.pop(seq_id, None)
+
+    def forget_answers(self) -> None:
+        """What the runner's rows have learned from each other."""
+        if self._runner is not None:
+            self._runner.forget_answers()
 
     def has_adapter(self, adapter_id: int) -> bool:
         """Has any sequence that waits here this adapter?"""

@@ -8,7 +8,7 @@ rows run out, one of a tenant with many makes way. While all rows decode and nob
 the next plan continues the last one. Knows integers only: no tensors, text, sockets or models.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import inf
 
 from shoal.engine.applied import Applied
@@ -91,8 +91,9 @@ class Scheduler:
 
     # --- arrivals and aborts -------------------------------------------------------------------
 
-    def add(self, submit: Submit, now: float) -> None:
-        """A new sequence; one that could never run finishes at once with an error code."""
+    def add(self, submit: Submit, now: float, expected: Collection[int] = ()) -> None:
+        """A new sequence, with what it is likely to say first; one that could never run finishes at
+        once with an error code."""
         assert submit.seq_id not in self._sequences, f"sequence {submit.seq_id} was added twice"
         if code := refusal(submit, self.limits.vocab_size, self.limits.max_model_len):
             self.refuse(submit.seq_id, code)
@@ -104,6 +105,7 @@ class Scheduler:
         self._waiting.add(seq)
         self._deadlines.add(seq)
         self.blocks.expect(seq, 1)
+        self.drafts.expect_first(seq, expected)
 
     def refuse(self, seq_id: int, code: str, message: str | None = None) -> None:
         """Finishes a sequence that was not added, with an error code."""

@@ -127,4 +127,5 @@ def new_row(seq: Sequence) -> NewRow:
         stop=submit.stop,
         output=submit.output,
         adapter_id=submit.adapter_id,
+        shares_with=submit.shares_with,
     )

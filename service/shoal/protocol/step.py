@@ -29,6 +29,9 @@ class NewRow:
     output: OutputParams
     adapter_id: int = 0
     """Which adapter its tokens pass; 0 = none."""
+    shares_with: str | None = None
+    """Rows with the same text may learn from each other what their grammar makes likely; one
+    without learns from nobody."""
 
     @property
     def prompt_token_ids(self) -> list[int]:
@@ -118,6 +121,15 @@ class GrammarRunner(Runner, Protocol):
 
     def prepare_grammar(self, sampling: SamplingParams) -> "Future[str | None]":
         """Makes it ready beside the steps: None once a row may have it, else what is wrong."""
+        ...
+
+    def expected_at_start(self, sampling: SamplingParams, shares_with: str | None) -> list[int]:
+        """What a row with this grammar, which is ready, is likely to say first; see `NewRow` and
+        `StepResult.expected`."""
+        ...
+
+    def forget_answers(self) -> None:
+        """What rows may have learned from others."""
         ...
 
 

@@ -107,7 +107,10 @@ def _load(
         max_tokens=model.max_tokens,
         block_size=config.block_size,
         sampler=sampler,
-        grammars=Grammars(lambda: read_vocabulary(open_model(path).tokenizer, num_token_ids)),
+        grammars=Grammars(
+            lambda: read_vocabulary(open_model(path).tokenizer, num_token_ids),
+            learns=config.drafts and spec.may_go_back,
+        ),
         num_threads=config.num_threads or usable_cores(),
         read_adapter=lambda path: load_adapter(AdapterFolder(path), architecture, spec),
         embedding=spec.embedding,

@@ -30,6 +30,7 @@ from shoal.runner.verify import say_further
 from shoal.sampling.grammars import Grammars
 from shoal.sampling.masks import MaskFiller
 from shoal.sampling.numpy_sampler import NumpySampler
+from shoal.sampling.processors.grammar import expected_at_start
 from shoal.sampling.sampler import Sampler
 from shoal.sampling.trace import trace_token
 
@@ -106,6 +107,18 @@ class ModelRunner:
             return unknown
         assert sampling.grammar is not None, "without a grammar there is nothing to prepare"
         return self._grammars.prepare(sampling.grammar, sampling.copy_text)
+
+    def expected_at_start(self, sampling: SamplingParams, shares_with: str | None) -> list[int]:
+        """See `GrammarRunner`."""
+        assert self._grammars is not None, "a grammar is ready"
+        return expected_at_start(
+            sampling, shares_with, self._num_token_ids, self._grammars, _MOST_EXPECTED
+        )
+
+    def forget_answers(self) -> None:
+        """See `GrammarRunner`."""
+        if self._grammars is not None:
+            self._grammars.forget()
 
     def load_adapter(self, source: AdapterSource) -> AdapterLoaded:
         """Rows may have it from now on. Raises ModelFolderError for one that does not fit."""

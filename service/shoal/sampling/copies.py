@@ -62,6 +62,7 @@ class CopyText:
         self._starts = _places(starts)
         self._starts_with = {code: _places(group) for code, group in groups.items()}
         """[first byte] where a copy may begin"""
+        self._first_bytes = starts
         self.begins_variously = len(groups) > 1
         """Do not all copies begin with the same byte?"""
         self._spellings: dict[tuple[int, int], Spelling] = {}
@@ -89,6 +90,10 @@ class CopyText:
             return any(self._is_end[place] for place in places)
         return bool(np.frombuffer(self._is_end, bool)[places].any())
 
+    def may_end_at(self, place: int) -> bool:
+        """Does a piece end there?"""
+        return bool(self._is_end[place])
+
     def continuations(self, places: Places) -> set[int]:
         """Tokens whose text follows at one of the places."""
         return self._first_tokens if places is self._starts else self._tokens_at(places)
@@ -98,6 +103,14 @@ class CopyText:
         data, ids = self.data, self.table.ids
         last = min(place + self.table.reach(data[place : place + STEM]), len(data))
         return any(data[place:end] in ids for end in range(place + size + 1, last + 1))
+
+    def pieces(self, most: int) -> list[tuple[int, int, bytes]] | None:
+        """(first byte, end, text in lower case) of each; None of more than so many."""
+        return self._pieces if len(self.ends) <= most else None
+
+    def index_of_end(self, place: int) -> int:
+        """Which piece ends at a place."""
+        return bisect_left(self.ends, place)
 
     def spelled(self, start: int, place: int) -> list[int]:
         """Tokens of what follows at a place, up to the end of some piece; none where they differ
@@ -114,6 +127,11 @@ class CopyText:
         if (index := spelling.index_at.get(place)) is not None:
             return spelling.token_ids[index:]
         return self._spelling(place, self._border(place // _SPELLED_BYTES + 2)).token_ids
+
+    @cached_property
+    def _pieces(self) -> list[tuple[int, int, bytes]]:
+        spans = zip(self._first_bytes, self.ends, strict=True)
+        return [(first, last, self.data[first:last].lower()) for first, last in spans]
 
     @cached_property
     def _first_tokens(self) -> set[int]:

@@ -6,6 +6,8 @@ before a copy, its tokens end with the opening quote. Where a string may be a co
 both readings are followed until one of them fails.
 """
 
+from collections.abc import Iterator
+from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +30,8 @@ class Reading(NamedTuple):
 
 class CopyMatcher:
     """Of one sequence. Has those methods of `LLMatcher` that a grammar's processor needs."""
+
+    __slots__ = ("_copy_id", "_readings", "_table", "_text")
 
     def __init__(self, matcher: Matcher, text: CopyText) -> None:
         """`matcher`: at the grammar's beginning; it is changed."""
@@ -86,10 +90,36 @@ class CopyMatcher:
         copies = (reading.copy for reading in self._readings)
         return any(copy is not None and (not copy.size or copy.is_whole) for copy in copies)
 
-    def expected(self, most: int) -> list[int]:
-        """Tokens that would go on with the copy, at most so many."""
-        copies = (reading.copy for reading in self._readings if reading.copy is not None)
-        return next((copy.expected(most) for copy in copies), [])
+    @property
+    def copy(self) -> Copy | None:
+        """That goes on or begins here; None also while there are several readings."""
+        return self._readings[0].copy if len(self._readings) == 1 else None
+
+    @property
+    def is_known(self) -> bool:
+        """May others have been at this place?"""
+        return len(self._readings) == 1 and self._readings[0].matcher.is_known
+
+    def knows(self, token_id: int) -> bool:
+        """Can it be told without the library whether this token may come next?"""
+        if len(self._readings) != 1:
+            return False
+        ((matcher, copy),) = self._readings
+        text = self._table.text_of(token_id)
+        if copy is not None and QUOTE not in text:
+            return True
+        return QUOTE not in text[1:-1] and matcher.knows(token_id)
+
+    def ahead(self) -> "CopyMatcher":
+        """Another one to look ahead with, as long as this one stays here."""
+        ahead = CopyMatcher.__new__(CopyMatcher)
+        ahead._text, ahead._table, ahead._copy_id = self._text, self._table, self._copy_id
+        ahead._readings = [Reading(matcher.ahead(), copy) for matcher, copy in self._readings]
+        return ahead
+
+    def go_on(self, copy: Copy) -> None:
+        """With a copy that begins or goes on as this one; of a single reading."""
+        self._readings = [Reading(self._readings[0].matcher, copy)]
 
     def compute_bitmask(self) -> bytes:
         """As llguidance's: a bit for each token, and beyond them for the end and for copies."""
@@ -162,6 +192,20 @@ class CopyMatcher:
         copying = Reading(inside, self._text.beginning)
         is_only = matcher.compute_ff_tokens()[:1] == [self._copy_id]
         return [copying] if is_only else [copying, Reading(matcher)]
+
+
+def forced_runs(matcher: Matcher | CopyMatcher, num_token_ids: int) -> Iterator[list[int]]:
+    """Tokens that must come next, in runs that are each inside a copy or outside. The matcher has
+    accepted them then. A grammar may name ids that no token has: not those."""
+    while not matcher.is_stopped() and (forced := matcher.compute_ff_tokens()):
+        if max(forced) >= num_token_ids:
+            forced = list(takewhile(lambda token_id: token_id < num_token_ids, forced))
+            if not forced:
+                return
+        matcher.consume_tokens(forced)
+        yield forced
+        if not (isinstance(matcher, CopyMatcher) and matcher.may_force_more):
+            return
 
 
 def _advanced(matcher: Matcher, token_ids: list[int]) -> Matcher | None:

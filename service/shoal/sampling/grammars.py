@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from shoal.protocol.grammar import COPY_TOKEN, PARSER_LIMITS
 from shoal.sampling.copies import CopyText
+from shoal.sampling.copy_matcher import CopyMatcher
 from shoal.sampling.free_text import FreeText, free_text_in, free_text_of
 from shoal.sampling.lead_text import LeadText, Mark, lead_text_of, marks_in
-from shoal.sampling.matcher import Matcher, Places
+from shoal.sampling.matcher import Matcher
+from shoal.sampling.memories import Memories, Memory
 from shoal.sampling.token_table import TokenTable
 
 if TYPE_CHECKING:
-    from llguidance import LLTokenizer
+    from llguidance import LLMatcher, LLTokenizer
 
 _KEPT = 64
 _KEPT_CHARS = 4 << 20
@@ -51,8 +53,8 @@ class Vocabulary(NamedTuple):
 class Compiled(NamedTuple):
     """A grammar for this model."""
 
-    matcher: Matcher
-    """At the grammar's beginning. One that is wrong is in its error state."""
+    matcher: "LLMatcher"
+    """At the grammar's beginning; never changed. One that is wrong is in its error state."""
     free_text: FreeText | LeadText | None
     """None where the grammar may have no free text."""
 
@@ -60,12 +62,14 @@ class Compiled(NamedTuple):
 class Grammars:
     """Thread-safe."""
 
-    def __init__(self, read_vocabulary: Callable[[], Vocabulary]) -> None:
-        """Called once, in the thread that compiles. It may raise ModelFolderError."""
+    def __init__(self, read_vocabulary: Callable[[], Vocabulary], *, learns: bool = False) -> None:
+        """`read_vocabulary` is called once, in the thread that compiles. It may raise
+        ModelFolderError. `learns`: do rows learn from each other what they may expect?"""
+        self.learns = learns
         self._read_vocabulary = read_vocabulary
         self._compiled: OrderedDict[str, Compiled] = OrderedDict()
         self._copy_texts: OrderedDict[str, CopyText] = OrderedDict()
-        self._places = Places()
+        self._memories = Memories()
         self._last_lead: tuple[tuple[Mark, ...], LeadText] | None = None
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
@@ -85,17 +89,26 @@ class Grammars:
             return ready
         return self._thread.submit(self._prepare, grammar, copy_text)
 
-    def matcher(self, grammar: str) -> Matcher:
-        """At the grammar's beginning. One that is wrong is in its error state."""
-        return self.compiled(grammar).matcher
-
     def compiled(self, grammar: str) -> Compiled:
-        """With a matcher for one sequence."""
+        """Once it has been prepared."""
         with self._lock:
             if (compiled := self._compiled.get(grammar)) is not None:
                 self._compiled.move_to_end(grammar)
-                return compiled._replace(matcher=compiled.matcher.deep_copy())
+                return compiled
         return self._compile(grammar)  # it was dropped meanwhile
+
+    def memory(self, grammar: str, shares_with: str | None) -> Memory:
+        """Of those that share with each other what they find; None: with nobody."""
+        return self._memories.get(grammar, shares_with, lambda: self.compiled(grammar).matcher)
+
+    def matcher(self, copy_text: str | None, memory: Memory) -> Matcher | CopyMatcher:
+        """At a grammar's beginning, for one sequence."""
+        matcher = memory.beginning.deep_copy()
+        return matcher if copy_text is None else CopyMatcher(matcher, self.copy_text(copy_text))
+
+    def forget(self) -> None:
+        """What sequences have found and said; those that run keep theirs."""
+        self._memories.clear()
 
     def copy_text(self, text: str) -> CopyText:
         """For all sequences that copy from it."""
@@ -162,7 +175,7 @@ class Grammars:
         from llguidance import LLMatcher, LLParserLimits
 
         limits = LLParserLimits(**PARSER_LIMITS)
-        matcher = self._places.begin(LLMatcher(self.tokenizer, grammar, log_level=0, limits=limits))
+        matcher = LLMatcher(self.tokenizer, grammar, log_level=0, limits=limits)
         _ = self.ambiguous_ids  # here, not when the first row needs them
         if marks := marks_in(grammar):
             return Compiled(matcher, self._lead_text(marks))

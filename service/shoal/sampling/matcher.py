@@ -96,18 +96,28 @@ class Matcher:
     def deep_copy(self) -> "Matcher":
         """Another one at the same place."""
         self._is_shared = True
+        return self.ahead()
+
+    def ahead(self) -> "Matcher":
+        """Another one to look ahead with, as long as this one stays here."""
         copy = Matcher(self._matcher, self._places, self._place)
         copy._untold = [*self._untold]
         return copy
+
+    @property
+    def is_known(self) -> bool:
+        """May others have been at this place?"""
+        return self._place is not None
+
+    def knows(self, token_id: int) -> bool:
+        """Has it been seen whether this token may come next?"""
+        return self._place is not None and token_id in self._place.next
 
     def is_stopped(self) -> bool:
         return self._end().is_stopped
 
     def is_error(self) -> bool:
         return self._end().is_error
-
-    def get_error(self) -> str:
-        return self.own.get_error()
 
     def try_consume_tokens(self, token_ids: list[int]) -> int:
         """How many of them were accepted."""

@@ -2,18 +2,20 @@
 
 from collections import deque
 from collections.abc import Set
-from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from shoal.protocol.params import SamplingParams
 from shoal.protocol.step import NewRow
 from shoal.sampling.arrays import UInt32
-from shoal.sampling.copy_matcher import CopyMatcher
+from shoal.sampling.copy_matcher import CopyMatcher, forced_runs
+from shoal.sampling.expecting import Expecting
 from shoal.sampling.free_text import FreeText
 from shoal.sampling.grammars import Grammars
 from shoal.sampling.lead_text import Lead, LeadText
 from shoal.sampling.matcher import Matcher
+from shoal.sampling.memories import Memory
 from shoal.sampling.processors.base import LogitsProcessor
 
 if TYPE_CHECKING:
@@ -37,10 +39,11 @@ class Grammar(LogitsProcessor):
         rejects: bool = False,
         ambiguous_ids: Set[int] = frozenset(),
         free_text: FreeText | LeadText | None = None,
+        memory: Memory | None = None,
     ) -> None:
         """`takes`: may `take_forced` be used, or must each token be sampled? `rejects`: is a token
         drawn first and `admits` asked? `ambiguous_ids`: see `Grammars`. `free_text`: where the
-        grammar may have some."""
+        grammar may have some. `memory`: None where nothing is learned."""
         self._matcher = matcher
         self.end_ids = [i for i in end_ids if 0 <= i < num_token_ids]
         self.masks_first = not (takes and rejects)
@@ -70,6 +73,7 @@ class Grammar(LogitsProcessor):
         self._may_be_free = True  # no probe failed since the last token that is not plain
         self._until_steady = free_text.steady_after  # characters; in free text
         self._untold: list[int] = []  # accepted in free text; the matcher will be
+        self._expecting = memory and Expecting(memory, num_token_ids, self._num_chars)
         self._force()
 
     @property
@@ -126,6 +130,8 @@ class Grammar(LogitsProcessor):
     def accept(self, token_id: int) -> None:
         self.drawn_again = False
         if self._is_free and (num_chars := self._num_chars[token_id]):
+            if self._expecting is not None:
+                self._expecting.heard_free(token_id)
             if self._until_steady >= 0:
                 self._until_steady -= num_chars
                 self._mask = None
@@ -157,9 +163,10 @@ class Grammar(LogitsProcessor):
 
     def expected(self, most: int) -> list[int]:
         """Tokens that are likely to come next, at most so many; none where nothing is known."""
-        if not isinstance(self._matcher, CopyMatcher) or self._forced:
+        if self._expecting is None or self._forced or self.is_over:
             return []
-        return self._matcher.expected(most)
+        is_known = self._matcher.is_known and not self._untold
+        return self._expecting.expected(self._matcher.ahead() if is_known else None, most)
 
     @property
     def allow_mask(self) -> UInt32:
@@ -183,18 +190,17 @@ class Grammar(LogitsProcessor):
         self._mask = computed[: -(-self._num_token_ids // 32)]
 
     def _force(self) -> None:
-        matcher = self._matcher
-        self.is_over = matcher.is_stopped()
-        while not self.is_over and (forced := matcher.compute_ff_tokens()):
-            if max(forced) >= self._num_token_ids:  # a grammar may name ids that no token has
-                forced = list(takewhile(lambda token_id: token_id < self._num_token_ids, forced))
-                if not forced:
-                    return
-            matcher.consume_tokens(forced)
-            self._forced.extend(forced)
-            self.is_over = matcher.is_stopped()
-            if not (isinstance(matcher, CopyMatcher) and matcher.may_force_more):
-                return
+        for run in forced_runs(self._matcher, self._num_token_ids):
+            self._forced.extend(run)
+            self._hear(run, is_forced=True)
+        self.is_over = self._matcher.is_stopped()
+
+    def _hear(self, token_ids: list[int], *, is_forced: bool = False) -> None:
+        """The matcher has accepted these."""
+        if self._expecting is not None:
+            matcher = self._matcher
+            copy = matcher.copy if isinstance(matcher, CopyMatcher) else None
+            self._expecting.heard(token_ids, copy, is_forced=is_forced and matcher.is_known)
 
     def _tell(self) -> None:
         """The matcher accepts what it was not asked about."""
@@ -205,6 +211,7 @@ class Grammar(LogitsProcessor):
 
     def _go_on_behind(self, last_id: int) -> None:
         """The matcher has accepted this token: is it in free text, or what must come next?"""
+        self._hear([last_id])
         if self._lead is not None:
             self._force()
             self._is_free = self._lead.is_free_behind(last_id) and not self.is_over
@@ -242,14 +249,30 @@ def build(
     if text is None:
         return None
     assert grammars is not None, "the engine asked whether the model has grammars"
-    matcher, free_text = grammars.compiled(text)
-    copy_text = new.sampling.copy_text
+    memory = grammars.memory(text, new.shares_with)
     return Grammar(
-        matcher if copy_text is None else CopyMatcher(matcher, grammars.copy_text(copy_text)),
+        grammars.matcher(new.sampling.copy_text, memory),
         new.stop.end_token_ids,
         num_token_ids,
         takes=new.output.logprobs is None and new.output.trace is None,
         rejects=rejects,
         ambiguous_ids=grammars.ambiguous_ids,
-        free_text=free_text,
+        free_text=grammars.compiled(text).free_text,
+        memory=memory if grammars.learns else None,
     )
+
+
+def expected_at_start(
+    sampling: SamplingParams,
+    shares_with: str | None,
+    num_token_ids: int,
+    grammars: Grammars,
+    most: int,
+) -> list[int]:
+    """What a sequence is likely to say first, at most so many tokens."""
+    assert sampling.grammar is not None, "without a grammar nothing is expected"
+    if not grammars.learns:
+        return []
+    memory = grammars.memory(sampling.grammar, shares_with)
+    expecting = Expecting(memory, num_token_ids, bytes(num_token_ids))
+    return expecting.expected(grammars.matcher(sampling.copy_text, memory), most)
