@@ -208,6 +208,13 @@ class FakeRunner:
             future.set_result("it is wrong" if sampling.grammar == "wrong" else None)
         return future
 
+    def expected_at_start(self, sampling: SamplingParams, shares_with: str | None) -> list[int]:
+        """Nothing."""
+        return []
+
+    def forget_answers(self) -> None:
+        """There is nothing to forget."""
+
     def load_adapter(self, source: AdapterSource) -> AdapterLoaded:
         """Any folder that an adapter could lie in; "broken" in its path means that it does not
         fit."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from shoal.engine.scheduler import Scheduler
+from shoal.engine.sequence import shares_with
 from shoal.protocol.messages import Submit
 from shoal.protocol.step import GrammarRunner, Runner
 
@@ -48,7 +49,7 @@ class Preparing:
         """What the sequence is likely to say first."""
         if self._runner is None or not self._scheduler.limits.drafts:
             return []
-        return self._runner.expected_at_start(submit.sampling, submit.shares_with)
+        return self._runner.expected_at_start(submit.sampling, shares_with(submit))
 
     def abort(self, seq_id: int) -> None:
         """Unknown ids are ignored."""

@@ -9,6 +9,7 @@ the next plan continues the last one. Knows integers only: no tensors, text, soc
 """
 
 from collections.abc import Collection, Mapping
+from itertools import count
 from math import inf
 
 from shoal.engine.applied import Applied
@@ -57,7 +58,7 @@ class Scheduler:
         self._released: list[int] = []  # left their rows since the last plan
         self._finished: dict[int, Finished] = {}  # since the last `take_finished`
         self._cpu_s: dict[int, float] = {}  # of those that got a token or finished since then
-        self._num_arrived = 0
+        self._arrivals = count()
 
     @property
     def has_work(self) -> bool:
@@ -92,15 +93,13 @@ class Scheduler:
     # --- arrivals and aborts -------------------------------------------------------------------
 
     def add(self, submit: Submit, now: float, expected: Collection[int] = ()) -> None:
-        """A new sequence, with what it is likely to say first; one that could never run finishes at
-        once with an error code."""
+        """A new sequence, likely to begin so; one that could never run finishes with an error."""
         assert submit.seq_id not in self._sequences, f"sequence {submit.seq_id} was added twice"
         if code := refusal(submit, self.limits.vocab_size, self.limits.max_model_len):
             self.refuse(submit.seq_id, code)
             return
-        seq = make_sequence(submit, self.limits.max_model_len, self._num_arrived, now)
+        seq = make_sequence(submit, self.limits.max_model_len, next(self._arrivals), now)
         seq.num_ahead = len(self._waiting)
-        self._num_arrived += 1
         self._sequences[seq.seq_id] = seq
         self._waiting.add(seq)
         self._deadlines.add(seq)
@@ -299,16 +298,15 @@ class Scheduler:
     def apply(self, plan: StepPlan, result: StepResult, now: float, cpu_s: float = 0.0) -> Applied:
         """Records what the runner computed for the last plan, and shares out its CPU time by
         tokens."""
-        token_cpu_s = cpu_s / max(plan.num_tokens, 1)
-        applied = Applied()
+        applied, token_cpu_s = Applied(), cpu_s / max(plan.num_tokens, 1)
         seq_ids, sampled = applied.seq_ids, applied.token_ids
         drafts, block_size = plan.drafts, self.limits.block_size
         self.drafts.expect(result.expected)
         rows = zip(self._planned, plan.num_new_tokens, result.token_ids, strict=True)
         for seq, num_new_tokens, token_id in rows:
             seq.cpu_s += num_new_tokens * token_cpu_s
-            if token_id is None and seq.seq_id in result.errors:
-                self._fail(seq, result.errors[seq.seq_id])
+            if token_id is None and (code := result.errors.get(seq.seq_id)) is not None:
+                self._fail(seq, code)
                 continue
             if drafts:
                 num_new_tokens -= len(drafts.get(seq.seq_id, ()))

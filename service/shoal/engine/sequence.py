@@ -115,6 +115,13 @@ def is_decoding(seq: Sequence) -> bool:
     return seq.num_tokens - seq.num_computed_tokens == 1
 
 
+def shares_with(submit: Submit) -> str | None:
+    """See `NewRow`."""
+    if not submit.use_prefix_cache:
+        return None
+    return str((submit.tenant, submit.adapter_id, submit.cache_salt))
+
+
 def new_row(seq: Sequence) -> NewRow:
     """What the runner needs to know of a sequence that got a row."""
     submit = seq.submit
@@ -127,5 +134,5 @@ def new_row(seq: Sequence) -> NewRow:
         stop=submit.stop,
         output=submit.output,
         adapter_id=submit.adapter_id,
-        shares_with=submit.shares_with,
+        shares_with=shares_with(submit),
     )

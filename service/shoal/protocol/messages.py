@@ -104,13 +104,6 @@ class Submit(_Message, frozen=True):
     weight: float = 1.0
     """The tenant's share beside others', above 0."""
 
-    @property
-    def shares_with(self) -> str | None:
-        """Sequences with the same text may learn from each other; None shares with nobody."""
-        if not self.use_prefix_cache:
-            return None
-        return str((self.tenant, self.adapter_id, self.cache_salt))
-
 
 class Abort(_Message, frozen=True):
     """End these sequences now. Unknown or finished ids are ignored."""

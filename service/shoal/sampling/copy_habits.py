@@ -12,7 +12,7 @@ _MAX_COUNTS = 1 << 14
 """Some 3 MB."""
 _MAX_PIECES = 128
 """Of a text that is looked at."""
-_FOLLOWS, _BEGINS, _ENDS = 0.05, 0.5, 0.3
+_FOLLOWS, _BEGINS, _ENDS = 0.05, 0.2, 0.3
 """Taken for the share of words that were never seen: that a copy follows them, begins or ends with
 them."""
 
@@ -108,7 +108,8 @@ class CopyHabits:
         total, best, place, before = 0.0, 0.0, 0, b""
         for first, _, word in pieces:
             if not _is_used(first, used):
-                chance = habits.before.share(before, _FOLLOWS) * habits.first.share(word, _BEGINS)
+                follows = habits.before.share(before, _FOLLOWS)
+                chance = (follows + habits.first.share(word, _BEGINS)) ** 2
                 total += chance
                 if chance > best:
                     best, place = chance, first
@@ -132,7 +133,7 @@ class CopyHabits:
         for habits in self._keys.values():
             habits.drop_rare()
         self._num_counts = sum(map(len, self._keys.values()))
-        while self._num_counts > _MAX_COUNTS // 2 and len(self._keys) > 1:
+        while self._num_counts > _MAX_COUNTS // 2:
             _, dropped = self._keys.popitem(last=False)
             self._num_counts -= len(dropped)
 

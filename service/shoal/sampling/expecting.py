@@ -60,6 +60,7 @@ class Expecting:
                 if (copy := self._copied(ahead, copy, most)) is None:
                     break
                 matcher.go_on(copy)
+                self._take_forced(ahead, matcher)
             guess = ahead.answer.guess()
             if guess is None or not ahead.is_probable(guess[1]):
                 break

@@ -40,7 +40,7 @@ def make(
     grammars: Grammars, grammar: str, free_text: FreeText | LeadText | None, **how: bool
 ) -> tuple[Grammar, Counting]:
     assert grammars.prepare(grammar).result() is None
-    matcher = Counting(grammars.matcher(grammar))
+    matcher = Counting(grammars.memory(grammar, "all").beginning.deep_copy())
     ambiguous_ids = grammars.ambiguous_ids
     made = Grammar(
         matcher,  # type: ignore[arg-type]

@@ -173,8 +173,9 @@ def test_a_token_that_ends_the_answer_is_never_free_text(grammars: Grammars) -> 
     grammar, stop = as_grammar({"type": "object"}), encode("x")[0]
     assert grammars.prepare(grammar).result() is None
     for free_text in (grammars.compiled(grammar).free_text, None):
-        followed = Grammar(grammars.matcher(grammar), (END_ID, stop), NUM_IDS, takes=True,
-                           rejects=True, free_text=free_text)  # fmt: skip
+        matcher = grammars.memory(grammar, None).beginning
+        followed = Grammar(matcher, (END_ID, stop), NUM_IDS, takes=True, rejects=True,
+                           free_text=free_text)  # fmt: skip
         for token_id in encode('{"abcdef'):
             assert followed.admits(token_id)
             followed.accept(token_id)

@@ -29,7 +29,7 @@ def grammars() -> Grammars:
 def make(grammars: Grammars, lark: str, *, takes: bool = True) -> Grammar:
     text = json.dumps({"grammars": [{"lark_grammar": lark}]})
     assert grammars.prepare(text).result() is None
-    return Grammar(grammars.matcher(text), (END_ID, 9999), NUM_IDS, takes=takes)
+    return Grammar(grammars.memory(text, None).beginning, (END_ID, 9999), NUM_IDS, takes=takes)
 
 
 ODD_IDS = 270
@@ -54,7 +54,8 @@ def test_a_token_is_admitted_exactly_where_the_mask_allows_it(odd: Grammars, lar
     rng = np.random.default_rng(7)
 
     def after(said: list[int]) -> Grammar:
-        grammar = Grammar(odd.matcher(text), (END_ID,), ODD_IDS, takes=False, rejects=True,
+        matcher = odd.memory(text, None).beginning
+        grammar = Grammar(matcher, (END_ID,), ODD_IDS, takes=False, rejects=True,
                           ambiguous_ids=odd.ambiguous_ids)  # fmt: skip
         for token_id in said:
             grammar.accept(token_id)
@@ -82,7 +83,10 @@ def test_a_vocabulary_may_end_anywhere_in_a_word_of_a_mask(num_ids: int, num_thr
     tokens = [*(bytes([byte]) for byte in range(256)), b"<end>", *[b""] * (num_ids - 257)]
     grammars = Grammars(lambda: Vocabulary(tokens, [END_ID], lambda text: list(text.encode())))
     assert grammars.prepare(text).result() is None
-    found = [Grammar(grammars.matcher(text), (END_ID,), num_ids, takes=False) for _ in range(2)]
+    found = [
+        Grammar(grammars.memory(text, None).beginning, (END_ID,), num_ids, takes=False)
+        for _ in range(2)
+    ]
     for grammar in found:
         grammar.accept(ord("a"))
     filler = MaskFiller(num_ids, num_threads)

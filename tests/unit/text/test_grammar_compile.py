@@ -134,7 +134,7 @@ def follower(grammar: str, text: str) -> Callable[[str], bool]:
     assert grammars.prepare(grammar, text).result() is None
 
     def accepts(answer: str) -> bool:
-        matcher = CopyMatcher(grammars.matcher(grammar), grammars.copy_text(text))
+        matcher = CopyMatcher(grammars.memory(grammar, None).beginning, grammars.copy_text(text))
         return all(map(matcher.consume_token, answer.encode())) and matcher.is_stopped()
 
     return accepts

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Set
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -79,9 +79,7 @@ class Grammar(LogitsProcessor):
     @property
     def matcher(self) -> "LLMatcher":
         """Behind the tokens accepted so far, and the forced ones. Of a grammar without copies."""
-        self._tell()
-        assert isinstance(self._matcher, Matcher), "a mask with copies is computed here only"
-        return self._matcher.own
+        return cast(Matcher, self._told).own  # a mask with copies is computed here only
 
     @property
     def _told(self) -> Matcher | CopyMatcher:
@@ -230,7 +228,7 @@ class Grammar(LogitsProcessor):
         """The matcher, which has been told everything."""
         probe = self._free_text.probe
         self._until_steady = self._free_text.steady_after
-        if not self._has_free_text or not isinstance(matcher := self._told, Matcher):
+        if not self._has_free_text or isinstance(matcher := self._told, CopyMatcher):
             return False
         return matcher.validate_tokens(probe) == len(probe)
 

@@ -1,15 +1,11 @@
-"""What answers under one grammar say lets others come in fewer steps, the same token by token."""
+"""What a runner expects of its grammars is drafted: the same tokens in fewer steps."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
-from shoal.engine import answers as answers_module
-from shoal.engine.answers import Answers, AnswerTable
-from shoal.engine.sequence import make_sequence
 from shoal.protocol.params import SamplingParams
-from shoal.protocol.step import StepPlan, StepResult
+from shoal.protocol.step import NewRow, StepPlan, StepResult
 from tests.fakes.fake_runner import FakeRunner, solo_output
 from tests.unit.engine.building import Engine, make_submit
 from tests.unit.engine.test_drafts import counts_of
@@ -26,13 +22,42 @@ LONG = max(range(100), key=lambda seed: len(answer_of(seed)))
 """Seed of a long answer, for grammars end most soon."""
 
 
-class Silent(FakeRunner):
-    """Its grammars expect nothing."""
+class Remembering(FakeRunner):
+    """Its grammars expect that a row goes on as others, which it may learn from, did."""
+
+    def __init__(self, *args: Any, **how: Any) -> None:
+        super().__init__(*args, **how)
+        self.said: dict[tuple[str | None, str | None], dict[int, list[int]]] = {}
+        """[whom it is shared with, grammar] outputs by sequence"""
+        self.num_asked = 0
 
     def run(self, plan: StepPlan) -> StepResult:
         result = super().run(plan)
-        result.expected = {}
+        for seq_id in plan.seq_ids:
+            new = self.rows[seq_id].new
+            if new.shares_with is not None and new.sampling.grammar is not None:
+                said = self.said.setdefault((new.shares_with, new.sampling.grammar), {})
+                said[seq_id] = self.rows[seq_id].token_ids[new.num_prompt_tokens :]
+        result.expected = {i: self._expected(self.rows[i].new, i) for i in result.expected}
         return result
+
+    def _expected(self, new: NewRow, seq_id: int) -> list[int]:
+        own = self.rows[seq_id].token_ids[new.num_prompt_tokens :]
+        return self._going_on(new.sampling, new.shares_with, own)
+
+    def expected_at_start(self, sampling: SamplingParams, shares_with: str | None) -> list[int]:
+        self.num_asked += 1
+        return self._going_on(sampling, shares_with, [])
+
+    def _going_on(
+        self, sampling: SamplingParams, shares_with: str | None, own: list[int]
+    ) -> list[int]:
+        said = self.said.get((shares_with, sampling.grammar), {})
+        others = (o[len(own) :] for o in said.values() if o[: len(own)] == own)
+        return next((rest for rest in others if rest), [])
+
+    def forget_answers(self) -> None:
+        self.said.clear()
 
 
 class Small(Engine):
@@ -41,7 +66,7 @@ class Small(Engine):
     def __init__(self, plans: list[StepPlan] | None = None, **config: Any) -> None:
         def runner(num_blocks: int, block_size: int) -> FakeRunner:
             before_step = None if plans is None else plans.append
-            return Silent(num_blocks, block_size, NUM_IDS, before_step=before_step)
+            return Remembering(num_blocks, block_size, NUM_IDS, before_step=before_step)
 
         super().__init__(runner=runner, **{"block_size": 16, "draft_weight_bytes": 1, **config})
 
@@ -52,59 +77,6 @@ class Small(Engine):
         submit = make_submit(seq_id, PROMPT, 40, **{"grammar": "forcing", **wishes})
         assert self.run(submit).tokens[seq_id] == answer_of(seed)
         return self.runner.num_steps - before
-
-
-def table_of(*texts: Iterable[int]) -> AnswerTable:
-    table = AnswerTable()
-    for text in texts:
-        table.learn([*text], 0)
-    return table
-
-
-def test_a_guess_is_what_mostly_followed_and_its_share() -> None:
-    table = table_of([1, 8, 2, 3, 4], [1, 8, 2, 3, 5], [0, 8, 2, 3, 5], [1, 8, 2, 3, 5])
-    assert table.guess([1, 8, 2, 3]) == (5, 2 / 3)
-    assert table.guess([0, 8, 2, 3]) == (5, 1.0)
-    assert table.guess([9, 9, 2, 3]) == (5, 3 / 4)
-    assert table.guess([2, 3]) == (5, 3 / 4)
-    assert table.guess([8, 2, 9, 3]) is None
-
-
-def test_an_answer_begins_behind_its_prompt() -> None:
-    table = AnswerTable()
-    table.learn([1, 2, 3, 4, 5, 6], 5)
-    assert table.guess([1, 2, 3, 4]) is None
-    assert table.guess([2, 3, 4, 5]) == (6, 1.0)
-
-
-def test_a_table_follows_what_is_said_lately() -> None:
-    table = table_of(*[[1, 2, 3, 4, 5]] * 500, *[[1, 2, 3, 4, 6]] * 70)
-    guess = table.guess([1, 2, 3, 4])
-    assert guess is not None
-    assert guess[0] == 6
-
-
-def test_what_tables_keep_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers_module, "_MAX_PLACES", 10)
-    monkeypatch.setattr(answers_module, "_MAX_TABLES", 3)
-    table = table_of(range(100), [6, 7, 8, 9, 1])
-    assert len(table) == 10
-    assert table.guess([6, 7, 8, 9]) == (1, 1.0)
-    for follower in range(50):
-        table.learn([6, 7, 8, 9, follower], 0)
-    assert max(map(len, table._followers.values())) <= answers_module._MAX_FOLLOWERS
-    answers = Answers()
-    for name in "abcdefg":
-        submit = make_submit(1, grammar=name)
-        assert answers.table(make_sequence(submit, 100, 0, 0.0)) is not None
-    assert [key[2] for key in answers._tables] == ["e", "f", "g"]
-    monkeypatch.setattr(answers_module, "_MAX_PLACES_OF_ALL", 15)
-    for name in "ghi":
-        held = answers.table(make_sequence(make_submit(1, grammar=name), 100, 0, 0.0))
-        assert held is not None
-        held.learn([*range(100)], 0)
-    answers.table(make_sequence(make_submit(1, grammar="h"), 100, 0, 0.0))
-    assert [key[2] for key in answers._tables] == ["h"]
 
 
 def test_the_same_answer_again_takes_few_steps() -> None:
@@ -150,12 +122,13 @@ def test_a_sequence_without_grammar_gets_no_drafts_from_answers() -> None:
     assert sum(frame.num_drafted for frame in heard.frames[before:]) == 0
 
 
-def test_nothing_is_learned_or_asked_where_drafts_are_off() -> None:
-    engine = Small(drafts=False)
+def test_nothing_is_asked_where_drafts_are_off() -> None:
+    plans: list[StepPlan] = []
+    engine = Small(plans, drafts=False)
     assert engine.steps_of(1) == engine.steps_of(2)
-    drafts = engine.core._models["fake"].scheduler.drafts
-    assert not drafts._tables
-    assert not drafts._answers._tables
+    assert not any(plan.wants_expected for plan in plans)
+    assert isinstance(engine.runner, Remembering)
+    assert not engine.runner.num_asked
 
 
 def test_a_reset_forgets_what_was_said() -> None:
@@ -193,26 +166,24 @@ def test_a_draft_may_take_the_block_that_its_sequence_may_need_next() -> None:
     assert tight.core.stats()[0].num_preemptions == 0
 
 
-def test_what_a_grammar_expects_is_a_draft_unless_answers_say_otherwise() -> None:
-    class Expecting(Silent):
-        """Always the same, which is wrong."""
-
+def test_what_is_expected_at_the_start_is_no_draft_for_later_steps() -> None:
+    class Hasty(FakeRunner):
         def run(self, plan: StepPlan) -> StepResult:
             result = super().run(plan)
-            result.expected = {seq_id: [1, 2, 3] for seq_id in plan.seq_ids}
+            result.expected = {}
             return result
+
+        def expected_at_start(self, sampling: SamplingParams, shares_with: str | None) -> list[int]:
+            return [1, 2, 3]
 
     plans: list[StepPlan] = []
     engine = Engine(
-        runner=lambda n, size: Expecting(n, size, NUM_IDS, before_step=plans.append), block_size=16
+        runner=lambda n, size: Hasty(n, size, NUM_IDS, before_step=plans.append), block_size=16
     )
     heard = engine.run(make_submit(1, PROMPT, 40, seed=LONG, grammar="forcing"))
     assert heard.tokens[1] == answer_of(LONG)
-    assert {tuple(draft) for plan in plans for draft in plan.drafts.values()} == {(1, 2, 3)}
-    first, before = counts_of(heard)[1], len(heard.frames)
-    engine.run(make_submit(2, PROMPT, 40, seed=LONG, grammar="forcing"))
-    assert heard.tokens[2] == answer_of(LONG)
-    assert sum(frame.num_accepted for frame in heard.frames[before:]) > first
+    assert plans[0].drafts == {1: [1, 2, 3]}
+    assert [1, 2, 3] not in [draft for plan in plans[1:] for draft in plan.drafts.values()]
 
 
 def test_two_sequences_learn_from_each_other_and_say_what_they_say_alone() -> None:
