@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import Future
 
+from shoal.engine.drafts import MAX_ROWS
 from shoal.engine.scheduler import Scheduler
 from shoal.engine.sequence import shares_with
 from shoal.protocol.messages import Submit
@@ -46,8 +47,9 @@ class Preparing:
                 self._scheduler.refuse(seq_id, "grammar_error", message[:900])
 
     def _expected(self, submit: Submit) -> list[int]:
-        """What the sequence is likely to say first."""
-        if self._runner is None or not self._scheduler.limits.drafts:
+        """What the sequence is likely to say first, where its first step may have drafts."""
+        has_room = self._scheduler.num_running + self._scheduler.num_waiting < MAX_ROWS
+        if self._runner is None or not self._scheduler.limits.drafts or not has_room:
             return []
         return self._runner.expected_at_start(submit.sampling, shares_with(submit))
 

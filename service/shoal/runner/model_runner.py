@@ -96,6 +96,9 @@ class ModelRunner:
             for (i, _), grammar in zip(batch.wishes.guided, batch.wishes.grammars, strict=True):
                 if expected := grammar.expected(_MOST_EXPECTED):
                     result.expected[batch.seq_ids[batch.output_rows[i]]] = expected
+        elif not plan.continues:  # too many rows for drafts: nor do they learn for others
+            for grammar in batch.wishes.grammars:
+                grammar.expect_nothing()
         self._batch = batch
         return result
 

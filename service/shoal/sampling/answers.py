@@ -1,7 +1,7 @@
 """What answers under one grammar said, to guess what the next one says: they resemble each other.
 
-A table counts which token followed which others. Of a string that is copied or free, only its
-beginning is looked at; behind it, that there was one is what counts. Knows integers only.
+A table counts which token followed which others. Of a string that is copied, only the beginning is
+looked at; behind it, that there was one is what counts. Knows integers only.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,8 +31,6 @@ class AnswerTable:
 
     def __init__(self) -> None:
         self._followers: dict[_Place, dict[int, int]] = {}
-        self.opening: set[int] = set()
-        """Tokens behind which free strings began."""
 
     def __len__(self) -> int:
         return len(self._followers)
@@ -115,10 +113,6 @@ class Answer:
         answer._path, answer._num_inside = self._path, self._num_inside
         answer.outside, answer.inside = self.outside[-_KEPT:], [*self.inside]
         return answer
-
-    @property
-    def is_in_string(self) -> bool:
-        return self._num_inside > 0
 
     def _places(self) -> Iterator[_Place]:
         if not self._num_inside:

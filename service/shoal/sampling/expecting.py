@@ -21,19 +21,17 @@ _OPENS = (b"{", b",", b"[")
 class Expecting:
     """Of one sequence: learns from what it says, and guesses how it goes on."""
 
-    def __init__(self, memory: Memory, num_token_ids: int, num_chars: bytes) -> None:
-        """`num_chars`: see `FreeText`."""
+    def __init__(self, memory: Memory, num_token_ids: int) -> None:
         self._memory = memory
         self._num_token_ids = num_token_ids
-        self._num_chars = num_chars
         self._answer = Answer(memory.table)
         self._copy: Copy | None = None  # that goes on
         self._key = b""  # text before it, with the name of its property
         self._used: list[tuple[int, int]] = []  # from where to where others were
 
     def heard(self, token_ids: list[int], copy: Copy | None, *, is_forced: bool) -> None:
-        """Tokens that are no free text. `copy`: the one that goes on or begins behind them.
-        `is_forced`: and nobody needs to guess them."""
+        """What was said. `copy`: the one that goes on or begins behind these tokens. `is_forced`:
+        nobody needs to guess them."""
         goes_on = copy is not None and copy.size > 0
         if self._copy is not None and not goes_on:
             self._memory.habits.learn(self._key, self._copy, self._used)
@@ -42,12 +40,6 @@ class Expecting:
         if copy is not None and not copy.size:
             self._key = _key_of(self._answer.outside, copy)
         self._copy = copy if goes_on else None
-
-    def heard_free(self, token_id: int) -> None:
-        """One token of free text in a string."""
-        if not self._answer.is_in_string and self._answer.outside:
-            self._memory.table.opening.add(self._answer.outside[-1])
-        self._answer.say([token_id], in_string=True)
 
     def expected(self, matcher: Matcher | CopyMatcher | None, most: int) -> list[int]:
         """At most so many tokens. `matcher`: behind what was heard, to go ahead with; None where
@@ -73,7 +65,7 @@ class Expecting:
             if matcher is not None and not matcher.try_consume_tokens([token_id]):
                 break
             ahead.draft.append(token_id)
-            ahead.answer.say([token_id], in_string=self._is_free(ahead, token_id), learns=False)
+            ahead.answer.say([token_id], in_string=False, learns=False)
             if matcher is not None:
                 self._take_forced(ahead, matcher)
         return ahead.draft[:most]
@@ -83,12 +75,6 @@ class Expecting:
             ahead.draft += run
             copy = matcher.copy if isinstance(matcher, CopyMatcher) else None
             ahead.answer.say(run, in_string=copy is not None and copy.size > 0, learns=False)
-
-    def _is_free(self, ahead: "_Ahead", token_id: int) -> bool:
-        if not self._num_chars[token_id]:
-            return False
-        opening = self._memory.table.opening
-        return ahead.answer.is_in_string or not opening.isdisjoint(ahead.answer.outside[-1:])
 
     def _copied(self, ahead: "_Ahead", copy: Copy, most: int) -> Copy | None:
         """Adds the words of a copy that begins or goes on, up to where it is likely to end. None

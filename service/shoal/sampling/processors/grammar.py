@@ -73,7 +73,7 @@ class Grammar(LogitsProcessor):
         self._may_be_free = True  # no probe failed since the last token that is not plain
         self._until_steady = free_text.steady_after  # characters; in free text
         self._untold: list[int] = []  # accepted in free text; the matcher will be
-        self._expecting = memory and Expecting(memory, num_token_ids, self._num_chars)
+        self._expecting = memory and Expecting(memory, num_token_ids)
         self._force()
 
     @property
@@ -128,8 +128,7 @@ class Grammar(LogitsProcessor):
     def accept(self, token_id: int) -> None:
         self.drawn_again = False
         if self._is_free and (num_chars := self._num_chars[token_id]):
-            if self._expecting is not None:
-                self._expecting.heard_free(token_id)
+            self._hear([token_id])
             if self._until_steady >= 0:
                 self._until_steady -= num_chars
                 self._mask = None
@@ -158,6 +157,10 @@ class Grammar(LogitsProcessor):
         taken = [self._forced.popleft() for _ in range(min(most, len(self._forced)))]
         self._is_free = self._will_be_free and not self._forced
         return taken
+
+    def expect_nothing(self) -> None:
+        """From now on: neither is `expected` asked, nor learned for others."""
+        self._expecting = None
 
     def expected(self, most: int) -> list[int]:
         """Tokens that are likely to come next, at most so many; none where nothing is known."""
@@ -194,7 +197,7 @@ class Grammar(LogitsProcessor):
         self.is_over = self._matcher.is_stopped()
 
     def _hear(self, token_ids: list[int], *, is_forced: bool = False) -> None:
-        """The matcher has accepted these."""
+        """These are accepted."""
         if self._expecting is not None:
             matcher = self._matcher
             copy = matcher.copy if isinstance(matcher, CopyMatcher) else None
@@ -272,5 +275,5 @@ def expected_at_start(
     if not grammars.learns:
         return []
     memory = grammars.memory(sampling.grammar, shares_with)
-    expecting = Expecting(memory, num_token_ids, bytes(num_token_ids))
+    expecting = Expecting(memory, num_token_ids)
     return expecting.expected(grammars.matcher(sampling.copy_text, memory), most)
