@@ -86,6 +86,9 @@ class ModelRunner:
         head = self._forward(batch.inputs, batch.num_full_logits)
         if batch.wishes.masked:
             self._masks.join(batch.wishes.masked)
+        if not (plan.wants_expected or plan.continues):  # too many rows for drafts
+            for grammar in batch.wishes.grammars:
+                grammar.expect_nothing()
         result = StepResult([])
         self._sample(batch, head, result)
         if batch.prompts:
@@ -96,9 +99,6 @@ class ModelRunner:
             for (i, _), grammar in zip(batch.wishes.guided, batch.wishes.grammars, strict=True):
                 if expected := grammar.expected(_MOST_EXPECTED):
                     result.expected[batch.seq_ids[batch.output_rows[i]]] = expected
-        elif not plan.continues:  # too many rows for drafts: nor do they learn for others
-            for grammar in batch.wishes.grammars:
-                grammar.expect_nothing()
         self._batch = batch
         return result
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 
 _MAX_BEFORE, _FEW_BEFORE = 4, 2
 """Tokens that a token followed."""
-_ENOUGH = 4
-"""Times that a place was met, after which it is believed rather than one with fewer tokens."""
+_PRIOR = 1
+"""Weight of what a place with fewer tokens tells, in times that a place was met (interpolation as
+by Dirichlet priors; MacKay and Peto, 1995)."""
 _MAX_PLACES = 8192
 """Of one table, some 4 MB."""
 _MAX_FOLLOWERS = 8
@@ -36,17 +37,19 @@ class AnswerTable:
         return len(self._followers)
 
     def guess(self, places: Iterator[_Place]) -> tuple[int, float] | None:
-        """The token that mostly followed, and its share. `places`: of the same answer, those with
-        the most tokens first; None where all are new."""
-        found = None
-        for place in places:
-            if followers := self._followers.get(place):
-                token_id = max(followers, key=followers.__getitem__)
-                total = sum(followers.values())
-                found = token_id, followers[token_id] / total
-                if total >= _ENOUGH:
-                    break
-        return found
+        """The token that is likely to follow, and its chance. `places`: of the same answer, those
+        with the most tokens first; None where all are new."""
+        met = [followers for place in places if (followers := self._followers.get(place))]
+        chances = dict[int, float]()
+        for followers in reversed(met):
+            total = sum(followers.values()) + (_PRIOR if chances else 0)
+            chances = {token_id: share * _PRIOR / total for token_id, share in chances.items()}
+            for token_id, count in followers.items():
+                chances[token_id] = chances.get(token_id, 0) + count / total
+        if not chances:
+            return None
+        token_id = max(chances, key=chances.__getitem__)
+        return token_id, chances[token_id]
 
     def count(self, places: Iterator[_Place], token_id: int) -> None:
         """That a token followed."""

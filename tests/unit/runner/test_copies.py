@@ -99,3 +99,35 @@ def test_answers_are_those_of_a_grammar_with_the_words_of_the_prompt() -> None:
     answers = [model.tokenizer.decode(ids) for ids in asked.run(*own).values()]
     assert answers == [model.tokenizer.decode(ids) for ids in asked.run(*reference).values()]
     assert all('":"' in answer[len('{"intent":"') :] for answer in answers)
+
+
+def test_rows_learn_from_each_other_where_few_run() -> None:
+    model = text_of(PILOTFISH)
+    kinds = {"type": "array", "items": {"enum": ["red", "blue", "reed"]}, "minItems": 6}
+    schema = {"type": "object", "properties": {"kinds": kinds, "what": COPY, "whose": COPY},
+              "required": ["kinds", "what", "whose"]}  # fmt: skip
+
+    def steps_of(asked: Asked, seq_id: int, num: int = 1) -> int:
+        before = asked.num_steps
+        asked.run(*(submit(seq_id + i) for i in range(num)))
+        return asked.num_steps - before
+
+    def submit(seq_id: int) -> Submit:
+        """The first one shares nothing: until the grammar is compiled, rows come one by one."""
+        made = make_submit(model, seq_id, grammar=copy_grammar(schema), copy_text="a red fish",
+                           temperature=0.0)  # fmt: skip
+        prompt = model.tokenizer.encode("red fish is")
+        shares = seq_id > 0
+        return msgspec.structs.replace(made, prompt_token_ids=prompt, use_prefix_cache=shares)
+
+    def answer_of(asked: Asked, seq_id: int) -> str:
+        return model.tokenizer.decode(asked.tokens[seq_id])
+
+    alone, crowded = Asked(PILOTFISH), Asked(PILOTFISH)
+    first = steps_of(alone, 0)
+    assert steps_of(alone, 1) == steps_of(crowded, 0) == first
+    assert steps_of(alone, 2) < first
+    steps_of(crowded, 1, 3)
+    assert steps_of(crowded, 4) == first, "three rows taught nothing"
+    assert steps_of(crowded, 5) < first
+    assert {answer_of(crowded, i) for i in range(1, 6)} == {answer_of(alone, 1)}
