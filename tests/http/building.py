@@ -50,6 +50,13 @@ class ScriptedRunner:
         ready.set_result(None)
         return ready
 
+    def expected_at_start(self, sampling: SamplingParams, shares_with: str | None) -> list[int]:
+        """Nothing."""
+        return []
+
+    def forget_answers(self) -> None:
+        """There is nothing to forget."""
+
     def run(self, plan: StepPlan) -> StepResult:
         self.num_steps += 1
         for seq_id in plan.released:
