@@ -99,6 +99,8 @@ class ModelRunner:
             for (i, _), grammar in zip(batch.wishes.guided, batch.wishes.grammars, strict=True):
                 if expected := grammar.expected(_MOST_EXPECTED):
                     result.expected[batch.seq_ids[batch.output_rows[i]]] = expected
+        if batch.wishes.masked:  # of the tokens that come next; nobody asks a grammar until then
+            self._masks.start(batch.wishes.masked)
         self._batch = batch
         return result
 
@@ -198,8 +200,6 @@ class ModelRunner:
             self._follow_grammars(batch, head, tokens, result)
         if batch.drafted:
             self._verify(batch, head, tokens, result)
-        if wishes.masked:  # of the tokens that come next
-            self._masks.start(wishes.masked)
         batch.store_sampled(token_ids)
         if len(tokens) == len(batch.rows):
             result.token_ids = tokens

@@ -104,8 +104,10 @@ class Expecting:
             if len(draft) >= most:
                 return None
         else:
+            if place < len(text.data):  # more is encoded once it is there
+                return None
             ends = 1.0
-        if place == start or not text.may_end_at(place) or not ahead.is_probable(ends):
+        if not ahead.is_probable(ends):
             return None
         ahead.used.append((start, place))
         ahead.answer.end_string()

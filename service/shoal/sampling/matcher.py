@@ -6,7 +6,6 @@ one need not ask. A sequence's own matcher is copied, and told of its tokens, wh
 place where something is new.
 """
 
-from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakSet
 
@@ -42,29 +41,26 @@ class _Place:
 
 
 class Places:
-    """Those of all grammars of a model."""
+    """Of sequences that share what they find, under any grammar of a model."""
 
     def __init__(self, most: int = _MOST_PLACES) -> None:
         self._most = most
         self._num = 0
         self._beginnings: WeakSet[_Place] = WeakSet()
-        self._lock = Lock()  # of these: grammars are compiled in another thread
 
     def begin(self, matcher: "LLMatcher") -> "Matcher":
-        """`matcher`: at its grammar's beginning; nobody else may change it."""
+        """`matcher`: at its grammar's beginning, where it stays."""
         beginning = _Place()
-        with self._lock:
-            self._beginnings.add(beginning)
+        self._beginnings.add(beginning)
         return Matcher(matcher, self, beginning)
 
     def new(self) -> _Place:
         """One more. All are forgotten where they are too many."""
         if self._num == self._most:
             self._num = 0
-            with self._lock:
-                for beginning in self._beginnings:
-                    beginning.next.clear()
-                    beginning.behind_forced = None
+            for beginning in self._beginnings:
+                beginning.next.clear()
+                beginning.behind_forced = None
         self._num += 1
         return _Place()
 

@@ -47,10 +47,10 @@ class Memories:
         """`shares_with`: None for a sequence that shares with nobody. `compiled`: the grammar at
         its beginning, asked for once."""
         if shares_with is None:
-            return self._new(compiled())
+            return _new(compiled(), Places())
         key = (grammar, shares_with)
         if (memory := self._kept.get(key)) is None:
-            memory = self._kept[key] = self._new(compiled())
+            memory = self._kept[key] = _new(compiled(), self._places)
         self._kept.move_to_end(key)
         self._drop_oldest()
         return memory
@@ -59,11 +59,12 @@ class Memories:
         """Sequences that run keep theirs."""
         self._kept.clear()
 
-    def _new(self, compiled: "LLMatcher") -> Memory:
-        return Memory(self._places.begin(compiled), AnswerTable(), CopyHabits())
-
     def _drop_oldest(self) -> None:
         size = sum(memory.size for memory in self._kept.values())
         while len(self._kept) > _MOST or (len(self._kept) > 1 and size > _MOST_SIZE):
             _, dropped = self._kept.popitem(last=False)
             size -= dropped.size
+
+
+def _new(compiled: "LLMatcher", places: Places) -> Memory:
+    return Memory(places.begin(compiled), AnswerTable(), CopyHabits())

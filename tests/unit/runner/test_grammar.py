@@ -15,6 +15,8 @@ from shoal.kernels.native import available
 from shoal.protocol.messages import Finished, ModelSource, StepOutputs, Submit
 from shoal.protocol.params import FinishReason, OutputParams, SamplingParams, StopParams
 from shoal.runner.vocabulary import read_vocabulary
+from shoal.sampling.masks import MaskFiller
+from shoal.sampling.processors.grammar import Grammar
 from shoal.text.text_model import TextModel
 from tests.conformance.served import write_tiny_llama
 from tests.unit.runner import asking
@@ -236,3 +238,41 @@ def test_a_tokenizer_that_spells_no_exact_text_is_refused(tiny: ModelSource) -> 
 
     with pytest.raises(ModelFolderError, match="spaces between its tokens"):
         read_vocabulary(TokenizerFiles(library.to_str, {}, "tiny"), 257)
+
+
+def test_no_grammar_is_asked_while_its_mask_is_computed_beside(
+    tiny: ModelSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two at once would change the same matcher."""
+    model, computed = text_of(tiny), set[int]()
+    start, join, expected = MaskFiller.start, MaskFiller.join, Grammar.expected
+    num_started = 0
+
+    def starting(filler: MaskFiller, grammars: list[Grammar]) -> None:
+        nonlocal num_started
+        computed.update(map(id, grammars))
+        start(filler, grammars)
+        num_started += len(filler._filling)
+
+    def joining(filler: MaskFiller, grammars: list[Grammar]) -> None:
+        join(filler, grammars)
+        computed.clear()
+
+    def expecting(grammar: Grammar, most: int) -> list[int]:
+        assert id(grammar) not in computed
+        return expected(grammar, most)
+
+    def submits(first: int) -> list[Submit]:
+        return [make_submit(model, first + i, top_p=0.9) for i in range(2)]
+
+    alone = Asked(tiny, drafts=False, num_threads=1)
+    wanted = [[*alone.run(submit).values()] for submit in submits(1)]
+    monkeypatch.setattr(MaskFiller, "start", starting)
+    monkeypatch.setattr(MaskFiller, "join", joining)
+    monkeypatch.setattr(Grammar, "expected", expecting)
+    asked = Asked(tiny, num_threads=4)
+    for _ in range(3):  # they learn from each other
+        assert [[tokens] for tokens in asked.run(*submits(1)).values()] == wanted
+        asked.forget()
+    assert num_started > 0
+    assert asked.num_accepted > 0
