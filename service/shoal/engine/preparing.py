@@ -1,5 +1,6 @@
 """Sequences whose grammar is being made ready beside the steps; then they join the queue."""
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 
@@ -8,6 +9,8 @@ from shoal.engine.scheduler import Scheduler
 from shoal.engine.sequence import shares_with
 from shoal.protocol.messages import Submit
 from shoal.protocol.step import GrammarRunner, Runner
+
+_log = logging.getLogger(__name__)
 
 
 class Preparing:
@@ -51,7 +54,11 @@ class Preparing:
         has_room = self._scheduler.num_running + self._scheduler.num_waiting < MAX_ROWS
         if self._runner is None or not self._scheduler.limits.drafts or not has_room:
             return []
-        return self._runner.expected_at_start(submit.sampling, shares_with(submit))
+        try:
+            return self._runner.expected_at_start(submit.sampling, shares_with(submit))
+        except Exception:  # a fault of ours: what it stops at, the first step meets and reports
+            _log.exception("nothing is expected of sequence %d", submit.seq_id)
+            return []
 
     def abort(self, seq_id: int) -> None:
         """Unknown ids are ignored."""

@@ -60,7 +60,7 @@ class Compiled(NamedTuple):
 
 
 class Grammars:
-    """Thread-safe."""
+    """Thread-safe, but for what rows leave to each other: that is for the thread that steps."""
 
     def __init__(self, read_vocabulary: Callable[[], Vocabulary], *, learns: bool = False) -> None:
         """`read_vocabulary` is called once, in the thread that compiles. It may raise

@@ -186,6 +186,16 @@ def test_what_is_expected_at_the_start_is_no_draft_for_later_steps() -> None:
     assert [1, 2, 3] not in [draft for plan in plans[1:] for draft in plan.drafts.values()]
 
 
+def test_a_fault_in_what_is_expected_at_the_start_costs_nothing_else() -> None:
+    class Broken(FakeRunner):
+        def expected_at_start(self, sampling: SamplingParams, shares_with: str | None) -> list[int]:
+            raise ValueError("a fault")
+
+    engine = Engine(runner=lambda n, size: Broken(n, size, NUM_IDS), block_size=16)
+    heard = engine.run(make_submit(1, PROMPT, 40, seed=LONG, grammar="forcing"))
+    assert heard.tokens[1] == answer_of(LONG)
+
+
 def test_two_sequences_learn_from_each_other_and_say_what_they_say_alone() -> None:
     engine = Small(num_blocks=40, block_size=4, max_model_len=100, max_preemptions=100)
     submits = [
