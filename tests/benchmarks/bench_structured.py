@@ -1,7 +1,7 @@
 """What structured output costs and gains, side by side in one run.
 
-    python tests/benchmarks/bench_structured.py masks --model models/minnow --clients 32
-    python tests/benchmarks/bench_structured.py forced --data ../shared/data/corpora --clients 1 8
+    python -m tests.benchmarks.bench_structured masks --model models/minnow --clients 32
+    python -m tests.benchmarks.bench_structured forced --data ../shared/data/corpora --clients 1 8
 
 `masks`: the engine in this process decodes as many tokens of free text, of a JSON string that may
 not end, whose state changes with each character, and of a list of strings; tokens per second of
