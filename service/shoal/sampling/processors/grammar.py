@@ -128,7 +128,8 @@ class Grammar(LogitsProcessor):
     def accept(self, token_id: int) -> None:
         self.drawn_again = False
         if self._is_free and (num_chars := self._num_chars[token_id]):
-            self._hear([token_id])
+            if self._expecting is not None:
+                self._hear([token_id])
             if self._until_steady >= 0:
                 self._until_steady -= num_chars
                 self._mask = None
