@@ -71,8 +71,10 @@ async def test_generate_uses_the_template_and_raw_does_not(tmp_path: Path) -> No
 
 async def test_a_model_without_template_continues_the_prompt(tmp_path: Path) -> None:
     async with serve(tmp_path, chat=False) as served:
-        answer = (await generate(served, stream=False, options={"num_predict": 5})).json()
-        known = (await served.complete("Hi", max_tokens=5, temperature=1)).json()
+        answer = (
+            await generate(served, stream=False, options={"num_predict": 5, "seed": 3})
+        ).json()
+        known = (await served.complete("Hi", max_tokens=5, temperature=1, seed=3)).json()
         assert answer["eval_count"] == known["usage"]["completion_tokens"]
         assert (await generate(served, system="Be short")).status_code == 400
         assert (await chat(served)).status_code == 400
