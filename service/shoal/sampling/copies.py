@@ -208,13 +208,6 @@ class Copy(NamedTuple):
             before += len(self.text.table.token_bytes[token_id])
         return tokens
 
-    def expected(self, most: int) -> list[int]:
-        """Tokens that follow if the first place is right and the copy does not end, at most so
-        many. None at its beginning, where the places say nothing."""
-        if not self.size and len(self.places) > 1:
-            return []
-        return self._spelled()[:most]
-
     def _num_agreed(self) -> int:
         """Bytes that must follow."""
         places, ends = self.places, self.text.ends
