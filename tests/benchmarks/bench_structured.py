@@ -83,9 +83,9 @@ class Decoding:
 
     def measure(self, grammar: str | None) -> tuple[float, float]:
         """(computed tokens per second, microseconds of CPU time per token) once all decode."""
-        for client in range(self._clients):
+        for _ in range(self._clients):
             self._num_sequences += 1
-            self._core.add(self._submit(self._num_sequences, client, grammar))
+            self._core.add(self._submit(self._num_sequences, grammar))
         finished: set[int] = set()
         num_tokens, started = 0, (0.0, 0.0)
         while len(finished) < self._clients:
@@ -100,18 +100,17 @@ class Decoding:
         wall_s, cpu_s = time.perf_counter() - started[0], time.process_time() - started[1]
         return num_tokens / wall_s, cpu_s / num_tokens * 1e6
 
-    def _submit(self, seq_id: int, client: int, grammar: str | None) -> Submit:
+    def _submit(self, seq_id: int, grammar: str | None) -> Submit:
         encode = self._model.tokenizer.encode
-        prompt = encode(f"{client} little fish swam to the big red boat and")
+        prompt = encode(f"{seq_id} little fish swam to the big red boat and")
         beginning = [] if grammar else encode(FORCED, add_special_tokens=False)
         return Submit(
             seq_id,
             "model",
             [*prompt, *beginning],
-            SamplingParams(seed=client, temperature=self._temperature, grammar=grammar),
+            SamplingParams(seed=seq_id, temperature=self._temperature, grammar=grammar),
             StopParams(self._tokens - len(beginning)),
             OutputParams(),
-            use_prefix_cache=False,
         )
 
 

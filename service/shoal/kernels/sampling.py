@@ -56,6 +56,15 @@ class VocabularyMasks:
     """[R] which mask; -1 = all tokens allowed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """A token that its row's mask does not allow is drawn again, of those that it allows."""
+
+    masks: VocabularyMasks
+    seed: UInt64
+    """[R] of the second draws."""
+
+
 class NativeSampler:
     """Holds working memory only: one caller at a time. Releases the GIL."""
 
@@ -80,6 +89,7 @@ class NativeSampler:
         params: RowParams,
         masks: VocabularyMasks | None = None,
         *,
+        checks: Checks | None = None,
         rows: Int32 | None = None,
         tokens: Int32 | None = None,
     ) -> Int32:
@@ -94,9 +104,15 @@ class NativeSampler:
         if tokens is None:
             tokens = np.full(len(logits), -1, np.int32)
         words, mask_of_row = (masks.words, masks.mask_of_row) if masks else (None, None)
+        checking = (
+            (checks.masks.words, checks.masks.mask_of_row, checks.seed)
+            if checks
+            else (None, None, None)
+        )
         self._sampler.sample(
             logits, params.temperature, params.top_k, params.top_p, params.min_p,
-            params.typical_p, params.seed, params.position, words, mask_of_row, rows, tokens,
+            params.typical_p, params.seed, params.position, words, mask_of_row, *checking, rows,
+            tokens,
         )  # fmt: skip
         return tokens
 

@@ -4,11 +4,12 @@ Inside a string of JSON whose length has no upper limit and that no pattern desc
 token may come after every other, and none forces what follows. A matcher is in such a string if it
 would accept a text that the schema itself does not hold: strings that are listed cannot spell it,
 and nothing outside a string can. Once the string is longer than any listed one, and than any that
-is too short, further plain tokens change nothing: what may follow stays the same.
+is too short, further plain tokens change nothing: what may follow stays the same, whatever the
+text. Behind the quote that ends it that is so as well where it is only none of those listed.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 _ENDS_STRING = frozenset('"\\\x7f') | frozenset(map(chr, range(0x20)))
@@ -25,8 +26,16 @@ _WITHOUT_STRINGS = {
     "maxItems", "minProperties", "maxProperties",
 }  # fmt: skip
 _SEPARATORS = (",", ":")
-_NONE = -1
-"""Shorter than any string."""
+_QUOTE = b'"'
+
+
+class End(NamedTuple):
+    """Of a string, by a token."""
+
+    head: bytes
+    """Its plain text before the quote."""
+    text: bytes
+    """From the quote on."""
 
 
 class FreeText(NamedTuple):
@@ -37,8 +46,21 @@ class FreeText(NamedTuple):
     escape; 0 for the others. 255 stands for more."""
     probe: list[int]
     """Tokens of a text that no schema with free text holds."""
-    steady_after: int = 0
+    ends: Mapping[int, End] = {}
+    """[token]"""
+    token_bytes: Sequence[bytes] = ()
+    listed: tuple[str, ...] = ()
+    """Strings that a schema names."""
+    least_chars: int = 0
+    """No string is too short with so many."""
+    steady_after: int = -1
     """After more characters than these further ones change nothing; -1: none does."""
+
+    def is_unlisted(self, token_ids: Sequence[int], head: bytes) -> bool:
+        """Is a string none of those listed, nor too short, that ends with these plain tokens and
+        this text?"""
+        text = (b"".join([self.token_bytes[i] for i in token_ids]) + head).decode()
+        return len(text) >= self.least_chars and not any(s.endswith(text) for s in self.listed)
 
 
 def free_text_of(
@@ -51,7 +73,12 @@ def free_text_of(
     )
     probe = list(encode(_PROBE))
     is_spelled = b"".join(token_bytes[i] for i in probe) == _PROBE.encode()
-    return FreeText(num_chars, probe) if is_spelled else None
+    ends: dict[int, End] = {}
+    for token_id, text in enumerate(token_bytes):
+        head, quote, tail = text.partition(_QUOTE)
+        if quote and token_id not in ambiguous_ids and (not head or _num_plain_chars(head)):
+            ends[token_id] = End(head, quote + tail)
+    return FreeText(num_chars, probe, ends, token_bytes) if is_spelled else None
 
 
 def free_text_in(grammar: str, free_text: FreeText) -> FreeText | None:
@@ -61,9 +88,13 @@ def free_text_in(grammar: str, free_text: FreeText) -> FreeText | None:
     if others or "json_schema" not in part or _PROBE in grammar:
         return None
     try:
-        return free_text._replace(steady_after=_longest(part["json_schema"]))
+        named = list(_named(part["json_schema"]))
     except _LimitedError:
         return None
+    listed = tuple(sorted({one for one in named if isinstance(one, str)}))
+    least = max((one for one in named if isinstance(one, int)), default=0)
+    steady_after = max((least - 1, *map(len, listed)), default=-1)
+    return free_text._replace(listed=listed, least_chars=least, steady_after=steady_after)
 
 
 def _num_plain_chars(text: bytes) -> int:
@@ -78,46 +109,51 @@ class _LimitedError(Exception):
     """The schema may limit its strings otherwise than by listing some."""
 
 
-def _longest(schema: Any) -> int:
-    """Characters of the longest string that it lists or that is too short for it; -1 without any.
-    Raises _LimitedError."""
-    if isinstance(schema, bool):
-        return _NONE
-    if not isinstance(schema, Mapping):
+def _named(schema: Any) -> Iterator[str | int]:
+    """The strings that it lists, and the lengths that are enough for it. Raises _LimitedError."""
+    if isinstance(schema, Mapping):
+        for keyword, value in schema.items():
+            yield from _named_by(keyword, value)
+    elif not isinstance(schema, bool):
         raise _LimitedError
-    return max((_longest_of(*item) for item in schema.items()), default=_NONE)
 
 
-def _longest_of(keyword: str, value: Any) -> int:
+def _named_by(keyword: str, value: Any) -> Iterator[str | int]:
     if keyword in _WITHOUT_STRINGS:
-        return _NONE
+        return
     if keyword in _VALUES:
-        return _longest_in(value)
-    if keyword in _SCHEMAS:
-        return _longest(value)
-    if keyword in _LISTS and isinstance(value, list):
-        return max(map(_longest, value), default=_NONE)
-    if keyword in _MAPS and isinstance(value, Mapping):
-        return max((max(len(name), _longest(part)) for name, part in value.items()), default=_NONE)
-    if keyword == "minLength" and isinstance(value, int):
-        return max(value - 1, _NONE)
-    if (
+        yield from _strings_in(value)
+    elif keyword in _SCHEMAS:
+        yield from _named(value)
+    elif keyword in _LISTS and isinstance(value, list):
+        for part in value:
+            yield from _named(part)
+    elif keyword in _MAPS and isinstance(value, Mapping):
+        yield from value
+        for part in value.values():
+            yield from _named(part)
+    elif keyword == "minLength" and isinstance(value, int):
+        yield value
+    elif not (
         keyword == "x-guidance"
         and isinstance(value, Mapping)
         and all(map(_is_harmless, value.values()))
     ):
-        return _NONE
-    raise _LimitedError
+        raise _LimitedError
 
 
 def _is_harmless(option: Any) -> bool:
     return isinstance(option, bool) or option in _SEPARATORS
 
 
-def _longest_in(value: Any) -> int:
-    """Of JSON: its longest string."""
-    if isinstance(value, Mapping):
-        value = [*value, *value.values()]
-    if isinstance(value, list):
-        return max(map(_longest_in, value), default=_NONE)
-    return len(value) if isinstance(value, str) else _NONE
+def _strings_in(value: Any) -> Iterator[str]:
+    """Of JSON."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from value
+        for part in value.values():
+            yield from _strings_in(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _strings_in(part)

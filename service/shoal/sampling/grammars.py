@@ -16,7 +16,7 @@ from shoal.sampling.copy_matcher import CopyMatcher
 from shoal.sampling.free_text import FreeText, free_text_in, free_text_of
 from shoal.sampling.lead_text import LeadText, Mark, lead_text_of, marks_in
 from shoal.sampling.matcher import Matcher
-from shoal.sampling.memories import Memories, Memory
+from shoal.sampling.memories import Beginning, Memories, Memory
 from shoal.sampling.token_table import TokenTable
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Grammars:
 
     def memory(self, grammar: str, shares_with: str | None) -> Memory:
         """Of those that share with each other what they find; None: with nobody."""
-        return self._memories.get(grammar, shares_with, lambda: self.compiled(grammar).matcher)
+        return self._memories.get(grammar, shares_with, lambda: self._beginning(grammar))
 
     def matcher(self, copy_text: str | None, memory: Memory) -> Matcher | CopyMatcher:
         """At a grammar's beginning, for one sequence."""
@@ -134,6 +134,16 @@ class Grammars:
         shared = (i for i, text in enumerate(self._vocabulary.token_bytes) if counts[text] > 1)
         empty = (i for i, text in enumerate(self._vocabulary.token_bytes) if not text)
         return frozenset([*shared, *empty, *self._vocabulary.special_ids])
+
+    def _beginning(self, grammar: str) -> Beginning:
+        matcher, free_text = self.compiled(grammar)
+        # JSON of a schema with free text is nothing but text.
+        return matcher, self._token_texts if isinstance(free_text, FreeText) else None
+
+    @cached_property
+    def _token_texts(self) -> list[bytes]:
+        tokens, ambiguous_ids = self._vocabulary.token_bytes, self.ambiguous_ids
+        return [b"" if i in ambiguous_ids else text for i, text in enumerate(tokens)]
 
     @cached_property
     def _free_text(self) -> FreeText | None:

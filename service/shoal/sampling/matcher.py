@@ -1,78 +1,46 @@
 """A matcher of llguidance that knows what others found: answers to one schema resemble each other.
 
-What may follow depends on the grammar and the tokens so far alone. For each place that sequences
-under a grammar have been at, a tree of tokens keeps what the library said there, so that the next
-one need not ask. A sequence's own matcher is copied, and told of its tokens, when it comes to a
-place where something is new.
+For each place that sequences under a grammar have been at it is known what the library said there,
+so that the next one need not ask. A sequence's own matcher is copied, and told of its tokens, when
+it comes to a place where something is new.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
-from weakref import WeakSet
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from shoal.sampling.places import End, Place, Places
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
-_MOST_PLACES = 1 << 14
-"""Of all grammars of a model; some 6 MB."""
 _MOST_UNTOLD = 64
 """Tokens that a sequence's own matcher is told of at once."""
 
 
-class _End(NamedTuple):
-    is_stopped: bool
-    is_error: bool
-
-
-class _Place:
-    """Behind some tokens. None: nobody has asked."""
-
-    __slots__ = (
-        "__weakref__", "behind_forced", "end", "forced", "next", "num_forced", "num_valid",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.next: dict[int, _Place | None] = {}
-        """[token] None for one that may not come."""
-        self.end: _End | None = None
-        self.forced: list[int] | None = None
-        self.num_forced = 0  # that sequences took
-        self.behind_forced: _Place | None = None
-        self.num_valid: int | None = None
-
-
-class Places:
-    """Of sequences that share what they find, under any grammar of a model."""
-
-    def __init__(self, most: int = _MOST_PLACES) -> None:
-        self._most = most
-        self._num = 0
-        self._beginnings: WeakSet[_Place] = WeakSet()
-
-    def begin(self, matcher: "LLMatcher") -> "Matcher":
-        """`matcher`: at its grammar's beginning, where it stays."""
-        beginning = _Place()
-        self._beginnings.add(beginning)
-        return Matcher(matcher, self, beginning)
-
-    def new(self) -> _Place:
-        """One more. All are forgotten where they are too many."""
-        if self._num == self._most:
-            self._num = 0
-            for beginning in self._beginnings:
-                beginning.next.clear()
-                beginning.behind_forced = None
-        self._num += 1
-        return _Place()
+def begin(
+    matcher: "LLMatcher", places: Places, token_texts: Sequence[bytes] | None = None
+) -> "Matcher":
+    """`matcher`: at its grammar's beginning, where it stays. `token_texts`: by id, of a grammar
+    that sees nothing but text; empty for tokens that are more or less than theirs."""
+    place = places.begin(by_text=token_texts is not None)
+    return Matcher(matcher, places, place, token_texts or ())
 
 
 class Matcher:
     """Of one sequence. Has those methods of `LLMatcher` that are used here, and means the same."""
 
-    __slots__ = ("_is_shared", "_matcher", "_place", "_places", "_untold")
+    __slots__ = ("_is_shared", "_matcher", "_place", "_places", "_texts", "_untold")
 
-    def __init__(self, matcher: "LLMatcher", places: Places, place: _Place | None) -> None:
+    def __init__(
+        self,
+        matcher: "LLMatcher",
+        places: Places,
+        place: Place | None,
+        token_texts: Sequence[bytes],
+    ) -> None:
         """`matcher`: shared by all at this place. `place`: None where others never come."""
         self._matcher = matcher
+        self._texts = token_texts
         self._is_shared = True
         self._untold: list[int] = []  # accepted; the matcher will be told
         self._places = places
@@ -96,7 +64,7 @@ class Matcher:
 
     def ahead(self) -> "Matcher":
         """Another one to look ahead with, as long as this one stays here."""
-        copy = Matcher(self._matcher, self._places, self._place)
+        copy = Matcher(self._matcher, self._places, self._place, self._texts)
         copy._untold = [*self._untold]
         return copy
 
@@ -107,7 +75,11 @@ class Matcher:
 
     def knows(self, token_id: int) -> bool:
         """Has it been seen whether this token may come next?"""
-        return self._place is not None and token_id in self._place.next
+        if (place := self._place) is None:
+            return False
+        if token_id in place.next:
+            return True
+        return self._places.known_behind(place, self._text_of(token_id), token_id) is not None
 
     def is_stopped(self) -> bool:
         return self._end().is_stopped
@@ -118,12 +90,7 @@ class Matcher:
     def try_consume_tokens(self, token_ids: list[int]) -> int:
         """How many of them were accepted."""
         for index, token_id in enumerate(token_ids):
-            place = self._place
-            if place is None or token_id not in place.next:
-                is_next = self._ask(token_id)
-            elif is_next := (behind := place.next[token_id]) is not None:
-                self._go_on([token_id], behind)
-            if not is_next:
+            if not self._try_consume(token_id, self._text_of(token_id)):
                 return index
         return len(token_ids)
 
@@ -141,6 +108,25 @@ class Matcher:
             return self.own.consume_tokens(token_ids)
         self._go_on(token_ids, place)
         return True
+
+    def consume_free_text(self, token_ids: list[int]) -> None:
+        """Text behind which the same may come as behind any other in this string."""
+        place = self._place
+        self._go_on(token_ids, place and self._places.behind_free_text(place))
+
+    def try_end_free_text(self, token_id: int, end: bytes) -> bool:
+        """Consumes a token, if it may come behind such text. Its first `"` ends the string; `end`:
+        its text from there on."""
+        return self._try_consume(token_id, end)
+
+    def try_end_text(self, token_ids: list[int], token_id: int, end: bytes) -> bool:
+        """Consumes text and, if it may come, a token that ends it, of which only then the same is
+        true as of that text."""
+        self.consume_free_text(token_ids)
+        is_next = self._try_consume(token_id, end)
+        if not is_next:
+            self._place = None
+        return is_next
 
     def compute_ff_tokens(self) -> list[int]:
         """Those that must come next."""
@@ -162,34 +148,63 @@ class Matcher:
         return self.own.compute_ff_bytes()
 
     def compute_bitmask(self) -> bytes:
-        return self.own.compute_bitmask()
+        if (mask := self.known_mask) is None:
+            mask = self.own.compute_bitmask()
+            if self._place is not None:
+                self._places.keep_mask(self._place, mask)
+        return mask
 
-    def _ask(self, token_id: int) -> bool:
-        """Goes on behind a token, if the library says that it may come."""
-        matcher, place = self.own, self._place
-        is_next = bool(matcher.try_consume_tokens([token_id]))
-        if place is not None and is_next:
-            self._place = place.next[token_id] = self._places.new()
-        elif place is not None and not self.is_error():
+    @property
+    def known_mask(self) -> bytes | None:
+        """What `compute_bitmask` gives, where nobody needs to compute it."""
+        return None if self._place is None else self._place.mask
+
+    def _try_consume(self, token_id: int, text: bytes) -> bool:
+        place = self._place
+        if place is None or token_id not in place.next:
+            return self._ask(token_id, text)
+        if (behind := place.next[token_id]) is None:
+            return False
+        self._go_on([token_id], behind)
+        return True
+
+    def _ask(self, token_id: int, text: bytes) -> bool:
+        """Goes on behind a token, if it may come."""
+        if (place := self._place) is None:
+            return bool(self.own.try_consume_tokens([token_id]))
+        if (behind := self._places.known_behind(place, text, token_id)) is not None:
+            place.next[token_id] = behind
+            self._go_on([token_id], behind)
+            return True
+        is_next = bool(self.own.try_consume_tokens([token_id]))
+        if is_next:
+            self._place = place.next[token_id] = self._places.behind(place, text, token_id)
+        elif not self.is_error():
             place.next[token_id] = None
         return is_next
 
-    def _place_behind(self, token_ids: list[int]) -> _Place | None:
+    def _place_behind(self, token_ids: list[int]) -> Place | None:
         """None for tokens that are not forced here."""
         num, place = len(token_ids), self._place
         if place is None or place.forced is None or place.forced[:num] != token_ids:
             return None
         if place.behind_forced is None:
-            place.num_forced, place.behind_forced = num, self._places.new()
+            texts = [self._text_of(token_id) for token_id in token_ids]
+            text = b"".join(texts) if all(texts) else b""
+            place.num_forced = num
+            place.behind_forced = self._places.behind(place, text, token_ids[-1])
         return place.behind_forced if place.num_forced == num else None
 
-    def _go_on(self, token_ids: list[int], place: _Place) -> None:
+    def _text_of(self, token_id: int) -> bytes:
+        return self._texts[token_id] if token_id < len(self._texts) else b""
+
+    def _go_on(self, token_ids: list[int], place: Place | None) -> None:
         self._untold += token_ids
         self._place = place
         if len(self._untold) >= _MOST_UNTOLD:
             _ = self.own
 
-    def _end(self) -> _End:
+    def _end(self) -> End:
         if (place := self._place) is None:
             return _end_of(self.own)
         if place.end is None:
@@ -197,5 +212,5 @@ class Matcher:
         return place.end
 
 
-def _end_of(matcher: "LLMatcher") -> _End:
-    return _End(matcher.is_stopped(), matcher.is_error())
+def _end_of(matcher: "LLMatcher") -> End:
+    return End(matcher.is_stopped(), matcher.is_error())

@@ -5,12 +5,13 @@ it said.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from shoal.sampling.answers import AnswerTable
 from shoal.sampling.copy_habits import CopyHabits
-from shoal.sampling.matcher import Matcher, Places
+from shoal.sampling.matcher import Matcher, begin
+from shoal.sampling.places import Places
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 _MOST = 32
 _MOST_SIZE = 1 << 15
 """Of all together: some 15 MB."""
+
+
+Beginning = tuple["LLMatcher", Sequence[bytes] | None]
+"""A matcher, and the tokens' texts; see `matcher.begin`."""
 
 
 class Memory(NamedTuple):
@@ -42,10 +47,10 @@ class Memories:
         self._kept: OrderedDict[tuple[str, str], Memory] = OrderedDict()
 
     def get(
-        self, grammar: str, shares_with: str | None, compiled: Callable[[], "LLMatcher"]
+        self, grammar: str, shares_with: str | None, compiled: Callable[[], Beginning]
     ) -> Memory:
-        """`shares_with`: None for a sequence that shares with nobody. `compiled`: the grammar at
-        its beginning, asked for once."""
+        """`shares_with`: None for a sequence that shares with nobody. `compiled`: the grammar,
+        asked for once."""
         if shares_with is None:
             return _new(compiled(), Places())
         key = (grammar, shares_with)
@@ -66,5 +71,6 @@ class Memories:
             size -= dropped.size
 
 
-def _new(compiled: "LLMatcher", places: Places) -> Memory:
-    return Memory(places.begin(compiled), AnswerTable(), CopyHabits())
+def _new(compiled: Beginning, places: Places) -> Memory:
+    matcher, token_texts = compiled
+    return Memory(begin(matcher, places, token_texts), AnswerTable(), CopyHabits())

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from shoal.kernels.sampling import NativeSampler as Kernel
-from shoal.kernels.sampling import RowParams, VocabularyMasks
+from shoal.kernels.sampling import Checks, RowParams, VocabularyMasks
 from shoal.protocol.messages import TokenLogprobs
-from shoal.sampling.arrays import Float32, Int32
+from shoal.sampling.arrays import Float32, Int32, UInt32
+from shoal.sampling.processors.grammar import Grammar
 from shoal.sampling.random import MASK_64
 from shoal.sampling.sampler import SECOND_DRAW, SamplingState
 
@@ -39,16 +40,18 @@ class NativeSampler:
             logits = logits.copy()
             for row, state in self._changing:
                 state.apply(logits[row, : self._num_token_ids])
+        masks, (checks, asked) = self._masks(len(states)), self._known()
         if best_ids is None or self._first is None:
-            tokens = self._kernel.sample(logits, self._params, self._masks(len(states)))
+            tokens = self._kernel.sample(logits, self._params, masks, checks=checks)
         else:
             tokens = best_ids.copy()
             if len(self._first):
-                masks = self._masks(len(states))
-                self._kernel.sample(logits, self._params, masks, rows=self._first, tokens=tokens)
-        if self._asked:
+                self._kernel.sample(
+                    logits, self._params, masks, checks=checks, rows=self._first, tokens=tokens
+                )
+        if asked:
             drawn = tokens.tolist()
-            refused = [row for row, grammar in self._asked if not grammar.admits(drawn[row])]
+            refused = [row for row, grammar in asked if not grammar.admits(drawn[row])]
             if refused:
                 self._draw_again(logits, states, refused, tokens)
         return tokens
@@ -65,11 +68,17 @@ class NativeSampler:
         self._again = replace(params, seed=params.seed ^ np.uint64(SECOND_DRAW))
         self._changing = [(row, s) for row, s in enumerate(states) if s.changes_logits]
         self._masked = [(row, s) for row, s in enumerate(states) if s.first_processors]
-        self._asked = [(row, s.asked) for row, s in enumerate(states) if s.asked is not None]
+        asked = [(row, s, s.asked) for row, s in enumerate(states) if s.asked is not None]
+        self._asked = [(row, grammar) for row, s, grammar in asked if not s.is_checked]
+        self._checked = [(row, grammar) for row, s, grammar in asked if s.is_checked]
         drawn = [row for row, state in enumerate(states) if not state.takes_best_first]
-        if self._asked:
+        if asked:
             words = np.empty((len(states), -(-self._num_token_ids // 32)), np.uint32)
             self._masks_again = VocabularyMasks(words, np.arange(len(states), dtype=np.int32))
+        if self._checked:
+            unknown = VocabularyMasks(words, np.full(len(states), -1, np.int32))
+            self._checks = Checks(unknown, self._again.seed)
+            self._written: list[UInt32 | None] = [None] * len(states)
         self._first = np.array(drawn, np.int32) if len(drawn) < len(states) else None
         self._states = states
 
@@ -84,6 +93,8 @@ class NativeSampler:
         for row in refused:
             if (mask := states[row].allow_mask()) is not None:
                 self._masks_again.words[row] = mask
+                if states[row].is_checked:
+                    self._written[row] = mask
         rows = np.array(refused, np.int32)
         self._kernel.sample(logits, self._again, self._masks_again, rows=rows, tokens=tokens)
 
@@ -100,6 +111,23 @@ class NativeSampler:
                 token_ids, own.tolist(), top_ids.tolist(), top.tolist(), counts, strict=True
             )
         ]
+
+    def _known(self) -> tuple[Checks | None, list[tuple[int, Grammar]]]:
+        """What grammars are known to allow, and the rows whose grammars are to be asked."""
+        if not self._checked:
+            return None, self._asked
+        asked, masks, written = [*self._asked], self._checks.masks, self._written
+        for row, grammar in self._checked:
+            mask = grammar.known_mask
+            if mask is None:
+                asked.append((row, grammar))
+                masks.mask_of_row[row] = -1
+            elif mask is not written[row]:
+                masks.words[row] = written[row] = mask
+                masks.mask_of_row[row] = row
+            else:
+                masks.mask_of_row[row] = row
+        return self._checks if len(asked) < len(self._asked) + len(self._checked) else None, asked
 
     def _masks(self, num_rows: int) -> VocabularyMasks | None:
         """Of the first draw."""

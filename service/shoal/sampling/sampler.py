@@ -45,6 +45,12 @@ class SamplingState:
         self._forces = not any(processor.may_ban for processor in others)
         self.first_processors = self.processors if self.asked is None else others
         """Those whose masks the first draw knows."""
+        self.is_checked = (
+            self.asked is not None
+            and len(self.processors) == 1
+            and not (self.params.greedy or self.asked.masks_first)
+        )
+        """May a mask that its grammar is known to have decide about the first draw, instead?"""
         self.changes_logits = any(
             type(processor).apply is not LogitsProcessor.apply for processor in self.processors
         )

@@ -59,6 +59,30 @@ def test_the_same_tokens_are_allowed_forced_and_ended(grammars: Grammars, schema
     assert sum(walk(grammars, grammar, seed) for seed in range(80)) > 200
 
 
+@pytest.mark.parametrize(("schema", "texts"), [
+    (FREE[4], ['{"kind":"the red"', '{"kind":"red"', '{"kind":"the', '{"kind":"and"', 'x"', '",']),
+    (FREE[2], ['"the red den"', '"the', '"red"', '"the", "and', '"an', '","red":"the"', '"an"}']),
+    (FREE[3], ['{"name":', '"an":"', '"the red":', '"red":"', '"nanam"', '"ill",', '"name']),
+    (FREE[5], ['{"name":"the', ' and the red an"', ' and', '"', '","an":"and the"}', '"the"', "an"]),
+    ({"type": "array", "items": {"anyOf": [
+        {"type": "array", "prefixItems": [{"const": "the"}, {"type": "integer"}], "minItems": 2},
+        {"type": "array", "prefixItems": [STRING, STRING], "minItems": 2}]}},
+     ['["the",', '["an",', '["n the",', '["red', '",', '1', '"ill"],', '"an', '["then"']),
+    ({"anyOf": [
+        {"type": "array", "prefixItems": [{"const": "\nthe"}, {"type": "integer"}], "minItems": 2},
+        {"type": "array", "prefixItems": [STRING, STRING], "minItems": 2}]},
+     ['["\\nthe",', '["\\nan",', '["the",', '["\\nthe', '["\\nred', '",', "1]", '"an"]']),
+    (obj(name={"type": "string", "minLength": 6}), ['{"name":"the"}', '{"name":"the red den"}']),
+])  # fmt: skip
+def test_what_follows_a_short_string_depends_on_whether_it_is_listed(
+    grammars: Grammars, schema: Any, texts: list[str]
+) -> None:
+    grammar = as_grammar(schema)
+    assert grammars.compiled(grammar).free_text is not None
+    for seed in range(80):
+        walk(grammars, grammar, seed, num_tokens=30, texts=texts)
+
+
 def without_limits(part: Any) -> Any:
     if isinstance(part, dict):
         return {k: without_limits(v) for k, v in part.items()

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from shoal.sampling.grammars import Grammars, Vocabulary
-from shoal.sampling.matcher import Matcher, Places
+from shoal.sampling.matcher import Matcher, begin
+from shoal.sampling.places import Places
 from tests.unit.sampling.following import END_ID, NUM_IDS, TOKENS, encode
 
 SCHEMAS: list[Any] = [
@@ -84,7 +85,7 @@ def test_it_is_what_the_library_says(compiled: Any, most: int) -> None:
     """By many sequences, that go different ways from any place on; also where what was found is
     forgotten all the time."""
     places = Places(most)
-    beginning = places.begin(compiled)
+    beginning = begin(compiled, places)
     for seed in range(60):
         rng = random.Random(seed)
         fork = rng.randrange(20)
@@ -101,7 +102,7 @@ def test_it_is_what_the_library_says(compiled: Any, most: int) -> None:
 
 
 def test_what_is_known_is_not_asked_again(compiled: Any) -> None:
-    beginning = Places().begin(Library(compiled))  # type: ignore[arg-type]
+    beginning = begin(Library(compiled), Places())  # type: ignore[arg-type]
 
     def follow() -> list[int]:
         matcher, said, rng = beginning.deep_copy(), list[int](), random.Random(3)
@@ -120,7 +121,7 @@ def test_what_is_known_is_not_asked_again(compiled: Any) -> None:
 
 
 def test_a_sequence_looks_ahead_without_a_copy_of_its_matcher(compiled: Any) -> None:
-    matcher = Places().begin(Library(compiled))  # type: ignore[arg-type]
+    matcher = begin(Library(compiled), Places())  # type: ignore[arg-type]
     own = matcher.own
     ahead = matcher.ahead()
     token_id = next(i for i in range(NUM_IDS) if ahead.try_consume_tokens([i]))
@@ -135,7 +136,7 @@ def test_a_sequence_looks_ahead_without_a_copy_of_its_matcher(compiled: Any) -> 
 def test_many_tokens_are_told_at_once_but_not_too_many(grammars: Grammars) -> None:
     grammar = json.dumps({"grammars": [{"lark_grammar": "start: /a{200}/"}]})
     assert grammars.prepare(grammar).result() is None
-    beginning = Places().begin(grammars.compiled(grammar).matcher)
+    beginning = begin(grammars.compiled(grammar).matcher, Places())
     token_id = ord("a")
     for _ in range(2):
         matcher = beginning.deep_copy()

@@ -64,7 +64,7 @@ class Grammar(LogitsProcessor):
         self._lead: Lead | None = None
         if isinstance(free_text, LeadText):
             self._lead = Lead(free_text)
-            free_text = FreeText(free_text.num_chars, [], steady_after=-1)
+            free_text = FreeText(free_text.num_chars, [])
         self._free_text = free_text
         self._has_free_text = bool(free_text.probe)
         self._num_chars = self._free_text.num_chars
@@ -118,7 +118,7 @@ class Grammar(LogitsProcessor):
             or token_id in self.end_ids
             or token_id in self._ambiguous_ids
         ):
-            self._has_consumed = bool(self._told.try_consume_tokens([token_id]))
+            self._has_consumed = self._try_consume(token_id)
             self.drawn_again = not self._has_consumed
         else:
             is_allowed = self.allow_mask[token_id >> 5] >> (token_id & 31) & 1
@@ -134,7 +134,9 @@ class Grammar(LogitsProcessor):
                 self._until_steady -= num_chars
                 self._mask = None
                 self._untold.append(token_id)
-                if len(self._untold) == _MOST_UNTOLD:
+                if self._until_steady < 0:
+                    self._become_steady()
+                elif len(self._untold) == _MOST_UNTOLD:
                     self._tell()
             return
         self._mask = None
@@ -145,9 +147,12 @@ class Grammar(LogitsProcessor):
             expected = self._forced.popleft()
             assert token_id == expected, "only the forced token was allowed"
             self._is_free = self._will_be_free and not self._forced
+            self._look_up_mask()
         else:
-            is_end = token_id in self.end_ids
-            self._told.consume_token(self._num_token_ids if is_end else token_id)
+            if token_id in self.end_ids:
+                self._told.consume_token(self._num_token_ids)
+            elif not self._try_consume(token_id):
+                self._matcher.consume_token(token_id)
             self._go_on_behind(token_id)
 
     def take_forced(self, most: int) -> list[int]:
@@ -157,6 +162,7 @@ class Grammar(LogitsProcessor):
         self._mask = None
         taken = [self._forced.popleft() for _ in range(min(most, len(self._forced)))]
         self._is_free = self._will_be_free and not self._forced
+        self._look_up_mask()
         return taken
 
     def expect_nothing(self) -> None:
@@ -169,6 +175,11 @@ class Grammar(LogitsProcessor):
             return []
         is_known = self._matcher.is_known and not self._untold
         return self._expecting.expected(self._matcher.ahead() if is_known else None, most)
+
+    @property
+    def known_mask(self) -> UInt32 | None:
+        """`allow_mask`, where nobody needs to compute it."""
+        return self._mask
 
     @property
     def allow_mask(self) -> UInt32:
@@ -211,22 +222,47 @@ class Grammar(LogitsProcessor):
             self._untold = []
             self.is_over = self._matcher.is_stopped()
 
+    def _become_steady(self) -> None:
+        """From here on the matcher is not told of free text."""
+        untold, self._untold = self._untold, []
+        cast(Matcher, self._matcher).consume_free_text(untold)
+        self._look_up_mask()
+
+    def _try_consume(self, token_id: int) -> bool:
+        """The matcher accepts a token, if it may come."""
+        end = self._free_text.ends.get(token_id) if self._is_free else None
+        if end is not None:
+            matcher = cast(Matcher, self._matcher)
+            if self._until_steady < 0:
+                return matcher.try_end_free_text(token_id, end.text)
+            if self._free_text.is_unlisted(self._untold, end.head):
+                untold, self._untold = self._untold, []
+                return matcher.try_end_text(untold, token_id, end.text)
+        return bool(self._told.try_consume_tokens([token_id]))
+
+    def _look_up_mask(self) -> None:
+        """At a place where others may have been."""
+        if self._forced or self.is_over or isinstance(self._matcher, CopyMatcher):
+            return
+        if (mask := self._matcher.known_mask) is not None:
+            self.set_mask(np.frombuffer(mask, np.uint32))
+
     def _go_on_behind(self, last_id: int) -> None:
         """The matcher has accepted this token: is it in free text, or what must come next?"""
         self._hear([last_id])
         if self._lead is not None:
             self._force()
             self._is_free = self._lead.is_free_behind(last_id) and not self.is_over
-            return
-        is_plain = bool(self._num_chars[last_id])
-        self._may_be_free |= not is_plain
-        if self._may_be_free and self._is_in_free_text():  # where nothing is forced and none ends
-            self._is_free = True
-            return
-        self._is_free = False
-        self._force()
-        self._may_be_free = bool(self._forced) or not is_plain
-        self._will_be_free = bool(self._forced) and not self.is_over and self._is_in_free_text()
+        else:
+            is_plain = bool(self._num_chars[last_id])
+            self._may_be_free |= not is_plain
+            self._is_free = self._may_be_free and self._is_in_free_text()
+            if not self._is_free:  # there nothing is forced and none ends
+                self._force()
+                self._may_be_free = bool(self._forced) or not is_plain
+                goes_on = bool(self._forced) and not self.is_over
+                self._will_be_free = goes_on and self._is_in_free_text()
+        self._look_up_mask()
 
     def _is_in_free_text(self) -> bool:
         """The matcher, which has been told everything."""
@@ -234,7 +270,10 @@ class Grammar(LogitsProcessor):
         self._until_steady = self._free_text.steady_after
         if not self._has_free_text or isinstance(matcher := self._told, CopyMatcher):
             return False
-        return matcher.validate_tokens(probe) == len(probe)
+        is_free = matcher.validate_tokens(probe) == len(probe)
+        if is_free and self._until_steady < 0:
+            self._become_steady()
+        return is_free
 
     def _bits(self, token_id: int) -> UInt32:
         bits = np.zeros(-(-self._num_token_ids // 32), np.uint32)

@@ -30,11 +30,43 @@ void check_logits(const Sampler& sampler, const Array<const float, 2>& logits) {
           "logits must be [rows, vocab_size]");
 }
 
+// Each row's own of these, or none.
+class Masks {
+ public:
+  Masks(const char* name, const Sampler& sampler, std::size_t rows,
+        const std::optional<Array<const std::uint32_t, 2>>& words,
+        const std::optional<Int32s>& of_row)
+      : words_(words ? words->data() : nullptr),
+        of_row_(of_row ? of_row->data() : nullptr),
+        num_words_(sampler.mask_words()) {
+    const std::string start = name;
+    require(!words == !of_row && (!words || (of_row->shape(0) == rows &&
+                                             words->shape(1) == num_words_)),
+            start + " must be [masks, num_token_ids / 32 rounded up], with a mask or -1 for each row");
+    for (std::size_t r = 0; words && r < rows; ++r)
+      require(of_row_[r] < static_cast<std::int64_t>(words->shape(0)),
+              "a row names a mask that is not there");
+  }
+  const std::uint32_t* of(std::size_t row) const {
+    return words_ && of_row_[row] >= 0 ? words_ + of_row_[row] * num_words_ : nullptr;
+  }
+
+ private:
+  const std::uint32_t* words_;
+  const std::int32_t* of_row_;
+  std::size_t num_words_;
+};
+
+bool allows(const std::uint32_t* mask, int token) { return mask[token / 32] >> token % 32 & 1; }
+
 void sample(Sampler& sampler, const Array<const float, 2>& logits,
             const Column<float>& temperature, const Int32s& top_k, const Column<double>& top_p,
             const Column<double>& min_p, const Column<double>& typical_p,
             const Column<std::uint64_t>& seed, const Column<std::uint64_t>& position,
-            std::optional<Array<const std::uint32_t, 2>> masks, std::optional<Int32s> mask_of_row,
+            std::optional<Array<const std::uint32_t, 2>> mask_words,
+            std::optional<Int32s> mask_of_row,
+            std::optional<Array<const std::uint32_t, 2>> check_words,
+            std::optional<Int32s> check_of_row, std::optional<Column<std::uint64_t>> seed_again,
             std::optional<Int32s> chosen, const Array<std::int32_t, 1>& tokens) {
   const std::size_t rows = logits.shape(0);
   check_logits(sampler, logits);
@@ -42,13 +74,10 @@ void sample(Sampler& sampler, const Array<const float, 2>& logits,
               min_p.shape(0) == rows && typical_p.shape(0) == rows && seed.shape(0) == rows &&
               position.shape(0) == rows && tokens.shape(0) == rows,
           "sampling arrays differ in length");
-  require(!masks == !mask_of_row &&
-              (!masks || (mask_of_row->shape(0) == rows &&
-                          masks->shape(1) == static_cast<std::size_t>(sampler.mask_words()))),
-          "masks must be [masks, num_token_ids / 32 rounded up], with a mask or -1 for each row");
-  for (std::size_t r = 0; masks && r < rows; ++r)
-    require(mask_of_row->data()[r] < static_cast<std::int64_t>(masks->shape(0)),
-            "a row names a mask that is not there");
+  const Masks masks("masks", sampler, rows, mask_words, mask_of_row);
+  const Masks checks("checks", sampler, rows, check_words, check_of_row);
+  require(!check_words == !seed_again && (!seed_again || seed_again->shape(0) == rows),
+          "checks need a seed for each row");
   const std::size_t count = chosen ? chosen->shape(0) : rows;
   for (std::size_t i = 0; chosen && i < count; ++i)
     require(chosen->data()[i] >= 0 && chosen->data()[i] < static_cast<std::int64_t>(rows),
@@ -56,14 +85,15 @@ void sample(Sampler& sampler, const Array<const float, 2>& logits,
   const nb::gil_scoped_release unlocked;
   for (std::size_t i = 0; i < count; ++i) {
     const std::size_t r = chosen ? chosen->data()[i] : i;
-    const std::uint32_t* mask = nullptr;
-    if (masks && mask_of_row->data()[r] >= 0)
-      mask = masks->data() + mask_of_row->data()[r] * masks->shape(1);
-    tokens.data()[r] = sampler.sample(
-        logits.data() + r * logits.shape(1),
-        {temperature.data()[r], top_k.data()[r], top_p.data()[r], min_p.data()[r],
-         typical_p.data()[r], seed.data()[r], position.data()[r]},
-        mask);
+    const float* row = logits.data() + r * logits.shape(1);
+    SampleParams params{temperature.data()[r], top_k.data()[r], top_p.data()[r], min_p.data()[r],
+                        typical_p.data()[r], seed.data()[r], position.data()[r]};
+    int token = sampler.sample(row, params, masks.of(r));
+    if (const auto* check = checks.of(r); check && token >= 0 && !allows(check, token)) {
+      params.seed = seed_again->data()[r];
+      token = sampler.sample(row, params, check);
+    }
+    tokens.data()[r] = token;
   }
 }
 
@@ -94,7 +124,7 @@ void bind_sampler(nb::module_& module) {
   nb::class_<Sampler>(module, "Sampler")
       .def("sample", &sample, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
            nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none(),
-           nb::arg())
+           nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg())
       .def("logprobs", &logprobs);
   module.def("make_sampler", &make_sampler, nb::rv_policy::take_ownership);
 }
