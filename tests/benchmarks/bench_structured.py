@@ -19,12 +19,11 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "service")]
@@ -49,6 +48,8 @@ TEXTS = {
     "JSON string": {"type": "string", "minLength": 4000},
     "JSON list": {"type": "array", "items": {"type": "string"}, "minItems": 1000},
 }
+_STEPS_AT_ONCE = 16
+"""So close in time that the machine is the same for all sides."""
 FORCED = '{"text":"'
 """How these answers begin. Free text goes on behind it too: longer sequences take longer steps."""
 
@@ -61,6 +62,26 @@ def grammar_of(schema: dict[str, Any]) -> str:
 
 
 # --- masks ---------------------------------------------------------------------------------------
+
+
+class Cost(NamedTuple):
+    """Of some steps."""
+
+    num_tokens: int
+    wall_s: float
+    cpu_s: float
+
+    def plus(self, other: "Cost") -> "Cost":
+        return Cost(*map(sum, zip(self, other, strict=True)))
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.num_tokens / self.wall_s
+
+    @property
+    def cpu_us(self) -> float:
+        """Per token."""
+        return self.cpu_s / self.num_tokens * 1e6
 
 
 class Decoding:
@@ -81,24 +102,32 @@ class Decoding:
         self._temperature = args.temperature
         self._num_sequences = 0
 
-    def measure(self, grammar: str | None) -> tuple[float, float]:
-        """(computed tokens per second, microseconds of CPU time per token) once all decode."""
+    def decode(self, grammar: str | None) -> Iterator["Cost"]:
+        """What some steps cost, and then the next ones, from when all sequences decode until the
+        first is finished."""
         for _ in range(self._clients):
             self._num_sequences += 1
             self._core.add(self._submit(self._num_sequences, grammar))
         finished: set[int] = set()
-        num_tokens, started = 0, (0.0, 0.0)
+        is_full = False
+        cost = Cost(0, 0.0, 0.0)
+        num_steps = 0
         while len(finished) < self._clients:
-            if not self._core.has_work or (outputs := self._core.step()) is None:
+            started = time.perf_counter(), time.process_time()
+            outputs = self._core.step() if self._core.has_work else None
+            ended = time.perf_counter(), time.process_time()
+            if outputs is None:
                 time.sleep(0.001)  # a grammar is being compiled
                 continue
             finished |= outputs.finished.keys()
-            if started[0]:
-                num_tokens += outputs.num_tokens
-            elif len(outputs.token_ids) == self._clients:
-                started = (time.perf_counter(), time.process_time())
-        wall_s, cpu_s = time.perf_counter() - started[0], time.process_time() - started[1]
-        return num_tokens / wall_s, cpu_s / num_tokens * 1e6
+            if is_full and not finished:
+                wall_s, cpu_s = (b - a for a, b in zip(started, ended, strict=True))
+                cost = cost.plus(Cost(outputs.num_tokens, wall_s, cpu_s))
+                num_steps += 1
+                if num_steps % _STEPS_AT_ONCE == 0:
+                    yield cost
+                    cost = Cost(0, 0.0, 0.0)
+            is_full |= len(outputs.token_ids) == self._clients
 
     def _submit(self, seq_id: int, grammar: str | None) -> Submit:
         encode = self._model.tokenizer.encode
@@ -115,27 +144,37 @@ class Decoding:
 
 
 def masks(args: argparse.Namespace) -> None:
-    decoding = Decoding(args)
     grammars = {name: grammar_of(schema) for name, schema in TEXTS.items()}
-    sides: dict[str, Callable[[], tuple[float, float]]] = {
-        name: partial(decoding.measure, grammar)
-        for name, grammar in {"free text": None, **grammars}.items()
-    }
-    for measure in sides.values():  # the first grammar builds the trie of the tokens
-        measure()
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-    for _ in range(args.rounds):
-        for name, measure in sides.items():
-            found[name].append(measure())
+    sides = {"free text": None, "control": None, **grammars}
+    decoding = {name: Decoding(args) for name in sides}
+    costs: dict[str, list[Cost]] = {name: [] for name in sides}
+    for index in range(1 + args.rounds):
+        found = dict.fromkeys(sides, Cost(0, 0.0, 0.0))
+        running = {name: decoding[name].decode(grammar) for name, grammar in sides.items()}
+        while len(running) == len(sides):
+            for name in random.sample(list(sides), len(sides)):
+                if (cost := next(running[name], None)) is None:
+                    del running[name]
+                else:
+                    found[name] = found[name].plus(cost)
+        for rest in running.values():
+            list(rest)
+        if index:  # the first grammar builds the trie of the tokens
+            for name, cost in found.items():
+                costs[name].append(cost)
     print(f"{args.model.name}, {args.clients} clients, temperature {args.temperature}")
-    speed, cpu = ({n: statistics.median(r[k] for r in rounds) for n, rounds in found.items()}
-                  for k in (0, 1))  # fmt: skip
+    speed = {name: statistics.median(cost.tokens_per_s for cost in costs[name]) for name in sides}
+    cpu = {name: statistics.median(cost.cpu_us for cost in costs[name]) for name in sides}
     for name in sides:
         print(f"  {name:12} {speed[name]:8.0f} tokens/s  {cpu[name]:7.1f} us CPU per token")
-    for name in grammars:
-        lost = 1 - speed[name] / speed["free text"]
+    for name in list(sides)[1:]:
+        # Of each round, for the machine's speed changes from one to the next.
+        pairs = zip(costs[name], costs["free text"], strict=True)
+        lost = [1 - own.tokens_per_s / free.tokens_per_s for own, free in pairs]
+        low, middle, high = statistics.quantiles(lost, n=4)
         more = cpu[name] - cpu["free text"]
-        print(f"  {name}: {lost:.1%} less throughput, {more:.1f} us more CPU time per token")
+        print(f"  {name}: {middle:.1%} less throughput (quarters {low:.1%} to {high:.1%}), "
+              f"{more:.1f} us more CPU time per token")  # fmt: skip
 
 
 # --- forced tokens -------------------------------------------------------------------------------

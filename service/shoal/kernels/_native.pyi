@@ -107,4 +107,12 @@ def make_model(
     int8_kv: bool,
     /,
 ) -> Model: ...
+def rows_to_look_at(
+    tokens: _Int32,
+    num_chars: NDArray[np.uint8],
+    table_of_row: _Int32,
+    chars_left: _Int32,
+    found: _Int32,
+    /,
+) -> int: ...
 def make_sampler(vocab_size: int, num_token_ids: int, kernel_set: str, /) -> Sampler: ...

@@ -15,6 +15,7 @@ if available():
     from shoal.kernels import _native
 
 Float64 = NDArray[np.float64]
+UInt8 = NDArray[np.uint8]
 UInt32 = NDArray[np.uint32]
 UInt64 = NDArray[np.uint64]
 
@@ -65,6 +66,25 @@ class Checks:
     """[R] of the second draws."""
 
 
+NO_LOOK = -2
+"""A row whose tokens never need a look."""
+
+
+def rows_to_look_at(
+    tokens: Int32, num_chars: UInt8, table_of_row: Int32, chars_left: Int32, found: Int32
+) -> list[int]:
+    """Of these tokens [R], the rows that need a look at theirs, in order.
+
+    `num_chars` [tables, ids]: of tokens that need none. `table_of_row` [R]: which table; -1 = each
+    token needs a look, NO_LOOK = none does. `chars_left` [R]: after more characters than these a
+    look is needed too; below 0 = never. They become fewer. `found` [R] is working memory. Raises
+    ValueError for shapes that do not fit.
+    """
+    count = _native.rows_to_look_at(tokens, num_chars, table_of_row, chars_left, found)
+    rows: list[int] = found[:count].tolist()
+    return rows
+
+
 class NativeSampler:
     """Holds working memory only: one caller at a time. Releases the GIL."""
 
@@ -104,15 +124,15 @@ class NativeSampler:
         if tokens is None:
             tokens = np.full(len(logits), -1, np.int32)
         words, mask_of_row = (masks.words, masks.mask_of_row) if masks else (None, None)
-        checking = (
+        check_words, check_of_row, seed_again = (
             (checks.masks.words, checks.masks.mask_of_row, checks.seed)
             if checks
             else (None, None, None)
         )
         self._sampler.sample(
             logits, params.temperature, params.top_k, params.top_p, params.min_p,
-            params.typical_p, params.seed, params.position, words, mask_of_row, *checking, rows,
-            tokens,
+            params.typical_p, params.seed, params.position, words, mask_of_row, check_words,
+            check_of_row, seed_again, rows, tokens,
         )  # fmt: skip
         return tokens
 

@@ -96,7 +96,7 @@ class ModelRunner:
         if batch.pooled:
             self._pool(batch, head, result)
         if plan.wants_expected:
-            for (i, _), grammar in zip(batch.wishes.guided, batch.wishes.grammars, strict=True):
+            for i, grammar in zip(batch.wishes.guided, batch.wishes.grammars, strict=True):
                 if expected := grammar.expected(_MOST_EXPECTED):
                     result.expected[batch.seq_ids[batch.output_rows[i]]] = expected
         if batch.wishes.masked:  # of the tokens that come next; nobody asks a grammar until then
@@ -191,13 +191,19 @@ class ModelRunner:
                 tokens[i] = None
         if wishes.traced:  # before the processors accept what was sampled
             self._trace(batch, head, token_ids, result)
-        for i, accept in wishes.tracked:
-            if (token_id := tokens[i]) is not None:
-                accept(token_id)
+        stopped: list[int] = []
+        if wishes.is_tracked:
+            said = (
+                tokens
+                if len(wishes.sampled) == len(tokens)
+                else [tokens[i] for i in wishes.sampled]
+            )
+            stopped = self._sampler.accept(wishes.sampled_states, said)
         if wishes.reported:
             self._report(batch, head, token_ids, result)
+        batch.further.clear()
         if wishes.guided:
-            self._follow_grammars(batch, head, tokens, result)
+            self._follow_grammars(batch, head, tokens, stopped, result)
         if batch.drafted:
             self._verify(batch, head, tokens, result)
         batch.store_sampled(token_ids)
@@ -209,29 +215,34 @@ class ModelRunner:
             result.token_ids[index] = token_id
 
     def _follow_grammars(
-        self, batch: Batch, head: HeadOutputs, tokens: list[int | None], result: StepResult
+        self,
+        batch: Batch,
+        head: HeadOutputs,
+        tokens: list[int | None],
+        stopped: list[int],
+        result: StepResult,
     ) -> None:
-        """Takes the tokens that must come next."""
+        """Takes the tokens that must come next. `stopped`: of the rows that are sampled."""
         wishes = batch.wishes
-        batch.further.clear()
-        rows: Sequence[int] = range(len(wishes.grammars))
-        if None not in tokens:  # most have a next token to be sampled
-            rows = [n for n, grammar in enumerate(wishes.grammars) if not grammar.goes_on]
-        for n in rows:
-            (i, state), grammar = wishes.guided[n], wishes.grammars[n]
-            index = batch.output_rows[i]
+        if None in tokens:
+            is_finite = np.isfinite(head.best_logits[batch.logit_rows])
+            for i in wishes.guided:
+                if tokens[i] is None and is_finite[i]:  # all were banned
+                    result.errors[batch.seq_ids[batch.output_rows[i]]] = "grammar_error"
+        for n in stopped:
+            i, state = wishes.sampled[n], wishes.sampled_states[n]
+            grammar, index = state.grammar, batch.output_rows[i]
+            if grammar is None or tokens[i] is None:
+                continue
             seq_id = batch.seq_ids[index]
-            if tokens[i] is None:
-                if np.isfinite(head.best_logits[batch.logit_rows][i]):  # all were banned
-                    result.errors[seq_id] = "grammar_error"
-            elif grammar.failed:
+            if grammar.failed:
                 tokens[i], result.errors[seq_id] = None, "grammar_error"
-            else:
-                most = self._rows.max_tokens - int(batch.lengths[index]) - 1
-                if forced := state.take_forced(most):
-                    result.further[seq_id] = batch.further[i] = forced
-                if grammar.ended:
-                    result.ended.add(seq_id)
+                continue
+            most = self._rows.max_tokens - int(batch.lengths[index]) - 1
+            if forced := state.take_forced(most):
+                result.further[seq_id] = batch.further[i] = forced
+            if grammar.ended:
+                result.ended.add(seq_id)
 
     def _verify(
         self, batch: Batch, head: HeadOutputs, tokens: list[int | None], result: StepResult

@@ -1,11 +1,9 @@
 """What rows want of the tokens that they get; the same as long as they step together."""
 
-from collections.abc import Callable
 from operator import is_
 
 from shoal.runner.rows import Row
 from shoal.sampling.processors.grammar import Grammar
-from shoal.sampling.sampler import SamplingState
 
 
 class Wishes:
@@ -16,15 +14,12 @@ class Wishes:
         self.sampled = [i for i, row in enumerate(rows) if not row.state.takes_best]
         """Those that need the sampler, for they do not take the best token."""
         self.sampled_states = [rows[i].state for i in self.sampled]
-        processed = [(i, rows[i].state) for i in self.sampled if rows[i].state.processors]
-        self.tracked: list[tuple[int, Callable[[int], None]]] = [
-            (i, state.acceptor) for i, state in processed
-        ]
-        """Those that have processors, to be told of their tokens."""
-        guided = [(i, state, state.grammar) for i, state in processed if state.grammar is not None]
-        self.guided: list[tuple[int, SamplingState]] = [(i, state) for i, state, _ in guided]
+        self.is_tracked = any(state.processors for state in self.sampled_states)
+        """Has any processors, to be told of its tokens?"""
+        guided = [(i, row.state.grammar) for i, row in enumerate(rows) if row.state.grammar]
+        self.guided: list[int] = [i for i, _ in guided]
         """Those that follow a grammar."""
-        self.grammars: list[Grammar] = [grammar for *_, grammar in guided]
+        self.grammars: list[Grammar] = [grammar for _, grammar in guided]
         self.masked = [grammar for grammar in self.grammars if grammar.masks_first]
         """Grammars whose masks are wanted before their rows are sampled."""
         reporting = [i for i, row in enumerate(rows) if row.reports]

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from shoal.kernels.sampling import NativeSampler as Kernel
 from shoal.kernels.sampling import Checks, RowParams, VocabularyMasks
+from shoal.kernels.sampling import NativeSampler as Kernel
 from shoal.protocol.messages import TokenLogprobs
 from shoal.sampling.arrays import Float32, Int32, UInt32
-from shoal.sampling.processors.grammar import Grammar
+from shoal.sampling.free_rows import FreeRows
 from shoal.sampling.random import MASK_64
 from shoal.sampling.sampler import SECOND_DRAW, SamplingState
 
@@ -25,6 +25,8 @@ class NativeSampler:
         self._kernel = Kernel(vocab_size or num_token_ids, num_token_ids=num_token_ids)
         self._states: list[SamplingState] = []
         self._row_of: dict[SamplingState, int] = {}
+        self._free = FreeRows(0, [])
+        self._stale: list[int] = []
 
     def sample(
         self,
@@ -35,12 +37,13 @@ class NativeSampler:
     ) -> Int32:
         if (given := [*states]) != self._states:  # by identity
             self._take(given)
+        self._look_up()
         self._params.position[:] = positions
         if self._changing:
             logits = logits.copy()
             for row, state in self._changing:
                 state.apply(logits[row, : self._num_token_ids])
-        masks, (checks, asked) = self._masks(len(states)), self._known()
+        masks, checks = self._masks(len(states)), self._checks if self._known else None
         if best_ids is None or self._first is None:
             tokens = self._kernel.sample(logits, self._params, masks, checks=checks)
         else:
@@ -49,12 +52,30 @@ class NativeSampler:
                 self._kernel.sample(
                     logits, self._params, masks, checks=checks, rows=self._first, tokens=tokens
                 )
-        if asked:
-            drawn = tokens.tolist()
-            refused = [row for row, grammar in asked if not grammar.admits(drawn[row])]
-            if refused:
-                self._draw_again(logits, states, refused, tokens)
+        self._stale = self._free.to_look_at(tokens)
+        refused = [
+            row
+            for row in self._stale
+            if (asked := states[row].asked) is not None
+            and row not in self._known
+            and not asked.admits(tokens.item(row))
+        ]
+        if refused:
+            self._draw_again(logits, states, refused, tokens)
+        self._tokens = tokens
         return tokens
+
+    def accept(self, states: Sequence[SamplingState], tokens: Sequence[int | None]) -> list[int]:
+        stopped = []
+        for row in self._stale:
+            state, token_id = states[row], tokens[row]
+            if token_id is not None:
+                state.accept(token_id)
+            if not state.goes_on:
+                stopped.append(row)
+        if self._free.num_left:
+            self._free.remember(self._tokens)
+        return stopped
 
     def _take(self, states: list[SamplingState]) -> None:
         """What stays the same while they do."""
@@ -68,19 +89,35 @@ class NativeSampler:
         self._again = replace(params, seed=params.seed ^ np.uint64(SECOND_DRAW))
         self._changing = [(row, s) for row, s in enumerate(states) if s.changes_logits]
         self._masked = [(row, s) for row, s in enumerate(states) if s.first_processors]
-        asked = [(row, s, s.asked) for row, s in enumerate(states) if s.asked is not None]
-        self._asked = [(row, grammar) for row, s, grammar in asked if not s.is_checked]
-        self._checked = [(row, grammar) for row, s, grammar in asked if s.is_checked]
-        drawn = [row for row, state in enumerate(states) if not state.takes_best_first]
-        if asked:
+        self._stale = [row for row, state in enumerate(states) if state.processors]
+        self._free.release()
+        self._free = FreeRows(len(states), self._stale)
+        self._known: dict[int, UInt32] = {}
+        if any(state.asked is not None for state in states):
             words = np.empty((len(states), -(-self._num_token_ids // 32)), np.uint32)
             self._masks_again = VocabularyMasks(words, np.arange(len(states), dtype=np.int32))
-        if self._checked:
             unknown = VocabularyMasks(words, np.full(len(states), -1, np.int32))
             self._checks = Checks(unknown, self._again.seed)
-            self._written: list[UInt32 | None] = [None] * len(states)
+        drawn = [row for row, state in enumerate(states) if not state.takes_best_first]
         self._first = np.array(drawn, np.int32) if len(drawn) < len(states) else None
         self._states = states
+
+    def _look_up(self) -> None:
+        """What is known of the tokens that come next, of rows that were looked at."""
+        for row in self._stale:
+            state = self._states[row]
+            if (grammar := state.asked) is None:
+                continue
+            mask = grammar.known_mask if state.is_checked else None
+            if mask is None:
+                if self._known.pop(row, None) is not None:
+                    self._checks.masks.mask_of_row[row] = -1
+            elif mask is not self._known.get(row):
+                masks = self._checks.masks
+                masks.words[row] = self._known[row] = mask
+                masks.mask_of_row[row] = row
+            if state.may_be_left and grammar.may_be_left:
+                self._free.leave(row, grammar)
 
     def _draw_again(
         self,
@@ -93,8 +130,6 @@ class NativeSampler:
         for row in refused:
             if (mask := states[row].allow_mask()) is not None:
                 self._masks_again.words[row] = mask
-                if states[row].is_checked:
-                    self._written[row] = mask
         rows = np.array(refused, np.int32)
         self._kernel.sample(logits, self._again, self._masks_again, rows=rows, tokens=tokens)
 
@@ -111,23 +146,6 @@ class NativeSampler:
                 token_ids, own.tolist(), top_ids.tolist(), top.tolist(), counts, strict=True
             )
         ]
-
-    def _known(self) -> tuple[Checks | None, list[tuple[int, Grammar]]]:
-        """What grammars are known to allow, and the rows whose grammars are to be asked."""
-        if not self._checked:
-            return None, self._asked
-        asked, masks, written = [*self._asked], self._checks.masks, self._written
-        for row, grammar in self._checked:
-            mask = grammar.known_mask
-            if mask is None:
-                asked.append((row, grammar))
-                masks.mask_of_row[row] = -1
-            elif mask is not written[row]:
-                masks.words[row] = written[row] = mask
-                masks.mask_of_row[row] = row
-            else:
-                masks.mask_of_row[row] = row
-        return self._checks if len(asked) < len(self._asked) + len(self._checked) else None, asked
 
     def _masks(self, num_rows: int) -> VocabularyMasks | None:
         """Of the first draw."""

@@ -38,6 +38,12 @@ class NumpySampler:
                 tokens[one] = self._sample(logits[one], states[one], positions[one], again=True)
         return tokens
 
+    def accept(self, states: Sequence[SamplingState], tokens: Sequence[int | None]) -> list[int]:
+        for state, token_id in zip(states, tokens, strict=True):
+            if token_id is not None:
+                state.accept(token_id)
+        return [row for row, state in enumerate(states) if not state.goes_on]
+
     def logprobs(
         self, logits: Float32, token_ids: Sequence[int], nums_top: Sequence[int]
     ) -> list[TokenLogprobs]:

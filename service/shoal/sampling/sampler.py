@@ -10,7 +10,7 @@ masked logits, for what is refused is shared out in their proportion. A truncati
 is allowed before it cuts: those rows are masked from the start.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -51,6 +51,8 @@ class SamplingState:
             and not (self.params.greedy or self.asked.masks_first)
         )
         """May a mask that its grammar is known to have decide about the first draw, instead?"""
+        self.may_be_left = self.asked is not None and len(self.processors) == 1
+        """Is nobody but its grammar told of tokens?"""
         self.changes_logits = any(
             type(processor).apply is not LogitsProcessor.apply for processor in self.processors
         )
@@ -63,9 +65,9 @@ class SamplingState:
             self.accept(token_id)
 
     @property
-    def acceptor(self) -> Callable[[int], None]:
-        """`accept`, without the loop over a single processor."""
-        return self.accept if len(self.processors) != 1 else self.processors[0].accept
+    def goes_on(self) -> bool:
+        """Is the next token one to be sampled?"""
+        return self.grammar is None or self.grammar.goes_on
 
     def accept(self, token_id: int) -> None:
         """The sequence's next output token."""
@@ -112,6 +114,11 @@ class Sampler(Protocol):
         also when every token is banned. A list of states that was given before must hold the same
         ones. `best_ids` [n]: where they are known, those of the largest logits, of equals the
         lowest."""
+        ...
+
+    def accept(self, states: Sequence[SamplingState], tokens: Sequence[int | None]) -> list[int]:
+        """The tokens that were sampled last are the rows' next ones, but for None. Returns rows
+        whose next token is not to be sampled: their grammar forces it, or is over."""
         ...
 
     def logprobs(

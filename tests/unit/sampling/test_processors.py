@@ -234,7 +234,7 @@ def test_a_state_rebuilt_after_a_preemption_is_the_one_that_was_lost(
 def test_a_state_is_gone_with_its_row(params: SamplingParams) -> None:
     """Without a collection of cycles, which the engine does not wait for."""
     state = make_state(params, num_token_ids=NUM_IDS)
-    assert state.acceptor is not None
+    assert state.goes_on
     gone = weakref.ref(state)
     del state
     assert gone() is None

@@ -1,7 +1,7 @@
 """The grammar of one sequence: which tokens may come next, which must, and when it is over."""
 
 from collections import deque
-from collections.abc import Set
+from collections.abc import Callable, Set
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -73,6 +73,7 @@ class Grammar(LogitsProcessor):
         self._may_be_free = True  # no probe failed since the last token that is not plain
         self._until_steady = free_text.steady_after  # characters; in free text
         self._untold: list[int] = []  # accepted in free text; the matcher will be
+        self._take: Callable[[], list[int]] | None = None  # while it is left
         self._expecting = memory and Expecting(memory, num_token_ids)
         self._force()
 
@@ -112,6 +113,7 @@ class Grammar(LogitsProcessor):
         it. One that may has to be accepted then."""
         if token_id < 0 or (self._is_free and self._num_chars[token_id]):
             return True
+        self.catch_up()
         if not (
             self._mask is not None
             or self._forced
@@ -125,7 +127,36 @@ class Grammar(LogitsProcessor):
             self.drawn_again = not is_allowed
         return not self.drawn_again
 
+    @property
+    def may_be_left(self) -> bool:
+        """Need nobody know at once that plain tokens follow, and which?"""
+        return (
+            self._is_free
+            and self._take is None
+            and self._expecting is None
+            and not self.masks_first
+            and (self._until_steady < 0 or self._mask is None)
+        )
+
+    def leave(self, take: Callable[[], list[int]]) -> tuple[bytes, int]:
+        """Plain tokens, those with characters in the table that it returns, need not be told from
+        now on, up to the one that has more than so many; below 0: none of them is needed. `take`
+        gives them once they are; then it is left no longer."""
+        self._take = take
+        return self._num_chars, self._until_steady
+
+    def catch_up(self) -> None:
+        """Accepts what it was not told while it was left."""
+        if self._take is not None:
+            take, self._take = self._take, None
+            if token_ids := take():
+                self._untold += token_ids
+                self._until_steady -= sum(map(self._num_chars.__getitem__, token_ids))
+                if len(self._untold) >= _MOST_UNTOLD:
+                    self._tell()
+
     def accept(self, token_id: int) -> None:
+        self.catch_up()
         self.drawn_again = False
         if self._is_free and (num_chars := self._num_chars[token_id]):
             if self._expecting is not None:
@@ -136,7 +167,7 @@ class Grammar(LogitsProcessor):
                 self._untold.append(token_id)
                 if self._until_steady < 0:
                     self._become_steady()
-                elif len(self._untold) == _MOST_UNTOLD:
+                elif len(self._untold) >= _MOST_UNTOLD:
                     self._tell()
             return
         self._mask = None
@@ -217,6 +248,7 @@ class Grammar(LogitsProcessor):
 
     def _tell(self) -> None:
         """The matcher accepts what it was not asked about."""
+        self.catch_up()
         if self._untold:
             self._matcher.consume_tokens(self._untold)
             self._untold = []

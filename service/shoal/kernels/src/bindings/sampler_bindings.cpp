@@ -97,6 +97,33 @@ void sample(Sampler& sampler, const Array<const float, 2>& logits,
   }
 }
 
+constexpr std::int32_t kNoLook = -2;
+
+// The rows that need a look at their token, at the start of `found`; how many.
+std::size_t rows_to_look_at(const Int32s& tokens, const Array<const std::uint8_t, 2>& num_chars,
+                            const Int32s& table_of_row, const Array<std::int32_t, 1>& chars_left,
+                            const Array<std::int32_t, 1>& found) {
+  const std::size_t rows = tokens.shape(0);
+  require(table_of_row.shape(0) == rows && chars_left.shape(0) == rows && found.shape(0) == rows,
+          "arrays of rows differ in length");
+  for (std::size_t r = 0; r < rows; ++r)
+    require(table_of_row.data()[r] < static_cast<std::int64_t>(num_chars.shape(0)),
+            "a row names a table that is not there");
+  std::size_t count = 0;
+  for (std::size_t r = 0; r < rows; ++r) {
+    const std::int64_t table = table_of_row.data()[r], token = tokens.data()[r];
+    if (table == kNoLook) continue;
+    std::int32_t chars = 0;
+    if (table >= 0 && token >= 0 && token < static_cast<std::int64_t>(num_chars.shape(1)))
+      chars = num_chars.data()[table * num_chars.shape(1) + token];
+    std::int32_t& left = chars_left.data()[r];
+    if (chars && left < 0) continue;
+    if (chars && (left -= chars) >= 0) continue;
+    found.data()[count++] = static_cast<std::int32_t>(r);
+  }
+  return count;
+}
+
 void logprobs(Sampler& sampler, const Array<const float, 2>& logits, const Int32s& token_ids,
               const Int32s& num_top, const Array<float, 1>& own,
               const Array<std::int32_t, 2>& top_ids, const Array<float, 2>& top) {
@@ -126,6 +153,7 @@ void bind_sampler(nb::module_& module) {
            nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none(),
            nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg())
       .def("logprobs", &logprobs);
+  module.def("rows_to_look_at", &rows_to_look_at);
   module.def("make_sampler", &make_sampler, nb::rv_policy::take_ownership);
 }
 
