@@ -32,7 +32,7 @@ class FreeRows:
         self._num_chars: UInt8 = np.empty((0, 0), np.uint8)
         self._grammars: list[Grammar | None] = [None] * num_rows
         self._since = [-1] * num_rows  # below 0: the grammar needs none of them
-        self._tokens: list[list[int]] = []  # of some steps
+        self._tokens: list[Int32] = []  # of some steps
 
     def leave(self, row: int, grammar: Grammar) -> None:
         """From the next token on. `grammar.may_be_left`."""
@@ -54,7 +54,7 @@ class FreeRows:
 
     def remember(self, tokens: Int32) -> None:
         """They are those of the last step [R]; rows that needed a look have been told."""
-        self._tokens.append(tokens.tolist())
+        self._tokens.append(tokens)
         if len(self._tokens) == _MOST_TOKENS:
             left = [(row, g) for row, g in enumerate(self._grammars) if g is not None]
             self.release()
@@ -75,7 +75,7 @@ class FreeRows:
         self._grammars[row] = None
         self.num_left -= 1
         since = self._since[row]
-        return [tokens[row] for tokens in self._tokens[since:]] if since >= 0 else []
+        return [tokens.item(row) for tokens in self._tokens[since:]] if since >= 0 else []
 
     def _table(self, num_chars: bytes) -> int:
         """Its index."""

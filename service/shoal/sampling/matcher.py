@@ -8,7 +8,7 @@ it comes to a place where something is new.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from shoal.sampling.places import End, Place, Places
+from shoal.sampling.places import Arrival, End, Place, Places
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -67,6 +67,15 @@ class Matcher:
         copy = Matcher(self._matcher, self._places, self._place, self._texts)
         copy._untold = [*self._untold]
         return copy
+
+    @property
+    def place(self) -> Place | None:
+        """Where others may have been."""
+        return self._place
+
+    def arrive(self, arrival: Arrival) -> None:
+        """At the place behind what it says."""
+        self._go_on([*arrival.forced], arrival.behind or self._place)
 
     @property
     def is_known(self) -> bool:

@@ -26,7 +26,8 @@ class NativeSampler:
         self._states: list[SamplingState] = []
         self._row_of: dict[SamplingState, int] = {}
         self._free = FreeRows(0, [])
-        self._stale: list[int] = []
+        self._looked_at: list[int] = []
+        self._stopped: list[int] = []
 
     def sample(
         self,
@@ -37,7 +38,8 @@ class NativeSampler:
     ) -> Int32:
         if (given := [*states]) != self._states:  # by identity
             self._take(given)
-        self._look_up()
+        for row in self._stopped:
+            self._look_up(row)
         self._params.position[:] = positions
         if self._changing:
             logits = logits.copy()
@@ -52,10 +54,10 @@ class NativeSampler:
                 self._kernel.sample(
                     logits, self._params, masks, checks=checks, rows=self._first, tokens=tokens
                 )
-        self._stale = self._free.to_look_at(tokens)
+        self._looked_at = self._free.to_look_at(tokens)
         refused = [
             row
-            for row in self._stale
+            for row in self._looked_at
             if (asked := states[row].asked) is not None
             and row not in self._known
             and not asked.admits(tokens.item(row))
@@ -66,16 +68,18 @@ class NativeSampler:
         return tokens
 
     def accept(self, states: Sequence[SamplingState], tokens: Sequence[int | None]) -> list[int]:
-        stopped = []
-        for row in self._stale:
-            state, token_id = states[row], tokens[row]
-            if token_id is not None:
-                state.accept(token_id)
-            if not state.goes_on:
-                stopped.append(row)
+        for row in self._looked_at:
+            if (token_id := tokens[row]) is not None:
+                states[row].accept(token_id)
         if self._free.num_left:
             self._free.remember(self._tokens)
-        return stopped
+        self._stopped = []
+        for row in self._looked_at:
+            if states[row].goes_on:
+                self._look_up(row)
+            else:
+                self._stopped.append(row)
+        return self._stopped
 
     def _take(self, states: list[SamplingState]) -> None:
         """What stays the same while they do."""
@@ -89,9 +93,10 @@ class NativeSampler:
         self._again = replace(params, seed=params.seed ^ np.uint64(SECOND_DRAW))
         self._changing = [(row, s) for row, s in enumerate(states) if s.changes_logits]
         self._masked = [(row, s) for row, s in enumerate(states) if s.first_processors]
-        self._stale = [row for row, state in enumerate(states) if state.processors]
+        processed = [row for row, state in enumerate(states) if state.processors]
+        self._stopped = processed
         self._free.release()
-        self._free = FreeRows(len(states), self._stale)
+        self._free = FreeRows(len(states), processed)
         self._known: dict[int, UInt32] = {}
         if any(state.asked is not None for state in states):
             words = np.empty((len(states), -(-self._num_token_ids // 32)), np.uint32)
@@ -102,22 +107,21 @@ class NativeSampler:
         self._first = np.array(drawn, np.int32) if len(drawn) < len(states) else None
         self._states = states
 
-    def _look_up(self) -> None:
-        """What is known of the tokens that come next, of rows that were looked at."""
-        for row in self._stale:
-            state = self._states[row]
-            if (grammar := state.asked) is None:
-                continue
-            mask = grammar.known_mask if state.is_checked else None
-            if mask is None:
-                if self._known.pop(row, None) is not None:
-                    self._checks.masks.mask_of_row[row] = -1
-            elif mask is not self._known.get(row):
-                masks = self._checks.masks
-                masks.words[row] = self._known[row] = mask
-                masks.mask_of_row[row] = row
-            if state.may_be_left and grammar.may_be_left:
-                self._free.leave(row, grammar)
+    def _look_up(self, row: int) -> None:
+        """What is known of the token that comes next."""
+        state = self._states[row]
+        if (grammar := state.asked) is None:
+            return
+        mask = grammar.known_mask if state.is_checked else None
+        if mask is None:
+            if self._known.pop(row, None) is not None:
+                self._checks.masks.mask_of_row[row] = -1
+        elif mask is not self._known.get(row):
+            masks = self._checks.masks
+            masks.words[row] = self._known[row] = mask
+            masks.mask_of_row[row] = row
+        if state.may_be_left and grammar.may_be_left:
+            self._free.leave(row, grammar)
 
     def _draw_again(
         self,

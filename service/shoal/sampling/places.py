@@ -7,7 +7,7 @@ well.
 """
 
 from typing import NamedTuple
-from weakref import WeakSet
+from weakref import WeakSet, WeakValueDictionary
 
 _MOST_PLACES = 1 << 14
 """Of all grammars of a model; some 10 MB."""
@@ -23,14 +23,25 @@ class End(NamedTuple):
     is_error: bool
 
 
+class Arrival(NamedTuple):
+    """What a sequence's grammar finds at a place, see `processors/grammar.py`."""
+
+    is_free: bool
+    forced: tuple[int, ...]
+    is_over: bool
+    will_be_free: bool
+    behind: "Place | None"
+    """Behind what is forced, and behind free text where it changes no more; None: here."""
+
+
 class _Stretch:
     """Places that lie behind one of them, by the text in between."""
 
     __slots__ = ("behind", "free")
 
     def __init__(self) -> None:
-        self.behind: dict[tuple[bytes, int], Place] = {}
-        """[text, last token]"""
+        self.behind: WeakValueDictionary[tuple[bytes, int], Place] = WeakValueDictionary()
+        """[text, last token] held by the places before"""
         self.free: dict[bytes, Place] = {}
         """[text up to a quote] behind free text that began there"""
 
@@ -39,8 +50,8 @@ class Place:
     """Behind some tokens. None: nobody has asked."""
 
     __slots__ = (
-        "__weakref__", "behind_forced", "end", "forced", "mask", "next", "num_forced", "num_valid",
-        "stretch", "text",
+        "__weakref__", "arrival", "behind_forced", "end", "forced", "mask", "next", "num_forced",
+        "num_valid", "stretch", "text",
     )  # fmt: skip
 
     def __init__(self, stretch: _Stretch | None = None, text: bytes = b"") -> None:
@@ -54,6 +65,7 @@ class Place:
         self.behind_forced: Place | None = None
         self.num_valid: int | None = None
         self.mask: bytes | None = None
+        self.arrival: Arrival | None = None
 
 
 class Places:
@@ -120,9 +132,8 @@ class Places:
             self._num = 0
             for beginning in self._beginnings:
                 beginning.next.clear()
-                beginning.behind_forced = None
+                beginning.behind_forced = beginning.arrival = None
                 if beginning.stretch is not None:
-                    beginning.stretch.behind.clear()
                     beginning.stretch.free.clear()
         self._num += 1
         return Place(stretch, text)

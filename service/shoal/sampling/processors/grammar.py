@@ -16,6 +16,7 @@ from shoal.sampling.grammars import Grammars
 from shoal.sampling.lead_text import Lead, LeadText
 from shoal.sampling.matcher import Matcher
 from shoal.sampling.memories import Memory
+from shoal.sampling.places import Arrival, Place
 from shoal.sampling.processors.base import LogitsProcessor
 
 if TYPE_CHECKING:
@@ -287,14 +288,43 @@ class Grammar(LogitsProcessor):
             self._is_free = self._lead.is_free_behind(last_id) and not self.is_over
         else:
             is_plain = bool(self._num_chars[last_id])
-            self._may_be_free |= not is_plain
-            self._is_free = self._may_be_free and self._is_in_free_text()
-            if not self._is_free:  # there nothing is forced and none ends
-                self._force()
-                self._may_be_free = bool(self._forced) or not is_plain
-                goes_on = bool(self._forced) and not self.is_over
-                self._will_be_free = goes_on and self._is_in_free_text()
+            place = self._matcher.place if isinstance(self._matcher, Matcher) else None
+            if place is None or place.arrival is None or self._expecting is not None:
+                self._find_out(is_plain=is_plain)
+                self._leave_word(place)
+            else:
+                self._arrive(place.arrival, is_plain=is_plain)
         self._look_up_mask()
+
+    def _find_out(self, *, is_plain: bool) -> None:
+        self._may_be_free |= not is_plain
+        self._is_free = self._may_be_free and self._is_in_free_text()
+        if not self._is_free:  # there nothing is forced and none ends
+            self._force()
+            self._may_be_free = bool(self._forced) or not is_plain
+            goes_on = bool(self._forced) and not self.is_over
+            self._will_be_free = goes_on and self._is_in_free_text()
+
+    def _leave_word(self, place: Place | None) -> None:
+        """For the next sequence at this place, where this one found out."""
+        if place is not None and (behind := cast(Matcher, self._matcher).place) is not None:
+            forced = tuple(self._forced)
+            will_be_free = bool(forced) and self._will_be_free
+            place.arrival = Arrival(
+                self._is_free,
+                forced,
+                self.is_over,
+                will_be_free,
+                None if behind is place else behind,
+            )
+
+    def _arrive(self, arrival: Arrival, *, is_plain: bool) -> None:
+        """As an earlier one did."""
+        self._is_free, forced, self.is_over, self._will_be_free, _ = arrival
+        self._forced.extend(forced)
+        cast(Matcher, self._matcher).arrive(arrival)
+        self._until_steady = self._free_text.steady_after
+        self._may_be_free = self._is_free or bool(forced) or not is_plain
 
     def _is_in_free_text(self) -> bool:
         """The matcher, which has been told everything."""
