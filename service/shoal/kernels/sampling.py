@@ -58,12 +58,27 @@ class VocabularyMasks:
 
 
 @dataclass(frozen=True, slots=True)
-class Checks:
-    """A token that its row's mask does not allow is drawn again, of those that it allows."""
+class PlainTokens:
+    """A token that is not plain is drawn once more, of all others, before its row's check."""
 
-    masks: VocabularyMasks
-    seed: UInt64
+    num_chars: UInt8
+    """[tables, num_token_ids] more than 0 for plain tokens."""
+    table_of_row: Int32
+    """[R] which table; -1 = none, its rows' checks are next."""
+    others: Int32
+    """[R] written: what was drawn in place of a token that is not plain, nor allowed by a check;
+    the token stays where there is no check."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """A token that its row's mask does not allow is drawn again, at last of those that it allows."""
+
+    masks: VocabularyMasks | None
+    plain: PlainTokens | None
+    second_seed: UInt64
     """[R] of the second draws."""
+    third_seed: UInt64
 
 
 NO_LOOK = -2
@@ -124,15 +139,15 @@ class NativeSampler:
         if tokens is None:
             tokens = np.full(len(logits), -1, np.int32)
         words, mask_of_row = (masks.words, masks.mask_of_row) if masks else (None, None)
-        check_words, check_of_row, seed_again = (
-            (checks.masks.words, checks.masks.mask_of_row, checks.seed)
-            if checks
-            else (None, None, None)
-        )
+        checked = checks.masks if checks else None
+        plain = checks.plain if checks else None
         self._sampler.sample(
             logits, params.temperature, params.top_k, params.top_p, params.min_p,
-            params.typical_p, params.seed, params.position, words, mask_of_row, check_words,
-            check_of_row, seed_again, rows, tokens,
+            params.typical_p, params.seed, params.position, words, mask_of_row,
+            checked.words if checked else None, checked.mask_of_row if checked else None,
+            plain.num_chars if plain else None, plain.table_of_row if plain else None,
+            plain.others if plain else None, checks.second_seed if checks else None,
+            checks.third_seed if checks else None, rows, tokens,
         )  # fmt: skip
         return tokens
 

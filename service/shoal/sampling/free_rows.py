@@ -29,19 +29,29 @@ class FreeRows:
         self._chars_left = np.full(num_rows, -1, np.int32)
         self._found = np.empty(num_rows, np.int32)
         self._tables: list[bytes] = []
-        self._num_chars: UInt8 = np.empty((0, 0), np.uint8)
+        self.num_chars: UInt8 = np.empty((0, 0), np.uint8)
+        """[tables, num_token_ids]"""
         self._grammars: list[Grammar | None] = [None] * num_rows
         self._since = [-1] * num_rows  # below 0: the grammar needs none of them
         self._tokens: list[Int32] = []  # of some steps
 
     def leave(self, row: int, grammar: Grammar) -> None:
         """From the next token on. `grammar.may_be_left`."""
-        num_chars, chars_left = grammar.leave(partial(self._take, row))
-        self._table_of_row[row] = self._table(num_chars)
+        chars_left = grammar.leave(partial(self._take, row))
+        self._table_of_row[row] = self.table(grammar.num_chars)
         self._chars_left[row] = chars_left
         self._since[row] = len(self._tokens) if chars_left >= 0 else -1
         self._grammars[row] = grammar
         self.num_left += 1
+
+    def table(self, num_chars: bytes) -> int:
+        """Its index in `num_chars`."""
+        for table, each in enumerate(self._tables):
+            if each is num_chars:
+                return table
+        self._tables.append(num_chars)
+        self.num_chars = np.stack([np.frombuffer(each, np.uint8) for each in self._tables])
+        return len(self._tables) - 1
 
     def to_look_at(self, tokens: Int32) -> list[int]:
         """Rows that need a look at their token [R]: it is not plain, none, or the row is not
@@ -49,7 +59,7 @@ class FreeRows:
         if not self.num_left:
             return self._looked_at
         return rows_to_look_at(
-            tokens, self._num_chars, self._table_of_row, self._chars_left, self._found
+            tokens, self.num_chars, self._table_of_row, self._chars_left, self._found
         )
 
     def remember(self, tokens: Int32) -> None:
@@ -76,12 +86,3 @@ class FreeRows:
         self.num_left -= 1
         since = self._since[row]
         return [tokens.item(row) for tokens in self._tokens[since:]] if since >= 0 else []
-
-    def _table(self, num_chars: bytes) -> int:
-        """Its index."""
-        for table, each in enumerate(self._tables):
-            if each is num_chars:
-                return table
-        self._tables.append(num_chars)
-        self._num_chars = np.stack([np.frombuffer(each, np.uint8) for each in self._tables])
-        return len(self._tables) - 1

@@ -9,6 +9,7 @@ text. Behind the quote that ends it that is so as well where it is only none of 
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
@@ -27,6 +28,8 @@ _WITHOUT_STRINGS = {
 }  # fmt: skip
 _SEPARATORS = (",", ":")
 _QUOTE = b'"'
+_HAS_CONTROL = re.compile(rb'[^"\\]*[\x00-\x1f]')
+"""Before a quote or an escape."""
 
 
 class End(NamedTuple):
@@ -48,6 +51,8 @@ class FreeText(NamedTuple):
     """Tokens of a text that no schema with free text holds."""
     ends: Mapping[int, End] = {}
     """[token]"""
+    never: Set[int] = frozenset()
+    """Tokens that come in no string."""
     token_bytes: Sequence[bytes] = ()
     listed: tuple[str, ...] = ()
     """Strings that a schema names."""
@@ -64,9 +69,13 @@ class FreeText(NamedTuple):
 
 
 def free_text_of(
-    token_bytes: Sequence[bytes], encode: Callable[[str], Sequence[int]], ambiguous_ids: Set[int]
+    token_bytes: Sequence[bytes],
+    encode: Callable[[str], Sequence[int]],
+    ambiguous_ids: Set[int],
+    special_ids: Set[int] = frozenset(),
 ) -> FreeText | None:
-    """None where the vocabulary cannot spell the probe. `ambiguous_ids`: are not plain."""
+    """None where the vocabulary cannot spell the probe. `ambiguous_ids`: are not plain.
+    `special_ids`: do not stand for their text."""
     num_chars = bytes(
         0 if i in ambiguous_ids else min(_num_plain_chars(text), 255)
         for i, text in enumerate(token_bytes)
@@ -78,7 +87,12 @@ def free_text_of(
         head, quote, tail = text.partition(_QUOTE)
         if quote and token_id not in ambiguous_ids and (not head or _num_plain_chars(head)):
             ends[token_id] = End(head, quote + tail)
-    return FreeText(num_chars, probe, ends, token_bytes) if is_spelled else None
+    never = frozenset(
+        token_id
+        for token_id, text in enumerate(token_bytes)
+        if not text or token_id in special_ids or _HAS_CONTROL.match(text)
+    )
+    return FreeText(num_chars, probe, ends, never, token_bytes) if is_spelled else None
 
 
 def free_text_in(grammar: str, free_text: FreeText) -> FreeText | None:

@@ -148,7 +148,12 @@ class Grammars:
     @cached_property
     def _free_text(self) -> FreeText | None:
         vocabulary = self._vocabulary
-        return free_text_of(vocabulary.token_bytes, vocabulary.encode, self.ambiguous_ids)
+        return free_text_of(
+            vocabulary.token_bytes,
+            vocabulary.encode,
+            self.ambiguous_ids,
+            frozenset(vocabulary.special_ids),
+        )
 
     def _lead_text(self, marks: tuple[Mark, ...]) -> LeadText:
         if self._last_lead is None or self._last_lead[0] != marks:

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from shoal.kernels.sampling import Checks, RowParams, VocabularyMasks
+from shoal.kernels.sampling import Checks, PlainTokens, RowParams, VocabularyMasks
 from shoal.kernels.sampling import NativeSampler as Kernel
 from shoal.protocol.messages import TokenLogprobs
 from shoal.sampling.arrays import Float32, Int32, UInt32
 from shoal.sampling.free_rows import FreeRows
 from shoal.sampling.random import MASK_64
-from shoal.sampling.sampler import SECOND_DRAW, SamplingState
+from shoal.sampling.sampler import SamplingState, seed_of_draw
 
 
 class NativeSampler:
@@ -26,6 +26,8 @@ class NativeSampler:
         self._states: list[SamplingState] = []
         self._row_of: dict[SamplingState, int] = {}
         self._free = FreeRows(0, [])
+        self._known: dict[int, UInt32] = {}
+        self._num_free = 0
         self._looked_at: list[int] = []
         self._stopped: list[int] = []
 
@@ -45,7 +47,7 @@ class NativeSampler:
             logits = logits.copy()
             for row, state in self._changing:
                 state.apply(logits[row, : self._num_token_ids])
-        masks, checks = self._masks(len(states)), self._checks if self._known else None
+        masks, checks = self._masks(len(states)), self._checks_now()
         if best_ids is None or self._first is None:
             tokens = self._kernel.sample(logits, self._params, masks, checks=checks)
         else:
@@ -55,17 +57,23 @@ class NativeSampler:
                     logits, self._params, masks, checks=checks, rows=self._first, tokens=tokens
                 )
         self._looked_at = self._free.to_look_at(tokens)
-        refused = [
-            row
-            for row in self._looked_at
-            if (asked := states[row].asked) is not None
-            and row not in self._known
-            and not asked.admits(tokens.item(row))
-        ]
+        refused = [row for row in self._looked_at if not self._admits(row, tokens)]
         if refused:
             self._draw_again(logits, states, refused, tokens)
         self._tokens = tokens
         return tokens
+
+    def _admits(self, row: int, tokens: Int32) -> bool:
+        """Does the row's grammar, if it has one, admit its token, or the other one that was drawn
+        in its place?"""
+        asked = self._states[row].asked
+        if asked is None or row in self._known or asked.admits(tokens.item(row)):
+            return True
+        if self._table_of_row[row] < 0:
+            return False
+        tokens[row] = other = self._others.item(row)
+        asked.keep_mask()
+        return asked.admits(other)
 
     def accept(self, states: Sequence[SamplingState], tokens: Sequence[int | None]) -> list[int]:
         for row in self._looked_at:
@@ -90,22 +98,42 @@ class NativeSampler:
             self._params = self._params.of_rows(np.array(rows, np.int64))
         self._row_of = {state: row for row, state in enumerate(states)}
         params = self._params
-        self._again = replace(params, seed=params.seed ^ np.uint64(SECOND_DRAW))
         self._changing = [(row, s) for row, s in enumerate(states) if s.changes_logits]
         self._masked = [(row, s) for row, s in enumerate(states) if s.first_processors]
         processed = [row for row, state in enumerate(states) if state.processors]
         self._stopped = processed
         self._free.release()
         self._free = FreeRows(len(states), processed)
-        self._known: dict[int, UInt32] = {}
+        self._known = {}
+        self._num_free = 0
         if any(state.asked is not None for state in states):
-            words = np.empty((len(states), -(-self._num_token_ids // 32)), np.uint32)
-            self._masks_again = VocabularyMasks(words, np.arange(len(states), dtype=np.int32))
-            unknown = VocabularyMasks(words, np.full(len(states), -1, np.int32))
-            self._checks = Checks(unknown, self._again.seed)
+            self._make_checks([state.params.seed for state in states])
         drawn = [row for row, state in enumerate(states) if not state.takes_best_first]
         self._first = np.array(drawn, np.int32) if len(drawn) < len(states) else None
         self._states = states
+
+    def _make_checks(self, seeds: list[int]) -> None:
+        num_rows = len(seeds)
+        self._second, self._third = (
+            np.array([seed_of_draw(seed, num_refused) for seed in seeds], np.uint64)
+            for num_refused in (1, 2)
+        )
+        self._again = replace(self._params, seed=self._second.copy())
+        self._words = np.empty((num_rows, -(-self._num_token_ids // 32)), np.uint32)
+        self._mask_of_row = np.full(num_rows, -1, np.int32)
+        self._all_rows = np.arange(num_rows, dtype=np.int32)
+        self._table_of_row = np.full(num_rows, -1, np.int32)
+        self._others = np.full(num_rows, -1, np.int32)
+        self._num_free = 0
+
+    def _checks_now(self) -> Checks | None:
+        if not (self._known or self._num_free):
+            return None
+        masks = VocabularyMasks(self._words, self._mask_of_row) if self._known else None
+        plain = None
+        if self._num_free:
+            plain = PlainTokens(self._free.num_chars, self._table_of_row, self._others)
+        return Checks(masks, plain, self._second, self._third)
 
     def _look_up(self, row: int) -> None:
         """What is known of the token that comes next."""
@@ -115,11 +143,15 @@ class NativeSampler:
         mask = grammar.known_mask if state.is_checked else None
         if mask is None:
             if self._known.pop(row, None) is not None:
-                self._checks.masks.mask_of_row[row] = -1
+                self._mask_of_row[row] = -1
         elif mask is not self._known.get(row):
-            masks = self._checks.masks
-            masks.words[row] = self._known[row] = mask
-            masks.mask_of_row[row] = row
+            self._words[row] = self._known[row] = mask
+            self._mask_of_row[row] = row
+        was_free = self._table_of_row[row] >= 0
+        is_free = grammar.is_free and not state.params.greedy
+        if is_free != was_free:
+            self._table_of_row[row] = self._free.table(grammar.num_chars) if is_free else -1
+            self._num_free += 1 if is_free else -1
         if state.may_be_left and grammar.may_be_left:
             self._free.leave(row, grammar)
 
@@ -133,9 +165,13 @@ class NativeSampler:
         """Changes the tokens of these rows."""
         for row in refused:
             if (mask := states[row].allow_mask()) is not None:
-                self._masks_again.words[row] = mask
+                self._words[row] = mask
         rows = np.array(refused, np.int32)
-        self._kernel.sample(logits, self._again, self._masks_again, rows=rows, tokens=tokens)
+        self._again.seed[rows] = np.where(
+            self._table_of_row[rows] >= 0, self._third[rows], self._second[rows]
+        )
+        masks = VocabularyMasks(self._words, self._all_rows)
+        self._kernel.sample(logits, self._again, masks, rows=rows, tokens=tokens)
 
     def logprobs(
         self, logits: Float32, token_ids: Sequence[int], nums_top: Sequence[int]

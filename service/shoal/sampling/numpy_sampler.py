@@ -7,8 +7,8 @@ import numpy as np
 from shoal.protocol.messages import TokenLogprobs
 from shoal.sampling.arrays import Float32, Int32, Int64
 from shoal.sampling.draw import SPAN, draw, scale
-from shoal.sampling.random import MASK_64, uniforms
-from shoal.sampling.sampler import SECOND_DRAW, SamplingState, mask_logits
+from shoal.sampling.random import uniforms
+from shoal.sampling.sampler import SamplingState, mask_logits, seed_of_draw
 from shoal.sampling.truncation import best_tokens, draw_truncated, is_truncated
 
 _AT_ONCE = 1 << 16
@@ -33,9 +33,11 @@ class NumpySampler:
         drawn = [self._sample(logits[part], states[part], positions[part]) for part in parts]
         tokens = np.concatenate(drawn).astype(np.int32)
         for row, state in enumerate(states):
-            if state.asked is not None and not state.asked.admits(int(tokens[row])):
+            if state.asked is not None and not state.asked.admits(tokens.item(row)):
                 one = slice(row, row + 1)
-                tokens[one] = self._sample(logits[one], states[one], positions[one], again=True)
+                tokens[one] = self._draw_again(
+                    logits[one], states[one], positions[one], tokens.item(row)
+                )
         return tokens
 
     def accept(self, states: Sequence[SamplingState], tokens: Sequence[int | None]) -> list[int]:
@@ -52,28 +54,42 @@ class NumpySampler:
             result += self._logprobs(logits[part], token_ids[part], nums_top[part])
         return result
 
+    def _draw_again(
+        self, logits: Float32, states: Sequence[SamplingState], positions: Int32, refused: int
+    ) -> Int64:
+        """Of one row, whose grammar refuses that token."""
+        grammar = states[0].asked
+        assert grammar is not None, "a grammar refused"
+        if grammar.is_free:
+            tokens = self._sample(logits, states, positions, num_refused=1, refused=refused)
+            if grammar.admits(tokens.item(0)):
+                return tokens
+        return self._sample(logits, states, positions, num_refused=grammar.num_refused)
+
     def _sample(
         self,
         logits: Float32,
         states: Sequence[SamplingState],
         positions: Int32,
         *,
-        again: bool = False,
+        num_refused: int = 0,
+        refused: int = -1,
     ) -> Int64:
-        """`again`: by the second random number of each row, of what its grammar allows."""
+        """`num_refused`: draws before. What is allowed counts from the second on, but for one that
+        only knows the token that was `refused`."""
         values = _padded(logits[:, : self._num_token_ids])
         for row, state in zip(values[:, : self._num_token_ids], states, strict=True):
             state.apply(row)
-            if (mask := state.allow_mask(again=again)) is not None:
+            if (mask := state.allow_mask(again=num_refused > 0 and refused < 0)) is not None:
                 mask_logits(row, mask)
+            if refused >= 0:
+                row[refused] = -np.inf
         is_finite = np.isfinite(values.max(axis=1))  # a NaN counts as best
         values[~is_finite] = 0
         tokens: Int64 = values.argmax(axis=1)
         params = [state.params for state in states]
         scale(values, np.array([wanted.temperature for wanted in params], np.float32))
-        seeds = np.array([wanted.seed & MASK_64 for wanted in params], np.uint64)
-        if again:
-            seeds ^= np.uint64(SECOND_DRAW)
+        seeds = np.array([seed_of_draw(wanted.seed, num_refused) for wanted in params], np.uint64)
         shares = uniforms(seeds, positions.astype(np.uint64))
         drawn = [row for row, wanted in enumerate(params) if not wanted.greedy]
         truncated = [row for row in drawn if is_truncated(params[row])]

@@ -5,9 +5,10 @@ its tokens alone, in any batch, and again after a preemption.
 
 Under a grammar tokens are drawn by rejection, for a mask of the whole vocabulary costs more than a
 look at one token: the first draw does not know the grammar; a token that the grammar refuses is
-drawn again with another random number, of those that it allows. The probabilities are those of
-masked logits, for what is refused is shared out in their proportion. A truncation must know what
-is allowed before it cuts: those rows are masked from the start.
+drawn again with another random number, of those that it allows. In free text nearly all are
+allowed: there the second draw is of all other tokens, and only a third of those that are allowed.
+The probabilities are those of masked logits, for what is refused is shared out in their proportion.
+A truncation must know what is allowed before it cuts: those rows are masked from the start.
 """
 
 from collections.abc import Sequence
@@ -22,10 +23,15 @@ from shoal.sampling.grammars import Grammars
 from shoal.sampling.processors import build_processors
 from shoal.sampling.processors import grammar as grammar_processor
 from shoal.sampling.processors.base import LogitsProcessor
+from shoal.sampling.random import MASK_64
 from shoal.sampling.truncation import is_truncated
 
-SECOND_DRAW = 0xD1B54A32D192ED03
-"""Changes the seed (exclusive or) for a token that is drawn again."""
+_NEXT_DRAW = 0xD1B54A32D192ED03
+
+
+def seed_of_draw(seed: int, num_refused: int) -> int:
+    """Of a token's next draw, when so many were refused."""
+    return (seed ^ num_refused * _NEXT_DRAW) & MASK_64
 
 
 class SamplingState:

@@ -15,8 +15,8 @@ from shoal.protocol.trace import TokenTrace, TraceStep
 from shoal.sampling.arrays import Float32, Float64, Int64
 from shoal.sampling.draw import scale
 from shoal.sampling.processors.base import LogitsProcessor
-from shoal.sampling.random import MASK_64, uniforms
-from shoal.sampling.sampler import SECOND_DRAW, SamplingState, mask_logits
+from shoal.sampling.random import uniforms
+from shoal.sampling.sampler import SamplingState, mask_logits, seed_of_draw
 from shoal.sampling.truncation import is_truncated, observe_truncations
 
 _FLOAT32 = np.finfo(np.float32)
@@ -64,10 +64,9 @@ def _entropy(logits: Float32) -> float:
 
 
 def _uniform(state: SamplingState, position: int) -> float:
-    """The number that drew the token: the second one where the first draw was refused."""
-    seeds = np.array([state.params.seed & MASK_64], np.uint64)
-    if state.grammar is not None and state.grammar.drawn_again:
-        seeds ^= np.uint64(SECOND_DRAW)
+    """The number that drew the token: the next one where a draw was refused."""
+    num_refused = 0 if state.grammar is None else state.grammar.num_refused
+    seeds = np.array([seed_of_draw(state.params.seed, num_refused)], np.uint64)
     return float(uniforms(seeds, np.array([position], np.uint64))[0])
 
 

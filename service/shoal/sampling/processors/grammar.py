@@ -49,8 +49,8 @@ class Grammar(LogitsProcessor):
         self.end_ids = [i for i in end_ids if 0 <= i < num_token_ids]
         self.masks_first = not (takes and rejects)
         """Is the mask wanted before each token is drawn? Whoever reports needs it."""
-        self.drawn_again = False
-        """Was the token that `admits` was asked about refused?"""
+        self.num_refused = 0
+        """Tokens that `admits` refused at this place."""
         self.is_over = False
         """Nothing is left to be sampled: the grammar is complete but for forced tokens, or
         failed."""
@@ -69,9 +69,9 @@ class Grammar(LogitsProcessor):
         self._free_text = free_text
         self._has_free_text = bool(free_text.probe)
         self._num_chars = self._free_text.num_chars
-        self._is_free = False
+        self.is_free = False
+        """Is this free text?"""
         self._will_be_free = False  # behind the forced tokens
-        self._may_be_free = True  # no probe failed since the last token that is not plain
         self._until_steady = free_text.steady_after  # characters; in free text
         self._untold: list[int] = []  # accepted in free text; the matcher will be
         self._take: Callable[[], list[int]] | None = None  # while it is left
@@ -112,39 +112,48 @@ class Grammar(LogitsProcessor):
     def admits(self, token_id: int) -> bool:
         """May this token come next, or is it none (below zero)? What the mask says, mostly without
         it. One that may has to be accepted then."""
-        if token_id < 0 or (self._is_free and self._num_chars[token_id]):
+        if token_id < 0 or (self.is_free and self._num_chars[token_id]):
             return True
-        self.catch_up()
-        if not (
+        if (
+            self.is_free
+            and self._has_free_text
+            and (token_id in self._free_text.never or token_id in self.end_ids)
+        ):
+            is_allowed = False
+        elif not (
             self._mask is not None
             or self._forced
             or token_id in self.end_ids
             or token_id in self._ambiguous_ids
         ):
-            self._has_consumed = self._try_consume(token_id)
-            self.drawn_again = not self._has_consumed
+            is_allowed = self._has_consumed = self._try_consume(token_id)
         else:
-            is_allowed = self.allow_mask[token_id >> 5] >> (token_id & 31) & 1
-            self.drawn_again = not is_allowed
-        return not self.drawn_again
+            is_allowed = bool(self.allow_mask[token_id >> 5] >> (token_id & 31) & 1)
+        self.num_refused += not is_allowed
+        return is_allowed
 
     @property
     def may_be_left(self) -> bool:
         """Need nobody know at once that plain tokens follow, and which?"""
         return (
-            self._is_free
+            self.is_free
             and self._take is None
             and self._expecting is None
             and not self.masks_first
             and (self._until_steady < 0 or self._mask is None)
         )
 
-    def leave(self, take: Callable[[], list[int]]) -> tuple[bytes, int]:
-        """Plain tokens, those with characters in the table that it returns, need not be told from
-        now on, up to the one that has more than so many; below 0: none of them is needed. `take`
-        gives them once they are; then it is left no longer."""
+    @property
+    def num_chars(self) -> bytes:
+        """[num_token_ids] of plain tokens in free text, see `FreeText`."""
+        return self._num_chars
+
+    def leave(self, take: Callable[[], list[int]]) -> int:
+        """Plain tokens need not be told from now on, up to the one that has more characters than
+        it returns; below 0: none of them is needed. `take` gives them once they are; then it is
+        left no longer."""
         self._take = take
-        return self._num_chars, self._until_steady
+        return self._until_steady
 
     def catch_up(self) -> None:
         """Accepts what it was not told while it was left."""
@@ -158,8 +167,8 @@ class Grammar(LogitsProcessor):
 
     def accept(self, token_id: int) -> None:
         self.catch_up()
-        self.drawn_again = False
-        if self._is_free and (num_chars := self._num_chars[token_id]):
+        self.num_refused = 0
+        if self.is_free and (num_chars := self._num_chars[token_id]):
             if self._expecting is not None:
                 self._hear([token_id])
             if self._until_steady >= 0:
@@ -178,7 +187,7 @@ class Grammar(LogitsProcessor):
         elif self._forced:
             expected = self._forced.popleft()
             assert token_id == expected, "only the forced token was allowed"
-            self._is_free = self._will_be_free and not self._forced
+            self.is_free = self._will_be_free and not self._forced
             self._look_up_mask()
         else:
             if token_id in self.end_ids:
@@ -193,7 +202,7 @@ class Grammar(LogitsProcessor):
             return []
         self._mask = None
         taken = [self._forced.popleft() for _ in range(min(most, len(self._forced)))]
-        self._is_free = self._will_be_free and not self._forced
+        self.is_free = self._will_be_free and not self._forced
         self._look_up_mask()
         return taken
 
@@ -212,6 +221,11 @@ class Grammar(LogitsProcessor):
     def known_mask(self) -> UInt32 | None:
         """`allow_mask`, where nobody needs to compute it."""
         return self._mask
+
+    def keep_mask(self) -> None:
+        """Computes `allow_mask` where others come too, or this sequence stays."""
+        if self._until_steady < 0 and self._mask is None:
+            _ = self.allow_mask
 
     @property
     def allow_mask(self) -> UInt32:
@@ -263,7 +277,8 @@ class Grammar(LogitsProcessor):
 
     def _try_consume(self, token_id: int) -> bool:
         """The matcher accepts a token, if it may come."""
-        end = self._free_text.ends.get(token_id) if self._is_free else None
+        self.catch_up()
+        end = self._free_text.ends.get(token_id) if self.is_free else None
         if end is not None:
             matcher = cast(Matcher, self._matcher)
             if self._until_steady < 0:
@@ -285,23 +300,20 @@ class Grammar(LogitsProcessor):
         self._hear([last_id])
         if self._lead is not None:
             self._force()
-            self._is_free = self._lead.is_free_behind(last_id) and not self.is_over
+            self.is_free = self._lead.is_free_behind(last_id) and not self.is_over
         else:
-            is_plain = bool(self._num_chars[last_id])
             place = self._matcher.place if isinstance(self._matcher, Matcher) else None
             if place is None or place.arrival is None or self._expecting is not None:
-                self._find_out(is_plain=is_plain)
+                self._find_out()
                 self._leave_word(place)
             else:
-                self._arrive(place.arrival, is_plain=is_plain)
+                self._arrive(place.arrival)
         self._look_up_mask()
 
-    def _find_out(self, *, is_plain: bool) -> None:
-        self._may_be_free |= not is_plain
-        self._is_free = self._may_be_free and self._is_in_free_text()
-        if not self._is_free:  # there nothing is forced and none ends
+    def _find_out(self) -> None:
+        self.is_free = self._is_in_free_text()
+        if not self.is_free:  # there nothing is forced and none ends
             self._force()
-            self._may_be_free = bool(self._forced) or not is_plain
             goes_on = bool(self._forced) and not self.is_over
             self._will_be_free = goes_on and self._is_in_free_text()
 
@@ -309,22 +321,20 @@ class Grammar(LogitsProcessor):
         """For the next sequence at this place, where this one found out."""
         if place is not None and (behind := cast(Matcher, self._matcher).place) is not None:
             forced = tuple(self._forced)
-            will_be_free = bool(forced) and self._will_be_free
             place.arrival = Arrival(
-                self._is_free,
+                self.is_free,
                 forced,
                 self.is_over,
-                will_be_free,
+                bool(forced) and self._will_be_free,
                 None if behind is place else behind,
             )
 
-    def _arrive(self, arrival: Arrival, *, is_plain: bool) -> None:
+    def _arrive(self, arrival: Arrival) -> None:
         """As an earlier one did."""
-        self._is_free, forced, self.is_over, self._will_be_free, _ = arrival
+        self.is_free, forced, self.is_over, self._will_be_free, _ = arrival
         self._forced.extend(forced)
         cast(Matcher, self._matcher).arrive(arrival)
         self._until_steady = self._free_text.steady_after
-        self._may_be_free = self._is_free or bool(forced) or not is_plain
 
     def _is_in_free_text(self) -> bool:
         """The matcher, which has been told everything."""

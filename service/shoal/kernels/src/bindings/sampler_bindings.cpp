@@ -59,6 +59,44 @@ class Masks {
 
 bool allows(const std::uint32_t* mask, int token) { return mask[token / 32] >> token % 32 & 1; }
 
+using Tables = Array<const std::uint8_t, 2>;
+
+void check_tables(const Tables& tables, const std::int32_t* table_of_row, std::size_t rows) {
+  for (std::size_t r = 0; r < rows; ++r)
+    require(table_of_row[r] < static_cast<std::int64_t>(tables.shape(0)),
+            "a row names a table that is not there");
+}
+
+// 0 where there is no such table or token.
+std::uint8_t look_up(const Tables& tables, std::int64_t table, std::int64_t token) {
+  const bool is_there =
+      table >= 0 && token >= 0 && token < static_cast<std::int64_t>(tables.shape(1));
+  return is_there ? tables.data()[table * tables.shape(1) + token] : 0;
+}
+
+struct Seeds {  // of the draws after the first
+  std::uint64_t second, third;
+};
+
+// What `sampling.py` says of checks and others. `plain`: characters of each token, null for a row
+// whose second draw is that of its check; `other`: where the second draw goes.
+int sample_row(Sampler& sampler, const float* logits, SampleParams params,
+               const std::uint32_t* mask, const std::uint32_t* check, Seeds seeds,
+               const std::uint8_t* plain, std::int32_t* other) {
+  int token = sampler.sample(logits, params, mask);
+  const auto is_done = [&] { return token < 0 || (check && allows(check, token)); };
+  if (is_done() || (plain ? plain[token] > 0 : !check)) return token;
+  if (plain) {
+    params.seed = seeds.second;
+    *other = sampler.sample(logits, params, mask, token);
+    if (!check) return token;
+    token = *other;
+    if (is_done()) return token;
+  }
+  params.seed = plain ? seeds.third : seeds.second;
+  return sampler.sample(logits, params, check);
+}
+
 void sample(Sampler& sampler, const Array<const float, 2>& logits,
             const Column<float>& temperature, const Int32s& top_k, const Column<double>& top_p,
             const Column<double>& min_p, const Column<double>& typical_p,
@@ -66,8 +104,11 @@ void sample(Sampler& sampler, const Array<const float, 2>& logits,
             std::optional<Array<const std::uint32_t, 2>> mask_words,
             std::optional<Int32s> mask_of_row,
             std::optional<Array<const std::uint32_t, 2>> check_words,
-            std::optional<Int32s> check_of_row, std::optional<Column<std::uint64_t>> seed_again,
-            std::optional<Int32s> chosen, const Array<std::int32_t, 1>& tokens) {
+            std::optional<Int32s> check_of_row, std::optional<Tables> num_chars,
+            std::optional<Int32s> table_of_row, std::optional<Array<std::int32_t, 1>> others,
+            std::optional<Column<std::uint64_t>> second_seed,
+            std::optional<Column<std::uint64_t>> third_seed, std::optional<Int32s> chosen,
+            const Array<std::int32_t, 1>& tokens) {
   const std::size_t rows = logits.shape(0);
   check_logits(sampler, logits);
   require(temperature.shape(0) == rows && top_k.shape(0) == rows && top_p.shape(0) == rows &&
@@ -76,8 +117,18 @@ void sample(Sampler& sampler, const Array<const float, 2>& logits,
           "sampling arrays differ in length");
   const Masks masks("masks", sampler, rows, mask_words, mask_of_row);
   const Masks checks("checks", sampler, rows, check_words, check_of_row);
-  require(!check_words == !seed_again && (!seed_again || seed_again->shape(0) == rows),
-          "checks need a seed for each row");
+  require(!num_chars == !table_of_row && !num_chars == !others &&
+              (!others || (table_of_row->shape(0) == rows && others->shape(0) == rows)),
+          "others need a table or -1, and a place, for each row");
+  if (others) {
+    check_tables(*num_chars, table_of_row->data(), rows);
+    require(num_chars->shape(1) >= static_cast<std::size_t>(sampler.num_token_ids()),
+            "a table lacks tokens");
+  }
+  require(!second_seed == !third_seed && (!second_seed || (second_seed->shape(0) == rows &&
+                                                           third_seed->shape(0) == rows)) &&
+              (second_seed || (!check_words && !others)),
+          "checks and others need two seeds for each row");
   const std::size_t count = chosen ? chosen->shape(0) : rows;
   for (std::size_t i = 0; chosen && i < count; ++i)
     require(chosen->data()[i] >= 0 && chosen->data()[i] < static_cast<std::int64_t>(rows),
@@ -85,37 +136,33 @@ void sample(Sampler& sampler, const Array<const float, 2>& logits,
   const nb::gil_scoped_release unlocked;
   for (std::size_t i = 0; i < count; ++i) {
     const std::size_t r = chosen ? chosen->data()[i] : i;
-    const float* row = logits.data() + r * logits.shape(1);
-    SampleParams params{temperature.data()[r], top_k.data()[r], top_p.data()[r], min_p.data()[r],
-                        typical_p.data()[r], seed.data()[r], position.data()[r]};
-    int token = sampler.sample(row, params, masks.of(r));
-    if (const auto* check = checks.of(r); check && token >= 0 && !allows(check, token)) {
-      params.seed = seed_again->data()[r];
-      token = sampler.sample(row, params, check);
-    }
-    tokens.data()[r] = token;
+    const auto seeds = second_seed ? Seeds{second_seed->data()[r], third_seed->data()[r]} : Seeds{};
+    const std::uint8_t* plain = nullptr;
+    if (others && table_of_row->data()[r] >= 0)
+      plain = num_chars->data() + table_of_row->data()[r] * num_chars->shape(1);
+    tokens.data()[r] = sample_row(
+        sampler, logits.data() + r * logits.shape(1),
+        {temperature.data()[r], top_k.data()[r], top_p.data()[r], min_p.data()[r],
+         typical_p.data()[r], seed.data()[r], position.data()[r]},
+        masks.of(r), checks.of(r), seeds, plain, plain ? others->data() + r : nullptr);
   }
 }
 
 constexpr std::int32_t kNoLook = -2;
 
 // The rows that need a look at their token, at the start of `found`; how many.
-std::size_t rows_to_look_at(const Int32s& tokens, const Array<const std::uint8_t, 2>& num_chars,
+std::size_t rows_to_look_at(const Int32s& tokens, const Tables& num_chars,
                             const Int32s& table_of_row, const Array<std::int32_t, 1>& chars_left,
                             const Array<std::int32_t, 1>& found) {
   const std::size_t rows = tokens.shape(0);
   require(table_of_row.shape(0) == rows && chars_left.shape(0) == rows && found.shape(0) == rows,
           "arrays of rows differ in length");
-  for (std::size_t r = 0; r < rows; ++r)
-    require(table_of_row.data()[r] < static_cast<std::int64_t>(num_chars.shape(0)),
-            "a row names a table that is not there");
+  check_tables(num_chars, table_of_row.data(), rows);
   std::size_t count = 0;
   for (std::size_t r = 0; r < rows; ++r) {
-    const std::int64_t table = table_of_row.data()[r], token = tokens.data()[r];
+    const std::int32_t table = table_of_row.data()[r];
     if (table == kNoLook) continue;
-    std::int32_t chars = 0;
-    if (table >= 0 && token >= 0 && token < static_cast<std::int64_t>(num_chars.shape(1)))
-      chars = num_chars.data()[table * num_chars.shape(1) + token];
+    const std::int32_t chars = look_up(num_chars, table, tokens.data()[r]);
     std::int32_t& left = chars_left.data()[r];
     if (chars && left < 0) continue;
     if (chars && (left -= chars) >= 0) continue;
@@ -151,6 +198,7 @@ void bind_sampler(nb::module_& module) {
   nb::class_<Sampler>(module, "Sampler")
       .def("sample", &sample, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
            nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none(),
+           nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg().none(),
            nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg())
       .def("logprobs", &logprobs);
   module.def("rows_to_look_at", &rows_to_look_at);

@@ -46,10 +46,13 @@ Sampler::Sampler(int vocab_size, int num_token_ids, const Kernels* kernels)
   probs_.reserve(spans_ * kSpan);
 }
 
-int Sampler::sample(const float* logits, const SampleParams& params, const std::uint32_t* mask) {
-  if (mask) {
+int Sampler::sample(const float* logits, const SampleParams& params, const std::uint32_t* mask,
+                    int without) {
+  if (mask || without >= 0) {
     masked_.resize(num_token_ids_);
-    kernels_->mask(logits, mask, num_token_ids_, masked_.data());
+    if (mask) kernels_->mask(logits, mask, num_token_ids_, masked_.data());
+    else std::copy(logits, logits + num_token_ids_, masked_.begin());
+    if (without >= 0) masked_[without] = -INFINITY;
     logits = masked_.data();
   }
   float max;

@@ -30,8 +30,9 @@ class Sampler {
   int mask_words() const { return (num_token_ids_ + 31) / 32; }
 
   // A token id; -1 without a finite best logit. `mask`, where not null, allows token i only if bit
-  // i % 32 of word i / 32 is set.
-  int sample(const float* logits, const SampleParams& params, const std::uint32_t* mask);
+  // i % 32 of word i / 32 is set; `without` is not allowed either.
+  int sample(const float* logits, const SampleParams& params, const std::uint32_t* mask,
+             int without = -1);
   // The log-probability of `token`, and of the `count` best, best first, of equals the lower id.
   // False without a finite best logit: then nothing is written.
   bool logprobs(const float* logits, int token, int count, float* own, std::int32_t* best_ids,
@@ -72,7 +73,7 @@ class Sampler {
   const int vocab_size_, num_token_ids_, spans_;
   const Kernels* const kernels_;
   std::vector<float> values_, weights_, span_max_, span_sum_, tail_, spare_;
-  std::vector<float> masked_;              // logits of a row with a mask
+  std::vector<float> masked_;              // logits of a row whose tokens are not all allowed
   std::vector<float> padding_;             // logits behind the token ids, padded with -inf
   std::vector<std::int32_t> ids_;          // candidates, in order of ids
   std::vector<std::uint16_t> bucket_of_;   // of each candidate
