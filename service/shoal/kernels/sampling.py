@@ -72,7 +72,7 @@ class PlainTokens:
 
 @dataclass(frozen=True, slots=True)
 class Checks:
-    """A token that its row's mask does not allow is drawn again, at last of those that it allows."""
+    """A token that its row's mask refuses is drawn again, at last of those that it allows."""
 
     masks: VocabularyMasks | None
     plain: PlainTokens | None

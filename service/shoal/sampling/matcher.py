@@ -8,7 +8,7 @@ it comes to a place where something is new.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from shoal.sampling.places import Arrival, End, Place, Places
+from shoal.sampling.places import End, Place, Places
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -73,9 +73,13 @@ class Matcher:
         """Where others may have been."""
         return self._place
 
-    def arrive(self, arrival: Arrival) -> None:
-        """At the place behind what it says."""
-        self._go_on([*arrival.forced], arrival.behind or self._place)
+    def go(self, token_ids: list[int], place: Place | None) -> None:
+        """To a place behind these tokens, or behind others that lead there; None: here."""
+        self._go_on(token_ids, place or self._place)
+
+    def behind_free_text(self, place: Place) -> Place | None:
+        """See `Places`."""
+        return self._places.behind_free_text(place)
 
     @property
     def is_known(self) -> bool:

@@ -10,7 +10,8 @@ from shoal.kernels.sampling import Checks, PlainTokens, RowParams, VocabularyMas
 from shoal.kernels.sampling import NativeSampler as Kernel
 from shoal.protocol.messages import TokenLogprobs
 from shoal.sampling.arrays import Float32, Int32, UInt32
-from shoal.sampling.free_rows import FreeRows
+from shoal.sampling.left_rows import LeftRows
+from shoal.sampling.processors.grammar import Grammar
 from shoal.sampling.random import MASK_64
 from shoal.sampling.sampler import SamplingState, seed_of_draw
 
@@ -25,9 +26,9 @@ class NativeSampler:
         self._kernel = Kernel(vocab_size or num_token_ids, num_token_ids=num_token_ids)
         self._states: list[SamplingState] = []
         self._row_of: dict[SamplingState, int] = {}
-        self._free = FreeRows(0, [])
+        self._left = LeftRows(0, [])
         self._known: dict[int, UInt32] = {}
-        self._num_free = 0
+        self._free: set[int] = set()
         self._looked_at: list[int] = []
         self._stopped: list[int] = []
 
@@ -56,7 +57,7 @@ class NativeSampler:
                 self._kernel.sample(
                     logits, self._params, masks, checks=checks, rows=self._first, tokens=tokens
                 )
-        self._looked_at = self._free.to_look_at(tokens)
+        self._looked_at = self._left.to_look_at(tokens)
         refused = [row for row in self._looked_at if not self._admits(row, tokens)]
         if refused:
             self._draw_again(logits, states, refused, tokens)
@@ -66,23 +67,40 @@ class NativeSampler:
     def _admits(self, row: int, tokens: Int32) -> bool:
         """Does the row's grammar, if it has one, admit its token, or the other one that was drawn
         in its place?"""
-        asked = self._states[row].asked
-        if asked is None or row in self._known or asked.admits(tokens.item(row)):
+        if row in self._known or (asked := self._states[row].asked) is None:
             return True
-        if self._table_of_row[row] < 0:
+        if self._is_admitted(row, asked, tokens.item(row)):
+            return True
+        if row not in self._free:
             return False
         tokens[row] = other = self._others.item(row)
-        asked.keep_mask()
-        return asked.admits(other)
+        return self._is_admitted(row, asked, other)
+
+    def _is_admitted(self, row: int, grammar: Grammar, token_id: int) -> bool:
+        if token_id < 0:
+            return True
+        if (is_admitted := self._left.admits(row, token_id)) is None:
+            is_admitted = grammar.admits(token_id)
+        if not is_admitted and not self._left.is_waiting(row):
+            grammar.keep_mask()
+        return is_admitted
 
     def accept(self, states: Sequence[SamplingState], tokens: Sequence[int | None]) -> list[int]:
+        told: list[int] = []
+        followed: list[int] = []
         for row in self._looked_at:
-            if (token_id := tokens[row]) is not None:
+            if (token_id := tokens[row]) is None:
+                continue
+            if self._left.follow(row, token_id):
+                followed.append(row)
+            else:
                 states[row].accept(token_id)
-        if self._free.num_left:
-            self._free.remember(self._tokens)
+                told.append(row)
+        self._left.remember(self._tokens)
+        for row in followed:
+            self._set_known(row, *self._left.known(row))
         self._stopped = []
-        for row in self._looked_at:
+        for row in told:
             if states[row].goes_on:
                 self._look_up(row)
             else:
@@ -97,15 +115,14 @@ class NativeSampler:
         else:  # in another order, or fewer
             self._params = self._params.of_rows(np.array(rows, np.int64))
         self._row_of = {state: row for row, state in enumerate(states)}
-        params = self._params
         self._changing = [(row, s) for row, s in enumerate(states) if s.changes_logits]
         self._masked = [(row, s) for row, s in enumerate(states) if s.first_processors]
         processed = [row for row, state in enumerate(states) if state.processors]
         self._stopped = processed
-        self._free.release()
-        self._free = FreeRows(len(states), processed)
+        self._left.release()
+        self._left = LeftRows(len(states), processed)
         self._known = {}
-        self._num_free = 0
+        self._free = set()
         if any(state.asked is not None for state in states):
             self._make_checks([state.params.seed for state in states])
         drawn = [row for row, state in enumerate(states) if not state.takes_best_first]
@@ -124,15 +141,14 @@ class NativeSampler:
         self._all_rows = np.arange(num_rows, dtype=np.int32)
         self._table_of_row = np.full(num_rows, -1, np.int32)
         self._others = np.full(num_rows, -1, np.int32)
-        self._num_free = 0
 
     def _checks_now(self) -> Checks | None:
-        if not (self._known or self._num_free):
+        if not (self._known or self._free):
             return None
         masks = VocabularyMasks(self._words, self._mask_of_row) if self._known else None
         plain = None
-        if self._num_free:
-            plain = PlainTokens(self._free.num_chars, self._table_of_row, self._others)
+        if self._free:
+            plain = PlainTokens(self._left.num_chars, self._table_of_row, self._others)
         return Checks(masks, plain, self._second, self._third)
 
     def _look_up(self, row: int) -> None:
@@ -140,20 +156,30 @@ class NativeSampler:
         state = self._states[row]
         if (grammar := state.asked) is None:
             return
-        mask = grammar.known_mask if state.is_checked else None
-        if mask is None:
+        may_be_left = state.may_be_left and grammar.may_be_left
+        changes = may_be_left and grammar.is_free and grammar.until_steady >= 0
+        self._set_known(row, None if changes else grammar.known_mask, grammar.is_free)
+        if may_be_left:
+            self._left.leave(row, grammar)
+
+    def _set_known(self, row: int, mask: UInt32 | None, is_free: bool) -> None:
+        """`mask`: of the next token. `is_free`: does it come in free text?"""
+        state = self._states[row]
+        if mask is None or not state.is_checked:
             if self._known.pop(row, None) is not None:
                 self._mask_of_row[row] = -1
         elif mask is not self._known.get(row):
             self._words[row] = self._known[row] = mask
             self._mask_of_row[row] = row
-        was_free = self._table_of_row[row] >= 0
-        is_free = grammar.is_free and not state.params.greedy
-        if is_free != was_free:
-            self._table_of_row[row] = self._free.table(grammar.num_chars) if is_free else -1
-            self._num_free += 1 if is_free else -1
-        if state.may_be_left and grammar.may_be_left:
-            self._free.leave(row, grammar)
+        is_free = is_free and not state.params.greedy
+        if is_free != (row in self._free):
+            if is_free:
+                assert state.asked is not None
+                self._free.add(row)
+                self._table_of_row[row] = self._left.table(state.asked.num_chars)
+            else:
+                self._free.discard(row)
+                self._table_of_row[row] = -1
 
     def _draw_again(
         self,

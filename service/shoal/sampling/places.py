@@ -6,8 +6,11 @@ other tokens are one. Behind any text of a string that is free (`free_text.py`) 
 well.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 from weakref import WeakSet, WeakValueDictionary
+
+from shoal.sampling.arrays import UInt32
 
 _MOST_PLACES = 1 << 14
 """Of all grammars of a model; some 10 MB."""
@@ -50,8 +53,8 @@ class Place:
     """Behind some tokens. None: nobody has asked."""
 
     __slots__ = (
-        "__weakref__", "arrival", "behind_forced", "end", "forced", "mask", "next", "num_forced",
-        "num_valid", "stretch", "text",
+        "__weakref__", "_allowed", "arrival", "behind_forced", "end", "forced", "mask", "next",
+        "num_forced", "num_valid", "stretch", "text",
     )  # fmt: skip
 
     def __init__(self, stretch: _Stretch | None = None, text: bytes = b"") -> None:
@@ -66,6 +69,19 @@ class Place:
         self.num_valid: int | None = None
         self.mask: bytes | None = None
         self.arrival: Arrival | None = None
+        self._allowed: tuple[Sequence[int], UInt32] | None = None
+
+    def allowed_for(self, end_ids: Sequence[int]) -> UInt32 | None:
+        """The mask of those whose end tokens these are."""
+        kept = self._allowed
+        return kept[1] if kept is not None and kept[0] == end_ids else None
+
+    def keep_allowed(self, end_ids: Sequence[int], mask: UInt32) -> None:
+        """`mask`, as they have it."""
+        self._allowed = end_ids, mask
+
+    def forget_mask(self) -> None:
+        self.mask = self._allowed = None
 
 
 class Places:
@@ -119,7 +135,7 @@ class Places:
         """What may come there. All are forgotten where they are too large together."""
         if self._mask_bytes + len(mask) > self._most_mask_bytes:
             for masked in self._masked:
-                masked.mask = None
+                masked.forget_mask()
             self._masked.clear()
             self._mask_bytes = 0
         self._mask_bytes += len(mask)

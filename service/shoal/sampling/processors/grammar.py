@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Set
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
@@ -24,6 +24,16 @@ if TYPE_CHECKING:
 
 _MOST_UNTOLD = 64
 """Tokens of free text that a matcher is told of at once."""
+
+
+class Way(NamedTuple):
+    """Along places that are known."""
+
+    token_ids: list[int]
+    """Accepted, but for those behind steady free text."""
+    place: Place
+    is_free: bool
+    is_steady: bool
 
 
 class Grammar(LogitsProcessor):
@@ -60,7 +70,9 @@ class Grammar(LogitsProcessor):
         self._has_consumed = False  # the token that will be accepted next
         self._forced: deque[int] = deque()  # the matcher has accepted them already
         self._mask: UInt32 | None = None
+        self._is_alone = False  # where others find free text, it does not
         if free_text is None or any(free_text.num_chars[i] for i in self.end_ids):
+            self._is_alone = free_text is not None
             free_text = FreeText(bytes(num_token_ids), [])
         self._lead: Lead | None = None
         if isinstance(free_text, LeadText):
@@ -68,13 +80,15 @@ class Grammar(LogitsProcessor):
             free_text = FreeText(free_text.num_chars, [])
         self._free_text = free_text
         self._has_free_text = bool(free_text.probe)
-        self._num_chars = self._free_text.num_chars
+        self.num_chars = self._free_text.num_chars
+        """[num_token_ids] of plain tokens in free text, see `FreeText`."""
         self.is_free = False
         """Is this free text?"""
         self._will_be_free = False  # behind the forced tokens
-        self._until_steady = free_text.steady_after  # characters; in free text
+        self.until_steady = free_text.steady_after
+        """In free text: after more characters than these it is steady; below 0: it is."""
         self._untold: list[int] = []  # accepted in free text; the matcher will be
-        self._take: Callable[[], list[int]] | None = None  # while it is left
+        self._take: Callable[[], tuple[Way | None, list[int]]] | None = None  # while it is left
         self._expecting = memory and Expecting(memory, num_token_ids)
         self._force()
 
@@ -112,13 +126,10 @@ class Grammar(LogitsProcessor):
     def admits(self, token_id: int) -> bool:
         """May this token come next, or is it none (below zero)? What the mask says, mostly without
         it. One that may has to be accepted then."""
-        if token_id < 0 or (self.is_free and self._num_chars[token_id]):
+        self.catch_up()
+        if token_id < 0 or (self.is_free and self.num_chars[token_id]):
             return True
-        if (
-            self.is_free
-            and self._has_free_text
-            and (token_id in self._free_text.never or token_id in self.end_ids)
-        ):
+        if self.is_free and self.is_never_free(token_id):
             is_allowed = False
         elif not (
             self._mask is not None
@@ -132,50 +143,77 @@ class Grammar(LogitsProcessor):
         self.num_refused += not is_allowed
         return is_allowed
 
-    @property
-    def may_be_left(self) -> bool:
-        """Need nobody know at once that plain tokens follow, and which?"""
-        return (
-            self.is_free
-            and self._take is None
-            and self._expecting is None
-            and not self.masks_first
-            and (self._until_steady < 0 or self._mask is None)
+    def is_never_free(self, token_id: int) -> bool:
+        """Is this a token that may not come in free text, whatever it is?"""
+        return self._has_free_text and (
+            token_id in self._free_text.never or token_id in self.end_ids
         )
 
     @property
-    def num_chars(self) -> bytes:
-        """[num_token_ids] of plain tokens in free text, see `FreeText`."""
-        return self._num_chars
+    def may_be_left(self) -> bool:
+        """Need nobody know at once which tokens follow, as long as they change nothing new?"""
+        return (
+            (self.is_free or self.place is not None)
+            and self._take is None
+            and self._expecting is None
+            and not (self.masks_first or self._forced or self.is_over)
+        )
 
-    def leave(self, take: Callable[[], list[int]]) -> int:
-        """Plain tokens need not be told from now on, up to the one that has more characters than
-        it returns; below 0: none of them is needed. `take` gives them once they are; then it is
-        left no longer."""
+    def leave(self, take: Callable[[], tuple[Way | None, list[int]]]) -> int:
+        """Tokens need not be told from now on: none that lead to places where others found
+        something; and no plain one in free text, up to the one that has more characters than it
+        returns; below 0: none of them ever. `take` gives them once they are needed; then it is left
+        no longer."""
         self._take = take
-        return self._until_steady
+        return self.until_steady
 
     def catch_up(self) -> None:
         """Accepts what it was not told while it was left."""
-        if self._take is not None:
-            take, self._take = self._take, None
-            if token_ids := take():
-                self._untold += token_ids
-                self._until_steady -= sum(map(self._num_chars.__getitem__, token_ids))
-                if len(self._untold) >= _MOST_UNTOLD:
-                    self._tell()
+        if self._take is None:
+            return
+        take, self._take = self._take, None
+        way, untold = take()
+        if way is not None:
+            cast(Matcher, self._matcher).go(way.token_ids, way.place)
+            self.is_free = way.is_free
+            self.until_steady = -1 if way.is_steady else self.steady_after
+            self._mask = None
+            self._look_up_mask()
+        if untold:
+            self._mask = None
+            self._untold += untold
+            self.until_steady -= sum(map(self.num_chars.__getitem__, untold))
+            if len(self._untold) >= _MOST_UNTOLD:
+                self._tell()
+
+    @property
+    def place(self) -> Place | None:
+        """Where others may have been, or will be; None also while it has untold text."""
+        matcher = self._matcher
+        if self._untold or self._lead or self._is_alone or isinstance(matcher, CopyMatcher):
+            return None
+        return matcher.place
+
+    def behind_free_text(self, place: Place) -> Place | None:
+        """Where steady text leads from there; None where that is not known."""
+        return cast(Matcher, self._matcher).behind_free_text(place)
+
+    @property
+    def steady_after(self) -> int:
+        """See `FreeText`."""
+        return self._free_text.steady_after
 
     def accept(self, token_id: int) -> None:
         self.catch_up()
         self.num_refused = 0
-        if self.is_free and (num_chars := self._num_chars[token_id]):
+        if self.is_free and (num_chars := self.num_chars[token_id]):
             if self._expecting is not None:
                 self._hear([token_id])
-            if self._until_steady >= 0:
-                self._until_steady -= num_chars
+            if self.until_steady >= 0:
+                self.until_steady -= num_chars
                 self._mask = None
                 self._untold.append(token_id)
-                if self._until_steady < 0:
+                if self.until_steady < 0:
                     self._become_steady()
                 elif len(self._untold) >= _MOST_UNTOLD:
                     self._tell()
@@ -223,17 +261,19 @@ class Grammar(LogitsProcessor):
         return self._mask
 
     def keep_mask(self) -> None:
-        """Computes `allow_mask` where others come too, or this sequence stays."""
-        if self._until_steady < 0 and self._mask is None:
+        """Computes `allow_mask` where it stays the same: others need not ask there."""
+        self.catch_up()
+        if self.is_free and self.until_steady < 0:
             _ = self.allow_mask
 
     @property
     def allow_mask(self) -> UInt32:
+        self.catch_up()
         if self._mask is None:
             if self._forced:
                 self._mask = self._bits(self._forced[0])
             else:
-                self.set_mask(np.frombuffer(self._told.compute_bitmask(), np.uint32))
+                self._keep_mask(self._told.compute_bitmask())
         assert self._mask is not None, "it was given one"
         return self._mask
 
@@ -281,19 +321,25 @@ class Grammar(LogitsProcessor):
         end = self._free_text.ends.get(token_id) if self.is_free else None
         if end is not None:
             matcher = cast(Matcher, self._matcher)
-            if self._until_steady < 0:
+            if self.until_steady < 0:
                 return matcher.try_end_free_text(token_id, end.text)
             if self._free_text.is_unlisted(self._untold, end.head):
                 untold, self._untold = self._untold, []
                 return matcher.try_end_text(untold, token_id, end.text)
         return bool(self._told.try_consume_tokens([token_id]))
 
+    def _keep_mask(self, computed: bytes) -> None:
+        self.set_mask(np.frombuffer(computed, np.uint32))
+        if (place := self.place) is not None and self._mask is not None:
+            place.keep_allowed(self.end_ids, self._mask)
+
     def _look_up_mask(self) -> None:
         """At a place where others may have been."""
-        if self._forced or self.is_over or isinstance(self._matcher, CopyMatcher):
+        if self._forced or self.is_over or (place := self.place) is None:
             return
-        if (mask := self._matcher.known_mask) is not None:
-            self.set_mask(np.frombuffer(mask, np.uint32))
+        self._mask = place.allowed_for(self.end_ids)
+        if self._mask is None and place.mask is not None:
+            self._keep_mask(place.mask)
 
     def _go_on_behind(self, last_id: int) -> None:
         """The matcher has accepted this token: is it in free text, or what must come next?"""
@@ -302,7 +348,7 @@ class Grammar(LogitsProcessor):
             self._force()
             self.is_free = self._lead.is_free_behind(last_id) and not self.is_over
         else:
-            place = self._matcher.place if isinstance(self._matcher, Matcher) else None
+            place = self.place
             if place is None or place.arrival is None or self._expecting is not None:
                 self._find_out()
                 self._leave_word(place)
@@ -333,17 +379,17 @@ class Grammar(LogitsProcessor):
         """As an earlier one did."""
         self.is_free, forced, self.is_over, self._will_be_free, _ = arrival
         self._forced.extend(forced)
-        cast(Matcher, self._matcher).arrive(arrival)
-        self._until_steady = self._free_text.steady_after
+        cast(Matcher, self._matcher).go([*forced], arrival.behind)
+        self.until_steady = self._free_text.steady_after
 
     def _is_in_free_text(self) -> bool:
         """The matcher, which has been told everything."""
         probe = self._free_text.probe
-        self._until_steady = self._free_text.steady_after
+        self.until_steady = self._free_text.steady_after
         if not self._has_free_text or isinstance(matcher := self._told, CopyMatcher):
             return False
         is_free = matcher.validate_tokens(probe) == len(probe)
-        if is_free and self._until_steady < 0:
+        if is_free and self.until_steady < 0:
             self._become_steady()
         return is_free
 

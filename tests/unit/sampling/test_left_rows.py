@@ -1,0 +1,133 @@
+"""A batch under grammars gets the tokens that each row gets alone from the sampler of numpy, whose
+grammars are told and asked about every token, whatever others have found."""
+
+import json
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shoal.kernels.native import available
+from shoal.protocol.params import OutputParams, SamplingParams, StopParams
+from shoal.protocol.step import NewRow
+from shoal.sampling.grammars import Grammars, Vocabulary
+from shoal.sampling.native import NativeSampler
+from shoal.sampling.numpy_sampler import NumpySampler
+from shoal.sampling.sampler import Sampler, SamplingState
+from tests.conformance.random_schemas import random_schema
+from tests.unit.sampling.following import END_ID, NUM_IDS, TOKENS, encode
+from tests.unit.sampling.test_free_text import FREE, as_grammar, without_limits
+
+pytestmark = pytest.mark.skipif(not available(), reason="native kernels are not built")
+
+NUM_TOKENS = 90
+LARKS = [
+    "start: /[a-z ]*/", 'start: ("<tool" /[a-z]/)* "::"',
+    json.dumps({"grammars": [{"json_schema": {"enum": ["the red", "then", 12]}}]}),
+]  # fmt: skip
+WISHES: list[dict[str, Any]] = [
+    {}, {"temperature": 0.0}, {"temperature": 0.6}, {"top_p": 0.9}, {"presence_penalty": 0.5},
+    {"repetition_penalty": 1.3, "temperature": 0.0}, {"bad_token_ids": ((120,),)},
+]  # fmt: skip
+
+
+def new_grammars() -> Grammars:
+    return Grammars(lambda: Vocabulary(TOKENS, [END_ID], encode))
+
+
+def as_text(schema: Any) -> str:
+    if isinstance(schema, str):
+        is_json = schema.startswith("{")
+        return schema if is_json else json.dumps({"grammars": [{"lark_grammar": schema}]})
+    return as_grammar(schema)
+
+
+class Row:
+    """One sequence, whose logits depend on its own past alone."""
+
+    def __init__(self, seed: int, grammar: str, grammars: Grammars, shares_with: str | None) -> None:
+        rng = random.Random(seed)
+        wishes = {key: value for key, value in rng.choice(WISHES).items() if key != "bad_token_ids"}
+        sampling = SamplingParams(seed=seed, grammar=grammar, **wishes)
+        output = OutputParams(logprobs=1 if rng.random() < 0.1 else None)
+        end_ids = (END_ID, encode("x")[0]) if rng.random() < 0.1 else (END_ID,)
+        self.new = NewRow(seed, [1], 1, [], sampling, StopParams(999, end_token_ids=end_ids), output,
+                          shares_with=shares_with)  # fmt: skip
+        assert grammars.prepare(grammar).result() is None
+        self.state = self.rebuilt(grammars)
+        assert self.state.grammar is not None
+        self.grammar = self.state.grammar
+        self.grammar.expect_nothing()
+        self.said: list[int] = []
+        self.is_over = False
+
+    def rebuilt(self, grammars: Grammars) -> SamplingState:
+        return SamplingState(self.new, NUM_IDS, grammars)
+
+    def come_back(self, grammars: Grammars) -> None:
+        """As after a preemption."""
+        self.new.token_ids[1:] = self.said
+        self.state = self.rebuilt(grammars)
+        assert self.state.grammar is not None
+        self.grammar = self.state.grammar
+        self.grammar.expect_nothing()
+
+    def logits(self) -> np.ndarray:
+        rng = np.random.default_rng([self.new.seq_id, len(self.said), *self.said[-2:]])
+        logits = rng.normal(0, 1.5, NUM_IDS).astype(np.float32)
+        logits[256:] += 3  # words
+        logits[[*b'":,{}[]']] += 2
+        return logits
+
+    def go_on(self, token_id: int, *, stopped: bool) -> None:
+        """Behind a token that it accepted."""
+        self.said.append(token_id)
+        assert stopped == (not self.grammar.goes_on)
+        if stopped and not self.grammar.failed:
+            self.said += self.state.take_forced(999)
+        self.is_over = self.grammar.ended or len(self.said) >= NUM_TOKENS
+
+
+def step(sampler: Sampler, rows: list[Row]) -> None:
+    states = [row.state for row in rows]
+    logits = np.stack([row.logits() for row in rows])
+    positions = np.array([len(row.said) for row in rows], np.int32)
+    best = logits.argmax(axis=1).astype(np.int32)
+    tokens = sampler.sample(logits, states, positions, best).tolist()
+    assert min(tokens) >= 0
+    stopped = sampler.accept(states, tokens)
+    for index, (row, token_id) in enumerate(zip(rows, tokens, strict=True)):
+        row.go_on(token_id, stopped=index in stopped)
+
+
+def alone(seed: int, grammar: str) -> list[int]:
+    row, sampler = Row(seed, grammar, new_grammars(), None), NumpySampler(NUM_IDS)
+    while not row.is_over:
+        step(sampler, [row])
+    return row.said
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_each_row_gets_the_tokens_that_it_gets_alone(seed: int) -> None:
+    rng = random.Random(seed)
+    schemas = [*FREE, *LARKS, *(without_limits(random_schema(n)) for n in range(8))]
+    texts = [as_text(schema) for schema in rng.sample(schemas, 4)]
+    grammars, sampler = new_grammars(), NativeSampler(NUM_IDS)
+    waiting = [Row(1000 * seed + n, rng.choice(texts), grammars, "all") for n in range(40)]
+    running: list[Row] = []
+    finished: list[Row] = []
+    while running or waiting:
+        while waiting and len(running) < 10 and (len(running) < 3 or rng.random() < 0.5):
+            running.insert(rng.randrange(len(running) + 1), waiting.pop())
+        if rng.random() < 0.03:
+            rng.choice(running).come_back(grammars)
+        if rng.random() < 0.03:
+            grammars.forget()
+        some = running if rng.random() < 0.9 else rng.sample(running, rng.randint(1, len(running)))
+        step(sampler, some)
+        finished += [row for row in running if row.is_over]
+        running = [row for row in running if not row.is_over]
+    for row in finished:
+        assert row.new.sampling.grammar is not None
+        assert row.said == alone(row.new.seq_id, row.new.sampling.grammar), row.new.seq_id
