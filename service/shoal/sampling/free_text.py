@@ -28,8 +28,8 @@ _WITHOUT_STRINGS = {
 }  # fmt: skip
 _SEPARATORS = (",", ":")
 _QUOTE = b'"'
-_HAS_CONTROL = re.compile(rb'[^"\\]*[\x00-\x1f]')
-"""Before a quote or an escape."""
+_HAS_CONTROL = re.compile(rb'[^"]*[\x00-\x1f]')
+"""Before a quote."""
 
 
 class End(NamedTuple):

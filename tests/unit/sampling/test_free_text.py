@@ -59,7 +59,7 @@ def test_the_same_tokens_are_allowed_forced_and_ended(grammars: Grammars, schema
     assert sum(walk(grammars, grammar, seed) for seed in range(80)) > 200
 
 
-@pytest.mark.parametrize(("schema", "texts"), [
+LISTED: list[tuple[Any, list[str]]] = [
     (FREE[4], ['{"kind":"the red"', '{"kind":"red"', '{"kind":"the', '{"kind":"and"', 'x"', '",']),
     (FREE[2], ['"the red den"', '"the', '"red"', '"the", "and', '"an', '","red":"the"', '"an"}']),
     (FREE[3], ['{"name":', '"an":"', '"the red":', '"red":"', '"nanam"', '"ill",', '"name']),
@@ -73,7 +73,11 @@ def test_the_same_tokens_are_allowed_forced_and_ended(grammars: Grammars, schema
         {"type": "array", "prefixItems": [STRING, STRING], "minItems": 2}]},
      ['["\\nthe",', '["\\nan",', '["the",', '["\\nthe', '["\\nred', '",', "1]", '"an"]']),
     (obj(name={"type": "string", "minLength": 6}), ['{"name":"the"}', '{"name":"the red den"}']),
-])  # fmt: skip
+]  # fmt: skip
+"""Schemas in which what follows a string depends on the string, and texts of theirs."""
+
+
+@pytest.mark.parametrize(("schema", "texts"), LISTED)
 def test_what_follows_a_short_string_depends_on_whether_it_is_listed(
     grammars: Grammars, schema: Any, texts: list[str]
 ) -> None:

@@ -17,11 +17,19 @@ from shoal.sampling.numpy_sampler import NumpySampler
 from shoal.sampling.sampler import Sampler, SamplingState
 from tests.conformance.random_schemas import random_schema
 from tests.unit.sampling.following import END_ID, NUM_IDS, TOKENS, encode
-from tests.unit.sampling.test_free_text import FREE, as_grammar, without_limits
+from tests.unit.sampling.test_free_text import FREE, LISTED, as_grammar, obj, without_limits
 
 pytestmark = pytest.mark.skipif(not available(), reason="native kernels are not built")
 
 NUM_TOKENS = 90
+STRING = {"type": "string"}
+LONG: list[Any] = [
+    {"type": "array", "minItems": 30, "items": STRING}, {**STRING, "minLength": 230},
+    {"type": "array", "minItems": 30, "items": {**STRING, "minLength": 12}}, {"type": "object"},
+]  # fmt: skip
+NUMBERS = {"type": "array", "minItems": 30, "items": {
+    "anyOf": [obj(name={"type": "string"}, an={"type": "integer"}), {"enum": ["the red", 12, "an"]}]
+}}  # fmt: skip
 LARKS = [
     "start: /[a-z ]*/", 'start: ("<tool" /[a-z]/)* "::"',
     json.dumps({"grammars": [{"json_schema": {"enum": ["the red", "then", 12]}}]}),
@@ -30,6 +38,9 @@ WISHES: list[dict[str, Any]] = [
     {}, {"temperature": 0.0}, {"temperature": 0.6}, {"top_p": 0.9}, {"presence_penalty": 0.5},
     {"repetition_penalty": 1.3, "temperature": 0.0}, {"bad_token_ids": ((120,),)},
 ]  # fmt: skip
+
+
+WORDS_OF_TEXT = [TOKENS.index(word.encode()) for word in ("the", " the", " red", "an", "den", "12")]
 
 
 def new_grammars() -> Grammars:
@@ -46,12 +57,14 @@ def as_text(schema: Any) -> str:
 class Row:
     """One sequence, whose logits depend on its own past alone."""
 
-    def __init__(self, seed: int, grammar: str, grammars: Grammars, shares_with: str | None) -> None:
+    def __init__(
+        self, seed: int, grammar: str, grammars: Grammars, shares_with: str | None
+    ) -> None:
         rng = random.Random(seed)
         wishes = {key: value for key, value in rng.choice(WISHES).items() if key != "bad_token_ids"}
         sampling = SamplingParams(seed=seed, grammar=grammar, **wishes)
         output = OutputParams(logprobs=1 if rng.random() < 0.1 else None)
-        end_ids = (END_ID, encode("x")[0]) if rng.random() < 0.1 else (END_ID,)
+        end_ids = rng.choice([(END_ID,), (END_ID,), (END_ID, *b"\n"), (END_ID, *b"x")])
         self.new = NewRow(seed, [1], 1, [], sampling, StopParams(999, end_token_ids=end_ids), output,
                           shares_with=shares_with)  # fmt: skip
         assert grammars.prepare(grammar).result() is None
@@ -76,8 +89,9 @@ class Row:
     def logits(self) -> np.ndarray:
         rng = np.random.default_rng([self.new.seq_id, len(self.said), *self.said[-2:]])
         logits = rng.normal(0, 1.5, NUM_IDS).astype(np.float32)
-        logits[256:] += 3  # words
-        logits[[*b'":,{}[]']] += 2
+        logits[256:] += 2  # words
+        logits[WORDS_OF_TEXT] += 3 * (self.new.seq_id % 3)  # some say longer strings than others
+        logits[[*b'":,{}[]12']] += 2
         return logits
 
     def go_on(self, token_id: int, *, stopped: bool) -> None:
@@ -108,26 +122,46 @@ def alone(seed: int, grammar: str) -> list[int]:
     return row.said
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(len(LISTED)))
 def test_each_row_gets_the_tokens_that_it_gets_alone(seed: int) -> None:
     rng = random.Random(seed)
-    schemas = [*FREE, *LARKS, *(without_limits(random_schema(n)) for n in range(8))]
-    texts = [as_text(schema) for schema in rng.sample(schemas, 4)]
+    others = [*FREE, *LARKS, NUMBERS, *(without_limits(random_schema(n)) for n in range(8))]
+    schemas = [LISTED[seed % len(LISTED)][0], rng.choice(others), LONG[seed % len(LONG)]]
+    texts = [as_text(schema) for schema in schemas]
     grammars, sampler = new_grammars(), NativeSampler(NUM_IDS)
-    waiting = [Row(1000 * seed + n, rng.choice(texts), grammars, "all") for n in range(40)]
+    waiting = [Row(1000 * seed + n, rng.choice(texts), grammars, "all") for n in range(80)]
     running: list[Row] = []
     finished: list[Row] = []
     while running or waiting:
-        while waiting and len(running) < 10 and (len(running) < 3 or rng.random() < 0.5):
-            running.insert(rng.randrange(len(running) + 1), waiting.pop())
-        if rng.random() < 0.03:
+        if len(running) < 5:  # else they stay together
+            while waiting and len(running) < 12:
+                running.insert(rng.randrange(len(running) + 1), waiting.pop())
+        if rng.random() < 0.01:
             rng.choice(running).come_back(grammars)
-        if rng.random() < 0.03:
+        if rng.random() < 0.01:
             grammars.forget()
-        some = running if rng.random() < 0.9 else rng.sample(running, rng.randint(1, len(running)))
+        some = running if rng.random() < 0.98 else rng.sample(running, rng.randint(1, len(running)))
         step(sampler, some)
         finished += [row for row in running if row.is_over]
         running = [row for row in running if not row.is_over]
     for row in finished:
         assert row.new.sampling.grammar is not None
         assert row.said == alone(row.new.seq_id, row.new.sampling.grammar), row.new.seq_id
+
+
+def test_of_a_long_text_that_is_still_too_short_no_token_is_lost() -> None:
+    grammars, sampler = new_grammars(), NativeSampler(NUM_IDS)
+    rows = [Row(n, as_text({**STRING, "minLength": 300}), grammars, "all") for n in range(3)]
+    logits = np.zeros((3, NUM_IDS), np.float32)
+    logits[:, ord("a")] = 50  # in front of it a quote is forced
+    for position in range(151):
+        states = [row.state for row in rows]
+        sampler.sample(logits, states, np.full(3, position, np.int32))
+        assert sampler.accept(states, [ord("a") if position else ord('"')] * 3) == []
+    for row in rows:
+        assert row.grammar.until_steady > 299 - 150  # while it is left
+        row.grammar.catch_up()
+        assert row.grammar.until_steady == 299 - 150
+        assert row.grammar.matcher.consume_tokens(encode("b" * 150))
+        assert row.grammar.matcher.validate_tokens(encode('"')) == 1
+        assert row.grammar.matcher.consume_tokens(encode('"'))

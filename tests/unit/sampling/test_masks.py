@@ -190,6 +190,16 @@ def test_masks_of_a_batch_are_those_of_its_rows(grammars: Grammars, num_threads:
         np.testing.assert_array_equal(grammar.allow_mask, other.allow_mask)
 
 
+def test_masks_that_others_left_have_ones_own_end_tokens(grammars: Grammars) -> None:
+    text = json.dumps({"grammars": [{"lark_grammar": "start: /[ab]+/"}]})
+    assert grammars.prepare(text).result() is None
+    for end_ids in ((END_ID,), (END_ID, 10), (10,), (END_ID,)):
+        matcher = grammars.memory(text, "all").beginning.deep_copy()
+        grammar = Grammar(matcher, end_ids, NUM_IDS, takes=False)
+        grammar.accept(ord("a"))
+        assert allowed(grammar) == sorted([*b"ab", *end_ids])
+
+
 def test_a_special_token_comes_only_where_the_grammar_names_it(grammars: Grammars) -> None:
     assert allowed(make(grammars, "start: /(.|\\n)*/"))[-1] == END_ID
     assert allowed(make(grammars, 'start: <[257]> "a"', takes=False)) == [257]

@@ -177,7 +177,6 @@ class Grammar(LogitsProcessor):
             cast(Matcher, self._matcher).go(way.token_ids, way.place)
             self.is_free = way.is_free
             self.until_steady = -1 if way.is_steady else self.steady_after
-            self._mask = None
             self._look_up_mask()
         if untold:
             self._mask = None
