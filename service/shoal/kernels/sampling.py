@@ -59,26 +59,26 @@ class VocabularyMasks:
 
 @dataclass(frozen=True, slots=True)
 class PlainTokens:
-    """A token that is not plain is drawn once more, of all others, before its row's check."""
+    """A token that is not plain is drawn again, of all that were not drawn yet."""
 
     num_chars: UInt8
     """[tables, num_token_ids] more than 0 for plain tokens."""
     table_of_row: Int32
-    """[R] which table; -1 = none, its rows' checks are next."""
+    """[R] which table; -1 = a row without others."""
     others: Int32
-    """[R] written: what was drawn in place of a token that is not plain, nor allowed by a check;
-    the token stays where there is no check."""
+    """[R, N] written for a row whose token is not plain, and that has no check to refuse it: what
+    comes in its place, up to a plain one; the token stays."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checks:
     """A token that its row's mask refuses is drawn again, at last of those that it allows."""
 
-    masks: VocabularyMasks | None
-    plain: PlainTokens | None
-    second_seed: UInt64
-    """[R] of the second draws."""
-    third_seed: UInt64
+    masks: VocabularyMasks
+    plain: PlainTokens
+    """Whose rows have others before their masks count."""
+    seeds: UInt64
+    """[R, 1 + N] of the draws after the first; rows without others use the first one."""
 
 
 NO_LOOK = -2
@@ -139,15 +139,13 @@ class NativeSampler:
         if tokens is None:
             tokens = np.full(len(logits), -1, np.int32)
         words, mask_of_row = (masks.words, masks.mask_of_row) if masks else (None, None)
-        checked = checks.masks if checks else None
-        plain = checks.plain if checks else None
+        checked, plain = (checks.masks, checks.plain) if checks else (None, None)
         self._sampler.sample(
             logits, params.temperature, params.top_k, params.top_p, params.min_p,
             params.typical_p, params.seed, params.position, words, mask_of_row,
             checked.words if checked else None, checked.mask_of_row if checked else None,
             plain.num_chars if plain else None, plain.table_of_row if plain else None,
-            plain.others if plain else None, checks.second_seed if checks else None,
-            checks.third_seed if checks else None, rows, tokens,
+            plain.others if plain else None, checks.seeds if checks else None, rows, tokens,
         )  # fmt: skip
         return tokens
 

@@ -37,7 +37,7 @@ class _Row:
 class LeftRows:
     """Of rows that sample together."""
 
-    def __init__(self, num_rows: int, looked_at: list[int]) -> None:
+    def __init__(self, num_rows: int, num_token_ids: int, looked_at: list[int]) -> None:
         """`looked_at`: rows that need a look at each token unless they are left. Others never
         do."""
         self._rows: dict[int, _Row] = {}
@@ -47,7 +47,7 @@ class LeftRows:
         self._chars_left = np.full(num_rows, -1, np.int32)
         self._found = np.empty(num_rows, np.int32)
         self._tables: list[bytes] = []
-        self.num_chars: UInt8 = np.empty((0, 0), np.uint8)
+        self.num_chars: UInt8 = np.empty((0, num_token_ids), np.uint8)
         """[tables, num_token_ids]"""
         self._tokens: list[Int32] = []  # of some steps
 

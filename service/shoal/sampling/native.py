@@ -13,7 +13,7 @@ from shoal.sampling.arrays import Float32, Int32, UInt32
 from shoal.sampling.left_rows import LeftRows
 from shoal.sampling.processors.grammar import Grammar
 from shoal.sampling.random import MASK_64
-from shoal.sampling.sampler import SamplingState, seed_of_draw
+from shoal.sampling.sampler import NUM_OTHERS, SamplingState, seed_of_draw
 
 
 class NativeSampler:
@@ -26,7 +26,7 @@ class NativeSampler:
         self._kernel = Kernel(vocab_size or num_token_ids, num_token_ids=num_token_ids)
         self._states: list[SamplingState] = []
         self._row_of: dict[SamplingState, int] = {}
-        self._left = LeftRows(0, [])
+        self._left = LeftRows(0, num_token_ids, [])
         self._known: dict[int, UInt32] = {}
         self._free: set[int] = set()
         self._looked_at: list[int] = []
@@ -48,7 +48,8 @@ class NativeSampler:
             logits = logits.copy()
             for row, state in self._changing:
                 state.apply(logits[row, : self._num_token_ids])
-        masks, checks = self._masks(len(states)), self._checks_now()
+        masks = self._masks(len(states)) if self._masked else None
+        checks = self._checks_now() if self._known or self._free else None
         if best_ids is None or self._first is None:
             tokens = self._kernel.sample(logits, self._params, masks, checks=checks)
         else:
@@ -58,7 +59,10 @@ class NativeSampler:
                     logits, self._params, masks, checks=checks, rows=self._first, tokens=tokens
                 )
         self._looked_at = self._left.to_look_at(tokens)
-        refused = [row for row in self._looked_at if not self._admits(row, tokens)]
+        known = self._known
+        refused = [
+            row for row in self._looked_at if row not in known and not self._admits(row, tokens)
+        ]
         if refused:
             self._draw_again(logits, states, refused, tokens)
         self._tokens = tokens
@@ -67,14 +71,17 @@ class NativeSampler:
     def _admits(self, row: int, tokens: Int32) -> bool:
         """Does the row's grammar, if it has one, admit its token, or the other one that was drawn
         in its place?"""
-        if row in self._known or (asked := self._states[row].asked) is None:
+        if (asked := self._states[row].asked) is None:
             return True
         if self._is_admitted(row, asked, tokens.item(row)):
             return True
         if row not in self._free:
             return False
-        tokens[row] = other = self._others.item(row)
-        return self._is_admitted(row, asked, other)
+        for other in self._others[row].tolist():
+            tokens[row] = other
+            if self._is_admitted(row, asked, other):
+                return True
+        return False
 
     def _is_admitted(self, row: int, grammar: Grammar, token_id: int) -> bool:
         if token_id < 0:
@@ -87,18 +94,15 @@ class NativeSampler:
 
     def accept(self, states: Sequence[SamplingState], tokens: Sequence[int | None]) -> list[int]:
         told: list[int] = []
-        followed: list[int] = []
         for row in self._looked_at:
             if (token_id := tokens[row]) is None:
                 continue
             if self._left.follow(row, token_id):
-                followed.append(row)
+                self._set_known(row, *self._left.known(row))
             else:
                 states[row].accept(token_id)
                 told.append(row)
         self._left.remember(self._tokens)
-        for row in followed:
-            self._set_known(row, *self._left.known(row))
         self._stopped = []
         for row in told:
             if states[row].goes_on:
@@ -120,7 +124,7 @@ class NativeSampler:
         processed = [row for row, state in enumerate(states) if state.processors]
         self._stopped = processed
         self._left.release()
-        self._left = LeftRows(len(states), processed)
+        self._left = LeftRows(len(states), self._num_token_ids, processed)
         self._known = {}
         self._free = set()
         if any(state.asked is not None for state in states):
@@ -131,25 +135,27 @@ class NativeSampler:
 
     def _make_checks(self, seeds: list[int]) -> None:
         num_rows = len(seeds)
-        self._second, self._third = (
-            np.array([seed_of_draw(seed, num_refused) for seed in seeds], np.uint64)
-            for num_refused in (1, 2)
+        draws = range(1, 2 + NUM_OTHERS)
+        self._seeds = np.array(
+            [[seed_of_draw(s, draw) for draw in draws] for s in seeds], np.uint64
         )
-        self._again = replace(self._params, seed=self._second.copy())
+        self._again = replace(self._params, seed=self._seeds[:, 0].copy())
         self._words = np.empty((num_rows, -(-self._num_token_ids // 32)), np.uint32)
         self._mask_of_row = np.full(num_rows, -1, np.int32)
         self._all_rows = np.arange(num_rows, dtype=np.int32)
         self._table_of_row = np.full(num_rows, -1, np.int32)
-        self._others = np.full(num_rows, -1, np.int32)
+        self._others = np.full((num_rows, NUM_OTHERS), -1, np.int32)
+        self._checks = Checks(
+            VocabularyMasks(self._words, self._mask_of_row),
+            PlainTokens(self._left.num_chars, self._table_of_row, self._others),
+            self._seeds,
+        )
 
-    def _checks_now(self) -> Checks | None:
-        if not (self._known or self._free):
-            return None
-        masks = VocabularyMasks(self._words, self._mask_of_row) if self._known else None
-        plain = None
-        if self._free:
-            plain = PlainTokens(self._left.num_chars, self._table_of_row, self._others)
-        return Checks(masks, plain, self._second, self._third)
+    def _checks_now(self) -> Checks:
+        if (num_chars := self._left.num_chars) is not self._checks.plain.num_chars:
+            plain = PlainTokens(num_chars, self._table_of_row, self._others)
+            self._checks = Checks(self._checks.masks, plain, self._seeds)
+        return self._checks
 
     def _look_up(self, row: int) -> None:
         """What is known of the token that comes next."""
@@ -193,9 +199,8 @@ class NativeSampler:
             if (mask := states[row].allow_mask()) is not None:
                 self._words[row] = mask
         rows = np.array(refused, np.int32)
-        self._again.seed[rows] = np.where(
-            self._table_of_row[rows] >= 0, self._third[rows], self._second[rows]
-        )
+        draws = np.where(self._table_of_row[rows] >= 0, NUM_OTHERS, 0)
+        self._again.seed[rows] = self._seeds[rows, draws]
         masks = VocabularyMasks(self._words, self._all_rows)
         self._kernel.sample(logits, self._again, masks, rows=rows, tokens=tokens)
 

@@ -8,7 +8,7 @@ from shoal.protocol.messages import TokenLogprobs
 from shoal.sampling.arrays import Float32, Int32, Int64
 from shoal.sampling.draw import SPAN, draw, scale
 from shoal.sampling.random import uniforms
-from shoal.sampling.sampler import SamplingState, mask_logits, seed_of_draw
+from shoal.sampling.sampler import NUM_OTHERS, SamplingState, mask_logits, seed_of_draw
 from shoal.sampling.truncation import best_tokens, draw_truncated, is_truncated
 
 _AT_ONCE = 1 << 16
@@ -60,30 +60,30 @@ class NumpySampler:
         """Of one row, whose grammar refuses that token."""
         grammar = states[0].asked
         assert grammar is not None, "a grammar refused"
-        if grammar.is_free:
-            tokens = self._sample(logits, states, positions, num_refused=1, refused=refused)
+        all_refused = [refused]
+        while grammar.is_free and len(all_refused) <= NUM_OTHERS:
+            tokens = self._sample(logits, states, positions, len(all_refused), all_refused)
             if grammar.admits(tokens.item(0)):
                 return tokens
-        return self._sample(logits, states, positions, num_refused=grammar.num_refused)
+            all_refused.append(tokens.item(0))
+        return self._sample(logits, states, positions, len(all_refused))
 
     def _sample(
         self,
         logits: Float32,
         states: Sequence[SamplingState],
         positions: Int32,
-        *,
         num_refused: int = 0,
-        refused: int = -1,
+        refused: Sequence[int] = (),
     ) -> Int64:
         """`num_refused`: draws before. What is allowed counts from the second on, but for one that
-        only knows the token that was `refused`."""
+        only knows the tokens that were `refused`."""
         values = _padded(logits[:, : self._num_token_ids])
         for row, state in zip(values[:, : self._num_token_ids], states, strict=True):
             state.apply(row)
-            if (mask := state.allow_mask(again=num_refused > 0 and refused < 0)) is not None:
+            if (mask := state.allow_mask(again=num_refused > len(refused))) is not None:
                 mask_logits(row, mask)
-            if refused >= 0:
-                row[refused] = -np.inf
+            row[[*refused]] = -np.inf
         is_finite = np.isfinite(values.max(axis=1))  # a NaN counts as best
         values[~is_finite] = 0
         tokens: Int64 = values.argmax(axis=1)

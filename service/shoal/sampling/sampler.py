@@ -6,7 +6,7 @@ its tokens alone, in any batch, and again after a preemption.
 Under a grammar tokens are drawn by rejection, for a mask of the whole vocabulary costs more than a
 look at one token: the first draw does not know the grammar; a token that the grammar refuses is
 drawn again with another random number, of those that it allows. In free text nearly all are
-allowed: there the second draw is of all other tokens, and only a third of those that are allowed.
+allowed: there the next draws are of all other tokens, and only the last of those it allows.
 The probabilities are those of masked logits, for what is refused is shared out in their proportion.
 A truncation must know what is allowed before it cuts: those rows are masked from the start.
 """
@@ -26,6 +26,8 @@ from shoal.sampling.processors.base import LogitsProcessor
 from shoal.sampling.random import MASK_64
 from shoal.sampling.truncation import is_truncated
 
+NUM_OTHERS = 2
+"""Draws of all other tokens, in free text."""
 _NEXT_DRAW = 0xD1B54A32D192ED03
 
 

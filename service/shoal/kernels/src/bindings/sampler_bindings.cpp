@@ -7,6 +7,7 @@
 #include <cmath>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "bindings/arrays.h"
 #include "sampling/sampler.h"
@@ -74,27 +75,35 @@ std::uint8_t look_up(const Tables& tables, std::int64_t table, std::int64_t toke
   return is_there ? tables.data()[table * tables.shape(1) + token] : 0;
 }
 
-struct Seeds {  // of the draws after the first
-  std::uint64_t second, third;
+// What `sampling.py` says of a row's draws after the first.
+struct Again {
+  const std::uint32_t* check;   // null where it is not known
+  const std::uint64_t* seeds;
+  const std::uint8_t* plain;    // characters of each token; null for a row without others
+  std::int32_t* others;
+  std::size_t num_others;
 };
 
-// What `sampling.py` says of checks and others. `plain`: characters of each token, null for a row
-// whose second draw is that of its check; `other`: where the second draw goes.
 int sample_row(Sampler& sampler, const float* logits, SampleParams params,
-               const std::uint32_t* mask, const std::uint32_t* check, Seeds seeds,
-               const std::uint8_t* plain, std::int32_t* other) {
-  int token = sampler.sample(logits, params, mask);
-  const auto is_done = [&] { return token < 0 || (check && allows(check, token)); };
-  if (is_done() || (plain ? plain[token] > 0 : !check)) return token;
-  if (plain) {
-    params.seed = seeds.second;
-    *other = sampler.sample(logits, params, mask, token);
-    if (!check) return token;
-    token = *other;
-    if (is_done()) return token;
+               const std::uint32_t* mask, const Again& again, std::vector<int>& refused) {
+  const auto is_done = [&](int id) { return id < 0 || (again.check && allows(again.check, id)); };
+  const int token = sampler.sample(logits, params, mask);
+  if (is_done(token) || (again.plain ? again.plain[token] > 0 : !again.check)) return token;
+  refused.assign(1, token);
+  for (std::size_t i = 0; again.plain && i < again.num_others; ++i) {
+    params.seed = again.seeds[i];
+    const int other = sampler.sample_again(logits, params, mask, refused);
+    again.others[i] = other;
+    if (again.check && is_done(other)) return other;
+    if (other < 0 || again.plain[other]) {  // the last one that is wanted
+      std::fill(again.others + i, again.others + again.num_others, other);
+      break;
+    }
+    refused.push_back(other);
   }
-  params.seed = plain ? seeds.third : seeds.second;
-  return sampler.sample(logits, params, check);
+  if (!again.check) return token;
+  params.seed = again.seeds[again.plain ? again.num_others : 0];
+  return sampler.sample_again(logits, params, again.check, {});
 }
 
 void sample(Sampler& sampler, const Array<const float, 2>& logits,
@@ -105,9 +114,8 @@ void sample(Sampler& sampler, const Array<const float, 2>& logits,
             std::optional<Int32s> mask_of_row,
             std::optional<Array<const std::uint32_t, 2>> check_words,
             std::optional<Int32s> check_of_row, std::optional<Tables> num_chars,
-            std::optional<Int32s> table_of_row, std::optional<Array<std::int32_t, 1>> others,
-            std::optional<Column<std::uint64_t>> second_seed,
-            std::optional<Column<std::uint64_t>> third_seed, std::optional<Int32s> chosen,
+            std::optional<Int32s> table_of_row, std::optional<Array<std::int32_t, 2>> others,
+            std::optional<Array<const std::uint64_t, 2>> seeds, std::optional<Int32s> chosen,
             const Array<std::int32_t, 1>& tokens) {
   const std::size_t rows = logits.shape(0);
   check_logits(sampler, logits);
@@ -125,26 +133,27 @@ void sample(Sampler& sampler, const Array<const float, 2>& logits,
     require(num_chars->shape(1) >= static_cast<std::size_t>(sampler.num_token_ids()),
             "a table lacks tokens");
   }
-  require(!second_seed == !third_seed && (!second_seed || (second_seed->shape(0) == rows &&
-                                                           third_seed->shape(0) == rows)) &&
-              (second_seed || (!check_words && !others)),
-          "checks and others need two seeds for each row");
+  const std::size_t num_others = others ? others->shape(1) : 0;
+  require(!check_words && !others ? !seeds
+                                  : seeds && seeds->shape(0) == rows && seeds->shape(1) > num_others,
+          "checks and others need a seed for each draw");
   const std::size_t count = chosen ? chosen->shape(0) : rows;
   for (std::size_t i = 0; chosen && i < count; ++i)
     require(chosen->data()[i] >= 0 && chosen->data()[i] < static_cast<std::int64_t>(rows),
             "a row is chosen that is not there");
   const nb::gil_scoped_release unlocked;
+  std::vector<int> refused;
   for (std::size_t i = 0; i < count; ++i) {
     const std::size_t r = chosen ? chosen->data()[i] : i;
-    const auto seeds = second_seed ? Seeds{second_seed->data()[r], third_seed->data()[r]} : Seeds{};
-    const std::uint8_t* plain = nullptr;
+    Again again{checks.of(r), seeds ? seeds->data() + r * seeds->shape(1) : nullptr, nullptr,
+                others ? others->data() + r * num_others : nullptr, num_others};
     if (others && table_of_row->data()[r] >= 0)
-      plain = num_chars->data() + table_of_row->data()[r] * num_chars->shape(1);
+      again.plain = num_chars->data() + table_of_row->data()[r] * num_chars->shape(1);
     tokens.data()[r] = sample_row(
         sampler, logits.data() + r * logits.shape(1),
         {temperature.data()[r], top_k.data()[r], top_p.data()[r], min_p.data()[r],
          typical_p.data()[r], seed.data()[r], position.data()[r]},
-        masks.of(r), checks.of(r), seeds, plain, plain ? others->data() + r : nullptr);
+        masks.of(r), again, refused);
   }
 }
 
@@ -199,7 +208,7 @@ void bind_sampler(nb::module_& module) {
       .def("sample", &sample, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
            nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none(),
            nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg().none(),
-           nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg())
+           nb::arg().none(), nb::arg().none(), nb::arg())
       .def("logprobs", &logprobs);
   module.def("rows_to_look_at", &rows_to_look_at);
   module.def("make_sampler", &make_sampler, nb::rv_policy::take_ownership);

@@ -6,6 +6,7 @@
 #include <cfloat>
 #include <cmath>
 #include <functional>
+#include <numeric>
 
 #include "sampling/keys.h"
 
@@ -47,12 +48,13 @@ Sampler::Sampler(int vocab_size, int num_token_ids, const Kernels* kernels)
 }
 
 int Sampler::sample(const float* logits, const SampleParams& params, const std::uint32_t* mask,
-                    int without) {
-  if (mask || without >= 0) {
+                    const std::vector<int>& without) {
+  has_weights_ = false;
+  if (mask || !without.empty()) {
     masked_.resize(num_token_ids_);
     if (mask) kernels_->mask(logits, mask, num_token_ids_, masked_.data());
     else std::copy(logits, logits + num_token_ids_, masked_.begin());
-    if (without >= 0) masked_[without] = -INFINITY;
+    for (const int id : without) masked_[id] = -INFINITY;
     logits = masked_.data();
   }
   float max;
@@ -63,13 +65,24 @@ int Sampler::sample(const float* logits, const SampleParams& params, const std::
   const int top_k = params.top_k > 0 && params.top_k < num_token_ids_ ? params.top_k : 0;
   const bool typical = params.typical_p < 1.0;
   // A top_k above the vocabulary cuts nothing, but its rows are drawn in order of probability too.
-  if (!typical && params.top_k <= 0 && params.top_p >= 1.0 && params.min_p <= 0.0)
+  if (!typical && params.top_k <= 0 && params.top_p >= 1.0 && params.min_p <= 0.0) {
+    has_weights_ = true;
     return draw(share * mass);
+  }
   const float floor = top_k ? std::max(span_floor(top_k), kNegligible)
                             : floor_of(params, mass);
   gather(floor);
   if (typical || num_candidates_ <= kFew) return draw_sorted(params, top_k, mass, share);
   return draw_bucketed(params, top_k, floor, mass, share);
+}
+
+int Sampler::sample_again(const float* logits, const SampleParams& params,
+                          const std::uint32_t* mask, const std::vector<int>& without) {
+  if (has_weights_) {
+    const int id = draw_allowed(uniform(params.seed, params.position), mask, without);
+    if (id >= 0) return id;
+  }
+  return sample(logits, params, mask, without);
 }
 
 bool Sampler::logprobs(const float* logits, int token, int count, float* own,
@@ -169,6 +182,56 @@ int Sampler::draw(double target) const {
     if (sum > target - before) break;
   }
   return found;
+}
+
+// What these tokens weigh that the mask allows.
+float Sampler::allowed_sum(int span, const std::uint32_t* mask) const {
+  constexpr int bits = 32;
+  float sum = 0.0f;
+  bool is_all = true;
+  const int end = std::min((span + 1) * kSpan, num_token_ids_);
+  for (int start = span * kSpan; start < end; start += bits) {
+    const std::uint32_t word = mask ? mask[start / bits] : ~0u;
+    is_all &= word == ~0u;
+    if (word == 0) continue;
+    for (int id = start; id < std::min(start + bits, end); ++id)
+      if (word >> (id - start) & 1) sum += weights_[id];
+  }
+  return is_all ? span_sum_[span] : sum;
+}
+
+// The token at that share of what is left of the weights; -1 where that is too little to be exact.
+int Sampler::draw_allowed(double share, const std::uint32_t* mask,
+                          const std::vector<int>& without) {
+  constexpr double least_mass = 1e-25;
+  for (const int id : without) {
+    if (weights_[id] == 0.0f) continue;
+    weights_[id] = 0.0f;
+    const auto span = weights_.begin() + id / kSpan * kSpan;
+    span_sum_[id / kSpan] = std::accumulate(span, span + kSpan, 0.0f);
+  }
+  double mass = 0.0;
+  for (int s = 0; s < spans_; ++s) mass += span_sum_[s] > 0.0f ? allowed_sum(s, mask) : 0.0f;
+  if (!(mass > least_mass)) return -1;
+  const double target = share * mass;
+  double before = 0.0, sum = 0.0;
+  int found = -1;
+  for (int s = 0; s < spans_ && sum <= target; ++s) {
+    const float own = span_sum_[s] > 0.0f ? allowed_sum(s, mask) : 0.0f;
+    if (own <= 0.0f) continue;
+    found = s;
+    before = sum;
+    sum += own;
+  }
+  int last = -1;
+  sum = before;
+  for (int id = found * kSpan; id < std::min((found + 1) * kSpan, num_token_ids_); ++id) {
+    if (weights_[id] <= 0.0f || (mask && !(mask[id / 32] >> id % 32 & 1))) continue;
+    last = id;
+    sum += weights_[id];
+    if (sum > target) break;
+  }
+  return last;
 }
 
 // No token below it can be kept.

@@ -30,9 +30,13 @@ class Sampler {
   int mask_words() const { return (num_token_ids_ + 31) / 32; }
 
   // A token id; -1 without a finite best logit. `mask`, where not null, allows token i only if bit
-  // i % 32 of word i / 32 is set; `without` is not allowed either.
+  // i % 32 of word i / 32 is set; what is in `without` is not allowed either.
   int sample(const float* logits, const SampleParams& params, const std::uint32_t* mask,
-             int without = -1);
+             const std::vector<int>& without = {});
+  // As `sample`, right behind it for the same logits, temperature and truncations and a mask that
+  // allows no more: mostly without another look at the logits.
+  int sample_again(const float* logits, const SampleParams& params, const std::uint32_t* mask,
+                   const std::vector<int>& without);
   // The log-probability of `token`, and of the `count` best, best first, of equals the lower id.
   // False without a finite best logit: then nothing is written.
   bool logprobs(const float* logits, int token, int count, float* own, std::int32_t* best_ids,
@@ -60,6 +64,8 @@ class Sampler {
   float span_floor(int count);
   void gather(float floor);
   int draw(double share) const;
+  int draw_allowed(double share, const std::uint32_t* mask, const std::vector<int>& without);
+  float allowed_sum(int span, const std::uint32_t* mask) const;
   // truncation.cpp
   int draw_sorted(const SampleParams& params, int top_k, double mass, double share);
   void keep_typical(int count, double typical_p);
@@ -81,6 +87,7 @@ class Sampler {
   std::vector<double> probs_, distances_;
   std::vector<Bucket> buckets_;
   int num_candidates_ = 0, opened_ = -1;
+  bool has_weights_ = false;  // of the last row, all that its mask allowed
 };
 
 }  // namespace shoal
