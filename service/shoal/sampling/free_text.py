@@ -5,7 +5,8 @@ token may come after every other, and none forces what follows. A matcher is in 
 would accept a text that the schema itself does not hold: strings that are listed cannot spell it,
 and nothing outside a string can. Once the string is longer than any listed one, and than any that
 is too short, further plain tokens change nothing: what may follow stays the same, whatever the
-text. Behind the quote that ends it that is so as well where it is only none of those listed.
+text; so it is as soon as the string is no beginning of those listed, nor too short. Behind the
+quote that ends it it is enough if it is none of them.
 """
 
 import json
@@ -61,10 +62,23 @@ class FreeText(NamedTuple):
     steady_after: int = -1
     """After more characters than these further ones change nothing; -1: none does."""
 
+    def waits(self, string: str | None) -> int:
+        """Behind this beginning of a string, None where it is not known: after more characters than
+        these further ones may change nothing; -1: none does."""
+        if string is None:
+            return self.steady_after
+        if any(listed.startswith(string) for listed in self.listed):
+            return 0
+        return max(self.least_chars - 1 - len(string), -1)
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """Of plain tokens."""
+        return b"".join([self.token_bytes[i] for i in token_ids]).decode()
+
     def is_unlisted(self, token_ids: Sequence[int], head: bytes) -> bool:
         """Is a string none of those listed, nor too short, that ends with these plain tokens and
         this text?"""
-        text = (b"".join([self.token_bytes[i] for i in token_ids]) + head).decode()
+        text = self.text(token_ids) + head.decode()
         return len(text) >= self.least_chars and not any(s.endswith(text) for s in self.listed)
 
 

@@ -22,7 +22,7 @@ _MOST_TOKENS = 64
 class _Row:
     """One that is left."""
 
-    __slots__ = ("grammar", "is_free", "place", "since", "told")
+    __slots__ = ("grammar", "is_free", "place", "since", "string", "told", "waits")
 
     def __init__(self, grammar: Grammar, since: int) -> None:
         """`since`: the first token in the memory that its grammar is to be told; below 0: it is at
@@ -31,6 +31,7 @@ class _Row:
         self.place: Place | None = grammar.place
         self.is_free = grammar.is_free
         self.since = since
+        self.string, self.waits = grammar.string, grammar.until_steady  # at its place
         self.told: list[int] = []  # since it is left, up to its place
 
 
@@ -111,9 +112,9 @@ class LeftRows:
         left.told.append(token_id)
         left.place, left.is_free = arrival.behind or place, arrival.is_free
         if left.is_free:
-            chars_left = left.grammar.steady_after
-            left.since = len(self._tokens) + 1 if chars_left >= 0 else -1  # behind this step's
-            self._let_be(row, left.grammar, chars_left)
+            left.string, left.waits = arrival.string, arrival.waits
+            left.since = len(self._tokens) + 1 if left.waits >= 0 else -1  # behind this step's
+            self._let_be(row, left.grammar, left.waits)
         else:
             self._table_of_row[row] = _LOOK
         return True
@@ -149,15 +150,21 @@ class LeftRows:
             left.grammar.catch_up()
 
     def _goes_on_in_text(self, row: int, left: _Row, token_id: int, num_chars: int) -> bool:
-        """In free text that may still change something, see `FreeText.steady_after`."""
+        """In free text that may still change something, see `FreeText.waits`."""
         if (chars_left := self._chars_left.item(row)) >= 0:  # this token came in another's place
             self._chars_left[row] = chars_left = chars_left - num_chars
             if chars_left >= 0:
                 return True
-        if left.place is None or (place := left.grammar.behind_free_text(left.place)) is None:
+        if left.place is None:
             return False
-        left.told += [*self._since(row, left.since), token_id]
-        left.place, left.since = place, -1
+        token_ids = [*self._since(row, left.since), token_id]
+        if (chars_left := left.grammar.waits(left.string, token_ids)) >= 0:
+            self._chars_left[row] = chars_left
+            return True
+        if (place := left.grammar.behind_free_text(left.place)) is None:
+            return False
+        left.told += token_ids
+        left.place, left.since, left.waits = place, -1, -1
         return True
 
     def _let_be(self, row: int, grammar: Grammar, chars_left: int) -> None:
@@ -176,4 +183,4 @@ class LeftRows:
         untold = self._since(row, left.since) if left.since >= 0 else []
         if left.place is None or not left.told:
             return None, untold
-        return Way(left.told, left.place, left.is_free, is_steady=left.since < 0), untold
+        return Way(left.told, left.place, left.is_free, left.string, left.waits), untold

@@ -16,7 +16,7 @@ _MOST_PLACES = 1 << 14
 """Of all grammars of a model; some 10 MB."""
 _MOST_MASK_BYTES = 8 << 20
 """Of all masks that are kept."""
-_QUOTE = b'"'
+_QUOTE, _ESCAPE = b'"', b"\\"
 _MOST_TEXT = 200
 """Bytes since a stretch began; behind more the next one begins."""
 
@@ -33,6 +33,10 @@ class Arrival(NamedTuple):
     forced: tuple[int, ...]
     is_over: bool
     will_be_free: bool
+    string: str | None
+    """What there is of the string, in free text, where it is known."""
+    waits: int
+    """See `FreeText.waits`."""
     behind: "Place | None"
     """Behind what is forced, and behind free text where it changes no more; None: here."""
 
@@ -70,6 +74,18 @@ class Place:
         self.mask: bytes | None = None
         self.arrival: Arrival | None = None
         self._allowed: tuple[Sequence[int], UInt32] | None = None
+
+    @property
+    def string(self) -> str | None:
+        """What there is of a string in which it lies; None where that is not known, also for one
+        with escapes."""
+        before, quote, string = self.text.rpartition(_QUOTE)
+        if not quote or before.endswith(_ESCAPE) or _ESCAPE in string:
+            return None
+        try:
+            return string.decode()
+        except UnicodeDecodeError:
+            return None
 
     def allowed_for(self, end_ids: Sequence[int]) -> UInt32 | None:
         """The mask of those whose end tokens these are."""

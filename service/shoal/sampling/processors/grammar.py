@@ -33,7 +33,9 @@ class Way(NamedTuple):
     """Accepted, but for those behind steady free text."""
     place: Place
     is_free: bool
-    is_steady: bool
+    string: str | None
+    waits: int
+    """Of the string there, see `FreeText`."""
 
 
 class Grammar(LogitsProcessor):
@@ -86,7 +88,9 @@ class Grammar(LogitsProcessor):
         """Is this free text?"""
         self._will_be_free = False  # behind the forced tokens
         self.until_steady = free_text.steady_after
-        """In free text: after more characters than these it is steady; below 0: it is."""
+        """In free text: after more characters than these it may be steady; below 0: it is."""
+        self.string: str | None = None
+        """In free text: what there is of it without what is untold, where it is known."""
         self._untold: list[int] = []  # accepted in free text; the matcher will be
         self._take: Callable[[], tuple[Way | None, list[int]]] | None = None  # while it is left
         self._expecting = memory and Expecting(memory, num_token_ids)
@@ -176,14 +180,13 @@ class Grammar(LogitsProcessor):
         if way is not None:
             cast(Matcher, self._matcher).go(way.token_ids, way.place)
             self.is_free = way.is_free
-            self.until_steady = -1 if way.is_steady else self.steady_after
+            self.string, self.until_steady = way.string, way.waits
             self._look_up_mask()
         if untold:
             self._mask = None
             self._untold += untold
             self.until_steady -= sum(map(self.num_chars.__getitem__, untold))
-            if len(self._untold) >= _MOST_UNTOLD:
-                self._tell()
+            self._wait()
 
     @property
     def place(self) -> Place | None:
@@ -197,10 +200,14 @@ class Grammar(LogitsProcessor):
         """Where steady text leads from there; None where that is not known."""
         return cast(Matcher, self._matcher).behind_free_text(place)
 
-    @property
-    def steady_after(self) -> int:
-        """See `FreeText`."""
-        return self._free_text.steady_after
+    def waits(self, string: str | None, token_ids: list[int]) -> int:
+        """Behind this text of a string, see `FreeText.waits`; of one that is not known that it is
+        steady."""
+        return (
+            -1
+            if string is None
+            else self._free_text.waits(string + self._free_text.text(token_ids))
+        )
 
     def accept(self, token_id: int) -> None:
         self.catch_up()
@@ -212,10 +219,7 @@ class Grammar(LogitsProcessor):
                 self.until_steady -= num_chars
                 self._mask = None
                 self._untold.append(token_id)
-                if self.until_steady < 0:
-                    self._become_steady()
-                elif len(self._untold) >= _MOST_UNTOLD:
-                    self._tell()
+                self._wait()
             return
         self._mask = None
         if self._has_consumed:
@@ -304,9 +308,20 @@ class Grammar(LogitsProcessor):
         """The matcher accepts what it was not asked about."""
         self.catch_up()
         if self._untold:
+            if self.string is not None:
+                self.string += self._free_text.text(self._untold)
             self._matcher.consume_tokens(self._untold)
             self._untold = []
             self.is_over = self._matcher.is_stopped()
+
+    def _wait(self) -> None:
+        """Until the text is steady, with more tokens untold."""
+        if self.until_steady < 0:
+            self.until_steady = self.waits(self.string, self._untold)
+        if self.until_steady < 0:
+            self._become_steady()
+        elif len(self._untold) >= _MOST_UNTOLD:
+            self._tell()
 
     def _become_steady(self) -> None:
         """From here on the matcher is not told of free text."""
@@ -371,25 +386,29 @@ class Grammar(LogitsProcessor):
                 forced,
                 self.is_over,
                 bool(forced) and self._will_be_free,
+                self.string,
+                self.until_steady,
                 None if behind is place else behind,
             )
 
     def _arrive(self, arrival: Arrival) -> None:
         """As an earlier one did."""
-        self.is_free, forced, self.is_over, self._will_be_free, _ = arrival
+        self.is_free, forced, self.is_over, self._will_be_free, self.string, waits, _ = arrival
         self._forced.extend(forced)
         cast(Matcher, self._matcher).go([*forced], arrival.behind)
-        self.until_steady = self._free_text.steady_after
+        self.until_steady = waits
 
     def _is_in_free_text(self) -> bool:
         """The matcher, which has been told everything."""
         probe = self._free_text.probe
-        self.until_steady = self._free_text.steady_after
         if not self._has_free_text or isinstance(matcher := self._told, CopyMatcher):
             return False
         is_free = matcher.validate_tokens(probe) == len(probe)
-        if is_free and self.until_steady < 0:
-            self._become_steady()
+        if is_free:
+            self.string = None if (place := self.place) is None else place.string
+            self.until_steady = self._free_text.waits(self.string)
+            if self.until_steady < 0:
+                self._become_steady()
         return is_free
 
     def _bits(self, token_id: int) -> UInt32:
