@@ -41,7 +41,10 @@ class MaskFiller:
         filling, self._filling = self._filling, []
         for started, masks in filling:
             _give(started, masks.result())
-        if wanting := [grammar for grammar in grammars if grammar.needs_mask]:
+        wanting = [grammar for grammar in grammars if grammar.needs_mask]
+        for grammar in wanting:
+            grammar.keep_mask()
+        if wanting := [grammar for grammar in wanting if grammar.needs_mask]:
             _give(wanting, self._fill(wanting))
 
     def _fill(self, grammars: Sequence[Grammar]) -> UInt32:

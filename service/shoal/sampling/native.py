@@ -48,7 +48,7 @@ class NativeSampler:
             logits = logits.copy()
             for row, state in self._changing:
                 state.apply(logits[row, : self._num_token_ids])
-        masks = self._masks(len(states)) if self._masked else None
+        masks = self._masks() if self._masked else None
         checks = self._checks_now() if self._known or self._free else None
         if best_ids is None or self._first is None:
             tokens = self._kernel.sample(logits, self._params, masks, checks=checks)
@@ -121,6 +121,9 @@ class NativeSampler:
         self._row_of = {state: row for row, state in enumerate(states)}
         self._changing = [(row, s) for row, s in enumerate(states) if s.changes_logits]
         self._masked = [(row, s) for row, s in enumerate(states) if s.first_processors]
+        if self._masked:
+            self._first_masks = self._no_masks(len(states))
+            self._first_written: dict[int, UInt32] = {}
         processed = [row for row, state in enumerate(states) if state.processors]
         self._stopped = processed
         self._left.release()
@@ -133,6 +136,11 @@ class NativeSampler:
         self._first = np.array(drawn, np.int32) if len(drawn) < len(states) else None
         self._states = states
 
+    def _no_masks(self, num_rows: int) -> VocabularyMasks:
+        """A place for each row's."""
+        words = np.empty((num_rows, -(-self._num_token_ids // 32)), np.uint32)
+        return VocabularyMasks(words, np.full(num_rows, -1, np.int32))
+
     def _make_checks(self, seeds: list[int]) -> None:
         num_rows = len(seeds)
         draws = range(1, 2 + NUM_OTHERS)
@@ -140,13 +148,13 @@ class NativeSampler:
             [[seed_of_draw(s, draw) for draw in draws] for s in seeds], np.uint64
         )
         self._again = replace(self._params, seed=self._seeds[:, 0].copy())
-        self._words = np.empty((num_rows, -(-self._num_token_ids // 32)), np.uint32)
-        self._mask_of_row = np.full(num_rows, -1, np.int32)
+        masks = self._no_masks(num_rows)
+        self._words, self._mask_of_row = masks.words, masks.mask_of_row
         self._all_rows = np.arange(num_rows, dtype=np.int32)
         self._table_of_row = np.full(num_rows, -1, np.int32)
         self._others = np.full((num_rows, NUM_OTHERS), -1, np.int32)
         self._checks = Checks(
-            VocabularyMasks(self._words, self._mask_of_row),
+            masks,
             PlainTokens(self._left.num_chars, self._table_of_row, self._others),
             self._seeds,
         )
@@ -218,18 +226,15 @@ class NativeSampler:
             )
         ]
 
-    def _masks(self, num_rows: int) -> VocabularyMasks | None:
+    def _masks(self) -> VocabularyMasks | None:
         """Of the first draw."""
-        masks = {
-            row: mask
-            for row, state in self._masked
-            if (mask := state.allow_mask(again=False)) is not None
-        }
-        if not masks:
-            return None
-        mask_of_row = np.full(num_rows, -1, np.int32)
-        mask_of_row[list(masks)] = range(len(masks))
-        return VocabularyMasks(np.stack(list(masks.values())), mask_of_row)
+        masks, written = self._first_masks, self._first_written
+        for row, state in self._masked:
+            mask = state.allow_mask(again=False)
+            masks.mask_of_row[row] = -1 if mask is None else row
+            if mask is not None and mask is not written.get(row):
+                masks.words[row] = written[row] = mask
+        return masks if (masks.mask_of_row >= 0).any() else None
 
     def _make_params(self, states: Sequence[SamplingState]) -> RowParams:
         params = [state.params for state in states]

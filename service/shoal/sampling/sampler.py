@@ -101,6 +101,8 @@ class SamplingState:
         """What every processor allows, see `LogitsProcessor.allow_mask`; without `again` for the
         first draw."""
         processors = self.processors if again else self.first_processors
+        if len(processors) == 1:
+            return processors[0].allow_mask
         masks = [mask for p in processors if (mask := p.allow_mask) is not None]
         if len(masks) == 1:
             return masks[0]

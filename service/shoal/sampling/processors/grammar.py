@@ -264,9 +264,9 @@ class Grammar(LogitsProcessor):
         return self._mask
 
     def keep_mask(self) -> None:
-        """Computes `allow_mask` where it stays the same: others need not ask there."""
+        """Computes `allow_mask` where others come too, who need not."""
         self.catch_up()
-        if self.is_free and self.until_steady < 0:
+        if self.place is not None:
             _ = self.allow_mask
 
     @property
