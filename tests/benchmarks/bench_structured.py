@@ -3,13 +3,14 @@
     python -m tests.benchmarks.bench_structured masks --model models/minnow --clients 32
     python -m tests.benchmarks.bench_structured forced --data ../shared/data/corpora --clients 1 8
 
-`masks`: the engine in this process decodes as many tokens of free text, of a JSON string that may
-not end, whose state changes with each character, and of a list of strings; tokens per second of
-each, and CPU time. `forced`: pilotfish answers held-out SNIPS requests through a server, without a
-schema and with one of its frames, whose forced tokens need no steps and whose answers help each
-other; then the time to the first token and the CPU time of the server's processes. Rounds of all
-sides in turn; medians count. A side gets each request once, after others of the training data to
-warm up, and shares no prefix and no answer with another side.
+`masks`: engines in this process decode free text, twice for a control, a JSON string that may not
+end, whose state changes with each character, and a list of strings, some steps of each in turn;
+tokens per second of each, and CPU time, of steps in which all sequences decode. `forced`: pilotfish
+answers held-out SNIPS requests through a server, without a schema and with one of its frames, whose
+forced tokens need no steps and whose answers help each other; then the time to the first token and
+the CPU time of the server's processes. Rounds of all sides in turn; medians count. A side of
+`forced` gets each request once, after others of the training data to warm up, and shares no prefix
+and no answer with another side.
 """
 
 import argparse
@@ -99,7 +100,7 @@ class Decoding:
         self._core = EngineCore({"model": loaded}, config, time.monotonic)
         self._model: TextModel = load_text_model(source)
         self._clients, self._tokens = args.clients, args.tokens
-        self._temperature = args.temperature
+        self._temperature, self._top_p = args.temperature, args.top_p
         self._num_sequences = 0
 
     def decode(self, grammar: str | None) -> Iterator["Cost"]:
@@ -137,7 +138,9 @@ class Decoding:
             seq_id,
             "model",
             [*prompt, *beginning],
-            SamplingParams(seed=seq_id, temperature=self._temperature, grammar=grammar),
+            SamplingParams(
+                seed=seq_id, temperature=self._temperature, top_p=self._top_p, grammar=grammar
+            ),
             StopParams(self._tokens - len(beginning)),
             OutputParams(),
         )
@@ -162,7 +165,8 @@ def masks(args: argparse.Namespace) -> None:
         if index:  # the first grammar builds the trie of the tokens
             for name, cost in found.items():
                 costs[name].append(cost)
-    print(f"{args.model.name}, {args.clients} clients, temperature {args.temperature}")
+    sampling = f"temperature {args.temperature}, top_p {args.top_p}"
+    print(f"{args.model.name}, {args.clients} clients, {sampling}")
     speed = {name: statistics.median(cost.tokens_per_s for cost in costs[name]) for name in sides}
     cpu = {name: statistics.median(cost.cpu_us for cost in costs[name]) for name in sides}
     for name in sides:
@@ -347,6 +351,7 @@ def main() -> None:
     masking.add_argument("--clients", type=int, default=32)
     masking.add_argument("--tokens", type=int, default=200, help="of each sequence")
     masking.add_argument("--temperature", type=float, default=1.0)
+    masking.add_argument("--top-p", type=float, default=1.0, help="below 1: masked before a draw")
     masking.add_argument("--threads", type=int, default=0, help="of the engine; 0: all cores")
     forcing = commands.add_parser("forced")
     forcing.set_defaults(run=forced)
