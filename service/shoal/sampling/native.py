@@ -31,6 +31,7 @@ class NativeSampler:
         self._free: set[int] = set()
         self._looked_at: list[int] = []
         self._stopped: list[int] = []
+        self._is_waiting = False  # for the tokens to be accepted
 
     def sample(
         self,
@@ -41,7 +42,10 @@ class NativeSampler:
     ) -> Int32:
         if (given := [*states]) != self._states:  # by identity
             self._take(given)
-        for row in self._stopped:
+        elif self._is_waiting:  # they were told otherwise
+            self._stopped = self._processed
+        self._is_waiting = True
+        for row in self._stopped:  # what was forced has been taken
             self._look_up(row)
         self._params.position[:] = positions
         if self._changing:
@@ -93,6 +97,7 @@ class NativeSampler:
         return is_admitted
 
     def accept(self, states: Sequence[SamplingState], tokens: Sequence[int | None]) -> list[int]:
+        self._is_waiting = False
         told: list[int] = []
         for row in self._looked_at:
             if (token_id := tokens[row]) is None:
@@ -124,10 +129,10 @@ class NativeSampler:
         if self._masked:
             self._first_masks = self._no_masks(len(states))
             self._first_written: dict[int, UInt32] = {}
-        processed = [row for row, state in enumerate(states) if state.processors]
-        self._stopped = processed
+        self._processed = [row for row, state in enumerate(states) if state.processors]
+        self._stopped = self._processed
         self._left.release()
-        self._left = LeftRows(len(states), self._num_token_ids, processed)
+        self._left = LeftRows(len(states), self._num_token_ids, self._processed)
         self._known = {}
         self._free = set()
         if any(state.asked is not None for state in states):

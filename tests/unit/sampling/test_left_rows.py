@@ -115,6 +115,15 @@ def step(sampler: Sampler, rows: list[Row]) -> None:
         row.go_on(token_id, stopped=index in stopped)
 
 
+def step_further(sampler: Sampler, row: Row) -> None:
+    """As behind a draft that holds."""
+    logits, position = row.logits()[None], np.array([len(row.said)], np.int32)
+    best = logits.argmax(axis=1).astype(np.int32)
+    (token_id,) = sampler.sample(logits, [row.state], position, best).tolist()
+    row.state.accept(token_id)
+    row.go_on(token_id, stopped=not row.grammar.goes_on)
+
+
 def alone(seed: int, grammar: str) -> list[int]:
     row, sampler = Row(seed, grammar, new_grammars(), None), NumpySampler(NUM_IDS)
     while not row.is_over:
@@ -142,6 +151,8 @@ def test_each_row_gets_the_tokens_that_it_gets_alone(seed: int) -> None:
             grammars.forget()
         some = running if rng.random() < 0.98 else rng.sample(running, rng.randint(1, len(running)))
         step(sampler, some)
+        while rng.random() < (0.05 if waiting else 0.6) and not some[0].is_over:
+            step_further(sampler, some[0])
         finished += [row for row in running if row.is_over]
         running = [row for row in running if not row.is_over]
     for row in finished:
