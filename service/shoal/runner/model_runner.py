@@ -30,7 +30,7 @@ from shoal.runner.verify import say_further
 from shoal.sampling.grammars import Grammars
 from shoal.sampling.masks import MaskFiller
 from shoal.sampling.numpy_sampler import NumpySampler
-from shoal.sampling.processors.grammar import expected_at_start
+from shoal.sampling.row_grammar import expected_at_start
 from shoal.sampling.sampler import Sampler
 from shoal.sampling.trace import trace_token
 

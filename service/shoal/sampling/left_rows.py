@@ -11,8 +11,8 @@ import numpy as np
 
 from shoal.kernels.sampling import NO_LOOK, rows_to_look_at
 from shoal.sampling.arrays import Int32, UInt8, UInt32
-from shoal.sampling.places import Place
-from shoal.sampling.processors.grammar import Grammar, Way
+from shoal.sampling.places import Place, Way
+from shoal.sampling.processors.grammar import Grammar
 
 _LOOK = -1
 _MOST_TOKENS = 64

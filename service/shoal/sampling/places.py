@@ -41,6 +41,18 @@ class Arrival(NamedTuple):
     """Behind what is forced, and behind free text where it changes no more; None: here."""
 
 
+class Way(NamedTuple):
+    """Along places that are known."""
+
+    token_ids: list[int]
+    """Accepted, but for those behind steady free text."""
+    place: "Place"
+    is_free: bool
+    string: str | None
+    waits: int
+    """Of the string there, see `FreeText`."""
+
+
 class _Stretch:
     """Places that lie behind one of them, by the text in between."""
 

@@ -18,10 +18,10 @@ import numpy as np
 
 from shoal.protocol.messages import TokenLogprobs
 from shoal.protocol.step import NewRow
+from shoal.sampling import row_grammar
 from shoal.sampling.arrays import Float32, Int32, UInt32
 from shoal.sampling.grammars import Grammars
 from shoal.sampling.processors import build_processors
-from shoal.sampling.processors import grammar as grammar_processor
 from shoal.sampling.processors.base import LogitsProcessor
 from shoal.sampling.random import MASK_64
 from shoal.sampling.truncation import is_truncated
@@ -45,7 +45,7 @@ class SamplingState:
         self.params = new.sampling
         others = build_processors(new, num_token_ids)
         rejects = self.params.greedy or not is_truncated(self.params)
-        self.grammar = grammar_processor.build(new, num_token_ids, grammars, rejects=rejects)
+        self.grammar = row_grammar.build(new, num_token_ids, grammars, rejects=rejects)
         self.processors = others if self.grammar is None else (*others, self.grammar)
         self.asked = self.grammar if rejects else None
         """The grammar that is asked about a token after its first draw."""

@@ -18,7 +18,8 @@ from shoal.protocol.params import OutputParams, SamplingParams, StopParams
 from shoal.protocol.step import NewRow
 from shoal.runner.vocabulary import read_vocabulary
 from shoal.sampling.grammars import Grammars, Vocabulary
-from shoal.sampling.processors.grammar import Grammar, build
+from shoal.sampling.processors.grammar import Grammar
+from shoal.sampling.row_grammar import build
 from tests.unit.sampling.copy_grammars import (
     COPY,
     END_ID,

@@ -10,7 +10,8 @@ import pytest
 from shoal.protocol.params import OutputParams, SamplingParams, StopParams
 from shoal.protocol.step import NewRow
 from shoal.sampling.grammars import Grammars, Vocabulary
-from shoal.sampling.processors.grammar import Grammar, build, expected_at_start
+from shoal.sampling.processors.grammar import Grammar
+from shoal.sampling.row_grammar import build, expected_at_start
 from tests.unit.sampling.copy_grammars import COPY, END_ID, TOKENS, copy_grammar, encode
 
 NUM_IDS = len(TOKENS)

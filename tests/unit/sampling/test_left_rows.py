@@ -65,8 +65,8 @@ class Row:
         sampling = SamplingParams(seed=seed, grammar=grammar, **wishes)
         output = OutputParams(logprobs=1 if rng.random() < 0.1 else None)
         end_ids = rng.choice([(END_ID,), (END_ID,), (END_ID, *b"\n"), (END_ID, *b"x")])
-        self.new = NewRow(seed, [1], 1, [], sampling, StopParams(999, end_token_ids=end_ids), output,
-                          shares_with=shares_with)  # fmt: skip
+        stop = StopParams(999, end_token_ids=end_ids)
+        self.new = NewRow(seed, [1], 1, [], sampling, stop, output, shares_with=shares_with)
         assert grammars.prepare(grammar).result() is None
         self.state = self.rebuilt(grammars)
         assert self.state.grammar is not None

@@ -2,21 +2,19 @@
 
 from collections import deque
 from collections.abc import Callable, Set
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from shoal.protocol.params import SamplingParams
-from shoal.protocol.step import NewRow
+from shoal.sampling.allow_mask import mask_of_one, mask_of_tokens
 from shoal.sampling.arrays import UInt32
 from shoal.sampling.copy_matcher import CopyMatcher, forced_runs
 from shoal.sampling.expecting import Expecting
 from shoal.sampling.free_text import FreeText
-from shoal.sampling.grammars import Grammars
 from shoal.sampling.lead_text import Lead, LeadText
 from shoal.sampling.matcher import Matcher
 from shoal.sampling.memories import Memory
-from shoal.sampling.places import Arrival, Place
+from shoal.sampling.places import Arrival, Place, Way
 from shoal.sampling.processors.base import LogitsProcessor
 
 if TYPE_CHECKING:
@@ -24,18 +22,6 @@ if TYPE_CHECKING:
 
 _MOST_UNTOLD = 64
 """Tokens of free text that a matcher is told of at once."""
-
-
-class Way(NamedTuple):
-    """Along places that are known."""
-
-    token_ids: list[int]
-    """Accepted, but for those behind steady free text."""
-    place: Place
-    is_free: bool
-    string: str | None
-    waits: int
-    """Of the string there, see `FreeText`."""
 
 
 class Grammar(LogitsProcessor):
@@ -203,11 +189,9 @@ class Grammar(LogitsProcessor):
     def waits(self, string: str | None, token_ids: list[int]) -> int:
         """Behind this text of a string, see `FreeText.waits`; of one that is not known that it is
         steady."""
-        return (
-            -1
-            if string is None
-            else self._free_text.waits(string + self._free_text.text(token_ids))
-        )
+        if string is None:
+            return -1
+        return self._free_text.waits(string + self._free_text.text(token_ids))
 
     def accept(self, token_id: int) -> None:
         self.catch_up()
@@ -274,22 +258,15 @@ class Grammar(LogitsProcessor):
         self.catch_up()
         if self._mask is None:
             if self._forced:
-                self._mask = self._bits(self._forced[0])
+                self._mask = mask_of_one(self._forced[0], self._num_token_ids)
             else:
                 self._keep_mask(self._told.compute_bitmask())
         assert self._mask is not None, "it was given one"
         return self._mask
 
     def set_mask(self, computed: UInt32) -> None:
-        """What the matcher computed [words], with bits beyond the vocabulary: for the end, which
-        becomes those of the end tokens, and for copies, which is dropped."""
-        word, bit = divmod(self._num_token_ids, 32)
-        if beyond := computed.item(word) >> bit:
-            computed = computed.copy()
-            computed[word] &= np.uint32((1 << bit) - 1)
-            for end_id in self.end_ids if beyond & 1 else ():
-                computed[end_id // 32] |= np.uint32(1 << end_id % 32)
-        self._mask = computed[: -(-self._num_token_ids // 32)]
+        """What the matcher computed [words]."""
+        self._mask = mask_of_tokens(computed, self._num_token_ids, self.end_ids)
 
     def _force(self) -> None:
         for run in forced_runs(self._matcher, self._num_token_ids):
@@ -410,46 +387,3 @@ class Grammar(LogitsProcessor):
             if self.until_steady < 0:
                 self._become_steady()
         return is_free
-
-    def _bits(self, token_id: int) -> UInt32:
-        bits = np.zeros(-(-self._num_token_ids // 32), np.uint32)
-        bits[token_id // 32] = np.uint32(1 << token_id % 32)
-        return bits
-
-
-def build(
-    new: NewRow, num_token_ids: int, grammars: Grammars | None, *, rejects: bool
-) -> Grammar | None:
-    """None where any text may come. Forced tokens are sampled one by one where something is
-    reported of each token. `rejects`: are tokens drawn before the grammar is asked?"""
-    text = new.sampling.grammar
-    if text is None:
-        return None
-    assert grammars is not None, "the engine asked whether the model has grammars"
-    memory = grammars.memory(text, new.shares_with)
-    return Grammar(
-        grammars.matcher(new.sampling.copy_text, memory),
-        new.stop.end_token_ids,
-        num_token_ids,
-        takes=new.output.logprobs is None and new.output.trace is None,
-        rejects=rejects,
-        ambiguous_ids=grammars.ambiguous_ids,
-        free_text=grammars.compiled(text).free_text,
-        memory=memory if grammars.learns else None,
-    )
-
-
-def expected_at_start(
-    sampling: SamplingParams,
-    shares_with: str | None,
-    num_token_ids: int,
-    grammars: Grammars,
-    most: int,
-) -> list[int]:
-    """What a sequence is likely to say first, at most so many tokens."""
-    assert sampling.grammar is not None, "without a grammar nothing is expected"
-    if not grammars.learns:
-        return []
-    memory = grammars.memory(sampling.grammar, shares_with)
-    expecting = Expecting(memory, num_token_ids)
-    return expecting.expected(grammars.matcher(sampling.copy_text, memory), most)
