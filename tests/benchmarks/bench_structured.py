@@ -101,6 +101,7 @@ class Decoding:
         self._model: TextModel = load_text_model(source)
         self._clients, self._tokens = args.clients, args.tokens
         self._temperature, self._top_p = args.temperature, args.top_p
+        self._sharing = args.sharing
         self._num_sequences = 0
 
     def decode(self, grammar: str | None) -> Iterator["Cost"]:
@@ -143,6 +144,7 @@ class Decoding:
             ),
             StopParams(self._tokens - len(beginning)),
             OutputParams(),
+            use_prefix_cache=self._sharing,
         )
 
 
@@ -352,6 +354,12 @@ def main() -> None:
     masking.add_argument("--tokens", type=int, default=200, help="of each sequence")
     masking.add_argument("--temperature", type=float, default=1.0)
     masking.add_argument("--top-p", type=float, default=1.0, help="below 1: masked before a draw")
+    masking.add_argument(
+        "--sharing",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="may sequences use what others found, as requests do by default?",
+    )
     masking.add_argument("--threads", type=int, default=0, help="of the engine; 0: all cores")
     forcing = commands.add_parser("forced")
     forcing.set_defaults(run=forced)

@@ -161,16 +161,13 @@ class Matcher:
         return self.own.compute_ff_bytes()
 
     def compute_bitmask(self) -> bytes:
-        if (mask := self.known_mask) is None:
-            mask = self.own.compute_bitmask()
-            if self._place is not None:
-                self._places.keep_mask(self._place, mask)
+        if (place := self._place) is None:
+            return self.own.compute_bitmask()
+        if place.mask is not None:
+            return place.mask
+        mask = self.own.compute_bitmask()
+        self._places.keep_mask(place, mask)
         return mask
-
-    @property
-    def known_mask(self) -> bytes | None:
-        """What `compute_bitmask` gives, where nobody needs to compute it."""
-        return None if self._place is None else self._place.mask
 
     def _try_consume(self, token_id: int, text: bytes) -> bool:
         place = self._place

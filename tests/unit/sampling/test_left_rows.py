@@ -36,10 +36,8 @@ LARKS = [
 ]  # fmt: skip
 WISHES: list[dict[str, Any]] = [
     {}, {"temperature": 0.0}, {"temperature": 0.6}, {"top_p": 0.9}, {"presence_penalty": 0.5},
-    {"repetition_penalty": 1.3, "temperature": 0.0}, {"bad_token_ids": ((120,),)},
+    {"repetition_penalty": 1.3, "temperature": 0.0},
 ]  # fmt: skip
-
-
 WORDS_OF_TEXT = [TOKENS.index(word.encode()) for word in ("the", " the", " red", "an", "den", "12")]
 
 
@@ -61,27 +59,20 @@ class Row:
         self, seed: int, grammar: str, grammars: Grammars, shares_with: str | None
     ) -> None:
         rng = random.Random(seed)
-        wishes = {key: value for key, value in rng.choice(WISHES).items() if key != "bad_token_ids"}
-        sampling = SamplingParams(seed=seed, grammar=grammar, **wishes)
+        sampling = SamplingParams(seed=seed, grammar=grammar, **rng.choice(WISHES))
         output = OutputParams(logprobs=1 if rng.random() < 0.1 else None)
         end_ids = rng.choice([(END_ID,), (END_ID,), (END_ID, *b"\n"), (END_ID, *b"x")])
         stop = StopParams(999, end_token_ids=end_ids)
         self.new = NewRow(seed, [1], 1, [], sampling, stop, output, shares_with=shares_with)
         assert grammars.prepare(grammar).result() is None
-        self.state = self.rebuilt(grammars)
-        assert self.state.grammar is not None
-        self.grammar = self.state.grammar
-        self.grammar.expect_nothing()
         self.said: list[int] = []
         self.is_over = False
+        self.come(grammars)
 
-    def rebuilt(self, grammars: Grammars) -> SamplingState:
-        return SamplingState(self.new, NUM_IDS, grammars)
-
-    def come_back(self, grammars: Grammars) -> None:
-        """As after a preemption."""
+    def come(self, grammars: Grammars) -> None:
+        """Again: as after a preemption."""
         self.new.token_ids[1:] = self.said
-        self.state = self.rebuilt(grammars)
+        self.state = SamplingState(self.new, NUM_IDS, grammars)
         assert self.state.grammar is not None
         self.grammar = self.state.grammar
         self.grammar.expect_nothing()
@@ -146,7 +137,7 @@ def test_each_row_gets_the_tokens_that_it_gets_alone(seed: int) -> None:
             while waiting and len(running) < 12:
                 running.insert(rng.randrange(len(running) + 1), waiting.pop())
         if rng.random() < 0.01:
-            rng.choice(running).come_back(grammars)
+            rng.choice(running).come(grammars)
         if rng.random() < 0.01:
             grammars.forget()
         some = running if rng.random() < 0.98 else rng.sample(running, rng.randint(1, len(running)))
