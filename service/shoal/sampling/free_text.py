@@ -6,7 +6,8 @@ would accept a text that the schema itself does not hold: strings that are liste
 and nothing outside a string can. Once the string is longer than any listed one, and than any that
 is too short, further plain tokens change nothing: what may follow stays the same, whatever the
 text; so it is as soon as the string is no beginning of those listed, nor too short. Behind the
-quote that ends it it is enough if it is none of them.
+quote that ends it it is enough if it is none of them. A string that is much too short for any
+length that is asked for may not end with the next token, so there too the same may follow.
 """
 
 import json
@@ -47,7 +48,7 @@ class FreeText(NamedTuple):
 
     num_chars: bytes
     """[num_token_ids] of a plain token, one of whole characters that neither end a string nor
-    escape; 0 for the others. 255 stands for more."""
+    escape; 0 for the others, and for those of more than 255."""
     probe: list[int]
     """Tokens of a text that no schema with free text holds."""
     ends: Mapping[int, End] = {}
@@ -57,10 +58,17 @@ class FreeText(NamedTuple):
     token_bytes: Sequence[bytes] = ()
     listed: tuple[str, ...] = ()
     """Strings that a schema names."""
-    least_chars: int = 0
-    """No string is too short with so many."""
+    lengths: tuple[int, ...] = ()
+    """Characters that strings must have."""
     steady_after: int = -1
     """After more characters than these further ones change nothing; -1: none does."""
+    most_before_end: int = 0
+    """Characters of a token before a quote."""
+
+    @property
+    def least_chars(self) -> int:
+        """No string is too short with so many."""
+        return max(self.lengths, default=0)
 
     def waits(self, string: str | None) -> int:
         """Behind this beginning of a string, None where it is not known: after more characters than
@@ -70,6 +78,14 @@ class FreeText(NamedTuple):
         if any(listed.startswith(string) for listed in self.listed):
             return 0
         return max(self.least_chars - 1 - len(string), -1)
+
+    def stays(self, string: str | None) -> int:
+        """Behind this beginning of a string: so many more characters leave what may follow the
+        same, where it waits."""
+        if string is None or self.waits(string) <= 0:
+            return 0
+        sure = len(string) + self.most_before_end  # with the next token it may be as long
+        return max(min(n for n in self.lengths if n > len(string)) - 1 - sure, 0)
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Of plain tokens."""
@@ -91,9 +107,10 @@ def free_text_of(
     """None where the vocabulary cannot spell the probe. `ambiguous_ids`: are not plain.
     `special_ids`: do not stand for their text."""
     num_chars = bytes(
-        0 if i in ambiguous_ids else min(_num_plain_chars(text), 255)
+        0 if i in ambiguous_ids or (num := _num_plain_chars(text)) > 255 else num
         for i, text in enumerate(token_bytes)
     )
+    most_before_end = max((text.rfind(_QUOTE) for text in token_bytes), default=0)  # bytes, escapes
     probe = list(encode(_PROBE))
     is_spelled = b"".join(token_bytes[i] for i in probe) == _PROBE.encode()
     ends: dict[int, End] = {}
@@ -106,7 +123,11 @@ def free_text_of(
         for token_id, text in enumerate(token_bytes)
         if not text or token_id in special_ids or _HAS_CONTROL.match(text)
     )
-    return FreeText(num_chars, probe, ends, never, token_bytes) if is_spelled else None
+    if not is_spelled:
+        return None
+    return FreeText(
+        num_chars, probe, ends, never, token_bytes, most_before_end=max(most_before_end, 0)
+    )
 
 
 def free_text_in(grammar: str, free_text: FreeText) -> FreeText | None:
@@ -120,9 +141,9 @@ def free_text_in(grammar: str, free_text: FreeText) -> FreeText | None:
     except _LimitedError:
         return None
     listed = tuple(sorted({one for one in named if isinstance(one, str)}))
-    least = max((one for one in named if isinstance(one, int)), default=0)
-    steady_after = max((least - 1, *map(len, listed)), default=-1)
-    return free_text._replace(listed=listed, least_chars=least, steady_after=steady_after)
+    lengths = tuple(sorted({one for one in named if isinstance(one, int)}))
+    steady_after = max((*(n - 1 for n in lengths), *map(len, listed)), default=-1)
+    return free_text._replace(listed=listed, lengths=lengths, steady_after=steady_after)
 
 
 def _num_plain_chars(text: bytes) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 
 from shoal.kernels.sampling import NO_LOOK, rows_to_look_at
 from shoal.sampling.arrays import Int32, UInt8, UInt32
-from shoal.sampling.places import Place, Way
+from shoal.sampling.places import Arrival, Place, Way
 from shoal.sampling.processors.grammar import Grammar
 
 _LOOK = -1
@@ -22,16 +22,16 @@ _MOST_TOKENS = 64
 class _Row:
     """One that is left."""
 
-    __slots__ = ("grammar", "is_free", "place", "since", "string", "told", "waits")
+    __slots__ = ("grammar", "is_free", "mask", "place", "since", "told")
 
     def __init__(self, grammar: Grammar, since: int) -> None:
         """`since`: the first token in the memory that its grammar is to be told; below 0: it is at
         a place, behind tokens that it knows."""
-        self.grammar = grammar
+        self.grammar = grammar  # its text is that of the place
         self.place: Place | None = grammar.place
         self.is_free = grammar.is_free
+        self.mask = grammar.known_mask  # of its next token
         self.since = since
-        self.string, self.waits = grammar.string, grammar.until_steady  # at its place
         self.told: list[int] = []  # since it is left, up to its place
 
 
@@ -59,6 +59,10 @@ class LeftRows:
         self._rows[row] = _Row(grammar, len(self._tokens) if is_waiting else -1)
         if grammar.is_free:
             self._let_be(row, grammar, chars_left)
+
+    def has(self, row: int) -> bool:
+        """Is it left?"""
+        return row in self._rows
 
     def table(self, num_chars: bytes) -> int:
         """Its index in `num_chars`."""
@@ -110,23 +114,14 @@ class LeftRows:
         if arrival.forced or arrival.is_over:
             return False
         left.told.append(token_id)
-        left.place, left.is_free = arrival.behind or place, arrival.is_free
-        if left.is_free:
-            left.string, left.waits = arrival.string, arrival.waits
-            left.since = len(self._tokens) + 1 if left.waits >= 0 else -1  # behind this step's
-            self._let_be(row, left.grammar, left.waits)
-        else:
-            self._table_of_row[row] = _LOOK
+        self._arrive(row, left, arrival.behind or place, arrival)
         return True
 
     def known(self, row: int) -> tuple[UInt32 | None, bool]:
         """Of a row that was followed: the mask of its next token, if it is known, and whether that
         is in free text."""
         left = self._rows[row]
-        mask = None
-        if left.since < 0 and left.place is not None:
-            mask = left.place.allowed_for(left.grammar.end_ids)
-        return mask, left.is_free
+        return left.mask, left.is_free
 
     def remember(self, tokens: Int32) -> None:
         """They are those of the last step [R]; rows that needed a look have been followed or
@@ -157,15 +152,33 @@ class LeftRows:
                 return True
         if left.place is None:
             return False
-        token_ids = [*self._since(row, left.since), token_id]
-        if (chars_left := left.grammar.waits(left.string, token_ids)) >= 0:
+        token_ids, text = [*self._since(row, left.since), token_id], left.grammar.text
+        if (chars_left := text.waits_behind(token_ids)) >= 0:
+            if left.grammar.masks_first:
+                return False
+            left.mask = None
             self._chars_left[row] = chars_left
             return True
         if (place := left.grammar.behind_free_text(left.place)) is None:
             return False
         left.told += token_ids
-        left.place, left.since, left.waits = place, -1, -1
+        text.waits = -1
+        left.place, left.since = place, -1
+        left.mask = place.allowed_for(left.grammar.end_ids)
+        self._chars_left[row] = -1
         return True
+
+    def _arrive(self, row: int, left: _Row, place: Place, arrival: Arrival) -> None:
+        """As an earlier one did."""
+        left.place, left.is_free = place, arrival.is_free
+        left.mask = place.allowed_for(left.grammar.end_ids)
+        if left.is_free:
+            text = left.grammar.text
+            text.arrive(arrival.string, arrival.waits, arrival.stays)
+            left.since = len(self._tokens) + 1 if text.waits >= 0 else -1  # behind this step's
+            self._let_be(row, left.grammar, text.until_look(is_mask_known=left.mask is not None))
+        else:
+            self._table_of_row[row] = _LOOK
 
     def _let_be(self, row: int, grammar: Grammar, chars_left: int) -> None:
         """Plain tokens need no look."""
@@ -183,4 +196,4 @@ class LeftRows:
         untold = self._since(row, left.since) if left.since >= 0 else []
         if left.place is None or not left.told:
             return None, untold
-        return Way(left.told, left.place, left.is_free, left.string, left.waits), untold
+        return Way(left.told, left.place, left.is_free), untold

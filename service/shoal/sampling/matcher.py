@@ -115,7 +115,7 @@ class Matcher:
         return self.own.consume_token(token_id)
 
     def consume_tokens(self, token_ids: list[int]) -> bool:
-        """Those that are forced, or some of free text: others are not expected to say the same."""
+        """Those that are forced, or some of free text."""
         if (place := self._place_behind(token_ids)) is None:
             self._place = None
             return self.own.consume_tokens(token_ids)
@@ -169,6 +169,10 @@ class Matcher:
         self._places.keep_mask(place, mask)
         return mask
 
+    def keep_mask(self, place: Place, mask: bytes) -> None:
+        """See `Places`."""
+        self._places.keep_mask(place, mask)
+
     def _try_consume(self, token_id: int, text: bytes) -> bool:
         place = self._place
         if place is None or token_id not in place.next:
@@ -194,19 +198,25 @@ class Matcher:
         return is_next
 
     def _place_behind(self, token_ids: list[int]) -> Place | None:
-        """None for tokens that are not forced here."""
         num, place = len(token_ids), self._place
-        if place is None or place.forced is None or place.forced[:num] != token_ids:
+        if place is None:
             return None
-        if place.behind_forced is None:
-            texts = [self._text_of(token_id) for token_id in token_ids]
-            text = b"".join(texts) if all(texts) else b""
-            place.num_forced = num
-            place.behind_forced = self._places.behind(place, text, token_ids[-1])
-        return place.behind_forced if place.num_forced == num else None
+        if place.forced is not None and place.forced[:num] == token_ids:
+            if place.behind_forced is None:
+                place.num_forced = num
+                text = self._text_of_all(token_ids)
+                place.behind_forced = self._places.behind(place, text, token_ids[-1])
+            if place.num_forced == num:
+                return place.behind_forced
+        return self._places.behind_text(place, self._text_of_all(token_ids), token_ids[-1])
 
     def _text_of(self, token_id: int) -> bytes:
         return self._texts[token_id] if token_id < len(self._texts) else b""
+
+    def _text_of_all(self, token_ids: list[int]) -> bytes:
+        """Empty where one of them is more or less than its text."""
+        texts = [self._text_of(token_id) for token_id in token_ids]
+        return b"".join(texts) if all(texts) else b""
 
     def _go_on(self, token_ids: list[int], place: Place | None) -> None:
         self._untold += token_ids

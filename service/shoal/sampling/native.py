@@ -31,6 +31,7 @@ class NativeSampler:
         self._free: set[int] = set()
         self._looked_at: list[int] = []
         self._stopped: list[int] = []
+        self._unmasked: list[int] = []
         self._is_waiting = False  # for the tokens to be accepted
 
     def sample(
@@ -52,7 +53,10 @@ class NativeSampler:
             logits = logits.copy()
             for row, state in self._changing:
                 state.apply(logits[row, : self._num_token_ids])
-        masks = self._masks() if self._masked else None
+        for row in self._unmasked:
+            self._find_mask(row)
+        self._unmasked = []
+        masks = self._masks() if self._masks_first else None
         checks = self._checks_now() if self._known or self._free else None
         if best_ids is None or self._first is None:
             tokens = self._kernel.sample(logits, self._params, masks, checks=checks)
@@ -103,7 +107,8 @@ class NativeSampler:
             if (token_id := tokens[row]) is None:
                 continue
             if self._left.follow(row, token_id):
-                self._set_known(row, *self._left.known(row))
+                mask, is_free = self._left.known(row)
+                self._set_known(row, mask, is_free)
             else:
                 states[row].accept(token_id)
                 told.append(row)
@@ -125,10 +130,13 @@ class NativeSampler:
             self._params = self._params.of_rows(np.array(rows, np.int64))
         self._row_of = {state: row for row, state in enumerate(states)}
         self._changing = [(row, s) for row, s in enumerate(states) if s.changes_logits]
-        self._masked = [(row, s) for row, s in enumerate(states) if s.first_processors]
-        if self._masked:
+        masked = [(row, s) for row, s in enumerate(states) if s.first_processors]
+        self._masked = [(row, s) for row, s in masked if not s.is_masked]
+        self._masks_first = bool(masked)
+        if self._masks_first:
             self._first_masks = self._no_masks(len(states))
             self._first_written: dict[int, UInt32] = {}
+        self._unmasked = []
         self._processed = [row for row, state in enumerate(states) if state.processors]
         self._stopped = self._processed
         self._left.release()
@@ -173,17 +181,19 @@ class NativeSampler:
     def _look_up(self, row: int) -> None:
         """What is known of the token that comes next."""
         state = self._states[row]
-        if (grammar := state.asked) is None:
+        if (grammar := state.grammar) is None or self._left.has(row):
             return
-        may_be_left = state.may_be_left and grammar.may_be_left
-        changes = may_be_left and grammar.is_free and grammar.until_steady >= 0
-        self._set_known(row, None if changes else grammar.known_mask, grammar.is_free)
-        if may_be_left:
+        self._set_known(row, grammar.known_mask, grammar.is_free)
+        if state.may_be_left and grammar.may_be_left:
             self._left.leave(row, grammar)
 
     def _set_known(self, row: int, mask: UInt32 | None, is_free: bool) -> None:
         """`mask`: of the next token. `is_free`: does it come in free text?"""
         state = self._states[row]
+        if state.asked is None:
+            if state.is_masked:
+                self._set_mask(row, mask)
+            return
         if mask is None or not state.is_checked:
             if self._known.pop(row, None) is not None:
                 self._mask_of_row[row] = -1
@@ -193,12 +203,29 @@ class NativeSampler:
         is_free = is_free and not state.params.greedy
         if is_free != (row in self._free):
             if is_free:
-                assert state.asked is not None
                 self._free.add(row)
                 self._table_of_row[row] = self._left.table(state.asked.num_chars)
             else:
                 self._free.discard(row)
                 self._table_of_row[row] = -1
+
+    def _set_mask(self, row: int, mask: UInt32 | None) -> None:
+        """Of the row's first draw; None: it is to be found."""
+        if mask is None:
+            if (grammar := self._states[row].grammar) is not None:
+                grammar.catch_up()  # others may be asked beside the step
+            self._unmasked.append(row)
+            return
+        masks = self._first_masks
+        masks.mask_of_row[row] = row
+        if mask is not self._first_written.get(row):
+            masks.words[row] = self._first_written[row] = mask
+
+    def _find_mask(self, row: int) -> None:
+        state = self._states[row]
+        assert state.grammar is not None, "others have none to find"
+        self._set_mask(row, state.grammar.allow_mask)
+        self._look_up(row)
 
     def _draw_again(
         self,

@@ -6,6 +6,8 @@ other tokens are one. Behind any text of a string that is free (`free_text.py`) 
 well.
 """
 
+import json
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 from weakref import WeakSet, WeakValueDictionary
@@ -16,7 +18,9 @@ _MOST_PLACES = 1 << 14
 """Of all grammars of a model; some 10 MB."""
 _MOST_MASK_BYTES = 8 << 20
 """Of all masks that are kept."""
-_QUOTE, _ESCAPE = b'"', b"\\"
+_QUOTE = b'"'
+_STRING = re.compile(rb'(?<!\\)"((?:[^"\\]|\\.)*)$', re.DOTALL)
+"""One that has not ended."""
 _MOST_TEXT = 200
 """Bytes since a stretch began; behind more the next one begins."""
 
@@ -36,7 +40,8 @@ class Arrival(NamedTuple):
     string: str | None
     """What there is of the string, in free text, where it is known."""
     waits: int
-    """See `FreeText.waits`."""
+    stays: int
+    """See `InText`."""
     behind: "Place | None"
     """Behind what is forced, and behind free text where it changes no more; None: here."""
 
@@ -48,9 +53,21 @@ class Way(NamedTuple):
     """Accepted, but for those behind steady free text."""
     place: "Place"
     is_free: bool
-    string: str | None
-    waits: int
-    """Of the string there, see `FreeText`."""
+
+
+def string_in(text: bytes) -> str | None:
+    """What there is of the string with which JSON's text ends; None where that is not known."""
+    found = _STRING.search(text)
+    return found and content_of(found[1])
+
+
+def content_of(spelled: bytes) -> str | None:
+    """Of a string, as JSON spells it without its quotes; None where it does not end there."""
+    try:
+        content: str = json.loads(_QUOTE + spelled + _QUOTE)
+    except ValueError:
+        return None
+    return content
 
 
 class _Stretch:
@@ -89,15 +106,8 @@ class Place:
 
     @property
     def string(self) -> str | None:
-        """What there is of a string in which it lies; None where that is not known, also for one
-        with escapes."""
-        before, quote, string = self.text.rpartition(_QUOTE)
-        if not quote or before.endswith(_ESCAPE) or _ESCAPE in string:
-            return None
-        try:
-            return string.decode()
-        except UnicodeDecodeError:
-            return None
+        """What there is of a string in which it lies; None where that is not known."""
+        return string_in(self.text)
 
     def allowed_for(self, end_ids: Sequence[int]) -> UInt32 | None:
         """The mask of those whose end tokens these are."""
@@ -148,6 +158,12 @@ class Places:
             found = self._new(_Stretch()) if is_long else self._new(place.stretch, text)
             place.stretch.behind[key] = found
         return found
+
+    def behind_text(self, place: Place, text: bytes, last_id: int) -> Place | None:
+        """As `behind`; None for a place at which others are not expected."""
+        if place.stretch is None or not text or len(place.text) + len(text) > _MOST_TEXT:
+            return None
+        return self.behind(place, text, last_id)
 
     def behind_free_text(self, place: Place) -> Place | None:
         """Behind any such text of the string that the place lies in; None where text does not

@@ -59,8 +59,10 @@ class SamplingState:
             and not (self.params.greedy or self.asked.masks_first)
         )
         """May a mask that its grammar is known to have decide about the first draw, instead?"""
-        self.may_be_left = self.asked is not None and len(self.processors) == 1
+        self.may_be_left = self.grammar is not None and len(self.processors) == 1
         """Is nobody but its grammar told of tokens?"""
+        self.is_masked = self.may_be_left and self.asked is None
+        """Does the first draw know its grammar's mask, and no other?"""
         self.changes_logits = any(
             type(processor).apply is not LogitsProcessor.apply for processor in self.processors
         )

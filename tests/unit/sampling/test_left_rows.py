@@ -35,8 +35,9 @@ LARKS = [
     json.dumps({"grammars": [{"json_schema": {"enum": ["the red", "then", 12]}}]}),
 ]  # fmt: skip
 WISHES: list[dict[str, Any]] = [
-    {}, {"temperature": 0.0}, {"temperature": 0.6}, {"top_p": 0.9}, {"presence_penalty": 0.5},
+    {}, {"temperature": 0.0}, {"temperature": 0.6}, {"presence_penalty": 0.5},
     {"repetition_penalty": 1.3, "temperature": 0.0},
+    {"top_p": 0.9}, {"top_k": 40}, {"min_p": 0.01, "temperature": 1.5},
 ]  # fmt: skip
 WORDS_OF_TEXT = [TOKENS.index(word.encode()) for word in ("the", " the", " red", "an", "den", "12")]
 
@@ -163,9 +164,9 @@ def test_of_a_long_text_that_is_still_too_short_no_token_is_lost() -> None:
         stopped = sampler.accept(states, [ord("a") if position else ord('"')] * 3)
         assert not stopped
     for row in rows:
-        assert row.grammar.until_steady > 299 - 150  # while it is left
+        assert row.grammar.text.waits > 299 - 150  # while it is left
         row.grammar.catch_up()
-        assert row.grammar.until_steady == 299 - 150
+        assert row.grammar.text.waits == 299 - 150
         assert row.grammar.matcher.consume_tokens(encode("b" * 150))
         assert row.grammar.matcher.validate_tokens(encode('"')) == 1
         assert row.grammar.matcher.consume_tokens(encode('"'))

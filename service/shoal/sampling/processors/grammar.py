@@ -11,6 +11,7 @@ from shoal.sampling.arrays import UInt32
 from shoal.sampling.copy_matcher import CopyMatcher, forced_runs
 from shoal.sampling.expecting import Expecting
 from shoal.sampling.free_text import FreeText
+from shoal.sampling.in_text import InText
 from shoal.sampling.lead_text import Lead, LeadText
 from shoal.sampling.matcher import Matcher
 from shoal.sampling.memories import Memory
@@ -73,11 +74,8 @@ class Grammar(LogitsProcessor):
         self.is_free = False
         """Is this free text?"""
         self._will_be_free = False  # behind the forced tokens
-        self.until_steady = free_text.steady_after
-        """In free text: after more characters than these it may be steady; below 0: it is."""
-        self.string: str | None = None
-        """In free text: what there is of it without what is untold, where it is known."""
-        self._untold: list[int] = []  # accepted in free text; the matcher will be
+        self.text = InText(free_text)
+        """In free text."""
         self._take: Callable[[], tuple[Way | None, list[int]]] | None = None  # while it is left
         self._expecting = memory and Expecting(memory, num_token_ids)
         self._force()
@@ -106,7 +104,8 @@ class Grammar(LogitsProcessor):
     def needs_mask(self) -> bool:
         """Would `allow_mask` have to compute it, and could others beside the step?"""
         has_copies = isinstance(self._matcher, CopyMatcher)
-        return not (self._mask is not None or self._forced or self.is_over or has_copies)
+        is_left = self._take is not None  # its mask is known
+        return not (is_left or self._mask is not None or self._forced or self.is_over or has_copies)
 
     @property
     def goes_on(self) -> bool:
@@ -141,21 +140,24 @@ class Grammar(LogitsProcessor):
 
     @property
     def may_be_left(self) -> bool:
-        """Need nobody know at once which tokens follow, as long as they change nothing new?"""
+        """Need it not be told at once which tokens follow, as long as they change nothing new?
+        Where masks come first its own must be known."""
         return (
             (self.is_free or self.place is not None)
+            and self._takes
             and self._take is None
             and self._expecting is None
-            and not (self.masks_first or self._forced or self.is_over)
+            and not (self._forced or self.is_over)
+            and not (self.masks_first and self._mask is None)
         )
 
     def leave(self, take: Callable[[], tuple[Way | None, list[int]]]) -> int:
         """Tokens need not be told from now on: none that lead to places where others found
         something; and no plain one in free text, up to the one that has more characters than it
-        returns; below 0: none of them ever. `take` gives them once they are needed; then it is left
-        no longer."""
+        returns; below 0: none of them ever. As long its mask, if it is known, stays what it is.
+        `take` gives them once they are needed; then it is left no longer."""
         self._take = take
-        return self.until_steady
+        return self.text.until_look(is_mask_known=self._mask is not None)
 
     def catch_up(self) -> None:
         """Accepts what it was not told while it was left."""
@@ -166,44 +168,35 @@ class Grammar(LogitsProcessor):
         if way is not None:
             cast(Matcher, self._matcher).go(way.token_ids, way.place)
             self.is_free = way.is_free
-            self.string, self.until_steady = way.string, way.waits
             self._look_up_mask()
         if untold:
-            self._mask = None
-            self._untold += untold
-            self.until_steady -= sum(map(self.num_chars.__getitem__, untold))
-            self._wait()
+            self._say(untold)
 
     @property
     def place(self) -> Place | None:
         """Where others may have been, or will be; None also while it has untold text."""
+        return None if self.text.untold else self._place_as_here
+
+    @property
+    def _place_as_here(self) -> Place | None:
+        """A place where the same may follow."""
         matcher = self._matcher
-        if self._untold or self._lead or self._is_alone or isinstance(matcher, CopyMatcher):
+        if self._lead or self._is_alone or isinstance(matcher, CopyMatcher):
             return None
-        return matcher.place
+        return matcher.place if self.text.is_as_at_place else None
 
     def behind_free_text(self, place: Place) -> Place | None:
         """Where steady text leads from there; None where that is not known."""
         return cast(Matcher, self._matcher).behind_free_text(place)
 
-    def waits(self, string: str | None, token_ids: list[int]) -> int:
-        """Behind this text of a string, see `FreeText.waits`; of one that is not known that it is
-        steady."""
-        if string is None:
-            return -1
-        return self._free_text.waits(string + self._free_text.text(token_ids))
-
     def accept(self, token_id: int) -> None:
         self.catch_up()
         self.num_refused = 0
-        if self.is_free and (num_chars := self.num_chars[token_id]):
+        if self.is_free and self.num_chars[token_id]:
             if self._expecting is not None:
                 self._hear([token_id])
-            if self.until_steady >= 0:
-                self.until_steady -= num_chars
-                self._mask = None
-                self._untold.append(token_id)
-                self._wait()
+            if self.text.waits >= 0:
+                self._say([token_id])
             return
         self._mask = None
         if self._has_consumed:
@@ -239,7 +232,7 @@ class Grammar(LogitsProcessor):
         """Tokens that are likely to come next, at most so many; none where nothing is known."""
         if self._expecting is None or self._forced or self.is_over:
             return []
-        is_known = self._matcher.is_known and not self._untold
+        is_known = self._matcher.is_known and not self.text.untold
         return self._expecting.expected(self._matcher.ahead() if is_known else None, most)
 
     @property
@@ -250,7 +243,7 @@ class Grammar(LogitsProcessor):
     def keep_mask(self) -> None:
         """Computes `allow_mask` where others come too, who need not."""
         self.catch_up()
-        if self.place is not None:
+        if self._place_as_here is not None:
             _ = self.allow_mask
 
     @property
@@ -260,13 +253,15 @@ class Grammar(LogitsProcessor):
             if self._forced:
                 self._mask = mask_of_one(self._forced[0], self._num_token_ids)
             else:
-                self._keep_mask(self._told.compute_bitmask())
+                place = self._place_as_here  # also where it was not told everything
+                if place is None or not self._take_mask_of(place):
+                    self._keep_mask(self._told.compute_bitmask(), place)
         assert self._mask is not None, "it was given one"
         return self._mask
 
     def set_mask(self, computed: UInt32) -> None:
         """What the matcher computed [words]."""
-        self._mask = mask_of_tokens(computed, self._num_token_ids, self.end_ids)
+        self._keep_mask(computed.tobytes(), self.place)
 
     def _force(self) -> None:
         for run in forced_runs(self._matcher, self._num_token_ids):
@@ -284,26 +279,23 @@ class Grammar(LogitsProcessor):
     def _tell(self) -> None:
         """The matcher accepts what it was not asked about."""
         self.catch_up()
-        if self._untold:
-            if self.string is not None:
-                self.string += self._free_text.text(self._untold)
-            self._matcher.consume_tokens(self._untold)
-            self._untold = []
+        if self.text.untold:
+            self._matcher.consume_tokens(self.text.tell())
             self.is_over = self._matcher.is_stopped()
 
-    def _wait(self) -> None:
-        """Until the text is steady, with more tokens untold."""
-        if self.until_steady < 0:
-            self.until_steady = self.waits(self.string, self._untold)
-        if self.until_steady < 0:
+    def _say(self, token_ids: list[int]) -> None:
+        """More text, that is not steady yet."""
+        self.text.add(token_ids)
+        if self.text.stays < 0:
+            self._mask = None
+        if self.text.waits < 0:
             self._become_steady()
-        elif len(self._untold) >= _MOST_UNTOLD:
+        elif len(self.text.untold) >= _MOST_UNTOLD:
             self._tell()
 
     def _become_steady(self) -> None:
         """From here on the matcher is not told of free text."""
-        untold, self._untold = self._untold, []
-        cast(Matcher, self._matcher).consume_free_text(untold)
+        cast(Matcher, self._matcher).consume_free_text(self.text.tell())
         self._look_up_mask()
 
     def _try_consume(self, token_id: int) -> bool:
@@ -312,29 +304,44 @@ class Grammar(LogitsProcessor):
         end = self._free_text.ends.get(token_id) if self.is_free else None
         if end is not None:
             matcher = cast(Matcher, self._matcher)
-            if self.until_steady < 0:
+            if self.text.waits < 0:
                 return matcher.try_end_free_text(token_id, end.text)
-            if self._free_text.is_unlisted(self._untold, end.head):
-                untold, self._untold = self._untold, []
-                return matcher.try_end_text(untold, token_id, end.text)
+            if self._free_text.is_unlisted(self.text.untold, end.head):
+                return matcher.try_end_text(self.text.tell(), token_id, end.text)
         return bool(self._told.try_consume_tokens([token_id]))
 
-    def _keep_mask(self, computed: bytes) -> None:
-        self.set_mask(np.frombuffer(computed, np.uint32))
-        if (place := self.place) is not None and self._mask is not None:
+    def _keep_mask(self, computed: bytes, place: Place | None) -> None:
+        """`place`: where it holds too."""
+        words = np.frombuffer(computed, np.uint32)
+        self._mask = mask_of_tokens(words, self._num_token_ids, self.end_ids)
+        if self.is_free:
+            self.text.look_ahead()
+        if place is not None:
+            if place.mask is None:
+                cast(Matcher, self._matcher).keep_mask(place, computed)
             place.keep_allowed(self.end_ids, self._mask)
 
     def _look_up_mask(self) -> None:
         """At a place where others may have been."""
         if self._forced or self.is_over or (place := self.place) is None:
             return
-        self._mask = place.allowed_for(self.end_ids)
-        if self._mask is None and place.mask is not None:
-            self._keep_mask(place.mask)
+        if not self._take_mask_of(place):
+            self._mask = None
+
+    def _take_mask_of(self, place: Place) -> bool:
+        """Is it known?"""
+        if (mask := place.allowed_for(self.end_ids)) is not None:
+            self._mask = mask
+        elif place.mask is not None:
+            self._keep_mask(place.mask, place)
+        else:
+            return False
+        return True
 
     def _go_on_behind(self, last_id: int) -> None:
         """The matcher has accepted this token: is it in free text, or what must come next?"""
         self._hear([last_id])
+        self.text.hear(last_id)
         if self._lead is not None:
             self._force()
             self.is_free = self._lead.is_free_behind(last_id) and not self.is_over
@@ -351,6 +358,8 @@ class Grammar(LogitsProcessor):
         self.is_free = self._is_in_free_text()
         if not self.is_free:  # there nothing is forced and none ends
             self._force()
+            if self._forced:
+                self.text.hear_unknown()
             goes_on = bool(self._forced) and not self.is_over
             self._will_be_free = goes_on and self._is_in_free_text()
 
@@ -363,17 +372,19 @@ class Grammar(LogitsProcessor):
                 forced,
                 self.is_over,
                 bool(forced) and self._will_be_free,
-                self.string,
-                self.until_steady,
+                self.text.string,
+                self.text.waits,
+                self.text.stays,
                 None if behind is place else behind,
             )
 
     def _arrive(self, arrival: Arrival) -> None:
         """As an earlier one did."""
-        self.is_free, forced, self.is_over, self._will_be_free, self.string, waits, _ = arrival
-        self._forced.extend(forced)
-        cast(Matcher, self._matcher).go([*forced], arrival.behind)
-        self.until_steady = waits
+        self.is_free, self.is_over = arrival.is_free, arrival.is_over
+        self._will_be_free = arrival.will_be_free
+        self._forced.extend(arrival.forced)
+        cast(Matcher, self._matcher).go([*arrival.forced], arrival.behind)
+        self.text.arrive(arrival.string, arrival.waits, arrival.stays)
 
     def _is_in_free_text(self) -> bool:
         """The matcher, which has been told everything."""
@@ -382,8 +393,10 @@ class Grammar(LogitsProcessor):
             return False
         is_free = matcher.validate_tokens(probe) == len(probe)
         if is_free:
-            self.string = None if (place := self.place) is None else place.string
-            self.until_steady = self._free_text.waits(self.string)
-            if self.until_steady < 0:
+            if (place := self.place) is None:
+                self.text.begin_unknown()
+            else:
+                self.text.begin(place.string)
+            if self.text.waits < 0:
                 self._become_steady()
         return is_free
