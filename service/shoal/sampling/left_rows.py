@@ -15,7 +15,7 @@ from shoal.sampling.places import Arrival, Place, Way
 from shoal.sampling.processors.grammar import Grammar
 
 _LOOK = -1
-_MOST_TOKENS = 64
+_MOST_TOKENS = 256
 """Of each row that are kept."""
 
 

@@ -122,15 +122,14 @@ struct Kernels {
   float (*max)(const float* x, int groups);
   float (*sum_exp)(const float* x, float max, int groups);
   // Spans of kSpan logits: values = (x - max) / temperature, weights = exp(values), and of every
-  // span the largest value and the sum of the weights. NaN in x is NaN in a sum.
-  void (*exp_shifted)(const float* x, float max, float temperature, int spans, float* values,
-                      float* weights, float* span_max, float* span_sum);
+  // span the largest value and the sum of the weights. NaN in x is NaN in a sum. `mask`, where not
+  // null: x[i] counts as -inf where bit i % 32 of mask[i / 32] is not set.
+  void (*exp_shifted)(const float* x, const std::uint32_t* mask, float max, float temperature,
+                      int spans, float* values, float* weights, float* span_max, float* span_sum);
   // Sum of the weights not below the limit.
   float (*sum_above)(const float* weights, float limit, int spans);
-  // Largest of each span; a span with a NaN has NaN.
-  void (*span_max)(const float* x, int spans, float* span_max);
-  // out[i] = x[i] where bit i % 32 of mask[i / 32] is set, else -inf; i < n.
-  void (*mask)(const float* x, const std::uint32_t* mask, int n, float* out);
+  // Largest of each span; a span with a NaN has NaN. `mask` as above.
+  void (*span_max)(const float* x, const std::uint32_t* mask, int spans, float* span_max);
 };
 
 const Kernels* portable_kernels();

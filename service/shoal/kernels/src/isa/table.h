@@ -48,8 +48,7 @@ inline shoal::Kernels make_kernels(const char* name) {
           sum_exp,
           exp_shifted,
           sum_above,
-          span_max,
-          apply_mask};
+          span_max};
 }
 
 }  // namespace

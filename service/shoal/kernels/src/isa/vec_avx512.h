@@ -43,6 +43,10 @@ struct Vec {
   static F zero_if_less(F x, F limit, F y) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ), y);
   }
+  // x[i] where bit i of the lowest is set, else y[i].
+  static F select(std::uint32_t bits, F x, F y) {
+    return _mm512_mask_mov_ps(y, static_cast<__mmask16>(bits), x);
+  }
   static F round(F x) {
     return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   }

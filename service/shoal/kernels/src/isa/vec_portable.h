@@ -53,6 +53,10 @@ struct Vec {
   static F min(F a, F b) { return blend(a < b, a, b); }  // NaN in b stays NaN
   static F max(F a, F b) { return blend(a > b, a, b); }
   static F zero_if_less(F x, F limit, F y) { return blend(x < limit, zero(), y); }
+  static F select(std::uint32_t bits, F x, F y) {
+    const std::int32_t set = static_cast<std::int32_t>(bits);
+    return blend((I{set, set, set, set} & I{1, 2, 4, 8}) != 0, x, y);
+  }
   static F round(F x) {  // |x| < 2^22; to nearest, ties to even
     const F magic = set(12582912.0f);
     return (x + magic) - magic;

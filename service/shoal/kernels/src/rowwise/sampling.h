@@ -15,8 +15,22 @@ float sum_exp(const float* x, float max, int groups) {
   return sum_lanes(sum);
 }
 
-void exp_shifted(const float* x, float max, float temperature, int spans, float* values,
-                 float* weights, float* span_max, float* span_sum) {
+// Where some tokens are allowed only.
+struct Masked {
+  const std::uint32_t* mask;
+  SHOAL_INLINE typename Vec::F load(const float* x, int at) const {
+    return Vec::select(mask[at / 32] >> at % 32, Vec::load(x + at), Vec::set(-INFINITY));
+  }
+};
+
+struct Unmasked {
+  SHOAL_INLINE typename Vec::F load(const float* x, int at) const { return Vec::load(x + at); }
+};
+
+template <class Source>
+SHOAL_INLINE void exp_shifted_from(const Source& source, const float* x, float max,
+                                   float temperature, int spans, float* values, float* weights,
+                                   float* span_max, float* span_sum) {
   const typename Vec::F top = Vec::set(max), divisor = Vec::set(temperature);
   for (int s = 0; s < spans; ++s) {
     Lanes sum, best;
@@ -27,7 +41,7 @@ void exp_shifted(const float* x, float max, float temperature, int spans, float*
     for (int i = s * shoal::kSpan; i < (s + 1) * shoal::kSpan; i += kPanel)
       for (int j = 0; j < kVecs; ++j) {
         const int at = i + j * Vec::width;
-        const typename Vec::F v = Vec::div(Vec::sub(Vec::load(x + at), top), divisor);
+        const typename Vec::F v = Vec::div(Vec::sub(source.load(x, at), top), divisor);
         const typename Vec::F e = vexp(v);
         Vec::store(values + at, v);
         Vec::store(weights + at, e);
@@ -37,6 +51,14 @@ void exp_shifted(const float* x, float max, float temperature, int spans, float*
     span_max[s] = max_lanes(best);
     span_sum[s] = sum_lanes(sum);
   }
+}
+
+void exp_shifted(const float* x, const std::uint32_t* mask, float max, float temperature,
+                 int spans, float* values, float* weights, float* span_max, float* span_sum) {
+  const auto from = [&](const auto& source) {
+    exp_shifted_from(source, x, max, temperature, spans, values, weights, span_max, span_sum);
+  };
+  mask ? from(Masked{mask}) : from(Unmasked{});
 }
 
 float sum_above(const float* weights, float limit, int spans) {
@@ -51,7 +73,8 @@ float sum_above(const float* weights, float limit, int spans) {
   return sum_lanes(sum);
 }
 
-void span_max(const float* x, int spans, float* out) {
+template <class Source>
+SHOAL_INLINE void span_max_from(const Source& source, const float* x, int spans, float* out) {
   for (int s = 0; s < spans; ++s) {
     // Never below -1 each, so the sum is NaN only if a logit is.
     typename Vec::F sum = Vec::zero();
@@ -59,7 +82,7 @@ void span_max(const float* x, int spans, float* out) {
     for (int j = 0; j < kVecs; ++j) best.at[j] = Vec::set(-INFINITY);
     for (int i = s * shoal::kSpan; i < (s + 1) * shoal::kSpan; i += kPanel)
       for (int j = 0; j < kVecs; ++j) {
-        const typename Vec::F v = Vec::load(x + i + j * Vec::width);
+        const typename Vec::F v = source.load(x, i + j * Vec::width);
         best.at[j] = Vec::max(best.at[j], v);
         sum = Vec::add(sum, Vec::max(Vec::set(-1.0f), v));
       }
@@ -71,14 +94,8 @@ void span_max(const float* x, int spans, float* out) {
   }
 }
 
-void apply_mask(const float* x, const std::uint32_t* mask, int n, float* out) {
-  const auto masked = [&](int first, int count) {
-    const std::uint32_t word = mask[first / 32];
-    for (int i = 0; i < count; ++i) out[first + i] = word >> i & 1 ? x[first + i] : -INFINITY;
-  };
-  const int whole = n / 32 * 32;
-  for (int i = 0; i < whole; i += 32) masked(i, 32);
-  if (whole < n) masked(whole, n - whole);
+void span_max(const float* x, const std::uint32_t* mask, int spans, float* out) {
+  mask ? span_max_from(Masked{mask}, x, spans, out) : span_max_from(Unmasked{}, x, spans, out);
 }
 
 }  // namespace

@@ -50,17 +50,16 @@ Sampler::Sampler(int vocab_size, int num_token_ids, const Kernels* kernels)
 int Sampler::sample(const float* logits, const SampleParams& params, const std::uint32_t* mask,
                     const std::vector<int>& without) {
   has_weights_ = false;
-  if (mask || !without.empty()) {
-    masked_.resize(num_token_ids_);
-    if (mask) kernels_->mask(logits, mask, num_token_ids_, masked_.data());
-    else std::copy(logits, logits + num_token_ids_, masked_.begin());
-    for (const int id : without) masked_[id] = -INFINITY;
-    logits = masked_.data();
+  if (!without.empty()) {
+    mask_.assign(mask_words(), ~0u);
+    if (mask) std::copy(mask, mask + mask_words(), mask_.begin());
+    for (const int id : without) mask_[id / 32] &= ~(1u << id % 32);
+    mask = mask_.data();
   }
   float max;
-  const int best_id = best(logits, &max);
+  const int best_id = best(logits, mask, &max);
   if (best_id < 0 || !(params.temperature > 0.0f)) return best_id;
-  const double mass = exp_shifted(logits, max, std::max(params.temperature, FLT_MIN));
+  const double mass = exp_shifted(logits, mask, max, std::max(params.temperature, FLT_MIN));
   const double share = uniform(params.seed, params.position);
   const int top_k = params.top_k > 0 && params.top_k < num_token_ids_ ? params.top_k : 0;
   const bool typical = params.typical_p < 1.0;
@@ -88,9 +87,9 @@ int Sampler::sample_again(const float* logits, const SampleParams& params,
 bool Sampler::logprobs(const float* logits, int token, int count, float* own,
                        std::int32_t* best_ids, float* best_values) {
   float max;
-  if (best(logits, &max) < 0) return false;
+  if (best(logits, nullptr, &max) < 0) return false;
   max = std::max(max, padding_max(logits));
-  const double mass = exp_shifted(logits, max, 1.0f) + padding_mass(max);
+  const double mass = exp_shifted(logits, nullptr, max, 1.0f) + padding_mass(max);
   if (!std::isfinite(mass)) return false;
   const float log_mass = static_cast<float>(std::log(mass));
   // The token of a prompt may be a padding column.
@@ -115,12 +114,14 @@ bool Sampler::logprobs(const float* logits, int token, int count, float* own,
 }
 
 // Lowest id of the largest logit; -1 where it is not finite, a NaN anywhere included.
-int Sampler::best(const float* logits, float* value) {
+int Sampler::best(const float* logits, const std::uint32_t* mask, float* value) {
+  const auto is_allowed = [&](int id) { return !mask || mask[id / 32] >> id % 32 & 1; };
   const int full = num_token_ids_ / kSpan;
-  kernels_->span_max(logits, full, span_max_.data());
+  kernels_->span_max(logits, mask, full, span_max_.data());
   if (full < spans_) {
-    std::copy(logits + full * kSpan, logits + num_token_ids_, tail_.begin());
-    kernels_->span_max(tail_.data(), 1, span_max_.data() + full);
+    for (int id = full * kSpan; id < num_token_ids_; ++id)
+      tail_[id - full * kSpan] = is_allowed(id) ? logits[id] : -INFINITY;
+    kernels_->span_max(tail_.data(), nullptr, 1, span_max_.data() + full);
   }
   int span = 0;
   bool is_number = true;
@@ -132,19 +133,20 @@ int Sampler::best(const float* logits, float* value) {
   if (!is_number || !std::isfinite(max)) return -1;
   *value = max;
   int id = span * kSpan;
-  while (logits[id] != max) ++id;
+  while (logits[id] != max || !is_allowed(id)) ++id;
   return id;
 }
 
 // Fills values and weights, -inf and 0 behind the token ids; the sum of the weights.
-double Sampler::exp_shifted(const float* logits, float max, float temperature) {
+double Sampler::exp_shifted(const float* logits, const std::uint32_t* mask, float max,
+                            float temperature) {
   const int full = num_token_ids_ / kSpan;
-  kernels_->exp_shifted(logits, max, temperature, full, values_.data(), weights_.data(),
+  kernels_->exp_shifted(logits, mask, max, temperature, full, values_.data(), weights_.data(),
                         span_max_.data(), span_sum_.data());
   if (full < spans_)  // best() has filled the tail
-    kernels_->exp_shifted(tail_.data(), max, temperature, 1, values_.data() + full * kSpan,
-                          weights_.data() + full * kSpan, span_max_.data() + full,
-                          span_sum_.data() + full);
+    kernels_->exp_shifted(tail_.data(), nullptr, max, temperature, 1,
+                          values_.data() + full * kSpan, weights_.data() + full * kSpan,
+                          span_max_.data() + full, span_sum_.data() + full);
   double mass = 0.0;
   for (const float sum : span_sum_) mass += sum;
   return mass;

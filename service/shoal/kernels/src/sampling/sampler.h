@@ -55,8 +55,8 @@ class Sampler {
   };
 
   // sampler.cpp
-  int best(const float* logits, float* value);
-  double exp_shifted(const float* logits, float max, float temperature);
+  int best(const float* logits, const std::uint32_t* mask, float* value);
+  double exp_shifted(const float* logits, const std::uint32_t* mask, float max, float temperature);
   float padding_max(const float* logits);
   double padding_mass(float max);
   float floor_of(const SampleParams& params, double mass) const;
@@ -79,7 +79,7 @@ class Sampler {
   const int vocab_size_, num_token_ids_, spans_;
   const Kernels* const kernels_;
   std::vector<float> values_, weights_, span_max_, span_sum_, tail_, spare_;
-  std::vector<float> masked_;              // logits of a row whose tokens are not all allowed
+  std::vector<std::uint32_t> mask_;        // of a row for which more tokens are not allowed
   std::vector<float> padding_;             // logits behind the token ids, padded with -inf
   std::vector<std::int32_t> ids_;          // candidates, in order of ids
   std::vector<std::uint16_t> bucket_of_;   // of each candidate
