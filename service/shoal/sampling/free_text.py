@@ -60,23 +60,21 @@ class FreeText(NamedTuple):
     """Strings that a schema names."""
     lengths: tuple[int, ...] = ()
     """Characters that strings must have."""
+    least_chars: int = 0
+    """No string is too short with so many."""
     steady_after: int = -1
     """After more characters than these further ones change nothing; -1: none does."""
     most_before_end: int = 0
     """Characters of a token before a quote."""
-
-    @property
-    def least_chars(self) -> int:
-        """No string is too short with so many."""
-        return max(self.lengths, default=0)
 
     def waits(self, string: str | None) -> int:
         """Behind this beginning of a string, None where it is not known: after more characters than
         these further ones may change nothing; -1: none does."""
         if string is None:
             return self.steady_after
-        if any(listed.startswith(string) for listed in self.listed):
-            return 0
+        for listed in self.listed:
+            if listed.startswith(string):
+                return 0
         return max(self.least_chars - 1 - len(string), -1)
 
     def stays(self, string: str | None) -> int:
@@ -142,8 +140,11 @@ def free_text_in(grammar: str, free_text: FreeText) -> FreeText | None:
         return None
     listed = tuple(sorted({one for one in named if isinstance(one, str)}))
     lengths = tuple(sorted({one for one in named if isinstance(one, int)}))
-    steady_after = max((*(n - 1 for n in lengths), *map(len, listed)), default=-1)
-    return free_text._replace(listed=listed, lengths=lengths, steady_after=steady_after)
+    least = max(lengths, default=0)
+    steady_after = max((least - 1, *map(len, listed)), default=-1)
+    return free_text._replace(
+        listed=listed, lengths=lengths, least_chars=least, steady_after=steady_after
+    )
 
 
 def _num_plain_chars(text: bytes) -> int:

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from shoal.kernels.sampling import NO_LOOK, rows_to_look_at
-from shoal.sampling.arrays import Int32, UInt8, UInt32
+from shoal.sampling.arrays import Int32, UInt8
 from shoal.sampling.places import Arrival, Place, Way
 from shoal.sampling.processors.grammar import Grammar
 
@@ -19,7 +19,7 @@ _MOST_TOKENS = 256
 """Of each row that are kept."""
 
 
-class _Row:
+class LeftRow:
     """One that is left."""
 
     __slots__ = ("grammar", "is_free", "mask", "place", "since", "told")
@@ -30,7 +30,9 @@ class _Row:
         self.grammar = grammar  # its text is that of the place
         self.place: Place | None = grammar.place
         self.is_free = grammar.is_free
-        self.mask = grammar.known_mask  # of its next token
+        """Does its next token come in free text?"""
+        self.mask = grammar.known_mask
+        """Of its next token, if it is known."""
         self.since = since
         self.told: list[int] = []  # since it is left, up to its place
 
@@ -41,7 +43,7 @@ class LeftRows:
     def __init__(self, num_rows: int, num_token_ids: int, looked_at: list[int]) -> None:
         """`looked_at`: rows that need a look at each token unless they are left. Others never
         do."""
-        self._rows: dict[int, _Row] = {}
+        self._rows: dict[int, LeftRow] = {}
         self._looked_at = looked_at
         self._table_of_row = np.full(num_rows, NO_LOOK, np.int32)
         self._table_of_row[looked_at] = _LOOK
@@ -56,7 +58,7 @@ class LeftRows:
         """From the next token on. `grammar.may_be_left`."""
         chars_left = grammar.leave(partial(self._take, row))
         is_waiting = grammar.is_free and chars_left >= 0
-        self._rows[row] = _Row(grammar, len(self._tokens) if is_waiting else -1)
+        self._rows[row] = LeftRow(grammar, len(self._tokens) if is_waiting else -1)
         if grammar.is_free:
             self._let_be(row, grammar, chars_left)
 
@@ -99,29 +101,24 @@ class LeftRows:
         """Is it left with tokens that its grammar is to be told?"""
         return row in self._rows and self._rows[row].since >= 0
 
-    def follow(self, row: int, token_id: int) -> bool:
-        """Goes on behind the row's next token, which its grammar admits; not where only the grammar
+    def follow(self, row: int, token_id: int) -> LeftRow | None:
+        """Goes on behind the row's next token, which its grammar admits; None where only that
         knows what it changes."""
         if (left := self._rows.get(row)) is None:
-            return False
+            return None
         if left.is_free and (num_chars := left.grammar.num_chars[token_id]):
-            return left.since < 0 or self._goes_on_in_text(row, left, token_id, num_chars)
+            goes_on = left.since < 0 or self._goes_on_in_text(row, left, token_id, num_chars)
+            return left if goes_on else None
         if left.since >= 0 or left.place is None or len(left.told) >= _MOST_TOKENS:
-            return False
-        place = left.place.next.get(token_id)
+            return None
+        place = left.place.behind(token_id)
         if place is None or (arrival := place.arrival) is None:
-            return False
+            return None
         if arrival.forced or arrival.is_over:
-            return False
+            return None
         left.told.append(token_id)
         self._arrive(row, left, arrival.behind or place, arrival)
-        return True
-
-    def known(self, row: int) -> tuple[UInt32 | None, bool]:
-        """Of a row that was followed: the mask of its next token, if it is known, and whether that
-        is in free text."""
-        left = self._rows[row]
-        return left.mask, left.is_free
+        return left
 
     def remember(self, tokens: Int32) -> None:
         """They are those of the last step [R]; rows that needed a look have been followed or
@@ -144,7 +141,7 @@ class LeftRows:
         for left in [*self._rows.values()]:
             left.grammar.catch_up()
 
-    def _goes_on_in_text(self, row: int, left: _Row, token_id: int, num_chars: int) -> bool:
+    def _goes_on_in_text(self, row: int, left: LeftRow, token_id: int, num_chars: int) -> bool:
         """In free text that may still change something, see `FreeText.waits`."""
         if (chars_left := self._chars_left.item(row)) >= 0:  # this token came in another's place
             self._chars_left[row] = chars_left = chars_left - num_chars
@@ -168,7 +165,7 @@ class LeftRows:
         self._chars_left[row] = -1
         return True
 
-    def _arrive(self, row: int, left: _Row, place: Place, arrival: Arrival) -> None:
+    def _arrive(self, row: int, left: LeftRow, place: Place, arrival: Arrival) -> None:
         """As an earlier one did."""
         left.place, left.is_free = place, arrival.is_free
         left.mask = place.allowed_for(left.grammar.end_ids)

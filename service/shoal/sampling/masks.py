@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from llguidance import LLExecutor
 
 _FEW_THREADS = 2
-"""So many are busy with the step itself: handing the masks to others costs more than it gives."""
+"""So many are busy with the step itself: handing the masks to others costs more than it gives. Each
+mask is computed when it is wanted."""
 
 
 class MaskFiller:
@@ -37,7 +38,9 @@ class MaskFiller:
             self._filling.append((wanting, self._thread.submit(self._fill_beside, wanting)))
 
     def join(self, grammars: Sequence[Grammar]) -> None:
-        """These have their masks then."""
+        """These have their masks then, but where there are few threads."""
+        if self._num_threads <= _FEW_THREADS:
+            return
         filling, self._filling = self._filling, []
         for started, masks in filling:
             _give(started, masks.result())

@@ -8,7 +8,7 @@ it comes to a place where something is new.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from shoal.sampling.places import End, Place, Places
+from shoal.sampling.places import Arrival, End, Place, Places
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -73,6 +73,14 @@ class Matcher:
         """Where others may have been."""
         return self._place
 
+    def leave_word(self, place: Place, arrival: Arrival) -> None:
+        """`arrival`: what was found there; this is behind it."""
+        place.arrival = arrival
+        if place.stretch is None or arrival.forced or arrival.is_over:
+            return
+        if arrival.is_free or not self.own.compute_ff_bytes():
+            self._places.forces_nothing(place)
+
     def go(self, token_ids: list[int], place: Place | None) -> None:
         """To a place behind these tokens, or behind others that lead there; None: here."""
         self._go_on(token_ids, place or self._place)
@@ -90,7 +98,7 @@ class Matcher:
         """Has it been seen whether this token may come next?"""
         if (place := self._place) is None:
             return False
-        if token_id in place.next:
+        if place.behind(token_id) is not None or place.next.get(token_id, place) is None:
             return True
         return self._places.known_behind(place, self._text_of(token_id), token_id) is not None
 
@@ -177,22 +185,23 @@ class Matcher:
         place = self._place
         if place is None or token_id not in place.next:
             return self._ask(token_id, text)
-        if (behind := place.next[token_id]) is None:
-            return False
-        self._go_on([token_id], behind)
-        return True
+        if (behind := place.behind(token_id)) is not None:
+            self._go_on([token_id], behind)
+            return True
+        return place.next[token_id] is not None and self._ask(token_id, text)
 
     def _ask(self, token_id: int, text: bytes) -> bool:
         """Goes on behind a token, if it may come."""
         if (place := self._place) is None:
             return bool(self.own.try_consume_tokens([token_id]))
         if (behind := self._places.known_behind(place, text, token_id)) is not None:
-            place.next[token_id] = behind
+            place.lead_to(token_id, behind)
             self._go_on([token_id], behind)
             return True
         is_next = bool(self.own.try_consume_tokens([token_id]))
         if is_next:
-            self._place = place.next[token_id] = self._places.behind(place, text, token_id)
+            self._place = self._places.behind(place, text, token_id)
+            place.lead_to(token_id, self._place)
         elif not self.is_error():
             place.next[token_id] = None
         return is_next

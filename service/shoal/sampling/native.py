@@ -106,9 +106,8 @@ class NativeSampler:
         for row in self._looked_at:
             if (token_id := tokens[row]) is None:
                 continue
-            if self._left.follow(row, token_id):
-                mask, is_free = self._left.known(row)
-                self._set_known(row, mask, is_free)
+            if (left := self._left.follow(row, token_id)) is not None:
+                self._set_known(row, left.mask, left.is_free)
             else:
                 states[row].accept(token_id)
                 told.append(row)
@@ -258,7 +257,7 @@ class NativeSampler:
             )
         ]
 
-    def _masks(self) -> VocabularyMasks | None:
+    def _masks(self) -> VocabularyMasks:
         """Of the first draw."""
         masks, written = self._first_masks, self._first_written
         for row, state in self._masked:
@@ -266,7 +265,7 @@ class NativeSampler:
             masks.mask_of_row[row] = -1 if mask is None else row
             if mask is not None and mask is not written.get(row):
                 masks.words[row] = written[row] = mask
-        return masks if (masks.mask_of_row >= 0).any() else None
+        return masks
 
     def _make_params(self, states: Sequence[SamplingState]) -> RowParams:
         params = [state.params for state in states]

@@ -1,16 +1,16 @@
 """What a grammar's library said at each place that sequences have been at.
 
 What may follow depends on the grammar and the tokens so far alone. Where a grammar sees nothing
-but text, the text decides, and what it forces looks at the last token too: places that differ in
-other tokens are one. Behind any text of a string that is free (`free_text.py`) they are one as
-well.
+but text, the text decides, but the tokens of text that it forces depend on the last one too: places
+that differ in other tokens are one, and in any where it forces none. Behind any text of a string
+that is free (`free_text.py`) they are one as well: the steady place of that string.
 """
 
 import json
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
-from weakref import WeakSet, WeakValueDictionary
+from weakref import ReferenceType, WeakSet, WeakValueDictionary, ref
 
 from shoal.sampling.arrays import UInt32
 
@@ -21,6 +21,14 @@ _MOST_MASK_BYTES = 8 << 20
 _QUOTE = b'"'
 _STRING = re.compile(rb'(?<!\\)"((?:[^"\\]|\\.)*)$', re.DOTALL)
 """One that has not ended."""
+_TAIL = rb"[\x80-\xbf]"
+_STEADY = re.compile(
+    rb"""(?:[ !#-\[\]-~]|\\["\\/bfnrt]|[\xc2-\xdf]%(t)s|\xe0[\xa0-\xbf]%(t)s
+    |[\xe1-\xec\xee\xef]%(t)s{2}|\xed[\x80-\x9f]%(t)s|\xf0[\x90-\xbf]%(t)s{2}
+    |[\xf1-\xf3]%(t)s{3}|\xf4[\x80-\x8f]%(t)s{2})*""".replace(b"\n    ", b"")
+    % {b"t": _TAIL},
+)
+"""Whole characters and escapes."""
 _MOST_TEXT = 200
 """Bytes since a stretch began; behind more the next one begins."""
 
@@ -73,11 +81,15 @@ def content_of(spelled: bytes) -> str | None:
 class _Stretch:
     """Places that lie behind one of them, by the text in between."""
 
-    __slots__ = ("behind", "free")
+    __slots__ = ("behind", "behind_any", "free", "steady")
 
     def __init__(self) -> None:
+        self.steady: ReferenceType[Place] | None = None
+        """Where it begins in free text."""
         self.behind: WeakValueDictionary[tuple[bytes, int], Place] = WeakValueDictionary()
         """[text, last token] held by the places before"""
+        self.behind_any: WeakValueDictionary[bytes, Place] = WeakValueDictionary()
+        """[text] where no text is forced"""
         self.free: dict[bytes, Place] = {}
         """[text up to a quote] behind free text that began there"""
 
@@ -94,7 +106,7 @@ class Place:
         """`stretch`: None where tokens decide, not their text."""
         self.stretch, self.text = stretch, text
         self.next: dict[int, Place | None] = {}
-        """[token] None for one that may not come."""
+        """[token] None for one that may not come; BACK for the steady place of its string."""
         self.end: End | None = None
         self.forced: list[int] | None = None
         self.num_forced = 0  # that sequences took
@@ -109,6 +121,22 @@ class Place:
         """What there is of a string in which it lies; None where that is not known."""
         return string_in(self.text)
 
+    def behind(self, token_id: int) -> "Place | None":
+        """None where nobody knows, or it may not come."""
+        found = self.next.get(token_id)
+        if found is not BACK:
+            return found
+        return self._steady
+
+    def lead_to(self, token_id: int, place: "Place | None") -> None:
+        is_back = place is not None and place is self._steady
+        self.next[token_id] = BACK if is_back else place
+
+    @property
+    def _steady(self) -> "Place | None":
+        steady = None if self.stretch is None else self.stretch.steady
+        return steady and steady()
+
     def allowed_for(self, end_ids: Sequence[int]) -> UInt32 | None:
         """The mask of those whose end tokens these are."""
         kept = self._allowed
@@ -120,6 +148,23 @@ class Place:
 
     def forget_mask(self) -> None:
         self.mask = self._allowed = None
+
+
+BACK = Place()
+"""In place of one that it must not keep alive."""
+_AT_STEADY = Arrival(
+    is_free=True, forced=(), is_over=False, will_be_free=False, string=None, waits=-1, stays=-1,
+    behind=None,
+)  # fmt: skip
+
+
+def _text_behind(place: Place, text: bytes) -> bytes:
+    """Since the stretch began, or since its last whole character in free text."""
+    text = place.text + text
+    if place.stretch is None or place.stretch.steady is None:
+        return text
+    match = _STEADY.match(text)
+    return text[match.end() :] if match else text
 
 
 class Places:
@@ -141,9 +186,17 @@ class Places:
 
     def known_behind(self, place: Place, text: bytes, last_id: int) -> Place | None:
         """Behind tokens of this text, some if it is known."""
-        if not text or place.stretch is None:
+        if not text or (stretch := place.stretch) is None:
             return None
-        return place.stretch.behind.get((place.text + text, last_id))
+        text = _text_behind(place, text)
+        if not text and stretch.steady is not None:
+            return stretch.steady()
+        return stretch.behind_any.get(text) or stretch.behind.get((text, last_id))
+
+    def forces_nothing(self, place: Place) -> None:
+        """Whatever the last token: the place is that behind others too."""
+        if place.text and place.stretch is not None:
+            place.stretch.behind_any.setdefault(place.text, place)
 
     def behind(self, place: Place, text: bytes, last_id: int) -> Place:
         """Behind tokens of this text, which may come; it is empty where they have none."""
@@ -151,7 +204,8 @@ class Places:
             return self._new(None)
         if not text:
             return self._new(_Stretch())
-        text = place.text + text
+        if not (text := _text_behind(place, text)):
+            return self._steady(place.stretch)
         key = (text, last_id)
         if (found := place.stretch.behind.get(key)) is None:
             is_long = len(text) > _MOST_TEXT
@@ -172,7 +226,7 @@ class Places:
             return None
         text = place.text[: place.text.rfind(_QUOTE) + 1]
         if (found := stretch.free.get(text)) is None:
-            found = stretch.free[text] = self._new(_Stretch())
+            found = stretch.free[text] = self._steady(_Stretch())
         return found
 
     def keep_mask(self, place: Place, mask: bytes) -> None:
@@ -185,6 +239,15 @@ class Places:
         self._mask_bytes += len(mask)
         self._masked.add(place)
         place.mask = mask
+
+    def _steady(self, stretch: _Stretch) -> Place:
+        """The one of a stretch that begins in free text."""
+        found = None if stretch.steady is None else stretch.steady()
+        if found is None:
+            found = self._new(stretch)
+            found.arrival = _AT_STEADY
+            stretch.steady = ref(found)
+        return found
 
     def _new(self, stretch: _Stretch | None, text: bytes = b"") -> Place:
         """One more. All are forgotten where they are too many."""

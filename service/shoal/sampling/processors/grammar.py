@@ -365,9 +365,10 @@ class Grammar(LogitsProcessor):
 
     def _leave_word(self, place: Place | None) -> None:
         """For the next sequence at this place, where this one found out."""
-        if place is not None and (behind := cast(Matcher, self._matcher).place) is not None:
+        matcher = cast(Matcher, self._matcher)
+        if place is not None and (behind := matcher.place) is not None:
             forced = tuple(self._forced)
-            place.arrival = Arrival(
+            arrival = Arrival(
                 self.is_free,
                 forced,
                 self.is_over,
@@ -377,6 +378,7 @@ class Grammar(LogitsProcessor):
                 self.text.stays,
                 None if behind is place else behind,
             )
+            matcher.leave_word(place, arrival)
 
     def _arrive(self, arrival: Arrival) -> None:
         """As an earlier one did."""
