@@ -1,15 +1,26 @@
 """Allow-masks of a vocabulary: token i is bit i % 32 of word i // 32, counted from the lowest."""
 
-from collections.abc import Sequence
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 from shoal.sampling.arrays import UInt32
 
+_kept: "WeakValueDictionary[tuple[bytes, int, tuple[int, ...]], UInt32]" = WeakValueDictionary()
 
-def mask_of_tokens(computed: UInt32, num_token_ids: int, end_ids: Sequence[int]) -> UInt32:
-    """Of what llguidance computed [words], with bits beyond the vocabulary: for the end, which
-    becomes those of the end tokens, and for copies, which is dropped."""
+
+def mask_of_tokens(computed: bytes, num_token_ids: int, end_ids: tuple[int, ...]) -> UInt32:
+    """Of what llguidance computed (32-bit words), with bits beyond the vocabulary: for the end,
+    which becomes those of the end tokens, and for copies, which is dropped. Not to be changed: for
+    the same it is the same one, as long as somebody has it."""
+    key = computed, num_token_ids, end_ids
+    if (mask := _kept.get(key)) is None:
+        words = np.frombuffer(computed, np.uint32)
+        mask = _kept[key] = _mask_of_words(words, num_token_ids, end_ids)
+    return mask
+
+
+def _mask_of_words(computed: UInt32, num_token_ids: int, end_ids: tuple[int, ...]) -> UInt32:
     word, bit = divmod(num_token_ids, 32)
     if beyond := computed.item(word) >> bit:
         computed = computed.copy()

@@ -11,6 +11,7 @@ from shoal.kernels.sampling import NativeSampler as Kernel
 from shoal.protocol.messages import TokenLogprobs
 from shoal.sampling.arrays import Float32, Int32, UInt32
 from shoal.sampling.left_rows import LeftRows
+from shoal.sampling.mask_table import MaskTable
 from shoal.sampling.processors.grammar import Grammar
 from shoal.sampling.random import MASK_64
 from shoal.sampling.sampler import NUM_OTHERS, SamplingState, seed_of_draw
@@ -27,7 +28,8 @@ class NativeSampler:
         self._states: list[SamplingState] = []
         self._row_of: dict[SamplingState, int] = {}
         self._left = LeftRows(0, num_token_ids, [])
-        self._known: dict[int, UInt32] = {}
+        self._known = MaskTable(0, num_token_ids)
+        self._first_masks: MaskTable | None = None
         self._free: set[int] = set()
         self._looked_at: list[int] = []
         self._stopped: list[int] = []
@@ -56,8 +58,8 @@ class NativeSampler:
         for row in self._unmasked:
             self._find_mask(row)
         self._unmasked = []
-        masks = self._masks() if self._masks_first else None
-        checks = self._checks_now() if self._known or self._free else None
+        masks = self._masks()
+        checks = self._checks_now() if self._known.num_masked or self._free else None
         if best_ids is None or self._first is None:
             tokens = self._kernel.sample(logits, self._params, masks, checks=checks)
         else:
@@ -67,9 +69,9 @@ class NativeSampler:
                     logits, self._params, masks, checks=checks, rows=self._first, tokens=tokens
                 )
         self._looked_at = self._left.to_look_at(tokens)
-        known = self._known
+        is_checked = self._known.has
         refused = [
-            row for row in self._looked_at if row not in known and not self._admits(row, tokens)
+            row for row in self._looked_at if not is_checked(row) and not self._admits(row, tokens)
         ]
         if refused:
             self._draw_again(logits, states, refused, tokens)
@@ -131,27 +133,19 @@ class NativeSampler:
         self._changing = [(row, s) for row, s in enumerate(states) if s.changes_logits]
         masked = [(row, s) for row, s in enumerate(states) if s.first_processors]
         self._masked = [(row, s) for row, s in masked if not s.is_masked]
-        self._masks_first = bool(masked)
-        if self._masks_first:
-            self._first_masks = self._no_masks(len(states))
-            self._first_written: dict[int, UInt32] = {}
+        self._first_masks = MaskTable(len(states), self._num_token_ids) if masked else None
         self._unmasked = []
         self._processed = [row for row, state in enumerate(states) if state.processors]
         self._stopped = self._processed
         self._left.release()
         self._left = LeftRows(len(states), self._num_token_ids, self._processed)
-        self._known = {}
+        self._known = MaskTable(len(states), self._num_token_ids)
         self._free = set()
         if any(state.asked is not None for state in states):
             self._make_checks([state.params.seed for state in states])
         drawn = [row for row, state in enumerate(states) if not state.takes_best_first]
         self._first = np.array(drawn, np.int32) if len(drawn) < len(states) else None
         self._states = states
-
-    def _no_masks(self, num_rows: int) -> VocabularyMasks:
-        """A place for each row's."""
-        words = np.empty((num_rows, -(-self._num_token_ids // 32)), np.uint32)
-        return VocabularyMasks(words, np.full(num_rows, -1, np.int32))
 
     def _make_checks(self, seeds: list[int]) -> None:
         num_rows = len(seeds)
@@ -160,13 +154,12 @@ class NativeSampler:
             [[seed_of_draw(s, draw) for draw in draws] for s in seeds], np.uint64
         )
         self._again = replace(self._params, seed=self._seeds[:, 0].copy())
-        masks = self._no_masks(num_rows)
-        self._words, self._mask_of_row = masks.words, masks.mask_of_row
+        self._words = np.empty((num_rows, -(-self._num_token_ids // 32)), np.uint32)
         self._all_rows = np.arange(num_rows, dtype=np.int32)
         self._table_of_row = np.full(num_rows, -1, np.int32)
         self._others = np.full((num_rows, NUM_OTHERS), -1, np.int32)
         self._checks = Checks(
-            masks,
+            self._known.masks,
             PlainTokens(self._left.num_chars, self._table_of_row, self._others),
             self._seeds,
         )
@@ -174,7 +167,7 @@ class NativeSampler:
     def _checks_now(self) -> Checks:
         if (num_chars := self._left.num_chars) is not self._checks.plain.num_chars:
             plain = PlainTokens(num_chars, self._table_of_row, self._others)
-            self._checks = Checks(self._checks.masks, plain, self._seeds)
+            self._checks = Checks(self._known.masks, plain, self._seeds)
         return self._checks
 
     def _look_up(self, row: int) -> None:
@@ -193,12 +186,7 @@ class NativeSampler:
             if state.is_masked:
                 self._set_mask(row, mask)
             return
-        if mask is None or not state.is_checked:
-            if self._known.pop(row, None) is not None:
-                self._mask_of_row[row] = -1
-        elif mask is not self._known.get(row):
-            self._words[row] = self._known[row] = mask
-            self._mask_of_row[row] = row
+        self._known.set(row, mask if state.is_checked else None)
         is_free = is_free and not state.params.greedy
         if is_free != (row in self._free):
             if is_free:
@@ -214,11 +202,8 @@ class NativeSampler:
             if (grammar := self._states[row].grammar) is not None:
                 grammar.catch_up()  # others may be asked beside the step
             self._unmasked.append(row)
-            return
-        masks = self._first_masks
-        masks.mask_of_row[row] = row
-        if mask is not self._first_written.get(row):
-            masks.words[row] = self._first_written[row] = mask
+        elif self._first_masks is not None:
+            self._first_masks.set(row, mask)
 
     def _find_mask(self, row: int) -> None:
         state = self._states[row]
@@ -257,15 +242,13 @@ class NativeSampler:
             )
         ]
 
-    def _masks(self) -> VocabularyMasks:
+    def _masks(self) -> VocabularyMasks | None:
         """Of the first draw."""
-        masks, written = self._first_masks, self._first_written
+        if (table := self._first_masks) is None:
+            return None
         for row, state in self._masked:
-            mask = state.allow_mask(again=False)
-            masks.mask_of_row[row] = -1 if mask is None else row
-            if mask is not None and mask is not written.get(row):
-                masks.words[row] = written[row] = mask
-        return masks
+            table.set(row, state.allow_mask(again=False))
+        return table.masks if table.num_masked else None
 
     def _make_params(self, states: Sequence[SamplingState]) -> RowParams:
         params = [state.params for state in states]

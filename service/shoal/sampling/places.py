@@ -134,8 +134,9 @@ class Place:
 
     @property
     def _steady(self) -> "Place | None":
-        steady = None if self.stretch is None else self.stretch.steady
-        return steady and steady()
+        if self.stretch is None or self.stretch.steady is None:
+            return None
+        return self.stretch.steady()
 
     def allowed_for(self, end_ids: Sequence[int]) -> UInt32 | None:
         """The mask of those whose end tokens these are."""

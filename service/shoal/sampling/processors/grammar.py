@@ -4,8 +4,6 @@ from collections import deque
 from collections.abc import Callable, Set
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
-
 from shoal.sampling.allow_mask import mask_of_one, mask_of_tokens
 from shoal.sampling.arrays import UInt32
 from shoal.sampling.copy_matcher import CopyMatcher, forced_runs
@@ -45,7 +43,7 @@ class Grammar(LogitsProcessor):
         drawn first and `admits` asked? `ambiguous_ids`: see `Grammars`. `free_text`: where the
         grammar may have some. `memory`: None where nothing is learned."""
         self._matcher = matcher
-        self.end_ids = [i for i in end_ids if 0 <= i < num_token_ids]
+        self.end_ids = tuple(i for i in end_ids if 0 <= i < num_token_ids)
         self.masks_first = not (takes and rejects)
         """Is the mask wanted before each token is drawn? Whoever reports needs it."""
         self.num_refused = 0
@@ -312,8 +310,7 @@ class Grammar(LogitsProcessor):
 
     def _keep_mask(self, computed: bytes, place: Place | None) -> None:
         """`place`: where it holds too."""
-        words = np.frombuffer(computed, np.uint32)
-        self._mask = mask_of_tokens(words, self._num_token_ids, self.end_ids)
+        self._mask = mask_of_tokens(computed, self._num_token_ids, self.end_ids)
         if self.is_free:
             self.text.look_ahead()
         if place is not None:

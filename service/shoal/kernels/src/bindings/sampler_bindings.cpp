@@ -58,8 +58,6 @@ class Masks {
   std::size_t num_words_;
 };
 
-bool allows(const std::uint32_t* mask, int token) { return mask[token / 32] >> token % 32 & 1; }
-
 using Tables = Array<const std::uint8_t, 2>;
 
 void check_tables(const Tables& tables, const std::int32_t* table_of_row, std::size_t rows) {

@@ -57,7 +57,9 @@ int Sampler::sample(const float* logits, const SampleParams& params, const std::
     mask = mask_.data();
   }
   float max;
-  const int best_id = best(logits, mask, &max);
+  int best_id = best(logits, nullptr, &max);
+  // Mostly the best of all is allowed.
+  if (mask && (best_id < 0 || !allows(mask, best_id))) best_id = best(logits, mask, &max);
   if (best_id < 0 || !(params.temperature > 0.0f)) return best_id;
   const double mass = exp_shifted(logits, mask, max, std::max(params.temperature, FLT_MIN));
   const double share = uniform(params.seed, params.position);
@@ -115,12 +117,11 @@ bool Sampler::logprobs(const float* logits, int token, int count, float* own,
 
 // Lowest id of the largest logit; -1 where it is not finite, a NaN anywhere included.
 int Sampler::best(const float* logits, const std::uint32_t* mask, float* value) {
-  const auto is_allowed = [&](int id) { return !mask || mask[id / 32] >> id % 32 & 1; };
   const int full = num_token_ids_ / kSpan;
   kernels_->span_max(logits, mask, full, span_max_.data());
   if (full < spans_) {
     for (int id = full * kSpan; id < num_token_ids_; ++id)
-      tail_[id - full * kSpan] = is_allowed(id) ? logits[id] : -INFINITY;
+      tail_[id - full * kSpan] = !mask || allows(mask, id) ? logits[id] : -INFINITY;
     kernels_->span_max(tail_.data(), nullptr, 1, span_max_.data() + full);
   }
   int span = 0;
@@ -133,7 +134,7 @@ int Sampler::best(const float* logits, const std::uint32_t* mask, float* value) 
   if (!is_number || !std::isfinite(max)) return -1;
   *value = max;
   int id = span * kSpan;
-  while (logits[id] != max || !is_allowed(id)) ++id;
+  while (logits[id] != max || (mask && !allows(mask, id))) ++id;
   return id;
 }
 
@@ -143,10 +144,13 @@ double Sampler::exp_shifted(const float* logits, const std::uint32_t* mask, floa
   const int full = num_token_ids_ / kSpan;
   kernels_->exp_shifted(logits, mask, max, temperature, full, values_.data(), weights_.data(),
                         span_max_.data(), span_sum_.data());
-  if (full < spans_)  // best() has filled the tail
+  if (full < spans_) {  // best() has filled the tail
+    for (int id = full * kSpan; mask && id < num_token_ids_; ++id)
+      if (!allows(mask, id)) tail_[id - full * kSpan] = -INFINITY;
     kernels_->exp_shifted(tail_.data(), nullptr, max, temperature, 1,
                           values_.data() + full * kSpan, weights_.data() + full * kSpan,
                           span_max_.data() + full, span_sum_.data() + full);
+  }
   double mass = 0.0;
   for (const float sum : span_sum_) mass += sum;
   return mass;
@@ -228,7 +232,7 @@ int Sampler::draw_allowed(double share, const std::uint32_t* mask,
   int last = -1;
   sum = before;
   for (int id = found * kSpan; id < std::min((found + 1) * kSpan, num_token_ids_); ++id) {
-    if (weights_[id] <= 0.0f || (mask && !(mask[id / 32] >> id % 32 & 1))) continue;
+    if (weights_[id] <= 0.0f || (mask && !allows(mask, id))) continue;
     last = id;
     sum += weights_[id];
     if (sum > target) break;

@@ -20,6 +20,9 @@ struct SampleParams {
 // Flood, 2014) over seed and position.
 double uniform(std::uint64_t seed, std::uint64_t position);
 
+// Of a mask of the vocabulary.
+inline bool allows(const std::uint32_t* mask, int id) { return mask[id / 32] >> id % 32 & 1; }
+
 class Sampler {
  public:
   // Logits are rows of vocab_size; the columns from num_token_ids on are padding of the vocabulary:
