@@ -42,6 +42,11 @@ class End(NamedTuple):
     text: bytes
     """From the quote on."""
 
+    @property
+    def is_outside(self) -> bool:
+        """Is it sure that it begins no other string?"""
+        return self.text.count(_QUOTE) == 1
+
 
 class FreeText(NamedTuple):
     """Of one vocabulary and grammar."""

@@ -73,6 +73,11 @@ class Matcher:
         """Where others may have been."""
         return self._place
 
+    @property
+    def is_followed(self) -> bool:
+        """May others come by?"""
+        return self._place is not None and self._places.are_shared
+
     def leave_word(self, place: Place, arrival: Arrival) -> None:
         """`arrival`: what was found there; this is behind it."""
         place.arrival = arrival
@@ -201,9 +206,8 @@ class Matcher:
         is_next = bool(self.own.try_consume_tokens([token_id]))
         if is_next:
             self._place = self._places.behind(place, text, token_id)
-            place.lead_to(token_id, self._place)
-        elif not self.is_error():
-            place.next[token_id] = None
+        if self._places.are_shared and (is_next or not self.is_error()):
+            place.lead_to(token_id, self._place if is_next else None)
         return is_next
 
     def _place_behind(self, token_ids: list[int]) -> Place | None:

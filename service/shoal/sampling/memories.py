@@ -52,7 +52,7 @@ class Memories:
         """`shares_with`: None for a sequence that shares with nobody. `compiled`: the grammar,
         asked for once."""
         if shares_with is None:
-            return _new(compiled(), Places())
+            return _new(compiled(), Places(are_shared=False))
         key = (grammar, shares_with)
         if (memory := self._kept.get(key)) is None:
             memory = self._kept[key] = _new(compiled(), self._places)

@@ -175,6 +175,8 @@ class NativeSampler:
         state = self._states[row]
         if (grammar := state.grammar) is None or self._left.has(row):
             return
+        if state.is_checked:
+            grammar.expect_refusal()
         self._set_known(row, grammar.known_mask, grammar.is_free)
         if state.may_be_left and grammar.may_be_left:
             self._left.leave(row, grammar)

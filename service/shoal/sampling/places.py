@@ -18,7 +18,7 @@ _MOST_PLACES = 1 << 14
 """Of all grammars of a model; some 10 MB."""
 _MOST_MASK_BYTES = 8 << 20
 """Of all masks that are kept."""
-_QUOTE = b'"'
+_QUOTE, _ESCAPED = b'"', b'\\"'
 _STRING = re.compile(rb'(?<!\\)"((?:[^"\\]|\\.)*)$', re.DOTALL)
 """One that has not ended."""
 _TAIL = rb"[\x80-\xbf]"
@@ -64,7 +64,9 @@ class Way(NamedTuple):
 
 
 def string_in(text: bytes) -> str | None:
-    """What there is of the string with which JSON's text ends; None where that is not known."""
+    """What there is of the string in which JSON's text ends; None where that is not known."""
+    if text.endswith(_QUOTE) and not text.endswith(_ESCAPED):
+        return ""
     found = _STRING.search(text)
     return found and content_of(found[1])
 
@@ -81,15 +83,13 @@ def content_of(spelled: bytes) -> str | None:
 class _Stretch:
     """Places that lie behind one of them, by the text in between."""
 
-    __slots__ = ("behind", "behind_any", "free", "steady")
+    __slots__ = ("behind", "free", "steady")
 
     def __init__(self) -> None:
         self.steady: ReferenceType[Place] | None = None
         """Where it begins in free text."""
-        self.behind: WeakValueDictionary[tuple[bytes, int], Place] = WeakValueDictionary()
-        """[text, last token] held by the places before"""
-        self.behind_any: WeakValueDictionary[bytes, Place] = WeakValueDictionary()
-        """[text] where no text is forced"""
+        self.behind: WeakValueDictionary[bytes | tuple[bytes, int], Place] | None = None
+        """[text, last token] held by the places before; [text] where no text is forced"""
         self.free: dict[bytes, Place] = {}
         """[text up to a quote] behind free text that began there"""
 
@@ -171,7 +171,15 @@ def _text_behind(place: Place, text: bytes) -> bytes:
 class Places:
     """Of sequences that share what they find, under any grammar of a model."""
 
-    def __init__(self, most: int = _MOST_PLACES, most_mask_bytes: int = _MOST_MASK_BYTES) -> None:
+    def __init__(
+        self,
+        most: int = _MOST_PLACES,
+        most_mask_bytes: int = _MOST_MASK_BYTES,
+        *,
+        are_shared: bool = True,
+    ) -> None:
+        """`are_shared`: are they those of more than one sequence?"""
+        self.are_shared = are_shared
         self._most = most
         self._num = 0
         self._beginnings: WeakSet[Place] = WeakSet()
@@ -187,31 +195,35 @@ class Places:
 
     def known_behind(self, place: Place, text: bytes, last_id: int) -> Place | None:
         """Behind tokens of this text, some if it is known."""
-        if not text or (stretch := place.stretch) is None:
+        if not (text and self.are_shared) or (stretch := place.stretch) is None:
             return None
         text = _text_behind(place, text)
         if not text and stretch.steady is not None:
             return stretch.steady()
-        return stretch.behind_any.get(text) or stretch.behind.get((text, last_id))
+        if (known := stretch.behind) is None:
+            return None
+        return known.get(text) or known.get((text, last_id))
 
     def forces_nothing(self, place: Place) -> None:
         """Whatever the last token: the place is that behind others too."""
-        if place.text and place.stretch is not None:
-            place.stretch.behind_any.setdefault(place.text, place)
+        if place.text and place.stretch is not None and place.stretch.behind is not None:
+            place.stretch.behind.setdefault(place.text, place)
 
     def behind(self, place: Place, text: bytes, last_id: int) -> Place:
         """Behind tokens of this text, which may come; it is empty where they have none."""
-        if place.stretch is None:
+        if (stretch := place.stretch) is None:
             return self._new(None)
         if not text:
             return self._new(_Stretch())
         if not (text := _text_behind(place, text)):
-            return self._steady(place.stretch)
-        key = (text, last_id)
-        if (found := place.stretch.behind.get(key)) is None:
-            is_long = len(text) > _MOST_TEXT
-            found = self._new(_Stretch()) if is_long else self._new(place.stretch, text)
-            place.stretch.behind[key] = found
+            return self._steady(stretch)
+        if not self.are_shared:
+            return self._new_behind(stretch, text)
+        if stretch.behind is None:
+            stretch.behind = WeakValueDictionary()
+        key = text, last_id
+        if (found := stretch.behind.get(key)) is None:
+            found = stretch.behind[key] = self._new_behind(stretch, text)
         return found
 
     def behind_text(self, place: Place, text: bytes, last_id: int) -> Place | None:
@@ -225,6 +237,8 @@ class Places:
         decide."""
         if (stretch := place.stretch) is None:
             return None
+        if not self.are_shared:
+            return self._steady(_Stretch())
         text = place.text[: place.text.rfind(_QUOTE) + 1]
         if (found := stretch.free.get(text)) is None:
             found = stretch.free[text] = self._steady(_Stretch())
@@ -232,6 +246,9 @@ class Places:
 
     def keep_mask(self, place: Place, mask: bytes) -> None:
         """What may come there. All are forgotten where they are too large together."""
+        place.mask = mask
+        if not self.are_shared:
+            return
         if self._mask_bytes + len(mask) > self._most_mask_bytes:
             for masked in self._masked:
                 masked.forget_mask()
@@ -249,6 +266,9 @@ class Places:
             found.arrival = _AT_STEADY
             stretch.steady = ref(found)
         return found
+
+    def _new_behind(self, stretch: _Stretch, text: bytes) -> Place:
+        return self._new(_Stretch()) if len(text) > _MOST_TEXT else self._new(stretch, text)
 
     def _new(self, stretch: _Stretch | None, text: bytes = b"") -> Place:
         """One more. All are forgotten where they are too many."""

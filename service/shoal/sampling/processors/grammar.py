@@ -19,6 +19,7 @@ from shoal.sampling.processors.base import LogitsProcessor
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
+_MANY_REFUSALS = 7
 _MOST_UNTOLD = 64
 """Tokens of free text that a matcher is told of at once."""
 
@@ -48,6 +49,7 @@ class Grammar(LogitsProcessor):
         """Is the mask wanted before each token is drawn? Whoever reports needs it."""
         self.num_refused = 0
         """Tokens that `admits` refused at this place."""
+        self._refusals = 0  # that are expected outside of free text
         self.is_over = False
         """Nothing is left to be sampled: the grammar is complete but for forced tokens, or
         failed."""
@@ -67,6 +69,8 @@ class Grammar(LogitsProcessor):
             free_text = FreeText(free_text.num_chars, [])
         self._free_text = free_text
         self._has_free_text = bool(free_text.probe)
+        is_alone = self._is_alone or isinstance(matcher, CopyMatcher)
+        self._has_places = not (is_alone or self._lead)
         self.num_chars = self._free_text.num_chars
         """[num_token_ids] of plain tokens in free text, see `FreeText`."""
         self.is_free = False
@@ -128,7 +132,15 @@ class Grammar(LogitsProcessor):
         else:
             is_allowed = bool(self.allow_mask[token_id >> 5] >> (token_id & 31) & 1)
         self.num_refused += not is_allowed
+        if not self.is_free:
+            self._refusals = 0 if is_allowed else _MANY_REFUSALS
         return is_allowed
+
+    def expect_refusal(self) -> None:
+        """Computes the mask where it is likely to be wanted, whatever is drawn."""
+        if self._refusals > 0 and self._mask is None and not self.is_free:
+            self._refusals -= 1
+            _ = self.allow_mask
 
     def is_never_free(self, token_id: int) -> bool:
         """Is this a token that may not come in free text, whatever it is?"""
@@ -178,10 +190,9 @@ class Grammar(LogitsProcessor):
     @property
     def _place_as_here(self) -> Place | None:
         """A place where the same may follow."""
-        matcher = self._matcher
-        if self._lead or self._is_alone or isinstance(matcher, CopyMatcher):
+        if not (self._has_places and self.text.is_as_at_place):
             return None
-        return matcher.place if self.text.is_as_at_place else None
+        return cast(Matcher, self._matcher).place
 
     def behind_free_text(self, place: Place) -> Place | None:
         """Where steady text leads from there; None where that is not known."""
@@ -345,14 +356,16 @@ class Grammar(LogitsProcessor):
         else:
             place = self.place
             if place is None or place.arrival is None or self._expecting is not None:
-                self._find_out()
+                self._find_out(last_id)
                 self._leave_word(place)
             else:
                 self._arrive(place.arrival)
         self._look_up_mask()
 
-    def _find_out(self) -> None:
-        self.is_free = self._is_in_free_text()
+    def _find_out(self, last_id: int) -> None:
+        end = self._free_text.ends.get(last_id) if self.is_free else None
+        is_outside = end is not None and end.is_outside
+        self.is_free = not is_outside and self._is_in_free_text()
         if not self.is_free:  # there nothing is forced and none ends
             self._force()
             if self._forced:
@@ -363,8 +376,8 @@ class Grammar(LogitsProcessor):
     def _leave_word(self, place: Place | None) -> None:
         """For the next sequence at this place, where this one found out."""
         matcher = cast(Matcher, self._matcher)
-        if place is not None and (behind := matcher.place) is not None:
-            forced = tuple(self._forced)
+        if place is not None and matcher.is_followed:
+            forced, behind = tuple(self._forced), matcher.place
             arrival = Arrival(
                 self.is_free,
                 forced,
