@@ -8,7 +8,7 @@ it comes to a place where something is new.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from shoal.sampling.places import Arrival, End, Place, Places
+from shoal.sampling.places import Arrival, Place, Places
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -29,7 +29,7 @@ def begin(
 class Matcher:
     """Of one sequence. Has those methods of `LLMatcher` that are used here, and means the same."""
 
-    __slots__ = ("_is_shared", "_matcher", "_place", "_places", "_texts", "_untold")
+    __slots__ = ("_is_shared", "_matcher", "_places", "_texts", "_untold", "place")
 
     def __init__(
         self,
@@ -38,13 +38,14 @@ class Matcher:
         place: Place | None,
         token_texts: Sequence[bytes],
     ) -> None:
-        """`matcher`: shared by all at this place. `place`: None where others never come."""
+        """`matcher`: shared by all at this place."""
         self._matcher = matcher
         self._texts = token_texts
         self._is_shared = True
         self._untold: list[int] = []  # accepted; the matcher will be told
         self._places = places
-        self._place = place
+        self.place = place
+        """Where others may be too; None where they never come."""
 
     @property
     def own(self) -> "LLMatcher":
@@ -64,19 +65,14 @@ class Matcher:
 
     def ahead(self) -> "Matcher":
         """Another one to look ahead with, as long as this one stays here."""
-        copy = Matcher(self._matcher, self._places, self._place, self._texts)
+        copy = Matcher(self._matcher, self._places, self.place, self._texts)
         copy._untold = [*self._untold]
         return copy
 
     @property
-    def place(self) -> Place | None:
-        """Where others may have been."""
-        return self._place
-
-    @property
     def is_followed(self) -> bool:
         """May others come by?"""
-        return self._place is not None and self._places.are_shared
+        return self.place is not None and self._places.are_shared
 
     def leave_word(self, place: Place, arrival: Arrival) -> None:
         """`arrival`: what was found there; this is behind it."""
@@ -88,7 +84,7 @@ class Matcher:
 
     def go(self, token_ids: list[int], place: Place | None) -> None:
         """To a place behind these tokens, or behind others that lead there; None: here."""
-        self._go_on(token_ids, place or self._place)
+        self._go_on(token_ids, place or self.place)
 
     def behind_free_text(self, place: Place) -> Place | None:
         """See `Places`."""
@@ -97,21 +93,25 @@ class Matcher:
     @property
     def is_known(self) -> bool:
         """May others have been at this place?"""
-        return self._place is not None
+        return self.place is not None
 
     def knows(self, token_id: int) -> bool:
         """Has it been seen whether this token may come next?"""
-        if (place := self._place) is None:
+        if (place := self.place) is None:
             return False
         if place.behind(token_id) is not None or place.next.get(token_id, place) is None:
             return True
         return self._places.known_behind(place, self._text_of(token_id), token_id) is not None
 
     def is_stopped(self) -> bool:
-        return self._end().is_stopped
+        if (place := self.place) is None:
+            return self.own.is_stopped()
+        if place.is_stopped is None:
+            place.is_stopped = self.own.is_stopped()
+        return place.is_stopped
 
     def is_error(self) -> bool:
-        return self._end().is_error
+        return self.own.is_error()
 
     def try_consume_tokens(self, token_ids: list[int]) -> int:
         """How many of them were accepted."""
@@ -124,20 +124,20 @@ class Matcher:
         """One that may not come is an error."""
         if self.try_consume_tokens([token_id]):
             return True
-        self._place = None
+        self.place = None
         return self.own.consume_token(token_id)
 
     def consume_tokens(self, token_ids: list[int]) -> bool:
         """Those that are forced, or some of free text."""
         if (place := self._place_behind(token_ids)) is None:
-            self._place = None
+            self.place = None
             return self.own.consume_tokens(token_ids)
         self._go_on(token_ids, place)
         return True
 
     def consume_free_text(self, token_ids: list[int]) -> None:
         """Text behind which the same may come as behind any other in this string."""
-        place = self._place
+        place = self.place
         self._go_on(token_ids, place and self._places.behind_free_text(place))
 
     def try_end_free_text(self, token_id: int, end: bytes) -> bool:
@@ -151,12 +151,12 @@ class Matcher:
         self.consume_free_text(token_ids)
         is_next = self._try_consume(token_id, end)
         if not is_next:
-            self._place = None
+            self.place = None
         return is_next
 
     def compute_ff_tokens(self) -> list[int]:
         """Those that must come next."""
-        if (place := self._place) is None:
+        if (place := self.place) is None:
             return self.own.compute_ff_tokens()
         if place.forced is None:
             place.forced = self.own.compute_ff_tokens()
@@ -164,7 +164,7 @@ class Matcher:
 
     def validate_tokens(self, token_ids: list[int]) -> int:
         """How many would be accepted; always of the same tokens."""
-        if (place := self._place) is None:
+        if (place := self.place) is None:
             return self.own.validate_tokens(token_ids)
         if place.num_valid is None:
             place.num_valid = self.own.validate_tokens(token_ids)
@@ -174,7 +174,7 @@ class Matcher:
         return self.own.compute_ff_bytes()
 
     def compute_bitmask(self) -> bytes:
-        if (place := self._place) is None:
+        if (place := self.place) is None:
             return self.own.compute_bitmask()
         if place.mask is not None:
             return place.mask
@@ -187,7 +187,7 @@ class Matcher:
         self._places.keep_mask(place, mask)
 
     def _try_consume(self, token_id: int, text: bytes) -> bool:
-        place = self._place
+        place = self.place
         if place is None or token_id not in place.next:
             return self._ask(token_id, text)
         if (behind := place.behind(token_id)) is not None:
@@ -197,7 +197,7 @@ class Matcher:
 
     def _ask(self, token_id: int, text: bytes) -> bool:
         """Goes on behind a token, if it may come."""
-        if (place := self._place) is None:
+        if (place := self.place) is None:
             return bool(self.own.try_consume_tokens([token_id]))
         if (behind := self._places.known_behind(place, text, token_id)) is not None:
             place.lead_to(token_id, behind)
@@ -205,13 +205,13 @@ class Matcher:
             return True
         is_next = bool(self.own.try_consume_tokens([token_id]))
         if is_next:
-            self._place = self._places.behind(place, text, token_id)
+            self.place = self._places.behind(place, text, token_id)
         if self._places.are_shared and (is_next or not self.is_error()):
-            place.lead_to(token_id, self._place if is_next else None)
+            place.lead_to(token_id, self.place if is_next else None)
         return is_next
 
     def _place_behind(self, token_ids: list[int]) -> Place | None:
-        num, place = len(token_ids), self._place
+        num, place = len(token_ids), self.place
         if place is None:
             return None
         if place.forced is not None and place.forced[:num] == token_ids:
@@ -233,17 +233,6 @@ class Matcher:
 
     def _go_on(self, token_ids: list[int], place: Place | None) -> None:
         self._untold += token_ids
-        self._place = place
+        self.place = place
         if len(self._untold) >= _MOST_UNTOLD:
             _ = self.own
-
-    def _end(self) -> End:
-        if (place := self._place) is None:
-            return _end_of(self.own)
-        if place.end is None:
-            place.end = _end_of(self.own)
-        return place.end
-
-
-def _end_of(matcher: "LLMatcher") -> End:
-    return End(matcher.is_stopped(), matcher.is_error())

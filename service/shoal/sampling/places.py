@@ -33,11 +33,6 @@ _MOST_TEXT = 200
 """Bytes since a stretch began; behind more the next one begins."""
 
 
-class End(NamedTuple):
-    is_stopped: bool
-    is_error: bool
-
-
 class Arrival(NamedTuple):
     """What a sequence's grammar finds at a place, see `processors/grammar.py`."""
 
@@ -98,8 +93,8 @@ class Place:
     """Behind some tokens. None: nobody has asked."""
 
     __slots__ = (
-        "__weakref__", "_allowed", "arrival", "behind_forced", "end", "forced", "mask", "next",
-        "num_forced", "num_valid", "stretch", "text",
+        "__weakref__", "_allowed", "arrival", "behind_forced", "forced", "is_stopped", "mask",
+        "next", "num_forced", "num_valid", "stretch", "text",
     )  # fmt: skip
 
     def __init__(self, stretch: _Stretch | None = None, text: bytes = b"") -> None:
@@ -107,7 +102,7 @@ class Place:
         self.stretch, self.text = stretch, text
         self.next: dict[int, Place | None] = {}
         """[token] None for one that may not come; BACK for the steady place of its string."""
-        self.end: End | None = None
+        self.is_stopped: bool | None = None
         self.forced: list[int] | None = None
         self.num_forced = 0  # that sequences took
         self.behind_forced: Place | None = None

@@ -2,11 +2,12 @@
 about each token, and in long strings it is not asked."""
 
 import json
-from typing import Any
+import random
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shoal.sampling.free_text import free_text_in, free_text_of
+from shoal.sampling.free_text import FreeText, free_text_in, free_text_of
 from shoal.sampling.grammars import Grammars, Vocabulary
 from shoal.sampling.processors.grammar import Grammar
 from tests.conformance.random_schemas import random_schema
@@ -19,6 +20,9 @@ from tests.unit.sampling.following import (
     make,
     walk,
 )
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +148,34 @@ def test_strings_become_steady_behind_the_longest_that_is_listed_or_too_short() 
     assert steady_after({"$ref": "#/$defs/a", "$defs": {"a": {"const": "four"}}}) == 4
 
 
+@pytest.mark.parametrize("schema", [
+    {**STRING, "minLength": 40}, {"anyOf": [{**STRING, "minLength": 25}, {"enum": ["ab", 3]}]},
+    {"anyOf": [{**STRING, "minLength": 9}, obj(the={**STRING, "minLength": 30}), {"const": "zqx"}]},
+])  # fmt: skip
+def test_what_may_follow_stays_the_same_as_long_as_it_is_said(
+    grammars: Grammars, schema: Any
+) -> None:
+    grammar = as_grammar(schema)
+    compiled = grammars.compiled(grammar)
+    assert isinstance(compiled.free_text, FreeText)
+    rng, long = random.Random(0), 0
+    for _ in range(40):
+        text = "".join(rng.choice("abthezqxé ") for _ in range(45))
+        masks = [masks_behind(compiled.matcher, text[:n]) for n in range(len(text))]
+        for n, mask in enumerate(masks):
+            stays = compiled.free_text.stays(text[:n])
+            assert all(other == mask for other in masks[n : n + stays + 1])
+            long += stays > 5
+    assert long > 100
+
+
+def masks_behind(beginning: "LLMatcher", string: str) -> bytes:
+    matcher = beginning.deep_copy()
+    assert matcher.consume_tokens(encode('"' + string))
+    mask: bytes = matcher.compute_bitmask()
+    return mask
+
+
 def test_plain_tokens_are_whole_characters_of_a_string() -> None:
     found = free_text_of(TOKENS, encode, frozenset([TOKENS.index(b"the")]))
     assert found is not None
@@ -170,9 +202,8 @@ def test_in_a_long_string_the_matcher_is_left_alone(
 
     say('"abc')
     before = matcher.num_calls
-    if asks or not most:  # a mask of a string that is too short changes with each token
-        say("free text " * 20)
-        assert matcher.num_calls - before <= most
+    say("free text " * 20)
+    assert matcher.num_calls - before <= most
     if not most:
         say('"')
         assert followed.ended

@@ -181,7 +181,7 @@ def test_masks_of_a_batch_are_those_of_its_rows(grammars: Grammars, num_threads:
     for _ in range(2):
         filler.start(batch)  # a second time changes nothing
     filler.join(batch)
-    assert not any(grammar.needs_mask for grammar in batch)
+    assert not any(grammar.needs_mask for grammar in batch) or num_threads <= 2  # else on demand
     assert allowed(batch[0]) == [*range(ord("a"), ord("g")), END_ID]
     assert allowed(batch[1]) == list(range(ord("0"), ord("9") + 1))
     assert allowed(batch[2]) == [ord("x"), ord("y")]

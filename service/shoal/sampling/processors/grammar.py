@@ -85,16 +85,19 @@ class Grammar(LogitsProcessor):
     @property
     def matcher(self) -> "LLMatcher":
         """Behind the tokens accepted so far, and the forced ones. Of a grammar without copies."""
+        self.catch_up()
         return cast(Matcher, self._told).own  # a mask with copies is computed here only
 
     @property
     def _told(self) -> Matcher | CopyMatcher:
-        self._tell()
+        if self.text.untold:
+            self._tell()
         return self._matcher
 
     @property
     def failed(self) -> bool:
         """It cannot go on: a limit of the grammar was reached, or a token was not allowed."""
+        self.catch_up()
         return self.is_over and self._told.is_error()
 
     @property
@@ -153,12 +156,12 @@ class Grammar(LogitsProcessor):
         """Need it not be told at once which tokens follow, as long as they change nothing new?
         Where masks come first its own must be known."""
         return (
-            (self.is_free or self.place is not None)
-            and self._takes
+            self._takes
             and self._take is None
             and self._expecting is None
             and not (self._forced or self.is_over)
             and not (self.masks_first and self._mask is None)
+            and (self.is_free or (self._has_places and cast(Matcher, self._matcher).is_followed))
         )
 
     def leave(self, take: Callable[[], tuple[Way | None, list[int]]]) -> int:
@@ -185,7 +188,9 @@ class Grammar(LogitsProcessor):
     @property
     def place(self) -> Place | None:
         """Where others may have been, or will be; None also while it has untold text."""
-        return None if self.text.untold else self._place_as_here
+        if self.text.untold or not self._has_places:
+            return None
+        return cast(Matcher, self._matcher).place
 
     @property
     def _place_as_here(self) -> Place | None:
@@ -287,10 +292,8 @@ class Grammar(LogitsProcessor):
 
     def _tell(self) -> None:
         """The matcher accepts what it was not asked about."""
-        self.catch_up()
-        if self.text.untold:
-            self._matcher.consume_tokens(self.text.tell())
-            self.is_over = self._matcher.is_stopped()
+        self._matcher.consume_tokens(self.text.tell())
+        self.is_over = self._matcher.is_stopped()
 
     def _say(self, token_ids: list[int]) -> None:
         """More text, that is not steady yet."""
@@ -309,7 +312,6 @@ class Grammar(LogitsProcessor):
 
     def _try_consume(self, token_id: int) -> bool:
         """The matcher accepts a token, if it may come."""
-        self.catch_up()
         end = self._free_text.ends.get(token_id) if self.is_free else None
         if end is not None:
             matcher = cast(Matcher, self._matcher)
