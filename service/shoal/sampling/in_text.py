@@ -1,7 +1,10 @@
 """Where a sequence is in free text (`free_text.py`), as far as it matters to what may follow."""
 
+from collections.abc import Iterable
+
 from shoal.sampling.free_text import FreeText
-from shoal.sampling.places import content_of, string_in
+from shoal.sampling.lead_text import Lead, LeadText
+from shoal.sampling.places import KnownText, content_of, string_in
 
 
 class InText:
@@ -25,7 +28,8 @@ class InText:
 
     def begin(self, string: str | None) -> None:
         """At a place."""
-        self.arrive(string, self._free_text.waits(string), self._free_text.stays(string))
+        waits, stays = self._free_text.waits(string), self._free_text.stays(string)
+        self.arrive(KnownText(string, waits, stays))
 
     def begin_unknown(self) -> None:
         """Where no place knows the string: behind what was heard."""
@@ -44,9 +48,9 @@ class InText:
         """Others follow."""
         self.string, self._heard = None, b""
 
-    def arrive(self, string: str | None, waits: int, stays: int) -> None:
+    def arrive(self, text: KnownText) -> None:
         """As another did at a place."""
-        self.string, self.waits, self.stays = string, waits, stays
+        self.string, self.waits, self.stays = text
         self._is_at_place = True
         self._heard = b""
 
@@ -79,6 +83,10 @@ class InText:
         return min(self.waits, self.stays) if is_mask_known and self.waits >= 0 else self.waits
 
     @property
+    def known(self) -> KnownText:
+        return KnownText(self.string, self.waits, self.stays)
+
+    @property
     def is_as_at_place(self) -> bool:
         """May the same follow as at the place where it began?"""
         return not self.untold or (self._is_at_place and self.stays >= 0)
@@ -98,3 +106,15 @@ class InText:
         if self.string is None:
             return -1
         return self._free_text.waits(self.string + self._free_text.text(token_ids))
+
+
+def text_of(
+    free_text: FreeText | LeadText | None, num_token_ids: int, end_ids: Iterable[int]
+) -> tuple[FreeText, Lead | None]:
+    """Of a sequence under a grammar that may have such text: none where a token of it would end the
+    sequence. `Lead`: where it has text before calls."""
+    if free_text is None or any(free_text.num_chars[i] for i in end_ids):
+        return FreeText(bytes(num_token_ids), []), None
+    if isinstance(free_text, LeadText):
+        return FreeText(free_text.num_chars, []), Lead(free_text)
+    return free_text, None

@@ -171,7 +171,7 @@ class LeftRows:
         left.mask = place.allowed_for(left.grammar.end_ids)
         if left.is_free:
             text = left.grammar.text
-            text.arrive(arrival.string, arrival.waits, arrival.stays)
+            text.arrive(arrival.text)
             left.since = len(self._tokens) + 1 if text.waits >= 0 else -1  # behind this step's
             self._let_be(row, left.grammar, text.until_look(is_mask_known=left.mask is not None))
         else:

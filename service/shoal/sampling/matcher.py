@@ -211,6 +211,7 @@ class Matcher:
         return is_next
 
     def _place_behind(self, token_ids: list[int]) -> Place | None:
+        """Where others may come that say the same."""
         num, place = len(token_ids), self.place
         if place is None:
             return None

@@ -33,6 +33,17 @@ _MOST_TEXT = 200
 """Bytes since a stretch began; behind more the next one begins."""
 
 
+class KnownText(NamedTuple):
+    """See `InText`."""
+
+    string: str | None
+    waits: int
+    stays: int
+
+
+NO_TEXT = KnownText(None, -1, -1)
+
+
 class Arrival(NamedTuple):
     """What a sequence's grammar finds at a place, see `processors/grammar.py`."""
 
@@ -40,11 +51,8 @@ class Arrival(NamedTuple):
     forced: tuple[int, ...]
     is_over: bool
     will_be_free: bool
-    string: str | None
-    """What there is of the string, in free text, where it is known."""
-    waits: int
-    stays: int
-    """See `InText`."""
+    text: KnownText
+    """In free text."""
     behind: "Place | None"
     """Behind what is forced, and behind free text where it changes no more; None: here."""
 
@@ -149,9 +157,8 @@ class Place:
 BACK = Place()
 """In place of one that it must not keep alive."""
 _AT_STEADY = Arrival(
-    is_free=True, forced=(), is_over=False, will_be_free=False, string=None, waits=-1, stays=-1,
-    behind=None,
-)  # fmt: skip
+    is_free=True, forced=(), is_over=False, will_be_free=False, text=NO_TEXT, behind=None
+)
 
 
 def _text_behind(place: Place, text: bytes) -> bytes:

@@ -9,11 +9,11 @@ from shoal.sampling.arrays import UInt32
 from shoal.sampling.copy_matcher import CopyMatcher, forced_runs
 from shoal.sampling.expecting import Expecting
 from shoal.sampling.free_text import FreeText
-from shoal.sampling.in_text import InText
-from shoal.sampling.lead_text import Lead, LeadText
+from shoal.sampling.in_text import InText, text_of
+from shoal.sampling.lead_text import LeadText
 from shoal.sampling.matcher import Matcher
 from shoal.sampling.memories import Memory
-from shoal.sampling.places import Arrival, Place, Way
+from shoal.sampling.places import NO_TEXT, Arrival, Place, Way
 from shoal.sampling.processors.base import LogitsProcessor
 
 if TYPE_CHECKING:
@@ -59,24 +59,16 @@ class Grammar(LogitsProcessor):
         self._has_consumed = False  # the token that will be accepted next
         self._forced: deque[int] = deque()  # the matcher has accepted them already
         self._mask: UInt32 | None = None
-        self._is_alone = False  # where others find free text, it does not
-        if free_text is None or any(free_text.num_chars[i] for i in self.end_ids):
-            self._is_alone = free_text is not None
-            free_text = FreeText(bytes(num_token_ids), [])
-        self._lead: Lead | None = None
-        if isinstance(free_text, LeadText):
-            self._lead = Lead(free_text)
-            free_text = FreeText(free_text.num_chars, [])
-        self._free_text = free_text
-        self._has_free_text = bool(free_text.probe)
-        is_alone = self._is_alone or isinstance(matcher, CopyMatcher)
-        self._has_places = not (is_alone or self._lead)
+        self._free_text, self._lead = text_of(free_text, num_token_ids, self.end_ids)
+        self._has_free_text = bool(self._free_text.probe)
+        is_alone = free_text is not None and not (self._has_free_text or self._lead)
+        self._has_places = not (is_alone or self._lead or isinstance(matcher, CopyMatcher))
         self.num_chars = self._free_text.num_chars
         """[num_token_ids] of plain tokens in free text, see `FreeText`."""
         self.is_free = False
         """Is this free text?"""
         self._will_be_free = False  # behind the forced tokens
-        self.text = InText(free_text)
+        self.text = InText(self._free_text)
         """In free text."""
         self._take: Callable[[], tuple[Way | None, list[int]]] | None = None  # while it is left
         self._expecting = memory and Expecting(memory, num_token_ids)
@@ -188,9 +180,7 @@ class Grammar(LogitsProcessor):
     @property
     def place(self) -> Place | None:
         """Where others may have been, or will be; None also while it has untold text."""
-        if self.text.untold or not self._has_places:
-            return None
-        return cast(Matcher, self._matcher).place
+        return None if self.text.untold else self._place_as_here
 
     @property
     def _place_as_here(self) -> Place | None:
@@ -266,10 +256,8 @@ class Grammar(LogitsProcessor):
         if self._mask is None:
             if self._forced:
                 self._mask = mask_of_one(self._forced[0], self._num_token_ids)
-            else:
-                place = self._place_as_here  # also where it was not told everything
-                if place is None or not self._take_mask_of(place):
-                    self._keep_mask(self._told.compute_bitmask(), place)
+            elif (place := self._place_as_here) is None or not self._take_mask_of(place):
+                self._keep_mask(self._told.compute_bitmask(), place)
         assert self._mask is not None, "it was given one"
         return self._mask
 
@@ -379,16 +367,11 @@ class Grammar(LogitsProcessor):
         """For the next sequence at this place, where this one found out."""
         matcher = cast(Matcher, self._matcher)
         if place is not None and matcher.is_followed:
-            forced, behind = tuple(self._forced), matcher.place
+            will_be_free = bool(self._forced) and self._will_be_free
+            behind = None if matcher.place is place else matcher.place
+            text = self.text.known if self.is_free or will_be_free else NO_TEXT
             arrival = Arrival(
-                self.is_free,
-                forced,
-                self.is_over,
-                bool(forced) and self._will_be_free,
-                self.text.string,
-                self.text.waits,
-                self.text.stays,
-                None if behind is place else behind,
+                self.is_free, tuple(self._forced), self.is_over, will_be_free, text, behind
             )
             matcher.leave_word(place, arrival)
 
@@ -398,7 +381,7 @@ class Grammar(LogitsProcessor):
         self._will_be_free = arrival.will_be_free
         self._forced.extend(arrival.forced)
         cast(Matcher, self._matcher).go([*arrival.forced], arrival.behind)
-        self.text.arrive(arrival.string, arrival.waits, arrival.stays)
+        self.text.arrive(arrival.text)
 
     def _is_in_free_text(self) -> bool:
         """The matcher, which has been told everything."""
