@@ -79,6 +79,11 @@ def test_they_are_those_of_further_calls(
     )
     tokens = sampler.sample(logits, params, checks=checks)
     first = sampler.sample(logits, params)
+    known_first = np.where(rng.random(num_rows) < 0.5, first, -1).astype(np.int32)
+    others_before = others.copy()
+    given = sampler.sample(logits, params, checks=checks, first=known_first)
+    np.testing.assert_array_equal(given, tokens)
+    np.testing.assert_array_equal(others, others_before)
     num_again = 0
     for row in range(num_rows):
         wanted, refused = int(first[row]), [int(first[row])]
@@ -119,6 +124,13 @@ def test_where_nothing_is_left_there_is_no_token() -> None:
     tokens = NativeSampler(40).sample(logits, make_params(2), checks=checks)
     assert tokens.tolist() == [-1, 3]
     assert others[1].tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("first", [[0], [0, 40], [0, 1, 2]])
+def test_first_draws_that_are_no_tokens_are_refused(first: list[int]) -> None:
+    logits = np.zeros((2, 40), np.float32)
+    with pytest.raises(ValueError, match="first draw"):
+        NativeSampler(40).sample(logits, make_params(2), first=np.array(first, np.int32))
 
 
 @pytest.mark.parametrize("wrong", ["seeds", "tables", "others", "table", "ids"])

@@ -71,6 +71,7 @@ class Sampler:
         table_of_row: _Int32 | None,
         others: _Int32 | None,
         seeds: NDArray[np.uint64] | None,
+        first: _Int32 | None,
         rows: _Int32 | None,
         tokens: _Int32,
         /,

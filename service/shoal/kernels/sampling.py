@@ -125,13 +125,15 @@ class NativeSampler:
         masks: VocabularyMasks | None = None,
         *,
         checks: Checks | None = None,
+        first: Int32 | None = None,
         rows: Int32 | None = None,
         tokens: Int32 | None = None,
     ) -> Int32:
         """A token id for each row of logits [R, vocab_size], which stay as they are; -1 for a row
-        without a finite best logit, also when its mask allows none. `rows`: for these only, the
-        others of `tokens` [R] stay; None = all. `tokens`: written and returned; None makes some.
-        Raises ValueError for shapes that do not fit.
+        without a finite best logit, also when its mask allows none. `first` [R]: the first draws
+        where they are known, as of rows that take the best token; -1 elsewhere. `rows`: for these
+        only, the others of `tokens` [R] stay; None = all. `tokens`: written and returned; None
+        makes some. Raises ValueError for shapes that do not fit.
 
         top_k, top_p (Holtzman et al., 2020), typical_p (Meister et al., 2022) and min_p (Nguyen et
         al., 2024) cut in this order, of the allowed tokens.
@@ -145,7 +147,7 @@ class NativeSampler:
             params.typical_p, params.seed, params.position, words, mask_of_row,
             checked.words if checked else None, checked.mask_of_row if checked else None,
             plain.num_chars if plain else None, plain.table_of_row if plain else None,
-            plain.others if plain else None, checks.seeds if checks else None, rows, tokens,
+            plain.others if plain else None, checks.seeds if checks else None, first, rows, tokens,
         )  # fmt: skip
         return tokens
 

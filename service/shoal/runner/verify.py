@@ -48,6 +48,7 @@ def say_further(
             if token_id < 0:
                 return
         state.accept(token_id)
+        sampler.told(state)
         if grammar is not None and grammar.failed:
             return
         tokens += [token_id, *state.take_forced(max_tokens - position - 1)]

@@ -80,7 +80,9 @@ class InText:
     def until_look(self, *, is_mask_known: bool) -> int:
         """After more characters than these something may change; below 0: nothing ever. A mask
         that is known stays what it is until then."""
-        return min(self.waits, self.stays) if is_mask_known and self.waits >= 0 else self.waits
+        if self.waits < 0 or not is_mask_known:
+            return self.waits
+        return max(min(self.waits, self.stays), 0)
 
     @property
     def known(self) -> KnownText:

@@ -34,7 +34,6 @@ class NativeSampler:
         self._looked_at: list[int] = []
         self._stopped: list[int] = []
         self._unmasked: list[int] = []
-        self._is_waiting = False  # for the tokens to be accepted
 
     def sample(
         self,
@@ -45,11 +44,9 @@ class NativeSampler:
     ) -> Int32:
         if (given := [*states]) != self._states:  # by identity
             self._take(given)
-        elif self._is_waiting:  # they were told otherwise
-            self._stopped = self._processed
-        self._is_waiting = True
         for row in self._stopped:  # what was forced has been taken
             self._look_up(row)
+        self._stopped = []
         self._params.position[:] = positions
         if self._changing:
             logits = logits.copy()
@@ -60,14 +57,14 @@ class NativeSampler:
         self._unmasked = []
         masks = self._masks()
         checks = self._checks_now() if self._known.num_masked or self._free else None
-        if best_ids is None or self._first is None:
-            tokens = self._kernel.sample(logits, self._params, masks, checks=checks)
+        first = None
+        if best_ids is not None and len(self._drawn) < len(states):
+            first = best_ids.copy()
+            first[self._drawn] = -1
+        if first is not None and checks is None and not len(self._drawn):
+            tokens = first
         else:
-            tokens = best_ids.copy()
-            if len(self._first):
-                self._kernel.sample(
-                    logits, self._params, masks, checks=checks, rows=self._first, tokens=tokens
-                )
+            tokens = self._kernel.sample(logits, self._params, masks, checks=checks, first=first)
         self._looked_at = self._left.to_look_at(tokens)
         is_checked = self._known.has
         refused = [
@@ -103,7 +100,6 @@ class NativeSampler:
         return is_admitted
 
     def accept(self, states: Sequence[SamplingState], tokens: Sequence[int | None]) -> list[int]:
-        self._is_waiting = False
         told: list[int] = []
         for row in self._looked_at:
             if (token_id := tokens[row]) is None:
@@ -121,6 +117,10 @@ class NativeSampler:
             else:
                 self._stopped.append(row)
         return self._stopped
+
+    def told(self, state: SamplingState) -> None:
+        if (row := self._row_of.get(state)) is not None:
+            self._stopped = [*self._stopped, row]
 
     def _take(self, states: list[SamplingState]) -> None:
         """What stays the same while they do."""
@@ -144,7 +144,7 @@ class NativeSampler:
         if any(state.asked is not None for state in states):
             self._make_checks([state.params.seed for state in states])
         drawn = [row for row, state in enumerate(states) if not state.takes_best_first]
-        self._first = np.array(drawn, np.int32) if len(drawn) < len(states) else None
+        self._drawn = np.array(drawn, np.int32)
         self._states = states
 
     def _make_checks(self, seeds: list[int]) -> None:

@@ -46,6 +46,9 @@ class NumpySampler:
                 state.accept(token_id)
         return [row for row, state in enumerate(states) if not state.goes_on]
 
+    def told(self, state: SamplingState) -> None:
+        """It keeps nothing of it."""
+
     def logprobs(
         self, logits: Float32, token_ids: Sequence[int], nums_top: Sequence[int]
     ) -> list[TokenLogprobs]:

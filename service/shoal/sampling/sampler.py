@@ -54,9 +54,7 @@ class SamplingState:
         self.first_processors = self.processors if self.asked is None else others
         """Those whose masks the first draw knows."""
         self.is_checked = (
-            self.asked is not None
-            and len(self.processors) == 1
-            and not (self.params.greedy or self.asked.masks_first)
+            self.asked is not None and len(self.processors) == 1 and not self.asked.masks_first
         )
         """May a mask that its grammar is known to have decide about the first draw, instead?"""
         self.may_be_left = self.grammar is not None and len(self.processors) == 1
@@ -131,6 +129,10 @@ class Sampler(Protocol):
     def accept(self, states: Sequence[SamplingState], tokens: Sequence[int | None]) -> list[int]:
         """The tokens that were sampled last are the rows' next ones, but for None. Returns rows
         whose next token is not to be sampled: their grammar forces it, or is over."""
+        ...
+
+    def told(self, state: SamplingState) -> None:
+        """It has accepted a token that was not sampled with the others, or that came behind it."""
         ...
 
     def logprobs(

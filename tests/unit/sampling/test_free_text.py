@@ -5,6 +5,7 @@ import json
 import random
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from shoal.sampling.free_text import FreeText, free_text_in, free_text_of
@@ -161,7 +162,7 @@ def test_what_may_follow_stays_the_same_as_long_as_it_is_said(
     rng, long = random.Random(0), 0
     for _ in range(40):
         text = "".join(rng.choice("abthezqxé ") for _ in range(45))
-        masks = [masks_behind(compiled.matcher, text[:n]) for n in range(len(text))]
+        masks = [mask_behind(compiled.matcher, '"' + text[:n]) for n in range(len(text))]
         for n, mask in enumerate(masks):
             stays = compiled.free_text.stays(text[:n])
             assert all(other == mask for other in masks[n : n + stays + 1])
@@ -169,9 +170,35 @@ def test_what_may_follow_stays_the_same_as_long_as_it_is_said(
     assert long > 100
 
 
-def masks_behind(beginning: "LLMatcher", string: str) -> bytes:
+def test_a_mask_that_another_left_in_a_string_stays_no_longer_than_ones_own(
+    grammars: Grammars,
+) -> None:
+    grammar = as_grammar(obj(the={**STRING, "minLength": 40}))
+    compiled = grammars.compiled(grammar)
+    how = {"takes": True, "rejects": True}
+    pair = [make(grammars, grammar, compiled.free_text, **how)[0] for _ in range(2)]
+    for followed in pair:
+        assert followed.take_forced(9) == encode('{"the":')
+        followed.accept(ord('"'))
+    for num_said in range(40):
+        said = ("ab" * 20)[:num_said]
+        mask = mask_behind(compiled.matcher, '{"the":"' + said)[: -(-NUM_IDS // 8)]
+        bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little", count=NUM_IDS)
+        most = 40 - 1 - pair[0]._free_text.most_before_end - num_said
+        for followed in pair:
+            assert not followed.admits(ord('"'))
+            followed.keep_mask()
+            assert allowed(followed) == np.flatnonzero(bits).tolist()
+            stays = followed.text.until_look(is_mask_known=True)
+            assert stays == (max(most, 0) if said else 0)  # so far it may be "the"
+        for followed in pair:
+            followed.accept(ord("ab"[num_said % 2]))
+    assert all(followed.admits(ord('"')) for followed in pair)
+
+
+def mask_behind(beginning: "LLMatcher", string: str) -> bytes:
     matcher = beginning.deep_copy()
-    assert matcher.consume_tokens(encode('"' + string))
+    assert matcher.consume_tokens(encode(string))
     mask: bytes = matcher.compute_bitmask()
     return mask
 

@@ -101,8 +101,8 @@ class Grammar(LogitsProcessor):
     def needs_mask(self) -> bool:
         """Would `allow_mask` have to compute it, and could others beside the step?"""
         has_copies = isinstance(self._matcher, CopyMatcher)
-        is_left = self._take is not None  # its mask is known
-        return not (is_left or self._mask is not None or self._forced or self.is_over or has_copies)
+        is_known = self._mask is not None or self._take is not None  # it is left
+        return not (is_known or self._forced or self.is_over or has_copies)
 
     @property
     def goes_on(self) -> bool:
@@ -323,18 +323,18 @@ class Grammar(LogitsProcessor):
         """At a place where others may have been."""
         if self._forced or self.is_over or (place := self.place) is None:
             return
-        if not self._take_mask_of(place):
-            self._mask = None
+        self._mask = None
+        self._take_mask_of(place)
 
     def _take_mask_of(self, place: Place) -> bool:
-        """Is it known?"""
+        """Where it has none. Is it known?"""
         if (mask := place.allowed_for(self.end_ids)) is not None:
             self._mask = mask
+            if self.is_free:
+                self.text.look_ahead()
         elif place.mask is not None:
             self._keep_mask(place.mask, place)
-        else:
-            return False
-        return True
+        return self._mask is not None
 
     def _go_on_behind(self, last_id: int) -> None:
         """The matcher has accepted this token: is it in free text, or what must come next?"""

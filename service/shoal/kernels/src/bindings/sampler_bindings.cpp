@@ -82,10 +82,13 @@ struct Again {
   std::size_t num_others;
 };
 
+// `first`: the row's first draw; below 0 it is not known.
 int sample_row(Sampler& sampler, const float* logits, SampleParams params,
-               const std::uint32_t* mask, const Again& again, std::vector<int>& refused) {
+               const std::uint32_t* mask, int first, const Again& again,
+               std::vector<int>& refused) {
   const auto is_done = [&](int id) { return id < 0 || (again.check && allows(again.check, id)); };
-  const int token = sampler.sample(logits, params, mask);
+  if (first >= 0) sampler.forget_row();
+  const int token = first >= 0 ? first : sampler.sample(logits, params, mask);
   if (is_done(token) || (again.plain ? again.plain[token] > 0 : !again.check)) return token;
   refused.assign(1, token);
   for (std::size_t i = 0; again.plain && i < again.num_others; ++i) {
@@ -113,8 +116,8 @@ void sample(Sampler& sampler, const Array<const float, 2>& logits,
             std::optional<Array<const std::uint32_t, 2>> check_words,
             std::optional<Int32s> check_of_row, std::optional<Tables> num_chars,
             std::optional<Int32s> table_of_row, std::optional<Array<std::int32_t, 2>> others,
-            std::optional<Array<const std::uint64_t, 2>> seeds, std::optional<Int32s> chosen,
-            const Array<std::int32_t, 1>& tokens) {
+            std::optional<Array<const std::uint64_t, 2>> seeds, std::optional<Int32s> first,
+            std::optional<Int32s> chosen, const Array<std::int32_t, 1>& tokens) {
   const std::size_t rows = logits.shape(0);
   check_logits(sampler, logits);
   require(temperature.shape(0) == rows && top_k.shape(0) == rows && top_p.shape(0) == rows &&
@@ -135,6 +138,9 @@ void sample(Sampler& sampler, const Array<const float, 2>& logits,
   require(!check_words && !others ? !seeds
                                   : seeds && seeds->shape(0) == rows && seeds->shape(1) > num_others,
           "checks and others need a seed for each draw");
+  require(!first || first->shape(0) == rows, "first draws must be [rows]");
+  for (std::size_t r = 0; first && r < rows; ++r)
+    require(first->data()[r] < sampler.num_token_ids(), "a first draw is no token");
   const std::size_t count = chosen ? chosen->shape(0) : rows;
   for (std::size_t i = 0; chosen && i < count; ++i)
     require(chosen->data()[i] >= 0 && chosen->data()[i] < static_cast<std::int64_t>(rows),
@@ -151,7 +157,7 @@ void sample(Sampler& sampler, const Array<const float, 2>& logits,
         sampler, logits.data() + r * logits.shape(1),
         {temperature.data()[r], top_k.data()[r], top_p.data()[r], min_p.data()[r],
          typical_p.data()[r], seed.data()[r], position.data()[r]},
-        masks.of(r), again, refused);
+        masks.of(r), first ? first->data()[r] : -1, again, refused);
   }
 }
 
@@ -206,7 +212,7 @@ void bind_sampler(nb::module_& module) {
       .def("sample", &sample, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
            nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none(),
            nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg().none(),
-           nb::arg().none(), nb::arg().none(), nb::arg())
+           nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg())
       .def("logprobs", &logprobs);
   module.def("rows_to_look_at", &rows_to_look_at);
   module.def("make_sampler", &make_sampler, nb::rv_policy::take_ownership);

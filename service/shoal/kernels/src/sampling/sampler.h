@@ -40,6 +40,8 @@ class Sampler {
   // allows no more: mostly without another look at the logits.
   int sample_again(const float* logits, const SampleParams& params, const std::uint32_t* mask,
                    const std::vector<int>& without);
+  // `sample_again` will be for another row than the last one.
+  void forget_row() { has_weights_ = false; }
   // The log-probability of `token`, and of the `count` best, best first, of equals the lower id.
   // False without a finite best logit: then nothing is written.
   bool logprobs(const float* logits, int token, int count, float* own, std::int32_t* best_ids,
