@@ -248,16 +248,14 @@ class Places:
 
     def keep_mask(self, place: Place, mask: bytes) -> None:
         """What may come there. All are forgotten where they are too large together."""
-        place.mask = mask
-        if not self.are_shared:
-            return
-        if self._mask_bytes + len(mask) > self._most_mask_bytes:
-            for masked in self._masked:
-                masked.forget_mask()
-            self._masked.clear()
-            self._mask_bytes = 0
-        self._mask_bytes += len(mask)
-        self._masked.add(place)
+        if self.are_shared:
+            if self._mask_bytes + len(mask) > self._most_mask_bytes:
+                for masked in self._masked:
+                    masked.forget_mask()
+                self._masked.clear()
+                self._mask_bytes = 0
+            self._mask_bytes += len(mask)
+            self._masked.add(place)
         place.mask = mask
 
     def _steady(self, stretch: _Stretch) -> Place:
