@@ -62,10 +62,6 @@ class LeftRows:
         if grammar.is_free:
             self._let_be(row, grammar, chars_left)
 
-    def has(self, row: int) -> bool:
-        """Is it left?"""
-        return row in self._rows
-
     def table(self, num_chars: bytes) -> int:
         """Its index in `num_chars`."""
         for table, each in enumerate(self._tables):
@@ -162,7 +158,6 @@ class LeftRows:
         text.waits = -1
         left.place, left.since = place, -1
         left.mask = place.allowed_for(left.grammar.end_ids)
-        self._chars_left[row] = -1
         return True
 
     def _arrive(self, row: int, left: LeftRow, place: Place, arrival: Arrival) -> None:

@@ -173,7 +173,7 @@ class NativeSampler:
     def _look_up(self, row: int) -> None:
         """What is known of the token that comes next."""
         state = self._states[row]
-        if (grammar := state.grammar) is None or self._left.has(row):
+        if (grammar := state.grammar) is None:
             return
         if state.is_checked:
             grammar.expect_refusal()

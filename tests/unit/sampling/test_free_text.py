@@ -213,6 +213,13 @@ def test_plain_tokens_are_whole_characters_of_a_string() -> None:
     assert free_text_of([b"a"], lambda _: [0], frozenset()) is None  # cannot spell the probe
 
 
+def test_a_token_of_too_many_characters_to_count_is_not_plain() -> None:
+    tokens = [*TOKENS, b"a" * 255, b"a" * 256, b"a" * 3000]
+    found = free_text_of(tokens, encode, frozenset())
+    assert found is not None
+    assert list(found.num_chars[-3:]) == [255, 0, 0]
+
+
 @pytest.mark.parametrize(("schema", "most"), [(STRING, 0), ({**STRING, "minLength": 999}, 6)])
 @pytest.mark.parametrize("how", [{"takes": True, "rejects": True}, {"takes": True}])
 def test_in_a_long_string_the_matcher_is_left_alone(

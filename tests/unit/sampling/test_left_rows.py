@@ -155,6 +155,32 @@ def test_each_row_gets_the_tokens_that_it_gets_alone(seed: int) -> None:
         assert row.said == alone(row.new.seq_id, row.new.sampling.grammar), row.new.seq_id
 
 
+@pytest.mark.parametrize("wishes", [{}, {"top_p": 0.9}, {"temperature": 0.0}])
+def test_a_known_mask_is_not_used_for_longer_than_it_stays(wishes: dict[str, Any]) -> None:
+    """The token that ends a string comes with a space before the quote, one character early."""
+    grammar, space_quote = as_text({**STRING, "minLength": 12}), TOKENS.index(b' "')
+    grammars, sampler = new_grammars(), NativeSampler(NUM_IDS)
+    assert grammars.prepare(grammar).result() is None
+    for seq_id in range(3):  # the second one finds what the first one asked
+        sampling = SamplingParams(seed=seq_id, grammar=grammar, **wishes)
+        stop = StopParams(99, end_token_ids=(END_ID,))
+        new = NewRow(seq_id, [1], 1, [], sampling, stop, OutputParams(), shares_with="all")
+        state = SamplingState(new, NUM_IDS, grammars)
+        assert state.grammar is not None
+        state.grammar.expect_nothing()
+        said = []
+        for position in range(13):
+            logits = np.zeros((1, NUM_IDS), np.float32)
+            logits[0, ord("a") if position else ord('"')] = 50
+            logits[0, space_quote] = 90 if position else 0  # refused but at last
+            best = logits.argmax(axis=1).astype(np.int32)
+            tokens = sampler.sample(logits, [state], np.array([position], np.int32), best).tolist()
+            sampler.accept([state], tokens)
+            said += tokens
+        assert said == [ord('"'), *[ord("a")] * 11, space_quote]
+        assert state.grammar.ended
+
+
 def test_of_a_long_text_that_is_still_too_short_no_token_is_lost() -> None:
     grammars, sampler = new_grammars(), NativeSampler(NUM_IDS)
     rows = [Row(n, as_text({**STRING, "minLength": 300}), grammars, "all") for n in range(99)]
