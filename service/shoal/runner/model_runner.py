@@ -85,7 +85,7 @@ class ModelRunner:
             self._masks.start(batch.wishes.masked)
         head = self._forward(batch.inputs, batch.num_full_logits)
         if batch.wishes.masked:
-            self._masks.join(batch.wishes.masked)
+            self._masks.join()
         if not (plan.wants_expected or plan.continues):  # too many rows for drafts
             for grammar in batch.wishes.grammars:
                 grammar.expect_nothing()

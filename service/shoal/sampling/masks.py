@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from llguidance import LLExecutor
 
 _FEW_THREADS = 2
-"""So many are busy with the step itself: handing the masks to others costs more than it gives. Each
-mask is computed when it is wanted."""
+"""So many are busy with the step itself: handing the masks to others costs more than it gives."""
 
 
 class MaskFiller:
     """`start` it as soon as the tokens before are known, `join` it before the next are sampled. No
-    grammar may accept a token in between."""
+    grammar may accept a token in between. A mask that was not started is computed when it is
+    wanted."""
 
     def __init__(self, num_token_ids: int, num_threads: int) -> None:
         """`num_threads`: of the engine."""
@@ -35,39 +35,23 @@ class MaskFiller:
         known = {id(grammar) for filling, _ in self._filling for grammar in filling}
         wanting = [g for g in grammars if id(g) not in known and g.needs_mask]
         if wanting:
-            self._filling.append((wanting, self._thread.submit(self._fill_beside, wanting)))
+            self._filling.append((wanting, self._thread.submit(self._fill, wanting)))
 
-    def join(self, grammars: Sequence[Grammar]) -> None:
-        """These have their masks then, but where there are few threads."""
-        if self._num_threads <= _FEW_THREADS:
-            return
+    def join(self) -> None:
+        """Those that were started have their masks then."""
         filling, self._filling = self._filling, []
-        for started, masks in filling:
-            _give(started, masks.result())
-        wanting = [grammar for grammar in grammars if grammar.needs_mask]
-        for grammar in wanting:
-            grammar.keep_mask()
-        if wanting := [grammar for grammar in wanting if grammar.needs_mask]:
-            _give(wanting, self._fill(wanting))
+        for grammars, masks in filling:
+            for grammar, mask in zip(grammars, masks.result(), strict=True):
+                grammar.set_mask(mask)
 
     def _fill(self, grammars: Sequence[Grammar]) -> UInt32:
-        masks = self._empty(grammars)
-        address, num_bytes = masks.ctypes.data, masks.strides[0]
-        for grammar in grammars:
-            grammar.matcher.unsafe_compute_mask_ptr(address, num_bytes)
-            address += num_bytes
-        return masks
-
-    def _fill_beside(self, grammars: Sequence[Grammar]) -> UInt32:
-        masks = self._empty(grammars)
+        """[grammars, words]"""
+        masks = np.empty((len(grammars), self._num_words), np.uint32)
         matchers = [(grammar.matcher, index) for index, grammar in enumerate(grammars)]
         self._executor.unsafe_compute_mask_ptr(
             matchers, masks.ctypes.data, masks.strides[0], len(masks)
         )
         return masks
-
-    def _empty(self, grammars: Sequence[Grammar]) -> UInt32:
-        return np.empty((len(grammars), self._num_words), np.uint32)
 
     @cached_property
     def _thread(self) -> ThreadPoolExecutor:
@@ -78,9 +62,3 @@ class MaskFiller:
         from llguidance import LLExecutor
 
         return LLExecutor(self._num_threads)
-
-
-def _give(grammars: Sequence[Grammar], masks: UInt32) -> None:
-    """Each its own of these [grammars, words]."""
-    for grammar, mask in zip(grammars, masks, strict=True):
-        grammar.set_mask(mask)

@@ -204,7 +204,8 @@ class NativeSampler:
             if (grammar := self._states[row].grammar) is not None:
                 grammar.catch_up()  # others may be asked beside the step
             self._unmasked.append(row)
-        elif self._first_masks is not None:
+        else:
+            assert self._first_masks is not None, "it has rows that are masked first"
             self._first_masks.set(row, mask)
 
     def _find_mask(self, row: int) -> None:

@@ -254,8 +254,8 @@ def test_no_grammar_is_asked_while_its_mask_is_computed_beside(
         start(filler, grammars)
         num_started += len(filler._filling)
 
-    def joining(filler: MaskFiller, grammars: list[Grammar]) -> None:
-        join(filler, grammars)
+    def joining(filler: MaskFiller) -> None:
+        join(filler)
         computed.clear()
 
     def expecting(grammar: Grammar, most: int) -> list[int]:
