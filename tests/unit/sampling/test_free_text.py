@@ -68,7 +68,9 @@ LISTED: list[tuple[Any, list[str]]] = [
     (FREE[4], ['{"kind":"the red"', '{"kind":"red"', '{"kind":"the', '{"kind":"and"', 'x"', '",']),
     (FREE[2], ['"the red den"', '"the', '"red"', '"the", "and', '"an', '","red":"the"', '"an"}']),
     (FREE[3], ['{"name":', '"an":"', '"the red":', '"red":"', '"nanam"', '"ill",', '"name']),
-    (FREE[5], ['{"name":"the', ' and the red an"', ' and', '"', '","an":"and the"}', '"the"', "an"]),
+    (FREE[5], [
+        '{"name":"the', ' and the red an"', ' and', '"', '","an":"and the"}', '"the"', "an",
+    ]),
     ({"type": "array", "items": {"anyOf": [
         {"type": "array", "prefixItems": [{"const": "the"}, {"type": "integer"}], "minItems": 2},
         {"type": "array", "prefixItems": [STRING, STRING], "minItems": 2}]}},
