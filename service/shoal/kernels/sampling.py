@@ -81,23 +81,26 @@ class Checks:
     """[R, 1 + N] of the draws after the first; rows without others use the first one."""
 
 
-NO_LOOK = -2
-"""A row whose tokens never need a look."""
+class RowArrays:
+    """How rows are sampled: the arrays are read at each call, and may be changed in between."""
 
-
-def rows_to_look_at(
-    tokens: Int32, num_chars: UInt8, table_of_row: Int32, chars_left: Int32, found: Int32
-) -> list[int]:
-    """Of these tokens [R], the rows that need a look at theirs, in order.
-
-    `num_chars` [tables, ids]: of tokens that need none. `table_of_row` [R]: which table; -1 = each
-    token needs a look, NO_LOOK = none does. `chars_left` [R]: after more characters than these a
-    look is needed too; below 0 = never. They become fewer. `found` [R] is working memory. Raises
-    ValueError for shapes that do not fit.
-    """
-    count = _native.rows_to_look_at(tokens, num_chars, table_of_row, chars_left, found)
-    rows: list[int] = found[:count].tolist()
-    return rows
+    def __init__(
+        self,
+        params: RowParams,
+        masks: VocabularyMasks | None = None,
+        checks: Checks | None = None,
+    ) -> None:
+        """`masks`: of the first draw. Raises ValueError for shapes that do not fit."""
+        self.params = params
+        checked, plain = (checks.masks, checks.plain) if checks else (None, None)
+        self.native = _native.RowArrays(
+            params.temperature, params.top_k, params.top_p, params.min_p, params.typical_p,
+            params.seed, params.position,
+            masks.words if masks else None, masks.mask_of_row if masks else None,
+            checked.words if checked else None, checked.mask_of_row if checked else None,
+            plain.num_chars if plain else None, plain.table_of_row if plain else None,
+            plain.others if plain else None, checks.seeds if checks else None,
+        )  # fmt: skip
 
 
 class NativeSampler:
@@ -121,10 +124,8 @@ class NativeSampler:
     def sample(
         self,
         logits: Float32,
-        params: RowParams,
-        masks: VocabularyMasks | None = None,
+        arrays: RowArrays,
         *,
-        checks: Checks | None = None,
         first: Int32 | None = None,
         rows: Int32 | None = None,
         tokens: Int32 | None = None,
@@ -132,23 +133,15 @@ class NativeSampler:
         """A token id for each row of logits [R, vocab_size], which stay as they are; -1 for a row
         without a finite best logit, also when its mask allows none. `first` [R]: the first draws
         where they are known, as of rows that take the best token; -1 elsewhere. `rows`: for these
-        only, the others of `tokens` [R] stay; None = all. `tokens`: written and returned; None
-        makes some. Raises ValueError for shapes that do not fit.
+        only, the others of `tokens` [R] stay; None = all. `tokens`: written and returned, may be
+        `first`; None makes some. Raises ValueError for shapes that do not fit.
 
         top_k, top_p (Holtzman et al., 2020), typical_p (Meister et al., 2022) and min_p (Nguyen et
         al., 2024) cut in this order, of the allowed tokens.
         """
         if tokens is None:
             tokens = np.full(len(logits), -1, np.int32)
-        words, mask_of_row = (masks.words, masks.mask_of_row) if masks else (None, None)
-        checked, plain = (checks.masks, checks.plain) if checks else (None, None)
-        self._sampler.sample(
-            logits, params.temperature, params.top_k, params.top_p, params.min_p,
-            params.typical_p, params.seed, params.position, words, mask_of_row,
-            checked.words if checked else None, checked.mask_of_row if checked else None,
-            plain.num_chars if plain else None, plain.table_of_row if plain else None,
-            plain.others if plain else None, checks.seeds if checks else None, first, rows, tokens,
-        )  # fmt: skip
+        self._sampler.sample(logits, arrays.native, first, rows, tokens)
         return tokens
 
     def logprobs(

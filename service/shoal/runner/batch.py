@@ -16,8 +16,8 @@ from shoal.runner.rows import Row, RowIndices, Rows
 from shoal.runner.verify import DraftedRow
 from shoal.runner.wishes import Wishes, wishes_of
 
-LogitRows = slice | RowIndices
-"""Which rows of the logits; a slice, so without a copy, where they follow each other."""
+Chosen = slice | RowIndices
+"""Some rows of others; a slice, so without a copy, where they follow each other."""
 
 _SPARE_BLOCKS = 8
 """The block tables of a batch leave room for so many more."""
@@ -221,15 +221,16 @@ class Batch:
         """`logits` [E]: which of the L each has."""
         self.wishes = wishes = wishes_of([self.rows[index] for index in self.output_rows], last)
         """Of the E rows."""
-        self.logit_rows = as_logit_rows(logits)
+        self.logit_rows = as_chosen(logits)
         """[E]"""
-        self.sampled_indices = [self.output_rows[i] for i in wishes.sampled]
-        self.sampled_logit_rows = as_logit_rows([logits[i] for i in wishes.sampled])
-        self.reported_logit_rows = as_logit_rows([logits[i] for i in wishes.reported])
-        self.traced_logit_rows = as_logit_rows([logits[i] for i in wishes.traced])
+        self.sampled_outputs = as_chosen(wishes.sampled)
+        self.sampled_indices = as_chosen([self.output_rows[i] for i in wishes.sampled])
+        self.sampled_logit_rows = as_chosen([logits[i] for i in wishes.sampled])
+        self.reported_logit_rows = as_chosen([logits[i] for i in wishes.reported])
+        self.traced_logit_rows = as_chosen([logits[i] for i in wishes.traced])
 
 
-def as_logit_rows(indices: list[int]) -> LogitRows:
+def as_chosen(indices: list[int]) -> Chosen:
     """A slice where they follow each other."""
     if indices and indices == list(range(indices[0], indices[0] + len(indices))):
         return slice(indices[0], indices[0] + len(indices))

@@ -175,11 +175,11 @@ class ModelRunner:
         wishes = batch.wishes
         token_ids = head.best_ids[batch.logit_rows]
         if wishes.sampled:
-            token_ids[wishes.sampled] = self._sampler.sample(
+            token_ids[batch.sampled_outputs] = self._sampler.sample(
                 head.logits[batch.sampled_logit_rows],
                 wishes.sampled_states,
                 batch.lengths[batch.sampled_indices],
-                token_ids[wishes.sampled],
+                token_ids[batch.sampled_outputs],
             )
         tokens: list[int | None] = token_ids.tolist()
         # A sum is finite only if every part is: one look at all rows.

@@ -12,6 +12,7 @@ length that is asked for may not end with the next token, so there too the same 
 
 import json
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
@@ -71,6 +72,8 @@ class FreeText(NamedTuple):
     """After more characters than these further ones change nothing; -1: none does."""
     most_before_end: int = 0
     """Characters of a token before a quote."""
+    by_text: Sequence[int] = ()
+    """The plain tokens, in order of their text."""
 
     def waits(self, string: str | None) -> int:
         """Behind this beginning of a string, None where it is not known: after more characters than
@@ -89,6 +92,26 @@ class FreeText(NamedTuple):
             return 0
         sure = len(string) + self.most_before_end  # with the next token it may be as long
         return max(min(n for n in self.lengths if n > len(string)) - 1 - sure, 0)
+
+    def not_steady_behind(self, string: str | None) -> list[int] | None:
+        """Plain tokens with which this beginning of a string still waits; None where they would be
+        too many to name."""
+        if string is None:
+            return []
+        if len(string) + 1 < self.least_chars:
+            return None
+        found: list[int] = []
+        for listed in self.listed:
+            if listed.startswith(string):
+                rest = listed[len(string) :].encode()
+                for end in range(1, len(rest) + 1):
+                    found += self._plain_tokens_of(rest[:end])
+        return found
+
+    def _plain_tokens_of(self, text: bytes) -> Sequence[int]:
+        key = self.token_bytes.__getitem__
+        start = bisect_left(self.by_text, text, key=key)
+        return self.by_text[start : bisect_right(self.by_text, text, start, key=key)]
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Of plain tokens."""
@@ -128,9 +151,13 @@ def free_text_of(
     )
     if not is_spelled:
         return None
-    return FreeText(
-        num_chars, probe, ends, never, token_bytes, most_before_end=max(most_before_end, 0)
+    by_text = sorted(
+        filter(num_chars.__getitem__, range(len(num_chars))), key=token_bytes.__getitem__
     )
+    return FreeText(
+        num_chars, probe, ends, never, token_bytes,
+        most_before_end=max(most_before_end, 0), by_text=by_text,
+    )  # fmt: skip
 
 
 def free_text_in(grammar: str, free_text: FreeText) -> FreeText | None:

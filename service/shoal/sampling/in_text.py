@@ -68,6 +68,10 @@ class InText:
         waits = self.waits - self._num_chars(token_ids)
         return waits if waits >= 0 else self._waits(token_ids)
 
+    def not_steady_behind(self, string: str | None) -> list[int] | None:
+        """See `FreeText`."""
+        return self._free_text.not_steady_behind(string)
+
     def look_ahead(self) -> None:
         """What may follow is known anew."""
         if self.stays < 0 <= self.waits:

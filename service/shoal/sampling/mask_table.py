@@ -1,49 +1,71 @@
 """The masks of rows that sample together, as the native sampler reads them: each is there once."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from shoal.kernels.sampling import VocabularyMasks
-from shoal.sampling.arrays import UInt32
+from shoal.sampling.arrays import Int32, UInt32
 
-_MORE = 8
-"""Masks that are kept for nobody, beyond one for each row."""
+FIRST, CHECKED = range(2)
+"""Columns: masks of the first draw; masks that may refuse it."""
+_MORE = 64
+"""Masks that are kept for no row."""
 
 
 class MaskTable:
-    def __init__(self, num_rows: int, num_token_ids: int) -> None:
-        words = np.empty((2 * num_rows + _MORE, -(-num_token_ids // 32)), np.uint32)
-        self.masks = VocabularyMasks(words, np.full(num_rows, -1, np.int32))
-        self._of_row: list[UInt32 | None] = [None] * num_rows
-        self._kept: dict[int, tuple[int, UInt32]] = {}  # by identity: where it is
-        self.num_masked = 0
-        """Rows that have one."""
+    def __init__(self, num_token_ids: int, before_drop: Callable[[], None]) -> None:
+        """`before_drop`: is called before masks change their places."""
+        self._before_drop = before_drop
+        self._masks: list[UInt32] = []
+        self._places: dict[int, int] = {}  # by identity
+        self._words: UInt32 = np.empty((0, -(-num_token_ids // 32)), np.uint32)
+        self.of_row: Int32 = np.empty((2, 0), np.int32)
+        """[columns, R] the place of a row's mask; -1: it has none."""
 
-    def set(self, row: int, mask: UInt32 | None) -> None:
-        """`mask` [words]: is not changed any more; None for none."""
-        before = self._of_row[row]
-        if mask is before:
-            return
-        self._of_row[row] = mask
-        self.num_masked += (mask is not None) - (before is not None)
-        self.masks.mask_of_row[row] = -1 if mask is None else self._place_of(mask)
+    def begin(self, before: list[int]) -> None:
+        """Of other rows: the ones that were `before` [R], with their masks; -1 for new ones."""
+        of_row = np.full((2, len(before)), -1, np.int32)
+        kept = [row for row, old in enumerate(before) if old >= 0]
+        of_row[:, kept] = self.of_row[:, [before[row] for row in kept]]
+        self.of_row = of_row
+        if len(self._words) < (most := of_row.size + _MORE):
+            words = np.empty((most, self._words.shape[1]), np.uint32)
+            words[: len(self._words)] = self._words
+            self._words = words
 
-    def has(self, row: int) -> bool:
-        return self._of_row[row] is not None
+    def column(self, column: int) -> VocabularyMasks:
+        """Until other rows begin."""
+        return VocabularyMasks(self._words, self.of_row[column])
 
-    def _place_of(self, mask: UInt32) -> int:
-        if (kept := self._kept.get(id(mask))) is not None:
-            return kept[0]
-        if len(self._kept) == len(self.masks.words):
+    def set(self, column: int, row: int, mask: UInt32 | None) -> None:
+        """`mask` [words]: is not changed any more."""
+        if mask is not None and self.is_full and id(mask) not in self._places:
             self._drop_others()
-            return self._place_of(mask)
-        place = len(self._kept)
-        self._kept[id(mask)] = place, mask
-        self.masks.words[place] = mask
+        self.of_row[column, row] = -1 if mask is None else self.place_of(mask)
+
+    def place_of(self, mask: UInt32) -> int:
+        """-1 for one more than there is room for."""
+        if (place := self._places.get(id(mask))) is not None:
+            return place
+        if self.is_full:
+            return -1
+        place = self._places[id(mask)] = len(self._masks)
+        self._masks.append(mask)
+        self._words[place] = mask
         return place
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._masks) == len(self._words)
 
     def _drop_others(self) -> None:
         """But those that rows have."""
-        self._kept.clear()
-        for row, mask in enumerate(self._of_row):
-            if mask is not None:
-                self.masks.mask_of_row[row] = self._place_of(mask)
+        self._before_drop()
+        used = np.unique(self.of_row[self.of_row >= 0])
+        now_at = np.full(len(self._words) + 1, -1, np.int32)  # the last one for -1
+        now_at[used] = np.arange(len(used))
+        self.of_row[:] = now_at[self.of_row]
+        self._words[: len(used)] = self._words[used]
+        self._masks = [self._masks[place] for place in used.tolist()]
+        self._places = {id(mask): place for place, mask in enumerate(self._masks)}

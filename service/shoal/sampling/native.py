@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from shoal.kernels.sampling import Checks, PlainTokens, RowParams, VocabularyMasks
+from shoal.kernels.sampling import Checks, PlainTokens, RowArrays, RowParams, VocabularyMasks
 from shoal.kernels.sampling import NativeSampler as Kernel
 from shoal.protocol.messages import TokenLogprobs
 from shoal.sampling.arrays import Float32, Int32, UInt32
 from shoal.sampling.left_rows import LeftRows
-from shoal.sampling.mask_table import MaskTable
+from shoal.sampling.mask_table import CHECKED, FIRST
 from shoal.sampling.processors.grammar import Grammar
 from shoal.sampling.random import MASK_64
 from shoal.sampling.sampler import NUM_OTHERS, SamplingState, seed_of_draw
@@ -27,10 +27,9 @@ class NativeSampler:
         self._kernel = Kernel(vocab_size or num_token_ids, num_token_ids=num_token_ids)
         self._states: list[SamplingState] = []
         self._row_of: dict[SamplingState, int] = {}
-        self._left = LeftRows(0, num_token_ids, [])
-        self._known = MaskTable(0, num_token_ids)
-        self._first_masks: MaskTable | None = None
-        self._free: set[int] = set()
+        self._left = LeftRows(num_token_ids)
+        self._arrays: RowArrays | None = None
+        self._num_chars = self._left.num_chars
         self._looked_at: list[int] = []
         self._stopped: list[int] = []
         self._unmasked: list[int] = []
@@ -55,20 +54,23 @@ class NativeSampler:
         for row in self._unmasked:
             self._find_mask(row)
         self._unmasked = []
-        masks = self._masks()
-        checks = self._checks_now() if self._known.num_masked or self._free else None
+        for row, state in self._masked:
+            self._left.masks.set(FIRST, row, state.allow_mask(again=False))
         first = None
         if best_ids is not None and len(self._drawn) < len(states):
             first = best_ids.copy()
-            first[self._drawn] = -1
-        if first is not None and checks is None and not len(self._drawn):
+            if len(self._drawn):
+                first[self._drawn] = -1
+        if first is not None and not (self._asks or len(self._drawn)):
             tokens = first
         else:
-            tokens = self._kernel.sample(logits, self._params, masks, checks=checks, first=first)
+            tokens = self._kernel.sample(logits, self._arrays_now(), first=first, tokens=first)
         self._looked_at = self._left.to_look_at(tokens)
-        is_checked = self._known.has
+        is_checked = self._left.masks.of_row[CHECKED]
         refused = [
-            row for row in self._looked_at if not is_checked(row) and not self._admits(row, tokens)
+            row
+            for row in self._looked_at
+            if is_checked.item(row) < 0 and not self._admits(row, tokens)
         ]
         if refused:
             self._draw_again(logits, states, refused, tokens)
@@ -82,7 +84,7 @@ class NativeSampler:
             return True
         if self._is_admitted(row, asked, tokens.item(row)):
             return True
-        if row not in self._free:
+        if self._left.table_of_row[row] < 0:
             return False
         for other in self._others[row].tolist():
             tokens[row] = other
@@ -124,28 +126,36 @@ class NativeSampler:
 
     def _take(self, states: list[SamplingState]) -> None:
         """What stays the same while they do."""
-        rows = [self._row_of.get(state, -1) for state in states]
-        if -1 in rows:
+        before = [self._row_of.get(state, -1) for state in states]
+        if -1 in before:
             self._params = self._make_params(states)
         else:  # in another order, or fewer
-            self._params = self._params.of_rows(np.array(rows, np.int64))
+            self._params = self._params.of_rows(np.array(before, np.int64))
         self._row_of = {state: row for row, state in enumerate(states)}
         self._changing = [(row, s) for row, s in enumerate(states) if s.changes_logits]
         masked = [(row, s) for row, s in enumerate(states) if s.first_processors]
         self._masked = [(row, s) for row, s in masked if not s.is_masked]
-        self._first_masks = MaskTable(len(states), self._num_token_ids) if masked else None
+        self._masks_first = bool(masked)
+        self._asks = any(state.asked is not None for state in states)
         self._unmasked = []
-        self._processed = [row for row, state in enumerate(states) if state.processors]
-        self._stopped = self._processed
-        self._left.release()
-        self._left = LeftRows(len(states), self._num_token_ids, self._processed)
-        self._known = MaskTable(len(states), self._num_token_ids)
-        self._free = set()
-        if any(state.asked is not None for state in states):
+        processed = [row for row, state in enumerate(states) if state.processors]
+        self._left.begin(before, processed)
+        for row in processed:
+            if before[row] < 0:
+                self._look_at(row, states[row])
+        self._stopped = [row for row in processed if not self._left.is_left(row)]
+        self._arrays = None
+        if self._asks:
             self._make_checks([state.params.seed for state in states])
         drawn = [row for row, state in enumerate(states) if not state.takes_best_first]
         self._drawn = np.array(drawn, np.int32)
         self._states = states
+
+    def _look_at(self, row: int, state: SamplingState) -> None:
+        column = FIRST if state.is_masked else CHECKED if state.is_checked else -1
+        has_others = state.asked is not None and not state.params.greedy
+        needs_mask = state.grammar is not None and state.grammar.masks_first
+        self._left.look_at(row, column, has_others=has_others, needs_mask=needs_mask)
 
     def _make_checks(self, seeds: list[int]) -> None:
         num_rows = len(seeds)
@@ -153,22 +163,23 @@ class NativeSampler:
         self._seeds = np.array(
             [[seed_of_draw(s, draw) for draw in draws] for s in seeds], np.uint64
         )
-        self._again = replace(self._params, seed=self._seeds[:, 0].copy())
         self._words = np.empty((num_rows, -(-self._num_token_ids // 32)), np.uint32)
-        self._all_rows = np.arange(num_rows, dtype=np.int32)
-        self._table_of_row = np.full(num_rows, -1, np.int32)
+        masks = VocabularyMasks(self._words, np.arange(num_rows, dtype=np.int32))
+        self._again = RowArrays(replace(self._params, seed=self._seeds[:, 0].copy()), masks)
         self._others = np.full((num_rows, NUM_OTHERS), -1, np.int32)
-        self._checks = Checks(
-            self._known.masks,
-            PlainTokens(self._left.num_chars, self._table_of_row, self._others),
-            self._seeds,
-        )
 
-    def _checks_now(self) -> Checks:
-        if (num_chars := self._left.num_chars) is not self._checks.plain.num_chars:
-            plain = PlainTokens(num_chars, self._table_of_row, self._others)
-            self._checks = Checks(self._known.masks, plain, self._seeds)
-        return self._checks
+    def _arrays_now(self) -> RowArrays:
+        """As the kernel reads them: others once there is a further table."""
+        left = self._left
+        if self._arrays is None or self._num_chars is not left.num_chars:
+            self._num_chars = left.num_chars
+            masks = left.masks.column(FIRST) if self._masks_first else None
+            checks = None
+            if self._asks:
+                plain = PlainTokens(left.num_chars, left.table_of_row, self._others)
+                checks = Checks(left.masks.column(CHECKED), plain, self._seeds)
+            self._arrays = RowArrays(self._params, masks, checks)
+        return self._arrays
 
     def _look_up(self, row: int) -> None:
         """What is known of the token that comes next."""
@@ -188,15 +199,11 @@ class NativeSampler:
             if state.is_masked:
                 self._set_mask(row, mask)
             return
-        self._known.set(row, mask if state.is_checked else None)
-        is_free = is_free and not state.params.greedy
-        if is_free != (row in self._free):
-            if is_free:
-                self._free.add(row)
-                self._table_of_row[row] = self._left.table(state.asked.num_chars)
-            else:
-                self._free.discard(row)
-                self._table_of_row[row] = -1
+        if state.is_checked:
+            self._left.masks.set(CHECKED, row, mask)
+        has_others = is_free and not state.params.greedy
+        table = self._left.table(state.asked.num_chars) if has_others else -1
+        self._left.table_of_row[row] = table
 
     def _set_mask(self, row: int, mask: UInt32 | None) -> None:
         """Of the row's first draw; None: it is to be found."""
@@ -205,8 +212,7 @@ class NativeSampler:
                 grammar.catch_up()  # others may be asked beside the step
             self._unmasked.append(row)
         else:
-            assert self._first_masks is not None, "it has rows that are masked first"
-            self._first_masks.set(row, mask)
+            self._left.masks.set(FIRST, row, mask)
 
     def _find_mask(self, row: int) -> None:
         state = self._states[row]
@@ -226,10 +232,9 @@ class NativeSampler:
             if (mask := states[row].allow_mask()) is not None:
                 self._words[row] = mask
         rows = np.array(refused, np.int32)
-        draws = np.where(self._table_of_row[rows] >= 0, NUM_OTHERS, 0)
-        self._again.seed[rows] = self._seeds[rows, draws]
-        masks = VocabularyMasks(self._words, self._all_rows)
-        self._kernel.sample(logits, self._again, masks, rows=rows, tokens=tokens)
+        draws = np.where(self._left.table_of_row[rows] >= 0, NUM_OTHERS, 0)
+        self._again.params.seed[rows] = self._seeds[rows, draws]
+        self._kernel.sample(logits, self._again, rows=rows, tokens=tokens)
 
     def logprobs(
         self, logits: Float32, token_ids: Sequence[int], nums_top: Sequence[int]
@@ -244,14 +249,6 @@ class NativeSampler:
                 token_ids, own.tolist(), top_ids.tolist(), top.tolist(), counts, strict=True
             )
         ]
-
-    def _masks(self) -> VocabularyMasks | None:
-        """Of the first draw."""
-        if (table := self._first_masks) is None:
-            return None
-        for row, state in self._masked:
-            table.set(row, state.allow_mask(again=False))
-        return table.masks if table.num_masked else None
 
     def _make_params(self, states: Sequence[SamplingState]) -> RowParams:
         params = [state.params for state in states]

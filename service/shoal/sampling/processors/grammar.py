@@ -117,11 +117,8 @@ class Grammar(LogitsProcessor):
             return True
         if self.is_free and self.is_never_free(token_id):
             is_allowed = False
-        elif not (
-            self._mask is not None
-            or self._forced
-            or token_id in self.end_ids
-            or token_id in self._ambiguous_ids
+        elif self._mask is None and not (
+            self._forced or token_id in self.end_ids or token_id in self._ambiguous_ids
         ):
             is_allowed = self._has_consumed = self._try_consume(token_id)
         else:
@@ -153,8 +150,13 @@ class Grammar(LogitsProcessor):
             and self._expecting is None
             and not (self._forced or self.is_over)
             and not (self.masks_first and self._mask is None)
-            and (self.is_free or (self._has_places and cast(Matcher, self._matcher).is_followed))
+            and (self.is_free or self.is_followed)
         )
+
+    @property
+    def is_followed(self) -> bool:
+        """May others come to its places?"""
+        return self._has_places and cast(Matcher, self._matcher).is_followed
 
     def leave(self, take: Callable[[], tuple[Way | None, list[int]]]) -> int:
         """Tokens need not be told from now on: none that lead to places where others found
@@ -197,8 +199,7 @@ class Grammar(LogitsProcessor):
         self.catch_up()
         self.num_refused = 0
         if self.is_free and self.num_chars[token_id]:
-            if self._expecting is not None:
-                self._hear([token_id])
+            self._hear([token_id])
             if self.text.waits >= 0:
                 self._say([token_id])
             return

@@ -18,5 +18,6 @@ using Int32s = Array<const std::int32_t, 1>;
 void bind_model(nb::module_& module);    // model_bindings.cpp
 void bind_linear(nb::module_& module);   // linear_bindings.cpp
 void bind_sampler(nb::module_& module);  // sampler_bindings.cpp
+void bind_tracker(nb::module_& module);  // tracker_bindings.cpp
 
 }  // namespace shoal

@@ -19,4 +19,5 @@ NB_MODULE(_native, module) {
   shoal::bind_linear(module);
   shoal::bind_model(module);
   shoal::bind_sampler(module);
+  shoal::bind_tracker(module);
 }

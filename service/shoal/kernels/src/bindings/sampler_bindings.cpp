@@ -7,6 +7,7 @@
 #include <cmath>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bindings/arrays.h"
@@ -31,48 +32,6 @@ void check_logits(const Sampler& sampler, const Array<const float, 2>& logits) {
           "logits must be [rows, vocab_size]");
 }
 
-// Each row's own of these, or none.
-class Masks {
- public:
-  Masks(const char* name, const Sampler& sampler, std::size_t rows,
-        const std::optional<Array<const std::uint32_t, 2>>& words,
-        const std::optional<Int32s>& of_row)
-      : words_(words ? words->data() : nullptr),
-        of_row_(of_row ? of_row->data() : nullptr),
-        num_words_(sampler.mask_words()) {
-    const std::string start = name;
-    require(!words == !of_row && (!words || (of_row->shape(0) == rows &&
-                                             words->shape(1) == num_words_)),
-            start + " must be [masks, num_token_ids / 32 rounded up], with a mask or -1 for each row");
-    for (std::size_t r = 0; words && r < rows; ++r)
-      require(of_row_[r] < static_cast<std::int64_t>(words->shape(0)),
-              "a row names a mask that is not there");
-  }
-  const std::uint32_t* of(std::size_t row) const {
-    return words_ && of_row_[row] >= 0 ? words_ + of_row_[row] * num_words_ : nullptr;
-  }
-
- private:
-  const std::uint32_t* words_;
-  const std::int32_t* of_row_;
-  std::size_t num_words_;
-};
-
-using Tables = Array<const std::uint8_t, 2>;
-
-void check_tables(const Tables& tables, const std::int32_t* table_of_row, std::size_t rows) {
-  for (std::size_t r = 0; r < rows; ++r)
-    require(table_of_row[r] < static_cast<std::int64_t>(tables.shape(0)),
-            "a row names a table that is not there");
-}
-
-// 0 where there is no such table or token.
-std::uint8_t look_up(const Tables& tables, std::int64_t table, std::int64_t token) {
-  const bool is_there =
-      table >= 0 && token >= 0 && token < static_cast<std::int64_t>(tables.shape(1));
-  return is_there ? tables.data()[table * tables.shape(1) + token] : 0;
-}
-
 // What `sampling.py` says of a row's draws after the first.
 struct Again {
   const std::uint32_t* check;   // null where it is not known
@@ -80,6 +39,112 @@ struct Again {
   const std::uint8_t* plain;    // characters of each token; null for a row without others
   std::int32_t* others;
   std::size_t num_others;
+};
+
+// Each row's own of these, or none.
+class Masks {
+ public:
+  Masks(const char* name, std::size_t rows, std::optional<Array<const std::uint32_t, 2>> words,
+        std::optional<Int32s> of_row)
+      : name_(name), words_(std::move(words)), of_row_(std::move(of_row)) {
+    require(!words_ == !of_row_ && (!of_row_ || of_row_->shape(0) == rows),
+            name_ + " must be [masks, num_token_ids / 32 rounded up], with a mask or -1 for each row");
+  }
+  explicit operator bool() const { return words_.has_value(); }
+  // The arrays may have changed.
+  void check(const Sampler& sampler) const {
+    if (!words_) return;
+    require(words_->shape(1) == static_cast<std::size_t>(sampler.mask_words()),
+            name_ + " must be [masks, num_token_ids / 32 rounded up]");
+    for (std::size_t r = 0; r < of_row_->shape(0); ++r)
+      require(of_row_->data()[r] < static_cast<std::int64_t>(words_->shape(0)),
+              "a row names a mask that is not there");
+  }
+  const std::uint32_t* of(std::size_t row) const {
+    if (!words_ || of_row_->data()[row] < 0) return nullptr;
+    return words_->data() + of_row_->data()[row] * words_->shape(1);
+  }
+
+ private:
+  std::string name_;
+  std::optional<Array<const std::uint32_t, 2>> words_;
+  std::optional<Int32s> of_row_;
+};
+
+// The arrays of `sampling.py` that say how rows are sampled: read once, for an array that comes
+// from Python takes longer than a row that is known.
+class RowArrays {
+ public:
+  RowArrays(Column<float> temperature, Int32s top_k, Column<double> top_p, Column<double> min_p,
+            Column<double> typical_p, Column<std::uint64_t> seed, Column<std::uint64_t> position,
+            std::optional<Array<const std::uint32_t, 2>> mask_words,
+            std::optional<Int32s> mask_of_row,
+            std::optional<Array<const std::uint32_t, 2>> check_words,
+            std::optional<Int32s> check_of_row, std::optional<Array<const std::uint8_t, 2>> plain,
+            std::optional<Int32s> table_of_row, std::optional<Array<std::int32_t, 2>> others,
+            std::optional<Array<const std::uint64_t, 2>> seeds)
+      : temperature_(std::move(temperature)),
+        top_k_(std::move(top_k)),
+        top_p_(std::move(top_p)),
+        min_p_(std::move(min_p)),
+        typical_p_(std::move(typical_p)),
+        seed_(std::move(seed)),
+        position_(std::move(position)),
+        masks_("masks", rows(), std::move(mask_words), std::move(mask_of_row)),
+        checks_("checks", rows(), std::move(check_words), std::move(check_of_row)),
+        plain_(std::move(plain)),
+        table_of_row_(std::move(table_of_row)),
+        others_(std::move(others)),
+        seeds_(std::move(seeds)) {
+    require(top_k_.shape(0) == rows() && top_p_.shape(0) == rows() && min_p_.shape(0) == rows() &&
+                typical_p_.shape(0) == rows() && seed_.shape(0) == rows() &&
+                position_.shape(0) == rows(),
+            "sampling arrays differ in length");
+    require(!plain_ == !table_of_row_ && !plain_ == !others_ &&
+                (!others_ || (table_of_row_->shape(0) == rows() && others_->shape(0) == rows())),
+            "others need a table or -1, and a place, for each row");
+    const bool is_drawn_again = checks_ || others_;
+    require(!is_drawn_again ? !seeds_
+                            : seeds_ && seeds_->shape(0) == rows() && seeds_->shape(1) > num_others(),
+            "checks and others need a seed for each draw");
+  }
+  std::size_t rows() const { return temperature_.shape(0); }
+  void check(const Sampler& sampler) const {
+    masks_.check(sampler);
+    checks_.check(sampler);
+    if (!plain_) return;
+    require(plain_->shape(1) >= static_cast<std::size_t>(sampler.num_token_ids()),
+            "a table lacks tokens");
+    for (std::size_t r = 0; r < rows(); ++r)
+      require(table_of_row_->data()[r] < static_cast<std::int64_t>(plain_->shape(0)),
+              "a row names a table that is not there");
+  }
+  SampleParams params_of(std::size_t r) const {
+    return {temperature_.data()[r], top_k_.data()[r],     top_p_.data()[r],   min_p_.data()[r],
+            typical_p_.data()[r],   seed_.data()[r],      position_.data()[r]};
+  }
+  const std::uint32_t* mask_of(std::size_t r) const { return masks_.of(r); }
+  Again again_of(std::size_t r) const {
+    Again again{checks_.of(r), nullptr, nullptr, nullptr, num_others()};
+    if (seeds_) again.seeds = seeds_->data() + r * seeds_->shape(1);
+    if (others_) again.others = others_->data() + r * num_others();
+    if (plain_ && table_of_row_->data()[r] >= 0)
+      again.plain = plain_->data() + table_of_row_->data()[r] * plain_->shape(1);
+    return again;
+  }
+
+ private:
+  std::size_t num_others() const { return others_ ? others_->shape(1) : 0; }
+
+  Column<float> temperature_;
+  Int32s top_k_;
+  Column<double> top_p_, min_p_, typical_p_;
+  Column<std::uint64_t> seed_, position_;
+  Masks masks_, checks_;
+  std::optional<Array<const std::uint8_t, 2>> plain_;
+  std::optional<Int32s> table_of_row_;
+  std::optional<Array<std::int32_t, 2>> others_;
+  std::optional<Array<const std::uint64_t, 2>> seeds_;
 };
 
 // `first`: the row's first draw; below 0 it is not known.
@@ -107,37 +172,13 @@ int sample_row(Sampler& sampler, const float* logits, SampleParams params,
   return sampler.sample_again(logits, params, again.check, {});
 }
 
-void sample(Sampler& sampler, const Array<const float, 2>& logits,
-            const Column<float>& temperature, const Int32s& top_k, const Column<double>& top_p,
-            const Column<double>& min_p, const Column<double>& typical_p,
-            const Column<std::uint64_t>& seed, const Column<std::uint64_t>& position,
-            std::optional<Array<const std::uint32_t, 2>> mask_words,
-            std::optional<Int32s> mask_of_row,
-            std::optional<Array<const std::uint32_t, 2>> check_words,
-            std::optional<Int32s> check_of_row, std::optional<Tables> num_chars,
-            std::optional<Int32s> table_of_row, std::optional<Array<std::int32_t, 2>> others,
-            std::optional<Array<const std::uint64_t, 2>> seeds, std::optional<Int32s> first,
-            std::optional<Int32s> chosen, const Array<std::int32_t, 1>& tokens) {
+void sample(Sampler& sampler, const Array<const float, 2>& logits, const RowArrays& arrays,
+            std::optional<Int32s> first, std::optional<Int32s> chosen,
+            const Array<std::int32_t, 1>& tokens) {
   const std::size_t rows = logits.shape(0);
   check_logits(sampler, logits);
-  require(temperature.shape(0) == rows && top_k.shape(0) == rows && top_p.shape(0) == rows &&
-              min_p.shape(0) == rows && typical_p.shape(0) == rows && seed.shape(0) == rows &&
-              position.shape(0) == rows && tokens.shape(0) == rows,
-          "sampling arrays differ in length");
-  const Masks masks("masks", sampler, rows, mask_words, mask_of_row);
-  const Masks checks("checks", sampler, rows, check_words, check_of_row);
-  require(!num_chars == !table_of_row && !num_chars == !others &&
-              (!others || (table_of_row->shape(0) == rows && others->shape(0) == rows)),
-          "others need a table or -1, and a place, for each row");
-  if (others) {
-    check_tables(*num_chars, table_of_row->data(), rows);
-    require(num_chars->shape(1) >= static_cast<std::size_t>(sampler.num_token_ids()),
-            "a table lacks tokens");
-  }
-  const std::size_t num_others = others ? others->shape(1) : 0;
-  require(!check_words && !others ? !seeds
-                                  : seeds && seeds->shape(0) == rows && seeds->shape(1) > num_others,
-          "checks and others need a seed for each draw");
+  require(arrays.rows() == rows && tokens.shape(0) == rows, "sampling arrays differ in length");
+  arrays.check(sampler);
   require(!first || first->shape(0) == rows, "first draws must be [rows]");
   for (std::size_t r = 0; first && r < rows; ++r)
     require(first->data()[r] < sampler.num_token_ids(), "a first draw is no token");
@@ -149,39 +190,10 @@ void sample(Sampler& sampler, const Array<const float, 2>& logits,
   std::vector<int> refused;
   for (std::size_t i = 0; i < count; ++i) {
     const std::size_t r = chosen ? chosen->data()[i] : i;
-    Again again{checks.of(r), seeds ? seeds->data() + r * seeds->shape(1) : nullptr, nullptr,
-                others ? others->data() + r * num_others : nullptr, num_others};
-    if (others && table_of_row->data()[r] >= 0)
-      again.plain = num_chars->data() + table_of_row->data()[r] * num_chars->shape(1);
-    tokens.data()[r] = sample_row(
-        sampler, logits.data() + r * logits.shape(1),
-        {temperature.data()[r], top_k.data()[r], top_p.data()[r], min_p.data()[r],
-         typical_p.data()[r], seed.data()[r], position.data()[r]},
-        masks.of(r), first ? first->data()[r] : -1, again, refused);
+    tokens.data()[r] = sample_row(sampler, logits.data() + r * logits.shape(1), arrays.params_of(r),
+                                  arrays.mask_of(r), first ? first->data()[r] : -1,
+                                  arrays.again_of(r), refused);
   }
-}
-
-constexpr std::int32_t kNoLook = -2;
-
-// The rows that need a look at their token, at the start of `found`; how many.
-std::size_t rows_to_look_at(const Int32s& tokens, const Tables& num_chars,
-                            const Int32s& table_of_row, const Array<std::int32_t, 1>& chars_left,
-                            const Array<std::int32_t, 1>& found) {
-  const std::size_t rows = tokens.shape(0);
-  require(table_of_row.shape(0) == rows && chars_left.shape(0) == rows && found.shape(0) == rows,
-          "arrays of rows differ in length");
-  check_tables(num_chars, table_of_row.data(), rows);
-  std::size_t count = 0;
-  for (std::size_t r = 0; r < rows; ++r) {
-    const std::int32_t table = table_of_row.data()[r];
-    if (table == kNoLook) continue;
-    const std::int32_t chars = look_up(num_chars, table, tokens.data()[r]);
-    std::int32_t& left = chars_left.data()[r];
-    if (chars && left < 0) continue;
-    if (chars && (left -= chars) >= 0) continue;
-    found.data()[count++] = static_cast<std::int32_t>(r);
-  }
-  return count;
 }
 
 void logprobs(Sampler& sampler, const Array<const float, 2>& logits, const Int32s& token_ids,
@@ -208,13 +220,22 @@ void logprobs(Sampler& sampler, const Array<const float, 2>& logits, const Int32
 }  // namespace
 
 void bind_sampler(nb::module_& module) {
+  // A copy of another type would not see what changes.
+  const auto array = [] { return nb::arg().noconvert(); };
+  const auto maybe = [] { return nb::arg().noconvert().none(); };
+  nb::class_<RowArrays>(module, "RowArrays")
+      .def(nb::init<Column<float>, Int32s, Column<double>, Column<double>, Column<double>,
+                    Column<std::uint64_t>, Column<std::uint64_t>,
+                    std::optional<Array<const std::uint32_t, 2>>, std::optional<Int32s>,
+                    std::optional<Array<const std::uint32_t, 2>>, std::optional<Int32s>,
+                    std::optional<Array<const std::uint8_t, 2>>, std::optional<Int32s>,
+                    std::optional<Array<std::int32_t, 2>>,
+                    std::optional<Array<const std::uint64_t, 2>>>(),
+           array(), array(), array(), array(), array(), array(), array(), maybe(), maybe(),
+           maybe(), maybe(), maybe(), maybe(), maybe(), maybe());
   nb::class_<Sampler>(module, "Sampler")
-      .def("sample", &sample, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
-           nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none(),
-           nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg().none(),
-           nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg())
+      .def("sample", &sample, nb::arg(), nb::arg(), maybe(), maybe(), nb::arg())
       .def("logprobs", &logprobs);
-  module.def("rows_to_look_at", &rows_to_look_at);
   module.def("make_sampler", &make_sampler, nb::rv_policy::take_ownership);
 }
 
