@@ -7,13 +7,12 @@ import pytest
 
 from shoal.kernels.native import available
 from shoal.kernels.sampling import (
-    NO_LOOK,
     Checks,
     NativeSampler,
     PlainTokens,
+    RowArrays,
     RowParams,
     VocabularyMasks,
-    rows_to_look_at,
 )
 
 pytestmark = pytest.mark.skipif(not available(), reason="native kernels are not built")
@@ -50,7 +49,7 @@ def one(sampler: NativeSampler, logits: np.ndarray, params: RowParams, row: int,
     own = params.of_rows(np.array([row]))
     own.seed[:] = seed
     masks = VocabularyMasks(bits(allowed[None]), np.zeros(1, np.int32))
-    return int(sampler.sample(logits[row : row + 1], own, masks)[0])
+    return int(sampler.sample(logits[row : row + 1], RowArrays(own, masks))[0])
 
 
 @pytest.mark.parametrize("num_ids", [63, 70, 4096])
@@ -77,11 +76,11 @@ def test_they_are_those_of_further_calls(
     checks = Checks(
         VocabularyMasks(bits(allowed), of_row), PlainTokens(plain, tables, others), seeds
     )
-    tokens = sampler.sample(logits, params, checks=checks)
-    first = sampler.sample(logits, params)
+    tokens = sampler.sample(logits, RowArrays(params, checks=checks))
+    first = sampler.sample(logits, RowArrays(params))
     known_first = np.where(rng.random(num_rows) < 0.5, first, -1).astype(np.int32)
     others_before = others.copy()
-    given = sampler.sample(logits, params, checks=checks, first=known_first)
+    given = sampler.sample(logits, RowArrays(params, checks=checks), first=known_first)
     np.testing.assert_array_equal(given, tokens)
     np.testing.assert_array_equal(others, others_before)
     num_again = 0
@@ -121,7 +120,7 @@ def test_where_nothing_is_left_there_is_no_token() -> None:
         PlainTokens(np.zeros((1, 40), np.uint8), np.array([-1, 0], np.int32), others),
         np.ones((2, 1 + NUM_OTHERS), np.uint64),
     )
-    tokens = NativeSampler(40).sample(logits, make_params(2), checks=checks)
+    tokens = NativeSampler(40).sample(logits, RowArrays(make_params(2), checks=checks))
     assert tokens.tolist() == [-1, 3]
     assert others[1].tolist() == [-1, -1]
 
@@ -130,7 +129,7 @@ def test_where_nothing_is_left_there_is_no_token() -> None:
 def test_first_draws_that_are_no_tokens_are_refused(first: list[int]) -> None:
     logits = np.zeros((2, 40), np.float32)
     with pytest.raises(ValueError, match="first draw"):
-        NativeSampler(40).sample(logits, make_params(2), first=np.array(first, np.int32))
+        NativeSampler(40).sample(logits, RowArrays(make_params(2)), first=np.array(first, np.int32))
 
 
 @pytest.mark.parametrize("wrong", ["seeds", "tables", "others", "table", "ids"])
@@ -145,19 +144,6 @@ def test_wrong_shapes_are_refused(wrong: str) -> None:
     masks = VocabularyMasks(np.zeros((1, 2), np.uint32), np.array([0, -1], np.int32))
     with pytest.raises(ValueError):
         NativeSampler(40).sample(
-            np.zeros((2, 40), np.float32), make_params(2), checks=Checks(masks, plain, seeds)
+            np.zeros((2, 40), np.float32),
+            RowArrays(make_params(2), checks=Checks(masks, plain, seeds)),
         )
-
-
-def test_rows_need_a_look_where_no_table_knows_their_token_or_too_much_was_said() -> None:
-    num_chars = np.array([[0, 1, 4], [2, 0, 0]], np.uint8)
-    tables = np.array([0, 0, 0, 1, 1, -1, NO_LOOK, 0, 0, 0], np.int32)
-    tokens = np.array([1, 0, 2, 0, 1, 1, 0, -1, 99, 2], np.int32)
-    chars_left = np.array([-1, 5, 3, 2, 9, 9, 0, 9, 9, 4], np.int32)
-    found = np.empty(10, np.int32)
-    rows = rows_to_look_at(tokens, num_chars, tables, chars_left, found)
-    assert rows == [1, 2, 4, 5, 7, 8]
-    assert chars_left.tolist() == [-1, 5, -1, 0, 9, 9, 0, 9, 9, 0]
-    for wrong in (tables[:9], np.full(10, 2, np.int32)):
-        with pytest.raises(ValueError):
-            rows_to_look_at(tokens, num_chars, wrong, chars_left, found)

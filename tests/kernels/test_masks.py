@@ -8,7 +8,13 @@ import pytest
 from numpy.typing import NDArray
 
 from shoal.kernels.native import KernelSet, available, kernel_sets
-from shoal.kernels.sampling import Float32, NativeSampler, RowParams, VocabularyMasks
+from shoal.kernels.sampling import (
+    Float32,
+    NativeSampler,
+    RowArrays,
+    RowParams,
+    VocabularyMasks,
+)
 
 pytestmark = pytest.mark.skipif(not available(), reason="native kernels are not built")
 
@@ -61,9 +67,9 @@ def test_padding_is_sampled_as_if_it_were_not_there(
     logits[::7, num_ids:] = rng.choice([np.nan, np.inf, -np.inf])
     padded = NativeSampler(columns, num_token_ids=num_ids, kernel_set=kernel_set)
     wanted = NativeSampler(num_ids, kernel_set=kernel_set).sample(
-        np.ascontiguousarray(logits[:, :num_ids]), params
+        np.ascontiguousarray(logits[:, :num_ids]), RowArrays(params)
     )
-    found = padded.sample(logits, params)
+    found = padded.sample(logits, RowArrays(params))
     np.testing.assert_array_equal(found, wanted)
     assert (found >= 0).all()
     assert (found < num_ids).all()
@@ -115,13 +121,15 @@ def test_a_masked_row_is_sampled_as_if_the_other_tokens_were_banned(
     allowed = rng.random((12, num_ids)) < shares
     mask_of_row = rng.integers(-1, 12, 90).astype(np.int32)
     sampler = NativeSampler(columns, num_token_ids=num_ids, kernel_set=kernel_set)
-    found = sampler.sample(logits, params, VocabularyMasks(packed(allowed), mask_of_row))
+    found = sampler.sample(logits, RowArrays(params, VocabularyMasks(packed(allowed), mask_of_row)))
     open_rows = np.where(mask_of_row[:, None] < 0, True, allowed[mask_of_row])
     banned = logits.copy()
     banned[:, :num_ids][~open_rows] = -np.inf
-    np.testing.assert_array_equal(found, sampler.sample(banned, params))
+    np.testing.assert_array_equal(found, sampler.sample(banned, RowArrays(params)))
     without = mask_of_row < 0
-    np.testing.assert_array_equal(found[without], sampler.sample(logits, params)[without])
+    np.testing.assert_array_equal(
+        found[without], sampler.sample(logits, RowArrays(params))[without]
+    )
     picked = found >= 0
     assert open_rows[picked, found[picked]].all()
     np.testing.assert_array_equal(picked, open_rows.any(axis=1))
@@ -133,15 +141,15 @@ def test_of_chosen_rows_the_tokens_are_those_of_all_and_the_others_stay() -> Non
     words = packed(rng.random((40, 70)) < 0.5)
     masks = VocabularyMasks(words, np.arange(40, dtype=np.int32))
     sampler = NativeSampler(70)
-    whole = sampler.sample(logits, params, masks)
+    whole = sampler.sample(logits, RowArrays(params, masks))
     rows = np.array([31, 0, 7], np.int32)
     tokens = np.full(40, -5, np.int32)
-    assert sampler.sample(logits, params, masks, rows=rows, tokens=tokens) is tokens
+    assert sampler.sample(logits, RowArrays(params, masks), rows=rows, tokens=tokens) is tokens
     np.testing.assert_array_equal(tokens[rows], whole[rows])
     assert (np.delete(tokens, rows) == -5).all()
     for row in (-1, 40):
         with pytest.raises(ValueError, match="row is chosen"):
-            sampler.sample(logits, params, rows=np.array([row], np.int32))
+            sampler.sample(logits, RowArrays(params), rows=np.array([row], np.int32))
 
 
 def test_masks_that_do_not_fit_are_refused() -> None:
@@ -154,7 +162,7 @@ def test_masks_that_do_not_fit_are_refused() -> None:
         (np.zeros((1, 3), np.uint32), rows + 1),  # no such mask
     ]:
         with pytest.raises(ValueError, match="mask"):
-            sampler.sample(logits, params, VocabularyMasks(words, mask_of_row))
+            sampler.sample(logits, RowArrays(params, VocabularyMasks(words, mask_of_row)))
 
 
 @pytest.mark.parametrize("num_ids", [0, 11])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from shoal.kernels.native import KernelSet, available, kernel_sets
-from shoal.kernels.sampling import Float32, Int32, NativeSampler, RowParams
+from shoal.kernels.sampling import Float32, Int32, NativeSampler, RowArrays, RowParams
 from shoal.protocol.params import SamplingParams
 from shoal.sampling.numpy_sampler import NumpySampler
 from shoal.sampling.random import uniforms
@@ -122,7 +122,7 @@ def test_the_token_is_the_one_of_numpy(
     wanted = numpy_tokens(logits, wishes, positions)
     before = logits.copy()
     found = NativeSampler(vocab, kernel_set=kernel_set).sample(
-        logits, make_params(wishes, positions)
+        logits, RowArrays(make_params(wishes, positions))
     )
     np.testing.assert_array_equal(logits, before)
     for row in np.flatnonzero(found != wanted):
@@ -137,7 +137,7 @@ def test_greedy_rows_pick_the_lowest_id_of_the_best(kernel_set: KernelSet) -> No
         logits = random_logits(rng, 50, vocab)
         wishes = [SamplingParams(seed=0, temperature=0.0, top_p=0.5)] * 50
         found = NativeSampler(vocab, kernel_set=kernel_set).sample(
-            logits, make_params(wishes, [0] * 50)
+            logits, RowArrays(make_params(wishes, [0] * 50))
         )
         finite = np.isfinite(logits.max(axis=1))
         np.testing.assert_array_equal(found, np.where(finite, logits.argmax(axis=1), -1))
@@ -154,7 +154,7 @@ def test_a_row_without_a_finite_best_gives_no_token_and_harms_no_other(
     logits[3] = -np.inf
     wishes = [SamplingParams(seed=i, top_p=(1.0, 0.9)[i // 2 % 2]) for i in range(6)]
     sampler = NativeSampler(259, kernel_set=kernel_set)
-    found = sampler.sample(logits, make_params(wishes, [3] * 6))
+    found = sampler.sample(logits, RowArrays(make_params(wishes, [3] * 6)))
     np.testing.assert_array_equal(found, numpy_tokens(logits, wishes, [3] * 6))
     assert found[1::2].tolist() == [-1, -1, -1]
     own, ids, _ = sampler.logprobs(logits, np.zeros(6, np.int32), np.full(6, 3, np.int32))
@@ -169,9 +169,9 @@ def test_a_row_alone_gives_what_it_gives_in_a_batch(kernel_set: KernelSet) -> No
     logits = random_logits(rng, 64, 1000)
     wishes = random_wishes(rng, 64, "top_k", "top_p", "min_p")
     sampler = NativeSampler(1000, kernel_set=kernel_set)
-    together = sampler.sample(logits, make_params(wishes, list(range(64))))
+    together = sampler.sample(logits, RowArrays(make_params(wishes, list(range(64)))))
     alone = [
-        sampler.sample(logits[i : i + 1], make_params(wishes[i : i + 1], [i]))[0]
+        sampler.sample(logits[i : i + 1], RowArrays(make_params(wishes[i : i + 1], [i])))[0]
         for i in reversed(range(64))
     ]
     np.testing.assert_array_equal(together, alone[::-1])
@@ -210,7 +210,7 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
     params = make_params([SamplingParams(seed=0)] * 2, [0, 0])
     for shape in [(2, 11), (3, 10)]:
         with pytest.raises(ValueError, match=r"logits|differ"):
-            sampler.sample(np.zeros(shape, np.float32), params)
+            sampler.sample(np.zeros(shape, np.float32), RowArrays(params))
     with pytest.raises(ValueError, match="outside the vocabulary"):
         sampler.logprobs(
             np.zeros((1, 10), np.float32), np.array([10], np.int32), np.array([1], np.int32)

@@ -51,10 +51,6 @@ class RowTracker:
         """It is followed no longer. Its place, and the tokens that led there since it was put."""
         return self._native.take(row)
 
-    def chars_left(self, row: int) -> int:
-        """Below 0 behind a token that had more."""
-        return self._native.chars_left(row)
-
     def add_place(self, table: int, chars_left: int, mask: int) -> int:
         """`table`, `chars_left`: as `put`, not above 0. `mask`: of the next token, -1 where it is
         not known."""
@@ -75,7 +71,10 @@ class RowTracker:
         """And where rows are: none is followed any more."""
         self._native.forget_places()
 
+    def to_look_at(self, tokens: Int32) -> list[int]:
+        """Of tokens [R] that may come next, the rows that need a look at theirs, in order."""
+        return self._native.to_look_at(tokens)
+
     def advance(self, tokens: Int32) -> list[int]:
-        """Of their next tokens [R], the rows that need a look at theirs, in order; the others go
-        on."""
+        """As `to_look_at`, of those that do come next: the others go on."""
         return self._native.advance(tokens)

@@ -118,8 +118,12 @@ class LeftRows:
         return len(self._tables) - 1
 
     def to_look_at(self, tokens: Int32) -> list[int]:
-        """Rows that need a look at their token [R]: all but those that are left and whose token is
-        plain, in free text, or leads to another place that the library knows."""
+        """Rows that need a look at their token [R], if it comes next: all but those that are left
+        and whose token is plain, in free text, or leads to another place that the library knows."""
+        return self._tracker.to_look_at(tokens) if self._rows else self._looked_at
+
+    def advance(self, tokens: Int32) -> list[int]:
+        """As `to_look_at`, of those that do come next [R]: the others have them now."""
         if not self._rows:
             return self._looked_at
         self._now_found = self._tracker.advance(tokens)
@@ -148,10 +152,10 @@ class LeftRows:
         if (left := self._found(row)) is None:
             return None
         start = left.known
-        if left.is_free and (num_chars := left.grammar.num_chars[token_id]):
+        if left.is_free and left.grammar.num_chars[token_id]:
             if left.since < 0:
                 self._let_be(left, -1, 0)
-            elif not self._goes_on_in_text(left, token_id, num_chars):
+            elif not self._goes_on_in_text(left, token_id):
                 return None
             elif start != NOWHERE and left.known != NOWHERE:
                 self._know_steady(left, start, token_id)
@@ -170,8 +174,7 @@ class LeftRows:
         return left
 
     def remember(self, tokens: Int32) -> None:
-        """They are those of the last step [R]; rows that needed a look have been followed or
-        told."""
+        """They are those of `advance`; rows that needed a look have been followed or told."""
         if len(self._known) == _MOST_KNOWN or self.masks.is_full:
             self.forget_places()
         self._now_found = None
@@ -218,15 +221,8 @@ class LeftRows:
                 has_come_now = self._now_found is not None and left.row not in self._now_found
                 left.since = len(self._tokens) + has_come_now
 
-    def _goes_on_in_text(self, left: LeftRow, token_id: int, num_chars: int) -> bool:
+    def _goes_on_in_text(self, left: LeftRow, token_id: int) -> bool:
         """In free text that may still change something, see `FreeText.waits`."""
-        table = self.table(left.grammar.num_chars)
-        if (chars_left := self._tracker.chars_left(left.row)) >= 0:
-            chars_left -= num_chars  # this token came in another's place
-            self._tracker.put(left.row, table, chars_left, NOWHERE)
-            left.known = NOWHERE
-            if chars_left >= 0:
-                return True
         if left.place is None:
             return False
         token_ids, text = [*self._since(left), token_id], left.grammar.text
@@ -234,6 +230,7 @@ class LeftRows:
             if left.grammar.masks_first:
                 return False
             left.mask, left.known = None, NOWHERE
+            table = self.table(left.grammar.num_chars)
             self._tracker.put(left.row, table, chars_left, NOWHERE)
             return True
         if (place := left.grammar.behind_free_text(left.place)) is None:

@@ -30,7 +30,6 @@ class NativeSampler:
         self._left = LeftRows(num_token_ids)
         self._arrays: RowArrays | None = None
         self._num_chars = self._left.num_chars
-        self._looked_at: list[int] = []
         self._stopped: list[int] = []
         self._unmasked: list[int] = []
 
@@ -65,12 +64,10 @@ class NativeSampler:
             tokens = first
         else:
             tokens = self._kernel.sample(logits, self._arrays_now(), first=first, tokens=first)
-        self._looked_at = self._left.to_look_at(tokens)
+        looked_at = self._left.to_look_at(tokens)
         is_checked = self._left.masks.of_row[CHECKED]
         refused = [
-            row
-            for row in self._looked_at
-            if is_checked.item(row) < 0 and not self._admits(row, tokens)
+            row for row in looked_at if is_checked.item(row) < 0 and not self._admits(row, tokens)
         ]
         if refused:
             self._draw_again(logits, states, refused, tokens)
@@ -103,7 +100,7 @@ class NativeSampler:
 
     def accept(self, states: Sequence[SamplingState], tokens: Sequence[int | None]) -> list[int]:
         told: list[int] = []
-        for row in self._looked_at:
+        for row in self._left.advance(self._tokens):
             if (token_id := tokens[row]) is None:
                 continue
             if (left := self._left.follow(row, token_id)) is not None:

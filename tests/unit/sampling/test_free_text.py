@@ -198,6 +198,34 @@ def test_a_mask_that_another_left_in_a_string_stays_no_longer_than_ones_own(
     assert all(followed.admits(ord('"')) for followed in pair)
 
 
+@pytest.mark.parametrize(
+    "listed", [("the red den", "th", "zq"), ("anna", ""), ("\u00f2d", 'a "', "12", "the the")]
+)
+@pytest.mark.parametrize("least_chars", [0, 1, 2, 4])
+def test_the_plain_tokens_are_known_behind_which_a_string_still_waits(
+    listed: tuple[str, ...], least_chars: int
+) -> None:
+    texts = [bytes([n]) for n in range(256)] + [
+        b"th", b"the", b" the", b"the red", b" den", b"an", b"anna", b"na", b"a", b"the ",
+        "\u00f2".encode(), "\u00f2d".encode(), b'the"', b"zqx jqz wqx", b"12", b"e",
+    ]  # fmt: skip
+    spell = {bytes([n]): n for n in range(256)}
+    found = free_text_of(texts, lambda text: [spell[bytes([c])] for c in text.encode()], set())
+    assert found is not None
+    free_text = found._replace(
+        listed=listed, least_chars=least_chars, steady_after=max(least_chars - 1, 12)
+    )
+    plain = [i for i, num_chars in enumerate(free_text.num_chars) if num_chars]
+    for string in ("", "t", "th", "the", "the red", "an", "zq", "q", "\u00f2", "the the", "a"):
+        wanted = {i for i in plain if free_text.waits(string + texts[i].decode()) >= 0}
+        named = free_text.not_steady_behind(string)
+        if named is None:
+            assert len(string) + 1 < least_chars
+        else:
+            assert {*named} == wanted
+    assert free_text.not_steady_behind(None) == []
+
+
 def mask_behind(beginning: "LLMatcher", string: str) -> bytes:
     matcher = beginning.deep_copy()
     assert matcher.consume_tokens(encode(string))

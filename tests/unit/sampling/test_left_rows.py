@@ -11,7 +11,9 @@ import pytest
 from shoal.kernels.native import available
 from shoal.protocol.params import OutputParams, SamplingParams, StopParams
 from shoal.protocol.step import NewRow
+from shoal.sampling import left_rows, mask_table
 from shoal.sampling.grammars import Grammars, Vocabulary
+from shoal.sampling.left_rows import LeftRows
 from shoal.sampling.native import NativeSampler
 from shoal.sampling.numpy_sampler import NumpySampler
 from shoal.sampling.sampler import Sampler, SamplingState
@@ -96,13 +98,16 @@ class Row:
         self.is_over = self.grammar.ended or len(self.said) >= NUM_TOKENS
 
 
-def step(sampler: Sampler, rows: list[Row]) -> None:
+def step(sampler: Sampler, rows: list[Row], looked_into: Row | None = None) -> None:
+    """`looked_into`: between its draw and its token, as for a trace."""
     states = [row.state for row in rows]
     logits = np.stack([row.logits() for row in rows])
     positions = np.array([len(row.said) for row in rows], np.int32)
     best = logits.argmax(axis=1).astype(np.int32)
     tokens = sampler.sample(logits, states, positions, best).tolist()
     assert min(tokens) >= 0
+    if looked_into is not None:
+        looked_into.grammar.catch_up()
     stopped = sampler.accept(states, tokens)
     for index, (row, token_id) in enumerate(zip(rows, tokens, strict=True)):
         row.go_on(token_id, stopped=index in stopped)
@@ -126,7 +131,14 @@ def alone(seed: int, grammar: str) -> list[int]:
 
 
 @pytest.mark.parametrize("seed", range(len(LISTED)))
-def test_each_row_gets_the_tokens_that_it_gets_alone(seed: int) -> None:
+@pytest.mark.parametrize("is_forgetful", [False, True])
+def test_each_row_gets_the_tokens_that_it_gets_alone(
+    seed: int, is_forgetful: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_forgetful:
+        monkeypatch.setattr(left_rows, "_MOST_KNOWN", 4)
+        monkeypatch.setattr(left_rows, "_MOST_TOKENS", 9)
+        monkeypatch.setattr(mask_table, "_MORE", 1)
     rng = random.Random(seed)
     others = [*FREE, *LARKS, NUMBERS, *(without_limits(random_schema(n)) for n in range(8))]
     schemas = [LISTED[seed % len(LISTED)][0], rng.choice(others), LONG[seed % len(LONG)]]
@@ -145,7 +157,7 @@ def test_each_row_gets_the_tokens_that_it_gets_alone(seed: int) -> None:
         if rng.random() < 0.01:
             grammars.forget()
         some = running if rng.random() < 0.98 else rng.sample(running, rng.randint(1, len(running)))
-        step(sampler, some)
+        step(sampler, some, rng.choice(some) if rng.random() < 0.1 else None)
         while rng.random() < (0.05 if waiting else 0.6) and not some[0].is_over:
             step_further(sampler, some[0])
         finished += [row for row in running if row.is_over]
@@ -153,6 +165,48 @@ def test_each_row_gets_the_tokens_that_it_gets_alone(seed: int) -> None:
     for row in finished:
         assert row.new.sampling.grammar is not None
         assert row.said == alone(row.new.seq_id, row.new.sampling.grammar), row.new.seq_id
+
+
+@pytest.mark.parametrize("wishes", [{}, {"top_p": 0.9}, {"temperature": 0.0}])
+def test_what_others_said_needs_no_look(
+    wishes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows say the same one after the other, and at last other words; where text is forced behind
+    a quote, twice, a look is due."""
+    grammar = as_text(obj(name=STRING, an={"type": "array", "items": STRING, "minItems": 2}))
+    answer = encode('{"name":"the red den","an":["den","the \u0111')
+    other = encode('{"name":"red the the","an":["red","den \u0111')
+    grammars, sampler, looks = new_grammars(), NativeSampler(NUM_IDS), list[int]()
+    advance = LeftRows.advance
+
+    def count(self: LeftRows, tokens: Any) -> list[int]:
+        found = advance(self, tokens)
+        looks[-1] += len(found)
+        return found
+
+    monkeypatch.setattr(LeftRows, "advance", count)
+    assert grammars.prepare(grammar).result() is None
+    stop = StopParams(99, end_token_ids=(END_ID,))
+    for seq_id, said in enumerate([answer] * 5 + [other]):
+        sampling = SamplingParams(seed=seq_id, grammar=grammar, **wishes)
+        new = NewRow(seq_id, [1], 1, [], sampling, stop, OutputParams(), shares_with="all")
+        state = SamplingState(new, NUM_IDS, grammars)
+        assert state.grammar is not None
+        state.grammar.expect_nothing()
+        looks.append(0)
+        position = len(state.take_forced(99))
+        assert said[:position] == encode('{"name":')
+        while position < len(said):
+            logits = np.zeros((1, NUM_IDS), np.float32)
+            logits[0, said[position]] = 90
+            best = logits.argmax(axis=1).astype(np.int32)
+            tokens = sampler.sample(logits, [state], np.array([position], np.int32), best).tolist()
+            assert tokens == [said[position]]
+            sampler.accept([state], tokens)
+            position += 1 + len(state.take_forced(99))
+        assert state.grammar.matcher.validate_tokens(encode('"]}')) == 3
+    assert looks[0] > 6
+    assert looks[3:] == [2] * 3
 
 
 @pytest.mark.parametrize("wishes", [{}, {"top_p": 0.9}, {"temperature": 0.0}])

@@ -3,29 +3,55 @@
 import random
 
 import numpy as np
+import pytest
 
-from shoal.sampling.mask_table import MaskTable
+from shoal.sampling import mask_table
+from shoal.sampling.mask_table import CHECKED, FIRST, MaskTable
 
 
-def test_each_row_has_its_last_mask() -> None:
-    rng, num_rows = random.Random(0), 5
+def test_each_row_has_its_last_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mask_table, "_MORE", 3)
+    rng, num_drops = random.Random(0), 0
     masks = [np.array([n, ~np.uint32(n)], np.uint32) for n in range(40)]
-    table = MaskTable(num_rows, 50)
-    has: list[int | None] = [None] * num_rows
-    for _ in range(1000):
-        row, wanted = rng.randrange(num_rows), rng.choice([None, *range(40)])
-        table.set(row, None if wanted is None else masks[wanted])
-        has[row] = wanted
-        assert table.num_masked == sum(one is not None for one in has)
-        for each, one in enumerate(has):
-            place = table.masks.mask_of_row.item(each)
-            assert table.has(each) == (one is not None) == (place >= 0)
-            if one is not None:
-                np.testing.assert_array_equal(table.masks.words[place], masks[one])
+    kept_places: dict[int, int] = {}  # of masks that somebody has looked up
+
+    def before_drop() -> None:
+        nonlocal num_drops
+        num_drops += 1
+        kept_places.clear()
+
+    table = MaskTable(50, before_drop)
+    has: list[list[int | None]] = [[], []]
+    for _ in range(3000):
+        if rng.random() < 0.02:  # other rows
+            before = [rng.randrange(-1, len(has[0])) for _ in range(rng.randrange(9))]
+            table.begin(before)
+            has = [[None if row < 0 else of_row[row] for row in before] for of_row in has]
+        if has[0] and rng.random() < 0.9:
+            column, row = rng.choice([FIRST, CHECKED]), rng.randrange(len(has[0]))
+            wanted = rng.choice([None, *range(40)])
+            table.set(column, row, None if wanted is None else masks[wanted])
+            has[column][row] = wanted
+        else:
+            wanted = rng.randrange(40)
+            place = table.place_of(masks[wanted])
+            assert place >= 0 or table.is_full
+            if place >= 0:
+                kept_places[wanted] = place
+        for column, of_row in enumerate(has):
+            words, places = table.column(column).words, table.column(column).mask_of_row.tolist()
+            for place, one in zip(places, of_row, strict=True):
+                assert (one is None) == (place < 0)
+                if one is not None:
+                    np.testing.assert_array_equal(words[place], masks[one])
+        for wanted, place in kept_places.items():
+            np.testing.assert_array_equal(table.column(FIRST).words[place], masks[wanted])
+    assert num_drops > 20
 
 
 def test_rows_with_the_same_mask_share_its_words() -> None:
-    table, mask = MaskTable(3, 64), np.zeros(2, np.uint32)
+    table, mask = MaskTable(64, lambda: None), np.zeros(2, np.uint32)
+    table.begin([-1] * 3)
     for row in range(3):
-        table.set(row, mask)
-    assert table.masks.mask_of_row.tolist() == [table.masks.mask_of_row.item(0)] * 3
+        table.set(row % 2, row, mask)
+    assert table.of_row.max(axis=0).tolist() == [table.place_of(mask)] * 3

@@ -57,7 +57,6 @@ class Tracker {
     Row& taken = row_at(row);
     return {std::exchange(taken.place, RowTracker::kNowhere), std::exchange(taken.told, {})};
   }
-  std::int32_t chars_left(std::size_t row) { return row_at(row).chars_left; }
   std::int32_t add_place(std::int32_t table, std::int32_t chars_left, std::int32_t mask) {
     check_table(table);
     require(chars_left <= 0, "behind plain tokens it would not be that place");
@@ -80,12 +79,14 @@ class Tracker {
     tracker_.places[from].behind_plain = to;
   }
   void forget_places() { tracker_.forget_places(); }
+  Ids to_look_at(const Int32s& tokens) const {
+    check_tokens(tokens);
+    return tracker_.to_look_at(tokens.data(), tables());
+  }
   Ids advance(const Int32s& tokens) {
-    require(tokens.shape(0) == tracker_.rows.size(), "there must be a token for each row");
+    check_tokens(tokens);
     if (tracker_.rows.empty()) return {};
-    const RowTracker::Tables tables{num_chars_ ? num_chars_->data() : nullptr, num_tables(),
-                                    num_chars_ ? num_chars_->shape(1) : 0};
-    return tracker_.advance(tokens.data(), tables, {masks_->data(), table_->data()});
+    return tracker_.advance(tokens.data(), tables(), {masks_->data(), table_->data()});
   }
 
  private:
@@ -96,6 +97,13 @@ class Tracker {
   void check_table(std::int32_t table) const {
     require(table >= RowTracker::kLook && table < static_cast<std::int64_t>(num_tables()),
             "there is no such table");
+  }
+  void check_tokens(const Int32s& tokens) const {
+    require(tokens.shape(0) == tracker_.rows.size(), "there must be a token for each row");
+  }
+  RowTracker::Tables tables() const {
+    if (!num_chars_) return {nullptr, 0};
+    return {num_chars_->data(), num_chars_->shape(1)};
   }
   std::size_t num_tables() const { return num_chars_ ? num_chars_->shape(0) : 0; }
   std::int64_t num_places() const { return static_cast<std::int64_t>(tracker_.places.size()); }
@@ -116,12 +124,12 @@ void bind_tracker(nb::module_& module) {
       .def("look_at", &Tracker::look_at)
       .def("put", &Tracker::put)
       .def("take", &Tracker::take)
-      .def("chars_left", &Tracker::chars_left)
       .def("add_place", &Tracker::add_place)
       .def("set_mask", &Tracker::set_mask)
       .def("add_way", &Tracker::add_way)
       .def("add_plain_way", &Tracker::add_plain_way)
       .def("forget_places", &Tracker::forget_places)
+      .def("to_look_at", &Tracker::to_look_at)
       .def("advance", &Tracker::advance);
 }
 

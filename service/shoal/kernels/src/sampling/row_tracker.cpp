@@ -24,6 +24,17 @@ void RowTracker::forget_places() {
   ways_.clear();
 }
 
+std::vector<std::int32_t> RowTracker::to_look_at(const std::int32_t* tokens,
+                                                 const Tables& tables) const {
+  std::vector<std::int32_t> found;
+  for (std::size_t r = 0; r < rows.size(); ++r) {
+    if (rows[r].table == kNoLook) continue;
+    const int chars = plain_chars(rows[r].table, tokens[r], tables);
+    if (next(rows[r], tokens[r], chars) == kLook) found.push_back(static_cast<std::int32_t>(r));
+  }
+  return found;
+}
+
 std::vector<std::int32_t> RowTracker::advance(const std::int32_t* tokens, const Tables& tables,
                                               const Columns& columns) {
   std::vector<std::int32_t> found;
@@ -31,35 +42,34 @@ std::vector<std::int32_t> RowTracker::advance(const std::int32_t* tokens, const 
     Row& row = rows[r];
     if (row.table == kNoLook) continue;
     const int chars = plain_chars(row.table, tokens[r], tables);
-    if (chars && (row.chars_left < 0 || (row.chars_left -= chars) >= 0)) continue;
-    if (!goes_on(row, way(row.place, tokens[r], chars > 0))) {
+    const std::int32_t to = next(row, tokens[r], chars);
+    if (to == kLook) {
       found.push_back(static_cast<std::int32_t>(r));
-      continue;
+    } else if (to == kHere) {
+      if (row.chars_left >= 0) row.chars_left -= chars;
+    } else {
+      const Place& place = places[to];
+      row.told.push_back(tokens[r]);
+      row.place = to;
+      row.table = place.table;
+      row.chars_left = place.chars_left;
+      if (row.column != kUnknown) columns.masks[row.column * rows.size() + r] = place.mask;
+      if (row.has_others) columns.table[r] = place.table;
     }
-    row.told.push_back(tokens[r]);
-    if (row.column != kUnknown) columns.masks[row.column * rows.size() + r] = places[row.place].mask;
-    if (row.has_others) columns.table[r] = row.table;
   }
   return found;
 }
 
-// Where the token leads; kNowhere where that is not known.
-std::int32_t RowTracker::way(std::int32_t from, std::int32_t token, bool is_plain) const {
-  if (from == kNowhere) return kNowhere;
-  const auto known = ways_.find(key_of(from, token));
-  if (known != ways_.end()) return known->second;
-  return is_plain ? places[from].behind_plain : kNowhere;
-}
-
-// Is the row there now? Only where enough is known.
-bool RowTracker::goes_on(Row& row, std::int32_t to) const {
-  if (to == kNowhere || row.told.size() >= kMostTold) return false;
-  const Place& place = places[to];
-  if (row.needs_mask && place.mask == kUnknown) return false;
-  row.place = to;
-  row.table = place.table;
-  row.chars_left = place.chars_left;
-  return true;
+// The place where the token leads; kHere where it changes nothing, kLook where neither is known.
+// `chars`: of a plain token in free text, else 0.
+std::int32_t RowTracker::next(const Row& row, std::int32_t token, int chars) const {
+  if (chars && (row.chars_left < 0 || row.chars_left >= chars)) return kHere;
+  if (row.place == kNowhere || row.told.size() >= kMostTold) return kLook;
+  const auto way = ways_.find(key_of(row.place, token));
+  const std::int32_t to = way != ways_.end() ? way->second
+                          : chars            ? places[row.place].behind_plain
+                                             : kNowhere;
+  return to == kNowhere || (row.needs_mask && places[to].mask == kUnknown) ? kLook : to;
 }
 
 }  // namespace shoal

@@ -11,7 +11,7 @@ namespace shoal {
 
 class RowTracker {
  public:
-  static constexpr std::int32_t kNoLook = -2, kLook = -1, kNowhere = -1, kUnknown = -1;
+  static constexpr std::int32_t kNoLook = -2, kHere = -2, kLook = -1, kNowhere = -1, kUnknown = -1;
   static constexpr std::size_t kMostTold = 256;  // tokens of a row that are kept
 
   struct Row {
@@ -32,8 +32,8 @@ class RowTracker {
   };
   // The characters of each token, more than 0 for a plain one.
   struct Tables {
-    const std::uint8_t* num_chars;  // [count, ids]
-    std::size_t count, ids;
+    const std::uint8_t* num_chars;  // [tables, ids]
+    std::size_t ids;
   };
   // What the sampler reads of each row.
   struct Columns {
@@ -48,7 +48,9 @@ class RowTracker {
   void add_way(std::int32_t from, std::int32_t token, std::int32_t to);
   // No row is at one any more.
   void forget_places();
-  // The rows that need a look at their token [rows]; the others have gone on.
+  // The rows that need a look at their token [rows].
+  std::vector<std::int32_t> to_look_at(const std::int32_t* tokens, const Tables& tables) const;
+  // The same; the others go on.
   std::vector<std::int32_t> advance(const std::int32_t* tokens, const Tables& tables,
                                     const Columns& columns);
 
@@ -56,8 +58,7 @@ class RowTracker {
   static std::uint64_t key_of(std::int32_t place, std::int32_t token) {
     return static_cast<std::uint64_t>(place) << 32 | static_cast<std::uint32_t>(token);
   }
-  std::int32_t way(std::int32_t from, std::int32_t token, bool is_plain) const;
-  bool goes_on(Row& row, std::int32_t to) const;
+  std::int32_t next(const Row& row, std::int32_t token, int chars) const;
 
   std::unordered_map<std::uint64_t, std::int32_t> ways_;
 };
