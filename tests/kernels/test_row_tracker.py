@@ -190,7 +190,7 @@ def test_what_is_not_there_is_refused() -> None:
         lambda: tracker.set_mask(place + 1, 0),
         lambda: tracker.add_way(place, 0, place + 1),
         lambda: tracker.add_plain_way(place + 1, place, []),
-        lambda: tracker.set_tables(np.zeros((0, NUM_IDS), np.uint8)),
+        lambda: tracker.set_tables(np.zeros((0, NUM_IDS), np.uint8)),  # a place has one
         lambda: tracker.advance(np.zeros(3, np.int32)),
         lambda: tracker.to_look_at(np.zeros(1, np.int32)),
         lambda: tracker.begin(np.zeros((1, 2), np.int32), np.zeros(1, np.int32), [-1]),

@@ -32,8 +32,8 @@ class RowTracker:
         self._native.begin(masks, table_of_row, before)
 
     def set_tables(self, num_chars: UInt8) -> None:
-        """[tables, ids] the characters of each token, more than 0 for a plain one; more tables
-        than before."""
+        """[tables, ids] the characters of each token, more than 0 for a plain one. Those that rows
+        and places have must be among them."""
         self._native.set_tables(num_chars)
 
     def look_at(self, row: int, column: int, *, has_others: bool, needs_mask: bool) -> None:

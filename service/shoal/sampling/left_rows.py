@@ -19,6 +19,8 @@ from shoal.sampling.processors.grammar import Grammar
 
 _MOST_TOKENS = 256
 """Of each row that are kept."""
+_MOST_TABLES = 16
+"""With more, all are forgotten once other rows come."""
 _MOST_KNOWN = 1024
 """Places that the library knows."""
 
@@ -77,11 +79,15 @@ class LeftRows:
         """With other rows: the ones that were `before` [R], -1 for new ones. Those that were left
         are still, but for those that wait. `looked_at`: rows that need a look at each token unless
         they are left, see `look_at`; others never do."""
-        remaining = {*before}
+        remaining, has_room = {*before}, len(self._tables) < _MOST_TABLES
         for row, left in [*self._rows.items()]:
-            if row not in remaining or left.since >= 0:
+            if row not in remaining or not has_room:
                 left.grammar.catch_up()
-        self._tokens.clear()
+        self._forget_tokens()
+        if not (looked_at and has_room):
+            self.forget_places()
+            self._tables.clear()
+            self._set_tables()
         self.masks.begin(before)
         tables = np.append(self.table_of_row, np.int32(-1))  # the last one for -1
         self.table_of_row = tables[before]
@@ -90,8 +96,6 @@ class LeftRows:
         for row, left in self._rows.items():
             left.row = row
         self._looked_at = looked_at
-        if not looked_at:
-            self.forget_places()
 
     def look_at(self, row: int, column: int, *, has_others: bool, needs_mask: bool) -> None:
         """At the tokens of a new row, see `RowTracker`."""
@@ -113,8 +117,7 @@ class LeftRows:
             if each is num_chars:
                 return table
         self._tables.append(num_chars)
-        self.num_chars = np.stack([np.frombuffer(each, np.uint8) for each in self._tables])
-        self._tracker.set_tables(self.num_chars)
+        self._set_tables()
         return len(self._tables) - 1
 
     def to_look_at(self, tokens: Int32) -> list[int]:
@@ -181,15 +184,10 @@ class LeftRows:
         if not self._rows:
             return
         self._tokens.append(tokens)
-        if len(self._tokens) < _MOST_TOKENS:
-            return
-        waiting = [(row, left.grammar) for row, left in self._rows.items() if left.since >= 0]
-        for _, grammar in waiting:
-            grammar.catch_up()
-        self._tokens.clear()
-        for row, grammar in waiting:
-            if grammar.may_be_left:
-                self.leave(row, grammar)
+        if len(self._tokens) == _MOST_TOKENS:
+            for row, grammar in self._forget_tokens():
+                if grammar.may_be_left:
+                    self.leave(row, grammar)
 
     def forget_places(self) -> None:
         """Those that the library knows."""
@@ -199,6 +197,25 @@ class LeftRows:
         self._tracker.forget_places()
         self._known.clear()
         self._known_as.clear()
+
+    def _forget_tokens(self) -> list[tuple[int, Grammar]]:
+        """Rows whose grammars have been told, and that are left no longer."""
+        waiting = [
+            (row, left.grammar)
+            for row, left in self._rows.items()
+            if left.since >= 0 and not left.is_ahead
+        ]
+        for _, grammar in waiting:
+            grammar.catch_up()
+        self._tokens.clear()
+        for left in self._rows.values():
+            left.since = min(left.since, 0)
+        return waiting
+
+    def _set_tables(self) -> None:
+        tables = [np.frombuffer(each, np.uint8) for each in self._tables]
+        self.num_chars = np.stack(tables) if tables else self.num_chars[:0]
+        self._tracker.set_tables(self.num_chars)
 
     def _found(self, row: int) -> LeftRow | None:
         """One that needs a look: some if it is left."""

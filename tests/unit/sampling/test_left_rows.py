@@ -138,6 +138,7 @@ def test_each_row_gets_the_tokens_that_it_gets_alone(
     if is_forgetful:
         monkeypatch.setattr(left_rows, "_MOST_KNOWN", 4)
         monkeypatch.setattr(left_rows, "_MOST_TOKENS", 9)
+        monkeypatch.setattr(left_rows, "_MOST_TABLES", 2)
         monkeypatch.setattr(mask_table, "_MORE", 1)
     rng = random.Random(seed)
     others = [*FREE, *LARKS, NUMBERS, *(without_limits(random_schema(n)) for n in range(8))]

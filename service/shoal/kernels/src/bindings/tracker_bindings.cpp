@@ -31,7 +31,10 @@ class Tracker {
     table_ = table;
   }
   void set_tables(const Array<const std::uint8_t, 2>& num_chars) {
-    require(num_chars.shape(0) >= num_tables(), "tables that rows have are missing");
+    const auto count = static_cast<std::int64_t>(num_chars.shape(0));
+    for (const Row& row : tracker_.rows) require(row.table < count, "a row's table is missing");
+    for (const auto& place : tracker_.places)
+      require(place.table < count, "a place's table is missing");
     num_chars_ = num_chars;
   }
   void look_at(std::size_t row, std::int32_t column, bool has_others, bool needs_mask) {
