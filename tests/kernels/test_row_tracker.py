@@ -178,6 +178,7 @@ def test_what_is_not_there_is_refused() -> None:
     tracker.begin(np.full((1, 2), -1, np.int32), np.full(2, -1, np.int32), [-1, -1])
     tracker.set_tables(np.zeros((1, NUM_IDS), np.uint8))
     place = tracker.add_place(0, -1, -1)
+    tracker.look_at(1, 0, has_others=False, needs_mask=False)
     for call in (
         lambda: tracker.put(2, 0, -1, place),
         lambda: tracker.put(0, 1, -1, place),
@@ -195,6 +196,8 @@ def test_what_is_not_there_is_refused() -> None:
         lambda: tracker.to_look_at(np.zeros(1, np.int32)),
         lambda: tracker.begin(np.zeros((1, 2), np.int32), np.zeros(1, np.int32), [-1]),
         lambda: tracker.begin(np.zeros((1, 1), np.int32), np.zeros(1, np.int32), [2]),
+        lambda: tracker.begin(np.zeros((0, 1), np.int32), np.zeros(1, np.int32), [1]),
+        lambda: RowTracker().look_at(0, -1, has_others=False, needs_mask=False),
     ):
         with pytest.raises(ValueError):
             call()

@@ -18,7 +18,8 @@ class MaskTable:
         """`before_drop`: is called before masks change their places."""
         self._before_drop = before_drop
         self._masks: list[UInt32] = []
-        self._places: dict[int, int] = {}  # by identity
+        self._places: dict[int, int] = {}  # by identity, but for those of one row
+        self._own: dict[int, int] = {}  # [row] the place of masks that it alone has
         self._words: UInt32 = np.empty((0, -(-num_token_ids // 32)), np.uint32)
         self.of_row: Int32 = np.empty((2, 0), np.int32)
         """[columns, R] the place of a row's mask; -1: it has none."""
@@ -29,6 +30,7 @@ class MaskTable:
         kept = [row for row, old in enumerate(before) if old >= 0]
         of_row[:, kept] = self.of_row[:, [before[row] for row in kept]]
         self.of_row = of_row
+        self._own = {row: self._own[before[row]] for row in kept if before[row] in self._own}
         if len(self._words) < (most := of_row.size + _MORE):
             words = np.empty((most, self._words.shape[1]), np.uint32)
             words[: len(self._words)] = self._words
@@ -43,6 +45,21 @@ class MaskTable:
         if mask is not None and self.is_full and id(mask) not in self._places:
             self._drop_others()
         self.of_row[column, row] = -1 if mask is None else self.place_of(mask)
+
+    def set_own(self, column: int, row: int, mask: UInt32 | None) -> None:
+        """As `set`, for one that changes from step to step: the next one takes its place."""
+        if mask is None:
+            self.of_row[column, row] = -1
+            return
+        if (place := self._own.get(row)) is None:
+            if self.is_full:
+                self._drop_others()
+            place = self._own[row] = len(self._masks)
+            self._masks.append(mask)
+            self._words[place] = mask
+        elif self._masks[place] is not mask:
+            self._masks[place] = self._words[place] = mask
+        self.of_row[column, row] = place
 
     def place_of(self, mask: UInt32) -> int:
         """-1 for one more than there is room for."""
@@ -68,4 +85,7 @@ class MaskTable:
         self.of_row[:] = now_at[self.of_row]
         self._words[: len(used)] = self._words[used]
         self._masks = [self._masks[place] for place in used.tolist()]
-        self._places = {id(mask): place for place, mask in enumerate(self._masks)}
+        own = ((row, now_at.item(place)) for row, place in self._own.items())
+        self._own = {row: place for row, place in own if place >= 0}
+        shared = {*range(len(self._masks))} - {*self._own.values()}
+        self._places = {id(self._masks[place]): place for place in shared}

@@ -54,7 +54,7 @@ class NativeSampler:
             self._find_mask(row)
         self._unmasked = []
         for row, state in self._masked:
-            self._left.masks.set(FIRST, row, state.allow_mask(again=False))
+            self._left.masks.set_own(FIRST, row, state.allow_mask(again=False))
         first = None
         if best_ids is not None and len(self._drawn) < len(states):
             first = best_ids.copy()

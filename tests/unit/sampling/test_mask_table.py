@@ -22,15 +22,24 @@ def test_each_row_has_its_last_mask(monkeypatch: pytest.MonkeyPatch) -> None:
 
     table = MaskTable(50, before_drop)
     has: list[list[int | None]] = [[], []]
+    own: list[bool] = []  # rows that alone have their masks
     for _ in range(3000):
         if rng.random() < 0.02:  # other rows
-            before = [rng.randrange(-1, len(has[0])) for _ in range(rng.randrange(9))]
+            before = [*range(len(has[0])), *[-1] * 5]
+            rng.shuffle(before)
+            before = before[: rng.randrange(9)]
             table.begin(before)
             has = [[None if row < 0 else of_row[row] for row in before] for of_row in has]
+            own = [own[row] if row >= 0 else rng.random() < 0.4 for row in before]
         if has[0] and rng.random() < 0.9:
             column, row = rng.choice([FIRST, CHECKED]), rng.randrange(len(has[0]))
             wanted = rng.choice([None, *range(40)])
-            table.set(column, row, None if wanted is None else masks[wanted])
+            mask = None if wanted is None else masks[wanted]
+            if own[row]:
+                column = FIRST
+                table.set_own(column, row, mask)
+            else:
+                table.set(column, row, mask)
             has[column][row] = wanted
         else:
             wanted = rng.randrange(40)

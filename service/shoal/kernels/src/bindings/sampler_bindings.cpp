@@ -71,8 +71,8 @@ class Masks {
   std::optional<Int32s> of_row_;
 };
 
-// The arrays of `sampling.py` that say how rows are sampled: read once, for an array that comes
-// from Python takes longer than a row that is known.
+// The arrays of `sampling.py` that say how rows are sampled. They are kept, for to take one from
+// Python again costs more than a row whose token is known.
 class RowArrays {
  public:
   RowArrays(Column<float> temperature, Int32s top_k, Column<double> top_p, Column<double> min_p,

@@ -24,8 +24,11 @@ class Tracker {
     require(masks.shape(1) == before.size() && table.shape(0) == before.size(),
             "arrays of rows differ in length");
     std::vector<Row> rows(before.size());
-    for (std::size_t r = 0; r < before.size(); ++r)
-      if (before[r] >= 0) rows[r] = row_at(before[r]);
+    for (std::size_t r = 0; r < before.size(); ++r) {
+      if (before[r] < 0) continue;
+      rows[r] = row_at(before[r]);
+      require(rows[r].column < static_cast<std::int64_t>(masks.shape(0)), "a row's column is missing");
+    }
     tracker_.rows = std::move(rows);
     masks_ = masks;
     table_ = table;
@@ -38,6 +41,7 @@ class Tracker {
     num_chars_ = num_chars;
   }
   void look_at(std::size_t row, std::int32_t column, bool has_others, bool needs_mask) {
+    Row& looked_at = row_at(row);
     require(column >= -1 && column < static_cast<std::int64_t>(masks_->shape(0)),
             "there is no such column");
     Row fresh;
@@ -45,7 +49,7 @@ class Tracker {
     fresh.column = column;
     fresh.has_others = has_others;
     fresh.needs_mask = needs_mask;
-    row_at(row) = std::move(fresh);
+    looked_at = std::move(fresh);
   }
   void put(std::size_t row, std::int32_t table, std::int32_t chars_left, std::int32_t place) {
     check_table(table);
