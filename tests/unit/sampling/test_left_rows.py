@@ -28,6 +28,13 @@ STRING = {"type": "string"}
 LONG: list[Any] = [
     {"type": "array", "minItems": 30, "items": STRING}, {**STRING, "minLength": 230},
     {"type": "array", "minItems": 30, "items": {**STRING, "minLength": 12}}, {"type": "object"},
+    {"type": "array", "minItems": 30, "items": {"anyOf": [STRING, {"enum": ["the red den"]}]}},
+]  # fmt: skip
+ALIKE: list[Any] = [
+    {"type": "array", "minItems": 60, "items": {"anyOf": [STRING, {"enum": ["zqan12"]}]}},
+    {"type": "array", "minItems": 60, "items": obj(an=STRING, zq={"enum": ["zq", "an", 12]})},
+    {"type": "array", "minItems": 60, "items": {**STRING, "minLength": 2}},
+    {"type": "object", "additionalProperties": STRING, "minProperties": 60},
 ]  # fmt: skip
 NUMBERS = {"type": "array", "minItems": 30, "items": {
     "anyOf": [obj(name={"type": "string"}, an={"type": "integer"}), {"enum": ["the red", 12, "an"]}]
@@ -42,6 +49,11 @@ WISHES: list[dict[str, Any]] = [
     {"top_p": 0.9}, {"top_k": 40}, {"min_p": 0.01, "temperature": 1.5},
 ]  # fmt: skip
 WORDS_OF_TEXT = [TOKENS.index(word.encode()) for word in ("the", " the", " red", "an", "den", "12")]
+
+LITTLE = [TOKENS.index(text) for text in (
+    b'"', b",", b'",', b'","', b'"}', b"{", b"[", b"]", b":", b"zq", b"an", b"12", b" red", b"z",
+    b"1", b"\xc4", b"\x91", b"\\", b"n",
+)]  # fmt: skip
 
 
 def new_grammars() -> Grammars:
@@ -59,9 +71,17 @@ class Row:
     """One sequence, whose logits depend on its own past alone."""
 
     def __init__(
-        self, seed: int, grammar: str, grammars: Grammars, shares_with: str | None
+        self,
+        seed: int,
+        grammar: str,
+        grammars: Grammars,
+        shares_with: str | None,
+        *,
+        says_little: bool = False,
     ) -> None:
+        """`says_little`: a few words."""
         self._twin = twin = seed // 3  # three say the same
+        self.says_little = says_little
         rng = random.Random(twin)
         sampling = SamplingParams(seed=twin, grammar=grammar, **rng.choice(WISHES))
         output = OutputParams(logprobs=1 if rng.random() < 0.1 else None)
@@ -83,6 +103,10 @@ class Row:
 
     def logits(self) -> np.ndarray:
         rng = np.random.default_rng([self._twin, len(self.said), *self.said[-2:]])
+        if self.says_little:
+            logits = rng.normal(-40, 1, NUM_IDS).astype(np.float32)
+            logits[LITTLE] += 40
+            return logits
         logits = rng.normal(0, 1.5, NUM_IDS).astype(np.float32)
         logits[256:] += 2  # words
         logits[WORDS_OF_TEXT] += 3 * (self._twin % 3)  # some say longer strings than others
@@ -123,32 +147,20 @@ def step_further(sampler: Sampler, row: Row) -> None:
     row.go_on(token_id, stopped=not row.grammar.goes_on)
 
 
-def alone(seed: int, grammar: str) -> list[int]:
-    row, sampler = Row(seed, grammar, new_grammars(), None), NumpySampler(NUM_IDS)
+def alone(row: Row) -> list[int]:
+    """What it says then."""
+    text, little = row.new.sampling.grammar, row.says_little
+    assert text is not None
+    row = Row(row.new.seq_id, text, new_grammars(), None, says_little=little)
+    sampler = NumpySampler(NUM_IDS)
     while not row.is_over:
         step(sampler, [row])
     return row.said
 
 
-@pytest.mark.parametrize("seed", range(len(LISTED)))
-@pytest.mark.parametrize("is_forgetful", [False, True])
-def test_each_row_gets_the_tokens_that_it_gets_alone(
-    seed: int, is_forgetful: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if is_forgetful:
-        monkeypatch.setattr(left_rows, "_MOST_KNOWN", 4)
-        monkeypatch.setattr(left_rows, "_MOST_TOKENS", 9)
-        monkeypatch.setattr(left_rows, "_MOST_TABLES", 2)
-        monkeypatch.setattr(mask_table, "_MORE", 1)
-    rng = random.Random(seed)
-    others = [*FREE, *LARKS, NUMBERS, *(without_limits(random_schema(n)) for n in range(8))]
-    schemas = [LISTED[seed % len(LISTED)][0], rng.choice(others), LONG[seed % len(LONG)]]
-    texts = [as_text(schema) for schema in schemas]
-    grammars, sampler = new_grammars(), NativeSampler(NUM_IDS)
-    chosen = [rng.choice(texts) for _ in range(27)]
-    waiting = [Row(999 * seed + n, chosen[n // 3], grammars, "all") for n in range(80)]
-    running: list[Row] = []
-    finished: list[Row] = []
+def run(rng: random.Random, grammars: Grammars, waiting: list[Row]) -> None:
+    """Until all are finished, some at a time; each gets the tokens that it gets alone."""
+    sampler, running, finished = NativeSampler(NUM_IDS), list[Row](), list[Row]()
     while running or waiting:
         if len(running) < 5:  # else they stay together
             while waiting and len(running) < 12:
@@ -164,8 +176,41 @@ def test_each_row_gets_the_tokens_that_it_gets_alone(
         finished += [row for row in running if row.is_over]
         running = [row for row in running if not row.is_over]
     for row in finished:
-        assert row.new.sampling.grammar is not None
-        assert row.said == alone(row.new.seq_id, row.new.sampling.grammar), row.new.seq_id
+        assert row.said == alone(row), row.new.seq_id
+
+
+def be_forgetful(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(left_rows, "_MOST_KNOWN", 4 + 7 * (seed % 4))
+    monkeypatch.setattr(left_rows, "_MOST_TOKENS", 9)
+    monkeypatch.setattr(left_rows, "_MOST_TABLES", 2)
+    monkeypatch.setattr(mask_table, "_MORE", 1)
+
+
+@pytest.mark.parametrize("seed", range(len(LISTED)))
+@pytest.mark.parametrize("is_forgetful", [False, True])
+def test_each_row_gets_the_tokens_that_it_gets_alone(
+    seed: int, is_forgetful: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_forgetful:
+        be_forgetful(seed, monkeypatch)
+    rng, grammars = random.Random(seed), new_grammars()
+    others = [*FREE, *LARKS, NUMBERS, *(without_limits(random_schema(n)) for n in range(8))]
+    schemas = [LISTED[seed % len(LISTED)][0], rng.choice(others), LONG[seed % len(LONG)]]
+    texts = [as_text(schema) for schema in schemas]
+    chosen = [rng.choice(texts) for _ in range(27)]
+    run(rng, grammars, [Row(999 * seed + n, chosen[n // 3], grammars, "all") for n in range(80)])
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("is_forgetful", [False, True])
+def test_so_do_rows_that_say_much_the_same(
+    seed: int, is_forgetful: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_forgetful:
+        be_forgetful(seed // 2, monkeypatch)
+    grammars, text = new_grammars(), as_text(ALIKE[seed % len(ALIKE)])
+    rows = [Row(999 * seed + n, text, grammars, "all", says_little=True) for n in range(45)]
+    run(random.Random(seed), grammars, rows)
 
 
 @pytest.mark.parametrize("wishes", [{}, {"top_p": 0.9}, {"temperature": 0.0}])
