@@ -71,7 +71,7 @@ class LeftRows:
         self._rows: dict[int, LeftRow] = {}
         self._looked_at: list[int] = []
         self._known: list[_Known] = []
-        self._known_as: dict[tuple[int, tuple[int, ...], int, KnownText], int] = {}
+        self._known_as: dict[tuple[int, tuple[int, ...], KnownText], int] = {}
         self._tokens: list[Int32] = []  # of some steps
         self._now_found: list[int] | None = None  # to look at, between a step and the next
 
@@ -164,6 +164,8 @@ class LeftRows:
                 self._know_steady(left, start, token_id)
             return left
         if left.since >= 0 or left.place is None or len(left.told) >= _MOST_TOKENS:
+            return None
+        if token_id in left.grammar.end_ids:  # to others it may be text
             return None
         place = left.place.behind(token_id)
         if place is None or (arrival := place.arrival) is None:
@@ -293,7 +295,7 @@ class LeftRows:
         text = grammar.text.known if left.is_free and grammar.text.waits >= 0 else NO_TEXT
         if place is None or text.waits > 0 or not grammar.is_followed:
             return NOWHERE
-        key = id(place), grammar.end_ids, table, text
+        key = id(place), grammar.end_ids, text
         mask_place = -1 if mask is None else self.masks.place_of(mask)
         if len(self._known) == _MOST_KNOWN or (mask is not None and mask_place < 0):
             return NOWHERE

@@ -33,8 +33,12 @@ LONG: list[Any] = [
 ALIKE: list[Any] = [
     {"type": "array", "minItems": 60, "items": {"anyOf": [STRING, {"enum": ["zqan12"]}]}},
     {"type": "array", "minItems": 60, "items": obj(an=STRING, zq={"enum": ["zq", "an", 12]})},
-    {"type": "array", "minItems": 60, "items": {**STRING, "minLength": 2}},
+    {"type": "array", "minItems": 60, "items": {
+        "anyOf": [{**STRING, "minLength": 5}, {"enum": ["zqan12"]}]}},
     {"type": "object", "additionalProperties": STRING, "minProperties": 60},
+    {"type": "array", "minItems": 60, "items": {
+        "anyOf": [obj(an={"const": "zqan"}, zq=STRING), obj(an=STRING, zq={"enum": [12]})]}},
+    "start: /(an|x|\\n)*/",
 ]  # fmt: skip
 NUMBERS = {"type": "array", "minItems": 30, "items": {
     "anyOf": [obj(name={"type": "string"}, an={"type": "integer"}), {"enum": ["the red", 12, "an"]}]
@@ -51,7 +55,7 @@ WISHES: list[dict[str, Any]] = [
 WORDS_OF_TEXT = [TOKENS.index(word.encode()) for word in ("the", " the", " red", "an", "den", "12")]
 
 LITTLE = [TOKENS.index(text) for text in (
-    b'"', b",", b'",', b'","', b'"}', b"{", b"[", b"]", b":", b"zq", b"an", b"12", b" red", b"z",
+    b'"', b"zq", b"an", b",", b'",', b'","', b'"}', b"{", b"[", b"]", b":", b"12", b" red", b"z",
     b"1", b"\xc4", b"\x91", b"\\", b"n",
 )]  # fmt: skip
 
@@ -106,6 +110,8 @@ class Row:
         if self.says_little:
             logits = rng.normal(-40, 1, NUM_IDS).astype(np.float32)
             logits[LITTLE] += 40
+            logits[LITTLE[:3]] += 1.5
+            logits[[END_ID, *b"x\n"]] += 39
             return logits
         logits = rng.normal(0, 1.5, NUM_IDS).astype(np.float32)
         logits[256:] += 2  # words
@@ -180,9 +186,17 @@ def run(rng: random.Random, grammars: Grammars, waiting: list[Row]) -> None:
 
 
 def be_forgetful(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(left_rows, "_MOST_KNOWN", 4 + 7 * (seed % 4))
+    rng, remember = random.Random(seed), LeftRows.remember
+
+    def forget_first(self: LeftRows, tokens: Any) -> None:
+        if rng.random() < 0.1:
+            self.forget_places()
+        remember(self, tokens)
+
+    monkeypatch.setattr(LeftRows, "remember", forget_first)
+    monkeypatch.setattr(left_rows, "_MOST_KNOWN", 4 + 15 * (seed % 4))
     monkeypatch.setattr(left_rows, "_MOST_TOKENS", 9)
-    monkeypatch.setattr(left_rows, "_MOST_TABLES", 2)
+    monkeypatch.setattr(left_rows, "_MOST_TABLES", 1 + seed % 2)
     monkeypatch.setattr(mask_table, "_MORE", 1)
 
 
@@ -201,13 +215,13 @@ def test_each_row_gets_the_tokens_that_it_gets_alone(
     run(rng, grammars, [Row(999 * seed + n, chosen[n // 3], grammars, "all") for n in range(80)])
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("is_forgetful", [False, True])
 def test_so_do_rows_that_say_much_the_same(
     seed: int, is_forgetful: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if is_forgetful:
-        be_forgetful(seed // 2, monkeypatch)
+        be_forgetful(seed, monkeypatch)
     grammars, text = new_grammars(), as_text(ALIKE[seed % len(ALIKE)])
     rows = [Row(999 * seed + n, text, grammars, "all", says_little=True) for n in range(45)]
     run(random.Random(seed), grammars, rows)
@@ -253,6 +267,27 @@ def test_what_others_said_needs_no_look(
         assert state.grammar.matcher.validate_tokens(encode('"]}')) == 3
     assert looks[0] > 6
     assert looks[3:] == [2] * 3
+
+
+def test_a_token_ends_the_sequences_that_it_is_to_end() -> None:
+    """To those before and behind it is text."""
+    text = as_text("start: /(an|x|\\n)*/")
+    grammars, sampler = new_grammars(), NativeSampler(NUM_IDS)
+    assert grammars.prepare(text).result() is None
+    for seq_id, end_ids in enumerate([(END_ID,), (END_ID, *b"x")] * 4):
+        sampling, stop = SamplingParams(seed=1, grammar=text), StopParams(9, end_token_ids=end_ids)
+        new = NewRow(seq_id, [1], 1, [], sampling, stop, OutputParams(), shares_with="all")
+        state = SamplingState(new, NUM_IDS, grammars)
+        assert state.grammar is not None
+        state.grammar.expect_nothing()
+        for position, token_id in enumerate(b"\nx"):
+            logits = np.zeros((1, NUM_IDS), np.float32)
+            logits[0, token_id] = 90
+            tokens = sampler.sample(logits, [state], np.array([position], np.int32)).tolist()
+            assert tokens == [token_id]
+            stopped = sampler.accept([state], tokens)
+            is_end = token_id in end_ids
+            assert bool(stopped) == is_end == state.grammar.ended
 
 
 @pytest.mark.parametrize("wishes", [{}, {"top_p": 0.9}, {"temperature": 0.0}])
