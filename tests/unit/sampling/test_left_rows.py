@@ -55,8 +55,8 @@ WISHES: list[dict[str, Any]] = [
 WORDS_OF_TEXT = [TOKENS.index(word.encode()) for word in ("the", " the", " red", "an", "den", "12")]
 
 LITTLE = [TOKENS.index(text) for text in (
-    b'"', b"zq", b"an", b",", b'",', b'","', b'"}', b"{", b"[", b"]", b":", b"12", b" red", b"z",
-    b"1", b"\xc4", b"\x91", b"\\", b"n",
+    b'"', b"zq", b"an", b",", b'",', b'","', b'"}', b"{", b"[", b"]", b":", b"12", b"_call",
+    b" red", b"z", b"1", b"\xc4", b"\x91", b"\\", b"n",
 )]  # fmt: skip
 
 
@@ -267,6 +267,45 @@ def test_what_others_said_needs_no_look(
         assert state.grammar.matcher.validate_tokens(encode('"]}')) == 3
     assert looks[0] > 6
     assert looks[3:] == [2] * 3
+
+
+@pytest.mark.parametrize("changes_at", range(9))
+@pytest.mark.parametrize(
+    ("word", "next_text"), [(["zq", "an"], '"'), (["an"], "12"), (["zq"], "12")]
+)
+def test_no_token_is_lost_where_others_come(
+    changes_at: int, word: list[str], next_text: str
+) -> None:
+    """What follows depends on the whole word."""
+    grammar = as_text(ALIKE[4])
+    grammars, sampler = new_grammars(), NativeSampler(NUM_IDS)
+    assert grammars.prepare(grammar).result() is None
+    answer = [*encode('[{"an":"'), *(TOKENS.index(part.encode()) for part in word), *encode('"')]
+    stop = StopParams(99, end_token_ids=(END_ID,))
+    new = NewRow(99, [1], 1, [], SamplingParams(seed=1), stop, OutputParams())
+    other = SamplingState(new, NUM_IDS)
+    for seq_id in range(4):
+        sampling = SamplingParams(seed=seq_id, grammar=grammar)
+        new = NewRow(seq_id, [1], 1, [], sampling, stop, OutputParams(), shares_with="all")
+        state = SamplingState(new, NUM_IDS, grammars)
+        assert state.grammar is not None
+        state.grammar.expect_nothing()
+        said = state.take_forced(99)
+        num_steps = 0
+        while len(said) < len(answer):
+            states = [state, other] if num_steps >= changes_at else [state]
+            logits = np.zeros((len(states), NUM_IDS), np.float32)
+            logits[:, answer[len(said)]] = 90
+            positions = np.full(len(states), len(said), np.int32)
+            tokens = sampler.sample(logits, states, positions).tolist()
+            assert tokens[0] == answer[len(said)]
+            sampler.accept(states, tokens)
+            said += [tokens[0], *state.take_forced(99)]
+            num_steps += 1
+        wanted = encode(',"zq":' + next_text)
+        forced, rest = said[len(answer) :][: len(wanted)], wanted[len(said) - len(answer) :]
+        assert forced + rest == wanted
+        assert state.grammar.matcher.validate_tokens(rest) == len(rest)
 
 
 def test_a_token_ends_the_sequences_that_it_is_to_end() -> None:
