@@ -28,7 +28,8 @@ _MOST_KNOWN = 1024
 class LeftRow:
     """One that is left."""
 
-    __slots__ = ("grammar", "is_ahead", "is_free", "known", "mask", "place", "row", "since", "told")
+    __slots__ = ("earlier", "grammar", "is_ahead", "is_free", "known", "mask", "place", "row",
+                 "since", "told")  # fmt: skip
 
     def __init__(self, row: int, grammar: Grammar) -> None:
         self.row = row
@@ -41,6 +42,8 @@ class LeftRow:
         self.since = -1
         """The first token in the memory that its grammar is to be told; below 0: it is at a place,
         behind tokens that it knows."""
+        self.earlier: list[int] = []
+        """Tokens that it is to be told too: those that came before the memory began."""
         self.told: list[int] = []  # since it is left, up to its place
         self.known = NOWHERE
         """Where the library knows it to be, or knew it last."""
@@ -77,13 +80,13 @@ class LeftRows:
 
     def begin(self, before: list[int], looked_at: list[int]) -> None:
         """With other rows: the ones that were `before` [R], -1 for new ones. Those that were left
-        are still, but for those that wait. `looked_at`: rows that need a look at each token unless
-        they are left, see `look_at`; others never do."""
+        are mostly left still. `looked_at`: rows that need a look at each token unless they are
+        left, see `look_at`; others never do."""
         remaining, has_room = {*before}, len(self._tables) < _MOST_TABLES
         for row, left in [*self._rows.items()]:
             if row not in remaining or not has_room:
                 left.grammar.catch_up()
-        self._forget_tokens()
+        self._begin_memory()
         if not (looked_at and has_room):
             self.forget_places()
             self._tables.clear()
@@ -187,7 +190,7 @@ class LeftRows:
             return
         self._tokens.append(tokens)
         if len(self._tokens) == _MOST_TOKENS:
-            for row, grammar in self._forget_tokens():
+            for row, grammar in self._begin_memory():
                 if grammar.may_be_left:
                     self.leave(row, grammar)
 
@@ -200,19 +203,18 @@ class LeftRows:
         self._known.clear()
         self._known_as.clear()
 
-    def _forget_tokens(self) -> list[tuple[int, Grammar]]:
-        """Rows whose grammars have been told, and that are left no longer."""
-        waiting = [
-            (row, left.grammar)
-            for row, left in self._rows.items()
-            if left.since >= 0 and not left.is_ahead
-        ]
-        for _, grammar in waiting:
-            grammar.catch_up()
+    def _begin_memory(self) -> list[tuple[int, Grammar]]:
+        """Of tokens, anew. Rows that have too many to be told: they are left no longer."""
+        full = []
+        for row, left in self._rows.items():
+            if left.since >= 0:
+                left.earlier, left.since = self._since(left), 0
+                if len(left.earlier) >= _MOST_TOKENS:
+                    full.append((row, left.grammar))
         self._tokens.clear()
-        for left in self._rows.values():
-            left.since = min(left.since, 0)
-        return waiting
+        for _, grammar in full:
+            grammar.catch_up()
+        return full
 
     def _set_tables(self) -> None:
         tables = [np.frombuffer(each, np.uint8) for each in self._tables]
@@ -235,7 +237,7 @@ class LeftRows:
             left.told += told
             left.place, left.is_free, left.mask, text = self._known[left.known]
             left.grammar.text.arrive(text)
-            left.since = -1
+            left.earlier, left.since = [], -1
             if left.is_free and text.waits >= 0:
                 has_come_now = self._now_found is not None and left.row not in self._now_found
                 left.since = len(self._tokens) + has_come_now
@@ -274,7 +276,7 @@ class LeftRows:
     def _let_be(self, left: LeftRow, chars_left: int, next_token: int) -> None:
         """Plain tokens need no look up to the one with more characters, see `Grammar.leave`."""
         is_waiting = left.is_free and chars_left >= 0
-        left.since = next_token if is_waiting else -1
+        left.earlier, left.since = [], next_token if is_waiting else -1
         table = self.table(left.grammar.num_chars) if left.is_free else LOOK
         left.known = self._known_place(left, table)
         left.is_ahead = left.known != NOWHERE
@@ -308,7 +310,8 @@ class LeftRows:
         return known
 
     def _since(self, left: LeftRow) -> list[int]:
-        return [tokens.item(left.row) for tokens in self._tokens[left.since :]]
+        """Tokens that its grammar is to be told."""
+        return left.earlier + [tokens.item(left.row) for tokens in self._tokens[left.since :]]
 
     def _take(self, left: LeftRow) -> tuple[Way | None, list[int]]:
         """A row is left no longer. Which way it went, None: it stayed; and plain tokens that its
