@@ -1,5 +1,6 @@
 """Allow-masks of a vocabulary: token i is bit i % 32 of word i // 32, counted from the lowest."""
 
+from functools import lru_cache
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -30,8 +31,9 @@ def _mask_of_words(computed: UInt32, num_token_ids: int, end_ids: tuple[int, ...
     return computed[: -(-num_token_ids // 32)]
 
 
+@lru_cache(256)
 def mask_of_one(token_id: int, num_token_ids: int) -> UInt32:
-    """Allows that token only."""
+    """Allows that token only. Not to be changed."""
     bits = np.zeros(-(-num_token_ids // 32), np.uint32)
     bits[token_id // 32] = np.uint32(1 << token_id % 32)
     return bits

@@ -26,12 +26,10 @@ class MaskTable:
 
     def begin(self, before: list[int]) -> None:
         """Of other rows: the ones that were `before` [R], with their masks; -1 for new ones."""
-        of_row = np.full((2, len(before)), -1, np.int32)
-        kept = [row for row, old in enumerate(before) if old >= 0]
-        of_row[:, kept] = self.of_row[:, [before[row] for row in kept]]
-        self.of_row = of_row
-        self._own = {row: self._own[before[row]] for row in kept if before[row] in self._own}
-        if len(self._words) < (most := of_row.size + _MORE):
+        of_row = np.pad(self.of_row, ((0, 0), (0, 1)), constant_values=-1)  # the last one for -1
+        self.of_row = of_row.take(before, axis=1)
+        self._own = {row: self._own[old] for row, old in enumerate(before) if old in self._own}
+        if len(self._words) < (most := self.of_row.size + _MORE):
             words = np.empty((most, self._words.shape[1]), np.uint32)
             words[: len(self._words)] = self._words
             self._words = words

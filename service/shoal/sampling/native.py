@@ -2,7 +2,7 @@
 the logits; allow-masks are applied by the library."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from shoal.sampling.mask_table import CHECKED, FIRST
 from shoal.sampling.processors.grammar import Grammar
 from shoal.sampling.random import MASK_64
 from shoal.sampling.sampler import NUM_OTHERS, SamplingState, seed_of_draw
+
+_DRAWS = np.array([seed_of_draw(0, draw) for draw in range(1, 2 + NUM_OTHERS)], np.uint64)
+"""A seed with one of them is that of another draw."""
 
 
 class NativeSampler:
@@ -124,10 +127,7 @@ class NativeSampler:
     def _take(self, states: list[SamplingState]) -> None:
         """What stays the same while they do."""
         before = [self._row_of.get(state, -1) for state in states]
-        if -1 in before:
-            self._params = self._make_params(states)
-        else:  # in another order, or fewer
-            self._params = self._params.of_rows(np.array(before, np.int64))
+        self._take_params(states, before)
         self._row_of = {state: row for row, state in enumerate(states)}
         self._changing = [(row, s) for row, s in enumerate(states) if s.changes_logits]
         masked = [(row, s) for row, s in enumerate(states) if s.first_processors]
@@ -143,7 +143,7 @@ class NativeSampler:
         self._stopped = [row for row in processed if not self._left.is_left(row)]
         self._arrays = None
         if self._asks:
-            self._make_checks([state.params.seed for state in states])
+            self._make_checks()
         drawn = [row for row, state in enumerate(states) if not state.takes_best_first]
         self._drawn = np.array(drawn, np.int32)
         self._states = states
@@ -154,12 +154,9 @@ class NativeSampler:
         needs_mask = state.grammar is not None and state.grammar.masks_first
         self._left.look_at(row, column, has_others=has_others, needs_mask=needs_mask)
 
-    def _make_checks(self, seeds: list[int]) -> None:
-        num_rows = len(seeds)
-        draws = range(1, 2 + NUM_OTHERS)
-        self._seeds = np.array(
-            [[seed_of_draw(s, draw) for draw in draws] for s in seeds], np.uint64
-        )
+    def _make_checks(self) -> None:
+        num_rows = len(self._params.seed)
+        self._seeds = self._params.seed[:, None] ^ _DRAWS
         self._words = np.empty((num_rows, -(-self._num_token_ids // 32)), np.uint32)
         masks = VocabularyMasks(self._words, np.arange(num_rows, dtype=np.int32))
         self._again = RowArrays(replace(self._params, seed=self._seeds[:, 0].copy()), masks)
@@ -246,6 +243,16 @@ class NativeSampler:
                 token_ids, own.tolist(), top_ids.tolist(), top.tolist(), counts, strict=True
             )
         ]
+
+    def _take_params(self, states: list[SamplingState], before: list[int]) -> None:
+        new = [row for row, old in enumerate(before) if old < 0]
+        made = self._make_params([states[row] for row in new])
+        if len(new) == len(states):
+            self._params = made
+            return
+        self._params = self._params.of_rows(np.array(before, np.int64))
+        for field in fields(made) if new else ():
+            getattr(self._params, field.name)[new] = getattr(made, field.name)
 
     def _make_params(self, states: Sequence[SamplingState]) -> RowParams:
         params = [state.params for state in states]

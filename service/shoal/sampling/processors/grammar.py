@@ -243,7 +243,7 @@ class Grammar(LogitsProcessor):
     @property
     def known_mask(self) -> UInt32 | None:
         """`allow_mask`, where nobody needs to compute it."""
-        return self._mask
+        return self.allow_mask if self._forced else self._mask
 
     def keep_mask(self) -> None:
         """Computes `allow_mask` where others come too, who need not."""
