@@ -17,6 +17,8 @@ from shoal.sampling.mask_table import MaskTable
 from shoal.sampling.places import NO_TEXT, Arrival, KnownText, Place, Way
 from shoal.sampling.processors.grammar import Grammar
 
+_Told = tuple[Way | None, list[int]]
+"""See `Grammar.leave`."""
 _MOST_TOKENS = 256
 """Of each row that are kept."""
 _MOST_TABLES = 16
@@ -60,6 +62,10 @@ class _Known(NamedTuple):
     text: KnownText
 
 
+def _as_it_is(told: _Told) -> _Told:
+    return told
+
+
 class LeftRows:
     """Of rows that sample together."""
 
@@ -84,7 +90,9 @@ class LeftRows:
         left, see `look_at`; others never do."""
         remaining, has_room = {*before}, len(self._tables) < _MOST_TABLES
         for row, left in [*self._rows.items()]:
-            if row not in remaining or not has_room:
+            if row not in remaining:  # it is over, mostly: nobody will ask its grammar
+                left.grammar.leave(partial(_as_it_is, self._take(left)))
+            elif not has_room:
                 left.grammar.catch_up()
         self._begin_memory()
         if not (looked_at and has_room):
@@ -313,7 +321,7 @@ class LeftRows:
         """Tokens that its grammar is to be told."""
         return left.earlier + [tokens.item(left.row) for tokens in self._tokens[left.since :]]
 
-    def _take(self, left: LeftRow) -> tuple[Way | None, list[int]]:
+    def _take(self, left: LeftRow) -> _Told:
         """A row is left no longer. Which way it went, None: it stayed; and plain tokens that its
         grammar was not told since."""
         self._see(left)

@@ -127,8 +127,8 @@ class NativeSampler:
     def _take(self, states: list[SamplingState]) -> None:
         """What stays the same while they do."""
         before = [self._row_of.get(state, -1) for state in states]
+        self._row_of, self._states = {}, []  # as long as it may fail
         self._take_params(states, before)
-        self._row_of = {state: row for row, state in enumerate(states)}
         self._changing = [(row, s) for row, s in enumerate(states) if s.changes_logits]
         masked = [(row, s) for row, s in enumerate(states) if s.first_processors]
         self._masked = [(row, s) for row, s in masked if not s.is_masked]
@@ -146,9 +146,12 @@ class NativeSampler:
             self._make_checks()
         drawn = [row for row, state in enumerate(states) if not state.takes_best_first]
         self._drawn = np.array(drawn, np.int32)
+        self._row_of = {state: row for row, state in enumerate(states)}
         self._states = states
 
     def _look_at(self, row: int, state: SamplingState) -> None:
+        if state.grammar is not None:
+            state.grammar.catch_up()  # it may have been here before
         column = FIRST if state.is_masked else CHECKED if state.is_checked else -1
         has_others = state.asked is not None and not state.params.greedy
         needs_mask = state.grammar is not None and state.grammar.masks_first

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from shoal.kernels.native import available
+from shoal.kernels.row_tracker import RowTracker
 from shoal.protocol.params import OutputParams, SamplingParams, StopParams
 from shoal.protocol.step import NewRow
 from shoal.sampling import left_rows, mask_table
 from shoal.sampling.grammars import Grammars, Vocabulary
 from shoal.sampling.left_rows import LeftRows
+from shoal.sampling.mask_table import MaskTable
 from shoal.sampling.native import NativeSampler
 from shoal.sampling.numpy_sampler import NumpySampler
 from shoal.sampling.sampler import Sampler, SamplingState
@@ -306,6 +308,30 @@ def test_no_token_is_lost_where_others_come(
         forced, rest = said[len(answer) :][: len(wanted)], wanted[len(said) - len(answer) :]
         assert forced + rest == wanted
         assert state.grammar.matcher.validate_tokens(rest) == len(rest)
+
+
+@pytest.mark.parametrize("part", [MaskTable, RowTracker])
+def test_where_a_batch_cannot_begin_the_next_ones_can(
+    part: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grammars, sampler, begin = new_grammars(), NativeSampler(NUM_IDS), part.begin
+    text = as_text(ALIKE[0])
+    rows = [Row(n, text, grammars, "all", says_little=True) for n in range(9)]
+    for _ in range(20):
+        step(sampler, rows)
+
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(part, "begin", fail)
+    with pytest.raises(MemoryError):
+        step(sampler, [Row(99, text, grammars, "all"), *rows[2::-1]])
+    monkeypatch.setattr(part, "begin", begin)
+    for _ in range(20):
+        step(sampler, rows := [row for row in rows if not row.is_over])
+    for row in rows:
+        assert row.said == alone(row)[: len(row.said)]
+    assert rows
 
 
 def test_a_token_ends_the_sequences_that_it_is_to_end() -> None:
