@@ -22,7 +22,7 @@ _Told = tuple[Way | None, list[int]]
 _MOST_TOKENS = 256
 """Of each row that are kept."""
 _MOST_TABLES = 16
-"""With more, all are forgotten once other rows come."""
+"""With so many, all are forgotten once other rows come."""
 _MOST_KNOWN = 1024
 """Places that the library knows."""
 
